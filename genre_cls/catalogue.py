@@ -1,0 +1,186 @@
+"""What tracks there are: the loaders of `conf/dataset/`, each giving one `Catalogue`."""
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import soundfile
+from filelock import FileLock
+from rich.progress import track as progress
+
+from genre_cls import demo as synthesiser
+from genre_cls.audio import EXTENSIONS
+from genre_cls.errors import UserError
+
+GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
+GTZAN_TRACKS_PER_GENRE = 100
+GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
+GTZAN_HELP = (
+    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. Get it from the dataset's page "
+    '(search "GTZAN genre collection", 1.2 GB, on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
+    "and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
+    "dataset=demo needs no download at all."
+)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording; `id` is unique in its catalogue and stays the same on every machine."""
+
+    id: str
+    path: Path
+    genre: str
+    artist: str | None = None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A dataset's tracks, sorted by id, and what is worth telling about them."""
+
+    name: str
+    tracks: tuple[Track, ...]
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def genres(self) -> tuple[str, ...]:
+        """The genres' names in alphabetical order: the order of every matrix and probability."""
+        return tuple(sorted({track.genre for track in self.tracks}))
+
+
+def gtzan(root: str | None) -> Catalogue:
+    """Find GTZAN in any of the layouts it is handed around in.
+
+    Args:
+        root: folder that holds the genre folders, or one or two levels above them.
+
+    Raises:
+        UserError: no root, no such folder, or a genre without audio.
+    """
+    if not root:
+        raise UserError(f"dataset.root is not set and GTZAN_ROOT neither. {GTZAN_HELP}")
+    for folder in (Path(root).expanduser() / name for name in GTZAN_FOLDERS):
+        folders = _gtzan_genre_folders(folder)
+        if folders:
+            return _gtzan_from(folders, Path(root))
+    raise UserError(f"dataset.root={root}: no folder named as a GTZAN genre in it. {GTZAN_HELP}")
+
+
+def folder(root: str | None) -> Catalogue:
+    """Take any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
+
+    Args:
+        root: folder that holds one folder per genre.
+
+    Raises:
+        UserError: no root, no such folder, or fewer than two genres with audio.
+    """
+    if not root:
+        raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
+    tracks = [
+        Track(path.relative_to(base).as_posix(), path, genre.name)
+        for genre in base.iterdir()
+        if genre.is_dir()
+        for path in _audio_files(genre)
+    ]
+    genres = {track.genre for track in tracks}
+    if len(genres) < 2:
+        raise UserError(
+            f"dataset.root={root}: {len(genres)} genre folders with audio ({', '.join(EXTENSIONS)}), need at least two"
+        )
+    return Catalogue(base.resolve().name, _sorted(tracks))
+
+
+def demo(
+    *, cache_dir: str, tracks_per_genre: int, seconds: float, sample_rate: int, crossover: float, seed: int
+) -> Catalogue:
+    """Synthesise the demo set on first use, once per machine, and list it.
+
+    Args:
+        cache_dir: where the audio is kept; a folder is made there for each set of arguments.
+        tracks_per_genre: tracks of each of the ten genres.
+        seconds: length of a track, s.
+        sample_rate: Hz.
+        crossover: chance that an ingredient comes from a neighbouring genre, 0 to 1.
+        seed: of everything drawn.
+    """
+    plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
+    recipe = _Recipe(seconds=seconds, sample_rate=sample_rate, crossover=crossover)
+    # A change to the synthesiser makes a new set, never a mixture of old and new.
+    key = blake2b((inspect.getsource(synthesiser) + repr(recipe)).encode(), digest_size=6).hexdigest()
+    base = Path(cache_dir).expanduser() / "demo" / key
+    tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
+    base.mkdir(parents=True, exist_ok=True)
+    with FileLock(base / ".lock"):
+        todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
+        _synthesise_all(todo)
+    notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)
+    return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
+
+
+def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    entries = (entry for entry in folder.iterdir() if entry.is_dir())
+    named = {re.sub("[-_ ]", "", entry.name.lower()): entry for entry in entries}  # "hip-hop", "Hip Hop"
+    return {genre: named[genre] for genre in GTZAN_GENRES if genre in named}
+
+
+def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
+    # A copy that holds a track as both .wav and .au has it once.
+    tracks = {track.id: track for genre, folder in folders.items() for track in _gtzan_tracks(folder, genre)}
+    counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
+    empty = [genre for genre, count in counts.items() if not count]
+    if empty:
+        raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
+    short = [f"{genre} {count}" for genre, count in counts.items() if count != GTZAN_TRACKS_PER_GENRE]
+    note = f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
+    return Catalogue("gtzan", _sorted(tracks.values()), notes=(note,) if short else ())
+
+
+def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
+    for path in _audio_files(folder):
+        number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
+        yield Track(f"{genre}.{number}", path, genre)
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) are no tracks."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+
+
+def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    return tuple(sorted(tracks, key=lambda track: track.id))
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    seconds: float
+    sample_rate: int
+    crossover: float
+
+
+def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
+    if not todo:
+        return
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        jobs = pool.map(_synthesise_one, todo, chunksize=4)
+        for _ in progress(jobs, "Synthesising the demo set", total=len(todo)):
+            pass
+
+
+def _synthesise_one(job: tuple[synthesiser.DemoTrack, Path, _Recipe]) -> None:
+    track, path, recipe = job
+    waveform = synthesiser.synthesise(track, **asdict(recipe))
+    partial = path.with_suffix(".partial")
+    soundfile.write(partial, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
+    partial.replace(path)

@@ -1,0 +1,202 @@
+"""One fold's tracks as batches of windows: random crops to learn from, fixed windows to be judged by."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genre_cls.folds import Fold, Indices
+from genre_cls.store import Features, Matrix
+
+Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames) float16, labels (batch,) int64
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How tracks are cut into windows and batches.
+
+    Args:
+        n_frames: length of a window, frames.
+        overlap: smallest share of a window that its neighbour in a cover repeats, 0 to below 1.
+        batch_size: windows a batch.
+        seed: of the crops and their order.
+    """
+
+    n_frames: int
+    overlap: float
+    batch_size: int
+    seed: int
+
+
+class FoldData(pl.LightningDataModule):
+    """A fold's tracks, cut.
+
+    The validation loaders serve the curves: the held-out tracks, then, if there are any, the inner validation
+    tracks, each by its centre window. The prediction loader serves the verdict: the held-out tracks by a
+    cover of windows.
+
+    Args:
+        features: of all tracks.
+        labels: genre of each track `(n_tracks,)`.
+        fold: who teaches and who judges.
+        windowing: how tracks are cut.
+    """
+
+    def __init__(self, features: Features, labels: Indices, fold: Fold, windowing: Windowing) -> None:
+        super().__init__()
+        self.clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
+        self.labels = torch.from_numpy(labels)
+        self.fold, self.windowing = fold, windowing
+
+    def train_dataloader(self) -> "Crops":
+        """Random crops, one of each training track an epoch."""
+        return Crops(self, self.fold.train)
+
+    def val_dataloader(self) -> list["Windows"]:
+        """Centre windows of the held-out tracks and of the inner validation tracks."""
+        parts = [self.fold.test, self.fold.val] if len(self.fold.val) else [self.fold.test]
+        return [Windows(self, [(int(i), self.last_start(i) // 2) for i in part]) for part in parts]
+
+    def predict_dataloader(self) -> "Windows":
+        """Every frame of the held-out tracks, in windows."""
+        return Windows(self, self.cover(self.fold.test))
+
+    def standardisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each bin `(n_bins,)`, over the frames of the training tracks alone."""
+        return standardisation([self.clips[i] for i in self.fold.train])
+
+    def cover(self, tracks: Indices) -> list[tuple[int, int]]:
+        """Windows (track, first frame) that cover the tracks, evenly spread, the last one ending with the track."""
+        n_frames, overlap = self.windowing.n_frames, self.windowing.overlap
+        return [
+            (int(track), start)
+            for track in tracks
+            for start in cover_starts(self.clips[track].shape[1], n_frames, overlap)
+        ]
+
+    def mean_per_track(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average what was computed for each window of `predict_dataloader` over each held-out track's windows.
+
+        Args:
+            rows: `(n_windows, n)`.
+
+        Returns:
+            `(n_tracks, n)`.
+        """
+        tracks = [track for track, _ in self.cover(self.fold.test)]
+        places = np.searchsorted(self.fold.test, tracks)  # the fold's indices are sorted
+        sums = np.zeros((len(self.fold.test), rows.shape[1]))
+        np.add.at(sums, places, rows)
+        return sums / np.bincount(places)[:, None]
+
+    def batch(self, windows: Sequence[tuple[int, int]]) -> Batch:
+        """Cut windows (track, first frame) and stack them."""
+        n_frames = self.windowing.n_frames
+        cut = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in windows])
+        return cut[:, None], self.labels[[track for track, _ in windows]]  # (batch, 1, n_bins, n_frames)
+
+    def last_start(self, track: int) -> int:
+        """First frame of the last window that fits into a track."""
+        return self.clips[track].shape[1] - self.windowing.n_frames
+
+
+class Windows:
+    """Fixed windows in order, in batches."""
+
+    def __init__(self, data: FoldData, windows: Sequence[tuple[int, int]]) -> None:
+        self.data, self.windows = data, windows
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.data.windowing.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self.data.windowing.batch_size
+        for start in range(0, len(self.windows), size):
+            yield self.data.batch(self.windows[start : start + size])
+
+
+class Crops:
+    """One random crop of every track an epoch, in random order; a last batch that is not full is left out."""
+
+    def __init__(self, data: FoldData, tracks: Indices) -> None:
+        self.data, self.tracks = data, tracks
+        self.batch_size = min(data.windowing.batch_size, len(tracks))
+        self.generator = np.random.default_rng([data.windowing.seed, data.fold.index])
+
+    def __len__(self) -> int:
+        return len(self.tracks) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.generator.permutation(self.tracks)
+        starts = [int(self.generator.integers(self.data.last_start(track) + 1)) for track in order]
+        windows = list(zip(order.tolist(), starts, strict=True))
+        for batch in range(len(self)):
+            yield self.data.batch(windows[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+
+def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
+    """First frames of the fewest evenly spread windows that cover a clip and overlap by at least a share.
+
+    Args:
+        n_clip: frames of the clip, at least `n_window`.
+        n_window: frames of a window.
+        overlap: share of a window, 0 to below 1.
+    """
+    step = max(1, int(n_window * (1 - overlap)))
+    n_windows = 1 + -(-(n_clip - n_window) // step)
+    return [int(start) for start in np.linspace(0, n_clip - n_window, n_windows)]
+
+
+def repeat_to(clip: Matrix, n_frames: int) -> Matrix:
+    """Repeat a clip that is shorter than a window until it fills one."""
+    if clip.shape[1] >= n_frames:
+        return clip
+    return np.tile(clip, -(-n_frames // clip.shape[1]))[:, :n_frames]
+
+
+def standardisation(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each bin over all frames of some clips.
+
+    Args:
+        clips: matrices `(n_bins, n_frames)`, of any lengths.
+
+    Returns:
+        Two float32 vectors `(n_bins,)`; a bin that never changes gets a deviation of 1.
+    """
+    variances, means = torch.stack([torch.stack(_moments(clip)) for clip in clips], dim=1)  # (n_clips, n_bins) each
+    weights = torch.tensor([clip.shape[1] for clip in clips], dtype=torch.float64)[:, None]
+    weights /= weights.sum()
+    mean = (weights * means).sum(dim=0)
+    variance = (weights * (variances + (means - mean) ** 2)).sum(dim=0)
+    deviation = torch.where(variance > 0, variance.sqrt(), 1.0)
+    return mean.float(), deviation.float()
+
+
+def _moments(clip: Tensor) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(clip.float(), dim=1, correction=0)
+    return variance.double(), mean.double()
+
+
+def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[np.float32]:
+    """Average feature matrix of each genre over its tracks, cut to the median length.
+
+    Args:
+        features: of all tracks.
+        labels: genre of each track `(n_tracks,)`.
+        n_genres: number of genres.
+
+    Returns:
+        `(n_genres, n_bins, n_frames)`.
+    """
+    n_frames = int(np.median([clip.shape[1] for clip in features.clips]))
+    means = np.zeros((n_genres, features.spec.n_bins, n_frames), dtype=np.float32)
+    for genre in range(n_genres):
+        clips = [repeat_to(features.clips[i], n_frames)[:, :n_frames] for i in np.flatnonzero(labels == genre)]
+        for clip in clips:
+            means[genre] += clip
+        means[genre] /= max(1, len(clips))
+    return means

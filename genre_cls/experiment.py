@@ -1,0 +1,267 @@
+"""One configuration from settings to evidence: load, split, train and judge each fold, log everything to MLflow."""
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from genre_cls import plots
+from genre_cls.catalogue import Catalogue
+from genre_cls.data import FoldData, Windowing, genre_means
+from genre_cls.errors import UserError
+from genre_cls.features import FeatureSpec, mel_frequencies
+from genre_cls.folds import Fold, Indices
+from genre_cls.identity import Identity, digest
+from genre_cls.models import n_parameters
+from genre_cls.module import GenreModule, Training, fit, saved
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.store import Fault, Features, FeatureStore
+from genre_cls.tracking import PARENT, Files, Tracker, confusion_file, fold_files, genre_means_file
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a configuration is judged on.
+
+    Args:
+        catalogue: the tracks there are.
+        features: of those that can be read.
+        labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
+        folds: who teaches and who judges.
+    """
+
+    catalogue: Catalogue
+    features: Features
+    labels: Indices
+    folds: Sequence[Fold]
+
+    @property
+    def digest(self) -> str:
+        """Equal for configurations that are judged on the same tracks in the same folds."""
+        return digest(self.features.digest, *(fold.test.tolist() for fold in self.folds))
+
+    @property
+    def note(self) -> str:
+        """What every figure has to say of the data."""
+        return "synthetic demo set, no real music" if self.catalogue.synthetic else ""
+
+
+def prepare(configurations: Sequence[DictConfig]) -> None:
+    """Extract all features that some configurations need, each track decoded once, and say what there is.
+
+    Args:
+        configurations: composed and checked.
+
+    Raises:
+        UserError: no data, too much of it unreadable, or no such device.
+    """
+    by_dataset: dict[str, list[DictConfig]] = {}
+    for cfg in configurations:
+        _check_device(cfg.trainer.device)
+        instantiate(cfg.model, n_genres=2)  # a model that cannot be built is told before the work, not after
+        by_dataset.setdefault(OmegaConf.to_yaml(cfg.dataset, resolve=True), []).append(cfg)
+    for same in by_dataset.values():
+        specs = list(dict.fromkeys(instantiate(cfg.features) for cfg in same))
+        _announce(same[0], *_load(same[0], specs))
+
+
+def judge(cfg: DictConfig, identity: Identity) -> float:
+    """Cross-validate one configuration and log it.
+
+    Args:
+        cfg: the configuration, composed and checked.
+        identity: what it is called and told apart by.
+
+    Returns:
+        Mean accuracy of the folds.
+
+    Raises:
+        UserError: the data or the device do not allow it.
+    """
+    torch.set_num_threads(cfg.trainer.threads or os.cpu_count() or 1)
+    task = load_task(cfg)
+    tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+    experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
+    model = instantiate(cfg.model, n_genres=len(task.catalogue.genres))
+    params = {**identity.params, "n_parameters": str(n_parameters(model))}
+    tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, "note": task.note}
+    with tracker.run(experiment, identity.title, tags | {"kind": "config"}, params) as parent:
+        results = []
+        for fold, on_epoch in _with_progress(task.folds, identity.title, cfg.recipe.epochs):
+            own = tags | {"kind": "fold", PARENT: parent.run_id}
+            with tracker.run(experiment, f"fold {fold.index + 1}", own, params) as child:
+                module, result = train_fold(cfg, task, fold, on_epoch)
+                metrics = result.scores | {"seconds": result.seconds}
+                child.log(metrics, result.curves, _fold_files(task, identity, module, result))
+            results.append(result)
+        summary = ConfigResult(identity.named, tuple(results), n_parameters(model))
+        parent.log(_summary(summary), {}, _summary_files(task, identity, summary))
+    log.info("%s: %s", identity.title, _in_words(summary))
+    return summary.estimate("accuracy").mean
+
+
+def load_task(cfg: DictConfig) -> Task:
+    """Load one configuration's features and split their tracks."""
+    catalogue, (features,) = _load(cfg, [instantiate(cfg.features)])
+    genres = [track.genre for track in features.tracks]
+    stopping = cfg.recipe.early_stopping
+    folds = instantiate(cfg.folds)(genres, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
+    labels = np.array([catalogue.genres.index(genre) for genre in genres])
+    return Task(catalogue, features, labels, folds)
+
+
+def train_fold(cfg: DictConfig, task: Task, fold: Fold, on_epoch: Callable[[], None]) -> tuple[GenreModule, FoldResult]:
+    """Train a fresh model on a fold and judge it by the held-out tracks."""
+    started = perf_counter()
+    pl.seed_everything(cfg.seed + fold.index, verbose=False)
+    recipe, spec = cfg.recipe, task.features.spec
+    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, cfg.seed)
+    data = FoldData(task.features, task.labels, fold, windowing)
+    module = GenreModule(
+        instantiate(cfg.model, n_genres=len(task.catalogue.genres)),
+        data.standardisation(),
+        instantiate(recipe.augmentation),
+        instantiate(recipe.optimizer),
+        instantiate(recipe.schedule),
+    )
+    training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
+    probabilities = fit(module, data, training, on_epoch)
+    result = FoldResult(
+        index=fold.index,
+        track_ids=tuple(task.features.tracks[i].id for i in fold.test),
+        labels=task.labels[fold.test],
+        probabilities=probabilities,
+        genres=task.catalogue.genres,
+        curves=module.curves,
+        n_train=len(fold.train),
+        seconds=perf_counter() - started,
+    )
+    return module, result
+
+
+def _load(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> tuple[Catalogue, list[Features]]:
+    catalogue: Catalogue = instantiate(cfg.dataset)
+    features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
+    faults = features[0].faults
+    if len(faults) > cfg.max_unreadable * len(catalogue.tracks):
+        raise UserError(
+            f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
+            f"max_unreadable={cfg.max_unreadable:g} allows: "
+            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
+        )
+    return catalogue, features
+
+
+def _check_device(device: str) -> None:
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device, True):
+        here = ", ".join(["auto", "cpu", *(name for name, found in present.items() if found)])
+        raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
+
+
+def _announce(cfg: DictConfig, catalogue: Catalogue, features: Sequence[Features]) -> None:
+    faults, store = features[0].faults, FeatureStore(Path(cfg.cache_dir))
+    log.info("%s: %d tracks in %d genres", catalogue.name, len(features[0].tracks), len(catalogue.genres))
+    for line in (*catalogue.notes, *(f"skipped {fault.track.path}: {fault.reason}" for fault in faults)):
+        log.warning(line)
+    log.info(
+        "features: %.0f MB in %s (python -m genre_cls.store %s --clear deletes them)",
+        store.size() / 1e6, store.root, cfg.cache_dir,
+    )  # fmt: skip
+
+
+def _with_progress(folds: Sequence[Fold], title: str, epochs: int) -> Iterator[tuple[Fold, Callable[[], None]]]:
+    """Each fold with what to call after an epoch, below a bar that counts them."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=epochs * len(folds))
+        for done, fold in enumerate(folds):
+            progress.update(bar, completed=done * epochs, description=f"{title}, fold {done + 1} of {len(folds)}")
+            yield fold, lambda: progress.advance(bar)
+
+
+def _fold_files(task: Task, identity: Identity, module: GenreModule, result: FoldResult) -> Files:
+    title = f"{identity.title}, fold {result.index + 1}"
+    description = {
+        "config": identity.yaml,
+        "features": task.features.spec.__dict__,
+        "genres": task.catalogue.genres,
+        "dataset_digest": task.features.digest,
+        "trained_on": [task.features.tracks[i].id for i in task.folds[result.index].train],
+        "scores": result.scores,
+        "origin": identity.tags,
+    }
+    return {
+        **fold_files(result),
+        "config.yaml": identity.yaml.encode(),
+        "model.safetensors": saved(module, description),
+        "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=task.note)),
+        "confusion_matrix.png": plots.png(
+            plots.confusion_matrix(result.confusion, result.genres, title=title, note=task.note)
+        ),
+    }
+
+
+def _summary(result: ConfigResult) -> dict[str, float]:
+    """The parent run's metrics."""
+    metrics = {f"recall_{genre}": float(recall) for genre, recall in zip(result.genres, result.recall, strict=True)}
+    for score in result.folds[0].scores:
+        estimate = result.estimate(score)
+        metrics |= {
+            f"{score}_mean": estimate.mean,
+            f"{score}_std": estimate.std,
+            f"{score}_low": estimate.low,
+            f"{score}_high": estimate.high,
+        }
+    seconds = sum(fold.seconds for fold in result.folds)
+    return metrics | {"seconds": seconds, "seconds_per_fold": result.seconds_per_fold}
+
+
+def _summary_files(task: Task, identity: Identity, result: ConfigResult) -> Files:
+    matrix = plots.confusion_matrix(result.confusion, result.genres, title=identity.title, note=task.note)
+    files = {
+        "config.yaml": identity.yaml.encode(),
+        "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
+        "confusion_matrix.png": plots.png(matrix),
+        "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
+        f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
+    }
+    if task.features.faults:
+        files["unreadable.csv"] = _faults_file(task.features.faults)
+    return files
+
+
+def _genre_means(task: Task) -> GenreMeans:
+    spec, genres = task.features.spec, task.catalogue.genres
+    frequencies = mel_frequencies(spec) if spec.kind == "mel" else np.array([])
+    matrices = genre_means(task.features, task.labels, len(genres))
+    return GenreMeans(spec.kind, genres, matrices, spec.seconds_per_frame, frequencies)
+
+
+def _faults_file(faults: Sequence[Fault]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows([("path", "reason"), *((str(fault.track.path), fault.reason) for fault in faults)])
+    return text.getvalue().encode()
+
+
+def _in_words(result: ConfigResult) -> str:
+    accuracy = result.estimate("accuracy")
+    return (
+        f"accuracy {accuracy.mean:.1%} ± {accuracy.std:.1%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}), "
+        f"{result.seconds_per_fold:.1f} s a fold"
+    )

@@ -1,0 +1,158 @@
+"""A waveform to log-mel spectrograms and MFCCs, with one STFT for all that are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+import torchaudio.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+AMIN = 1e-10  # power below which decibels stop falling: -100 dB, librosa's value
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """What is computed from a clip; two equal specs give equal features.
+
+    Args:
+        kind: `mel` (log-mel spectrogram) or `mfcc` (its cosine transform).
+        sample_rate: rate the clip is resampled to, Hz.
+        n_fft: length of the Hann window and of the FFT, samples.
+        hop_length: samples between frames.
+        n_mels: mel bands (Slaney's scale and area normalisation).
+        n_mfcc: coefficients kept of the DCT; ignored by `mel`.
+        f_min: lower edge of the lowest band, Hz.
+        f_max: upper edge of the highest band, Hz.
+        top_db: floor below the clip's own peak, dB.
+
+    Raises:
+        ValueError: a value outside of what is possible.
+    """
+
+    kind: Literal["mel", "mfcc"]
+    sample_rate: int = 22050
+    n_fft: int = 2048
+    hop_length: int = 512
+    n_mels: int = 128
+    n_mfcc: int = 20
+    f_min: float = 0.0
+    f_max: float = 11025.0
+    top_db: float = 80.0
+
+    def __post_init__(self) -> None:
+        for ok, problem in (
+            (self.kind in ("mel", "mfcc"), f"kind={self.kind}: must be mel or mfcc"),
+            (self.sample_rate >= 1000, f"sample_rate={self.sample_rate}: must be at least 1000 Hz"),
+            (self.n_fft >= 16, f"n_fft={self.n_fft}: must be at least 16 samples"),
+            (1 <= self.hop_length <= self.n_fft, f"hop_length={self.hop_length}: must be 1 to n_fft={self.n_fft}"),
+            (1 <= self.n_mels <= self.n_fft // 2, f"n_mels={self.n_mels}: must be 1 to n_fft/2={self.n_fft // 2}"),
+            (
+                self.kind == "mel" or 1 <= self.n_mfcc <= self.n_mels,
+                f"n_mfcc={self.n_mfcc}: must be 1 to n_mels={self.n_mels}",
+            ),
+            (
+                0 <= self.f_min < self.f_max <= self.sample_rate / 2,
+                f"f_min={self.f_min}, f_max={self.f_max}: must be 0 <= f_min < f_max <= sample_rate/2",
+            ),
+            (self.top_db > 0, f"top_db={self.top_db}: must be above 0 dB"),
+        ):
+            if not ok:
+                raise ValueError(problem)
+
+    @property
+    def n_bins(self) -> int:
+        """Rows of the feature matrix: mel bands or coefficients."""
+        return self.n_mels if self.kind == "mel" else self.n_mfcc
+
+    def n_frames(self, seconds: float) -> int:
+        """Frames that cover a duration in s."""
+        return 1 + int(seconds * self.sample_rate) // self.hop_length
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Time between frames, s."""
+        return self.hop_length / self.sample_rate
+
+
+def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list[NDArray[np.float16]]:
+    """Compute the features of one whole clip; specs that agree on the STFT or the bands share them.
+
+    Args:
+        waveform: mono `(n_samples,)` at the specs' `sample_rate`.
+        specs: what to compute, all of one `sample_rate`.
+
+    Returns:
+        A matrix `(n_bins, n_frames)` per spec, in the specs' order: dB for `mel`, cosine amplitudes of dB
+        for `mfcc`. float16, since its error (0.03 dB at -80 dB) is far below the STFT's own variance
+        while it halves the cache.
+    """
+    samples = torch.from_numpy(waveform)
+    power: dict[tuple[int, int], Tensor] = {}
+    log_mels: dict[FeatureSpec, Tensor] = {}
+    features = []
+    with torch.inference_mode():
+        for spec in specs:
+            stft, bands = (spec.n_fft, spec.hop_length), _as_mel(spec)
+            if stft not in power:
+                power[stft] = _power_spectrogram(samples, *stft)
+            if bands not in log_mels:
+                log_mels[bands] = _log_mel(power[stft], bands)
+            features.append(_finish(log_mels[bands], spec))
+    return features
+
+
+def mel_frequencies(spec: FeatureSpec) -> NDArray[np.float64]:
+    """Centre frequencies of the mel bands, Hz, `(n_mels,)` (Slaney 1998, Auditory Toolbox)."""
+    edges = np.linspace(_hz_to_mel(spec.f_min), _hz_to_mel(spec.f_max), spec.n_mels + 2)
+    linear = edges * 200 / 3
+    return np.where(edges < 15, linear, 1000 * np.exp((edges - 15) * np.log(6.4) / 27))[1:-1]
+
+
+def _hz_to_mel(hz: float) -> float:
+    return hz * 3 / 200 if hz < 1000 else 15 + 27 * float(np.log(hz / 1000) / np.log(6.4))
+
+
+def _as_mel(spec: FeatureSpec) -> FeatureSpec:
+    """The log-mel spectrogram that a spec starts from: the same for all specs that can share it."""
+    return replace(spec, kind="mel", n_mfcc=1)
+
+
+def _power_spectrogram(samples: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    return F.spectrogram(  # (n_fft // 2 + 1, n_frames)
+        samples, pad=0, window=_hann(n_fft), n_fft=n_fft, hop_length=hop_length, win_length=n_fft,
+        power=2.0, normalized=False, center=True, pad_mode="constant",
+    )  # fmt: skip
+
+
+def _log_mel(power: Tensor, spec: FeatureSpec) -> Tensor:
+    mel = _filterbank(spec) @ power  # (n_mels, n_frames)
+    decibels = 10 * torch.log10(mel.clamp(min=AMIN))
+    # The floor is this clip's own, so that no clip's features depend on another's.
+    return decibels.clamp(min=decibels.max() - spec.top_db)
+
+
+def _finish(log_mel: Tensor, spec: FeatureSpec) -> NDArray[np.float16]:
+    feature = log_mel if spec.kind == "mel" else _dct(spec.n_mfcc, spec.n_mels) @ log_mel
+    return feature.half().numpy()
+
+
+@lru_cache
+def _hann(n_fft: int) -> Tensor:
+    return torch.hann_window(n_fft)
+
+
+@lru_cache
+def _filterbank(spec: FeatureSpec) -> Tensor:
+    bank = F.melscale_fbanks(
+        spec.n_fft // 2 + 1, spec.f_min, spec.f_max, spec.n_mels, spec.sample_rate, norm="slaney", mel_scale="slaney"
+    )
+    return bank.T.contiguous()  # (n_mels, n_fft // 2 + 1)
+
+
+@lru_cache
+def _dct(n_mfcc: int, n_mels: int) -> Tensor:
+    return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()  # (n_mfcc, n_mels)

@@ -1,0 +1,103 @@
+"""What a configuration is called, what tells it apart, and where a run of it came from."""
+
+import getpass
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from hydra.conf import HydraConf
+from omegaconf import DictConfig, OmegaConf
+
+import genre_cls
+from genre_cls.settings import leaves
+
+AXES = ("features", "model", "batch_size")
+# Settings that say where and how a run happens but not what it computes.
+ELSEWHERE = ("cache_dir", "report_dir", "max_unreadable", "dataset.root", "dataset.cache_dir", "trainer", "tracking")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A configuration's name and fingerprint.
+
+    Args:
+        named: what a reader tells it by: the three axes, then recipe, folds and every overridden value.
+        params: every setting by its dotted key, for MLflow's table.
+        dataset: name of the dataset.
+        yaml: the resolved configuration.
+        fingerprint: equal for two runs that would compute the same from the same data.
+    """
+
+    named: Mapping[str, str]
+    params: Mapping[str, str]
+    dataset: str
+    yaml: str
+    fingerprint: str
+
+    @property
+    def title(self) -> str:
+        """The axes in short: `mel deep 32`."""
+        return " ".join(self.named[axis] for axis in AXES)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """MLflow tags: the identity, and where the run comes from."""
+        return {
+            "identity": self.fingerprint,
+            "named": json.dumps(dict(self.named)),
+            "dataset": self.dataset,
+            "folds": self.named["folds"],
+            "version": genre_cls.__version__,
+            "machine": f"{platform.node()}, {platform.machine()}, Python {platform.python_version()}",
+            "command": command(),
+            "mlflow.source.name": "genre_cls.train",
+            "mlflow.source.git.commit": _git_commit(),
+            "mlflow.user": getpass.getuser(),
+        }
+
+
+def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
+    """Name a configuration.
+
+    Args:
+        cfg: composed.
+        hydra_config: Hydra's account of the job: chosen options and overrides.
+    """
+    choices = hydra_config.runtime.choices
+    named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
+    named |= {"recipe": choices["recipe"], "folds": choices["folds"]}
+    overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
+    named |= {key: value for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
+    settings = {key: str(value) for key, value in leaves(cfg)}
+    computed = {key: value for key, value in settings.items() if not _elsewhere(key)}
+    resolved = OmegaConf.to_yaml(cfg, resolve=True)
+    return Identity(named, named | settings, choices["dataset"], resolved, digest(sorted(computed.items())))
+
+
+def digest(*parts: object) -> str:
+    """A short fingerprint of plain data."""
+    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def command() -> str:
+    """The command line as a reader would type it."""
+    program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
+    return shlex.join([*program.split(), *sys.argv[1:]])
+
+
+def _elsewhere(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
+
+
+def _git_commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

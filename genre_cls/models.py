@@ -1,0 +1,83 @@
+"""The CNNs: `(batch, 1, n_bins, n_frames)` in, `(batch, n_genres)` logits out, for any input size.
+
+A new model is a class whose first argument is `n_genres`, and a file in `conf/model/` that names it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class GenreCNN(nn.Module):
+    """Convolution blocks, then statistics over time, then a linear classifier.
+
+    Args:
+        n_genres: classes.
+        channels: output channels of each block; its length is the depth.
+        kernel_sizes: side of each block's square kernels.
+        strides: per block the step in (bins, frames).
+        bands: slices of the bin axis that keep their place up to the classifier; what sounds low and
+            what sounds high is told apart there.
+        dropout: share of the pooled statistics that is zeroed in training.
+    """
+
+    def __init__(
+        self,
+        n_genres: int,
+        *,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        bands: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        inputs = (1, *channels[:-1])
+        self.blocks = nn.Sequential(
+            *(conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))
+        )
+        self.pool = TimeStatistics(bands)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels[-1] * bands * TimeStatistics.COUNT, n_genres)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `(batch, n_genres)` of standardised features `(batch, 1, n_bins, n_frames)`."""
+        maps = self.blocks(features)  # (batch, channels, bins, frames)
+        return self.classifier(self.dropout(self.pool(maps)))
+
+
+class TimeStatistics(nn.Module):
+    """Mean, maximum and standard deviation over time of each channel in each band.
+
+    Args:
+        bands: slices the bin axis is averaged into.
+    """
+
+    COUNT = 3
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.bands = bands
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Statistics `(batch, channels * bands * COUNT)` of maps `(batch, channels, bins, frames)`."""
+        # Variances of bfloat16 numbers would cancel, so the statistics are taken in float32.
+        rows = nn.functional.adaptive_avg_pool2d(maps.float(), (self.bands, maps.shape[3])).flatten(1, 2)
+        mean = rows.mean(dim=2, keepdim=True)
+        variance = (rows - mean).square().mean(dim=2)  # many times faster than Tensor.var on a CPU
+        return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=1)
+
+
+def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU; the stride thins the maps out before they are computed."""
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel_size, (stride[0], stride[1]), kernel_size // 2, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Number of trainable weights."""
+    return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)

@@ -1,0 +1,271 @@
+"""Results as pictures: every public function takes results and gives a `Figure`."""
+
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
+from math import ceil
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import AsinhNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from genre_cls.scoring import ConfigResult, Floats, FoldResult, GenreMeans, Ints, rank
+
+RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
+# curve, what it is the loss of, colour, line style: the styles tell what red and green cannot tell everyone
+LOSSES = (
+    ("train_loss", "training (augmented crops)", RED, "-"),
+    ("held_out_loss", "held out (unaugmented centre windows)", GREEN, "--"),
+)
+HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
+PANELS_PER_ROW = 5
+
+
+def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> Figure:
+    """Draw training loss in red and held-out loss in green over the epochs: each fold thin, their mean bold.
+
+    Args:
+        folds: of one configuration, or a single one.
+        title: above the curves.
+        note: small print below them.
+    """
+    figure = _figure(6.4, 4.4, note)
+    axes = figure.subplots()
+    _draw_losses(axes, folds)
+    axes.set_ylabel("cross-entropy (nats)")
+    _losses_legend(figure, title)
+    return figure
+
+
+def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = "") -> Figure:
+    """Draw the loss curves of two configurations side by side, on the same axes.
+
+    Args:
+        best: drawn on the left.
+        worst: drawn on the right.
+        note: small print below.
+    """
+    figure = _figure(9.6, 4.6, note)
+    panels = figure.subplots(1, 2, sharey=True)
+    named = zip(panels, ("best", "worst"), (best, worst), names([best, worst]), strict=True)
+    for axes, place, result, name in named:
+        _draw_losses(axes, result.folds)
+        accuracy = 100 * result.estimate("accuracy").mean
+        axes.set_title(f"{place}: {_plain(name, 44)}\naccuracy {accuracy:.1f} %")
+    panels[0].set_ylabel("cross-entropy (nats)")
+    _losses_legend(figure)
+    return figure
+
+
+def confusion_matrix(confusion: Ints, genres: Sequence[str], *, title: str, note: str = "") -> Figure:
+    """Draw who is taken for whom: tracks in the cells, coloured by their share of the true genre.
+
+    Args:
+        confusion: counts `(n_genres, n_genres)`, rows true, columns predicted.
+        genres: names in the order of both axes.
+        title: above the matrix.
+        note: small print below it.
+    """
+    n = len(genres)
+    side = float(np.clip(0.42 * n, 2.6, 13))
+    cell = 72 * side / n  # points
+    size = min(9, 0.75 * cell)
+    labels = [_plain(genre) for genre in genres]
+    margin = max(map(len, labels)) * size / 110  # inches that the longest name takes
+    figure = _figure(side + margin + 1.5, side + margin + 0.9, note, title)
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(confusion) if cell >= 9 else []:
+        color = "white" if shares[row, column] > 0.5 else INK
+        count = axes.text(column, row, str(confusion[row, column]), ha="center", va="center")
+        count.set(size=min(9, cell / 3), color=color)
+    axes.set_xticks(range(n), labels, size=size, rotation=90)
+    axes.set_yticks(range(n), labels, size=size)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="predicted genre", ylabel="true genre")
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, format=lambda share, _: f"{100 * share:.0f} %")
+    _style_bar(bar, "share of the true genre's tracks")
+    return figure
+
+
+def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
+    """Draw the average features of each genre, all on one colour scale.
+
+    Args:
+        means: of `mel` (dB over time and frequency) or `mfcc` (coefficients over time).
+        note: small print below.
+    """
+    n_rows = ceil(len(means.genres) / PANELS_PER_ROW)
+    n_columns = ceil(len(means.genres) / n_rows)
+    figure = _figure(max(4.2, 1.3 + 1.75 * n_columns), 0.9 + 1.5 * n_rows, note)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    first = 1 if means.kind == "mfcc" else 0  # the 0th coefficient, loudness, would dwarf the others
+    bottom, top = first - 0.5, means.matrices.shape[1] - 0.5
+    extent = (0.0, means.matrices.shape[2] * means.seconds_per_frame, bottom, top)
+    scale = _color_scale(means.kind, means.matrices[:, first:])
+    for axes, genre, matrix in zip(grid.flat, means.genres, means.matrices, strict=False):
+        image = axes.imshow(matrix[first:], **scale, extent=extent, origin="lower", aspect="auto")
+        axes.set_title(_plain(genre), size=9)
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[len(means.genres) :]:
+        axes.set_axis_off()
+    _label_panels(grid, means)
+    ticks, label = (None, "dB") if means.kind == "mel" else ((-100, -30, -10, 0, 10, 30, 100), "coefficient (dB)")
+    _style_bar(figure.colorbar(image, ax=grid, aspect=12 * n_rows, pad=0.01, ticks=ticks, format="%g"), label)
+    return figure
+
+
+def recall_bars(recall: Floats, genres: Sequence[str], *, title: str, note: str = "") -> Figure:
+    """Draw the share of each genre's tracks that was recognised, most recognised on top.
+
+    Args:
+        recall: 0 to 1 `(n_genres,)`.
+        genres: names in the same order.
+        title: above the bars.
+        note: small print below them.
+    """
+    order = np.argsort(-recall, kind="stable")
+    figure = _figure(4.6, 1.3 + 0.25 * len(genres), note, title)
+    axes = figure.subplots()
+    bars = axes.barh(range(len(genres)), [100 * recall[i] for i in order], height=0.7, color=BLUE)
+    axes.bar_label(bars, fmt="%.0f %%", padding=3, size=8, color=INK)
+    axes.set_yticks(range(len(genres)), [_plain(genres[i]) for i in order], size=9)
+    axes.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel="recognised tracks (%)")
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    _tidy(axes)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def intervals(results: Sequence[ConfigResult], *, note: str = "") -> Figure:
+    """Draw each configuration's mean accuracy with its 95 % interval and its folds, best on top.
+
+    Args:
+        results: in any order.
+        note: small print below.
+    """
+    ranked = rank(results)
+    figure = _figure(7.6, 1.2 + 0.36 * len(ranked), note)
+    axes = figure.subplots()
+    for y, result in enumerate(ranked):
+        e = result.estimate("accuracy")
+        mean, low, high = 100 * e.mean, max(0, 100 * e.low), min(100, 100 * e.high)
+        folds = [100 * fold.scores["accuracy"] for fold in result.folds]
+        axes.scatter(folds, [y + 0.22] * len(folds), s=14, color=GREY, alpha=0.55, linewidths=0)
+        whiskers = [[mean - low], [high - mean]]
+        axes.errorbar(mean, y, xerr=whiskers, fmt="o", color=BLUE, markersize=6, capsize=3, zorder=3)
+        axes.text(1.02, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9, color=INK)
+    axes.set_yticks(range(len(ranked)), [_plain(name, 60) for name in names(ranked)], size=9)
+    axes.set(ylim=(len(ranked) - 0.5, -0.5), xlabel="accuracy (%): mean, 95 % interval, single folds in grey")
+    axes.tick_params(axis="y", length=0)
+    _tidy(axes)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Render a figure at 200 dots an inch."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
+    return buffer.getvalue()
+
+
+def names(results: Sequence[ConfigResult]) -> list[str]:
+    """Name configurations by features, model, batch size and whatever else differs between them."""
+    labels = {"features": "", "model": "", "batch_size": "batch "} | {key: f"{key} " for key in differing(results)}
+    return [" · ".join(label + r.params.get(key, "?") for key, label in labels.items()) for r in results]
+
+
+def differing(results: Sequence[ConfigResult]) -> list[str]:
+    """Keys of the parameters, other than features, model and batch size, that differ between configurations."""
+    keys = {key for result in results for key in result.params} - {"features", "model", "batch_size"}
+    return [key for key in sorted(keys) if len({result.params.get(key) for result in results}) > 1]
+
+
+def _figure(width: float, height: float, note: str, title: str = "") -> Figure:
+    """An empty figure of that many inches; title and note break their lines, a note's add to the height."""
+    lines = textwrap.wrap(note, int(width * 19))
+    size = (width, height + 0.14 * len(lines))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    if title:
+        figure.suptitle(textwrap.fill(_plain(title, 120), int(width * 11)), size=11)
+    if lines:
+        figure.supxlabel("\n".join(_plain(line, 999) for line in lines), x=0.01, ha="left", size=7, color=GREY)
+    return figure
+
+
+def _plain(text: str, length: int = 20) -> str:
+    """One line, shortened, with dollar signs that matplotlib does not take for mathematics."""
+    line = " ".join(text.split())
+    return (line if len(line) <= length else line[: length - 1] + "…").replace("$", r"\$")
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e3e3e3", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _style_bar(bar: Colorbar, label: str) -> None:
+    bar.set_label(label, size=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.minorticks_off()
+
+
+def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
+    for key, label, color, style in LOSSES:
+        curves = [fold.curves[key] for fold in folds]
+        for curve in curves if len(folds) > 1 else []:
+            _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
+        # The mean ends with the shortest fold: beyond it, it would be one of other folds.
+        mean = [float(np.mean(losses)) for losses in zip(*curves, strict=False)]
+        _draw_curve(axes, mean, color=color, linestyle=style, linewidth=2.0, label=label)
+    axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _tidy(axes)
+
+
+def _draw_curve(axes: Axes, curve: Sequence[float], **style: Any) -> None:
+    marker = "o" if len(curve) == 1 else ""  # one epoch makes no line
+    axes.plot(range(1, len(curve) + 1), curve, marker=marker, **style)
+
+
+def _losses_legend(figure: Figure, title: str = "") -> None:
+    # Above the axes nothing can be hidden; the figure's title goes on top of it.
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    look = {"ncols": 2, "frameon": False, "fontsize": 9, "title_fontsize": 11}
+    figure.legend(handles, labels, loc="outside upper center", title=_plain(title, 60), **look)
+
+
+def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:
+    """The one scale of all panels, as arguments of `imshow`."""
+    if kind == "mel":
+        return {"cmap": "magma", "norm": Normalize(float(values.min()), float(values.max()))}
+    # The lowest coefficients are ten times the others: linear up to about 10 dB, logarithmic beyond, shows both.
+    limit = float(np.abs(values).max()) or 1.0
+    return {"cmap": "RdBu_r", "norm": AsinhNorm(linear_width=10, vmin=-limit, vmax=limit)}
+
+
+def _label_panels(grid: NDArray[np.object_], means: GenreMeans) -> None:
+    n, n_columns = len(means.genres), grid.shape[1]
+    for axes in grid.flat[max(0, n - n_columns) : n]:  # the lowest panel of each column
+        axes.set_xlabel("time (s)", size=8)
+        axes.tick_params(labelbottom=True)
+    grid[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    for axes in grid[:, 0]:
+        axes.set_ylabel("frequency (Hz)" if means.kind == "mel" else "coefficient, 0th omitted", size=8)
+    if means.kind == "mel":
+        centres = means.frequencies
+        seen = [hz for hz in HERTZ if centres[0] <= hz <= centres[-1]][-5:]
+        grid[0, 0].set_yticks(np.interp(seen, centres, range(len(centres))), [str(hz) for hz in seen])
+    else:
+        grid[0, 0].yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -1,0 +1,188 @@
+"""What every setting may be, and how a wrong one is told in one line."""
+
+import difflib
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from genre_cls.errors import UserError
+
+HERE = Path(__file__).parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a range."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of them."""
+        kinds = (int,) if self.whole else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.high == math.inf:
+            return f"{kind}, at least {self.low:g}"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, of a few if they are named, or nothing where that is allowed."""
+
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of them."""
+        if value is None:
+            return self.optional
+        return isinstance(value, str) and (not self.choices or value in self.choices)
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.choices)}" if self.choices else "a text"
+
+
+def whole(low: int) -> Number:
+    """Whole numbers from `low` on."""
+    return Number(low, whole=True)
+
+
+GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
+TINY = 1e-12  # stands for "above zero"
+SHARE = Number(0, 1)
+RULES: Mapping[str, Number | Text] = {
+    "batch_size": whole(2),  # batch normalisation needs two
+    "seed": whole(0),
+    "max_unreadable": SHARE,
+    "cache_dir": Text(),
+    "report_dir": Text(),
+    "dataset.root": Text(optional=True),
+    "dataset.cache_dir": Text(),
+    "dataset.tracks_per_genre": whole(2),
+    "dataset.seconds": Number(1, 600),
+    "dataset.sample_rate": Number(8000, 192000, whole=True),
+    "dataset.crossover": SHARE,
+    "dataset.seed": whole(0),
+    "features.kind": Text(("mel", "mfcc")),
+    "features.sample_rate": Number(1000, 192000, whole=True),
+    "features.n_fft": Number(16, 65536, whole=True),
+    "features.hop_length": whole(1),
+    "features.n_mels": whole(1),
+    "features.n_mfcc": whole(1),
+    "features.f_min": Number(0),
+    "features.f_max": Number(0),
+    "features.top_db": Number(1),
+    "recipe.epochs": whole(1),
+    "recipe.window": Number(0.1),
+    "recipe.overlap": Number(0, 0.95),
+    "recipe.optimizer.lr": Number(TINY),
+    "recipe.optimizer.weight_decay": Number(0),
+    "recipe.schedule.warmup": Number(0.01, 0.99),
+    "recipe.augmentation.bin_mask": SHARE,
+    "recipe.augmentation.frame_mask": SHARE,
+    "recipe.augmentation.n_masks": whole(0),
+    "recipe.augmentation.mixup": Number(0),
+    "recipe.augmentation.label_smoothing": Number(0, 0.99),
+    "recipe.early_stopping.patience": whole(0),
+    "recipe.early_stopping.val_fraction": Number(0.01, 0.9),
+    "folds.k": whole(2),
+    "folds.seed": whole(0),
+    "trainer.device": Text(("auto", "cpu", "cuda", "mps")),
+    "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
+    "trainer.threads": whole(0),
+    "tracking.uri": Text(),
+    "tracking.folder": Text(),
+    "tracking.experiment": Text(optional=True),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Hold every setting against its rule.
+
+    Model arguments and those of other optimisers and schedules have none here: their classes judge them.
+
+    Args:
+        cfg: the composed configuration.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    for key, value in leaves(cfg):
+        rule = RULES.get(key)
+        if rule and not rule.allows(value):
+            raise UserError(f"{key}={value}: must be {rule}")
+
+
+def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Every setting as (dotted key, resolved value); lists are values."""
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    yield from _flatten(OmegaConf.to_container(own, resolve=True), "")
+
+
+def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Tell a user's mistake in one line on stderr and exit with code 2; anything else goes on as it is."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def explain(error: Exception) -> str:
+    """The one line for a user's mistake."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
+    if isinstance(error, MissingConfigException):
+        return _no_such_option(str(error.missing_cfg_file), error.options or ["nothing yet"])
+    if found := re.match(r"Could not override '(.+?)'", text):
+        return _no_such_key(found[1])
+    if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
+        return f"{found[1]}: several values are a sweep, which needs -m"
+    if isinstance(error, InstantiationException) and error.__cause__:
+        return _bad_argument(error.__cause__, text)
+    return text
+
+
+def _no_such_option(config_file: str, options: Sequence[str]) -> str:
+    group, _, option = config_file.rpartition("/")
+    return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
+
+
+def _no_such_key(key: str) -> str:
+    name = key.rpartition(".")[2]
+    same_name = [known for known in RULES if known.rpartition(".")[2] == name]
+    close = same_name or difflib.get_close_matches(key, [*RULES, *GROUPS], n=1)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{key}: no such setting in this configuration{hint} (--cfg job lists them all)"
+
+
+def _bad_argument(cause: BaseException, text: str) -> str:
+    if isinstance(cause, UserError):
+        return str(cause)
+    key = text.rpartition("full_key: ")[2]
+    return f"{key}.{cause}" if isinstance(cause, ValueError) else f"{key}: {cause}"

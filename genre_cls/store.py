@@ -1,0 +1,267 @@
+"""Features of whole tracks from an on-disk cache, extracted where they are missing.
+
+Below the cache's folder: `features/<key of spec and code>/<digest of the file's bytes>.npy` and `features/ledger.json`.
+`python -m genre_cls.store FOLDER [--clear]` says how large it is, or clears it.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from rich.progress import track as progress
+
+from genre_cls import audio, features
+from genre_cls.audio import UnreadableAudio
+from genre_cls.catalogue import Track
+from genre_cls.features import FeatureSpec
+
+SAVE_EVERY = 64  # tracks between two saves of the ledger: what a kill during extraction costs at most
+
+Matrix = NDArray[np.float16]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A track that could not be read, and why."""
+
+    track: Track
+    reason: str
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a catalogue's readable tracks, in its order.
+
+    Args:
+        spec: what they are.
+        tracks: the tracks that could be read.
+        clips: per track a memory-mapped matrix `(n_bins, n_frames)`, float16.
+        faults: the tracks that could not be read.
+        digest: of the readable tracks' ids, genres and bytes; the same on every machine.
+    """
+
+    spec: FeatureSpec
+    tracks: tuple[Track, ...]
+    clips: tuple[Matrix, ...]
+    faults: tuple[Fault, ...]
+    digest: str
+
+
+class FeatureStore:
+    """The cache; several processes may use one at once.
+
+    Args:
+        cache_dir: folder that holds it, made on first use.
+    """
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.root = cache_dir.expanduser() / "features"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._ledger = Ledger(self.root / "ledger.json")
+
+    def load(self, tracks: Sequence[Track], specs: Sequence[FeatureSpec]) -> list[Features]:
+        """Give the features of all tracks for each spec, extracting what is missing in one pass.
+
+        A track is decoded once for all specs of one sample rate, and its STFT computed once for all that share it.
+
+        Args:
+            tracks: what to read.
+            specs: what to compute.
+        """
+        digests, faults = self._digests(tracks)
+        if self._missing(digests, specs):
+            with FileLock(self.root / "extract.lock"):
+                self._ledger.load()  # another process may have filled the cache while this one waited
+                faults |= self._extract(self._missing(digests, specs))
+        good = {track: digest for track, digest in digests.items() if track not in faults}
+        listed = tuple(Fault(track, faults[track]) for track in tracks if track in faults)
+        identity = _digest(f"{track.id} {track.genre} {digest}\n".encode() for track, digest in good.items())
+        return [
+            Features(spec, tuple(good), tuple(_map(self.entry(spec, d)) for d in good.values()), listed, identity)
+            for spec in specs
+        ]
+
+    def entry(self, spec: FeatureSpec, digest: str) -> Path:
+        """Where the features of a file whose bytes have this digest are kept."""
+        return self.root / spec_key(spec) / f"{digest}.npy"
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.root.rglob("*.npy"))
+
+    def _digests(self, tracks: Sequence[Track]) -> tuple[dict[Track, str], dict[Track, str]]:
+        """Digest of each file's bytes, and the reason for each file that cannot be opened."""
+        digests, faults = {}, {}
+        for track, digest in zip(tracks, _in_threads(self._digest_of, tracks, "Reading the files"), strict=True):
+            if isinstance(digest, OSError):
+                faults[track] = digest.strerror or str(digest)
+            else:
+                digests[track] = digest
+        self._ledger.save()
+        return digests, faults
+
+    def _digest_of(self, track: Track) -> str | OSError:
+        try:
+            return self._ledger.digest(track.path) or self._ledger.record(track.path, _file_digest(track.path))
+        except OSError as error:
+            return error
+
+    def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Job"]:
+        wanted = {track: [(spec, self.entry(spec, digest)) for spec in specs] for track, digest in digests.items()}
+        absent = {t: [(s, e) for s, e in pairs if not self._ledger.digest(e)] for t, pairs in wanted.items()}
+        return [_Job(track, tuple(pairs)) for track, pairs in absent.items() if pairs]
+
+    def _extract(self, jobs: Sequence["_Job"]) -> dict[Track, str]:
+        """Fill the cache; returns the tracks that could not be read, each with the reason."""
+        faults = {}
+        for done, (job, reason) in enumerate(zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True)):
+            if reason:
+                faults[job.track] = reason
+            else:
+                for _, entry in job.wanted:
+                    self._ledger.record(entry, "extracted")
+            if done % SAVE_EVERY == 0:
+                self._ledger.save()
+        self._ledger.save()
+        return faults
+
+
+class Ledger:
+    """Digests of files by path, valid while size and modification time are what they were when recorded.
+
+    It saves reading every file at every start, and a cache entry that anything else than this program
+    wrote, cut short or overwrote no longer matches its line, so it is made anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, list[int | str]] = {}
+        self._new: dict[str, list[int | str]] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read what other processes have saved; a damaged ledger is an empty one."""
+        try:
+            self._lines = json.loads(self._path.read_text()) | self._new
+        except (OSError, ValueError):
+            self._lines = dict(self._new)
+
+    def digest(self, path: Path) -> str | None:
+        """The digest recorded for a file, or None where there is none or the file has changed since."""
+        line = self._lines.get(str(path))
+        try:
+            return str(line[2]) if line and line[:2] == _stamp(path) else None
+        except OSError:
+            return None
+
+    def record(self, path: Path, digest: str) -> str:
+        """Note a file's digest beside its present size and modification time."""
+        self._lines[str(path)] = self._new[str(path)] = [*_stamp(path), digest]
+        return digest
+
+    def save(self) -> None:
+        """Merge the new lines into the file."""
+        if not self._new:
+            return
+        with FileLock(self._path.with_suffix(".lock")):
+            self.load()
+            partial = self._path.with_suffix(".partial")
+            partial.write_text(json.dumps(self._lines))
+            partial.replace(self._path)
+        self._new.clear()
+
+
+def spec_key(spec: FeatureSpec) -> str:
+    """Name of a spec's folder: it changes with any value of the spec and with the code that computes it."""
+    values = asdict(spec) if spec.kind == "mfcc" else asdict(spec) | {"n_mfcc": None}
+    code = inspect.getsource(audio) + inspect.getsource(features)
+    return f"{spec.kind}-{_digest([json.dumps(values).encode(), code.encode()])}"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A track and the entries that it lacks."""
+
+    track: Track
+    wanted: tuple[tuple[FeatureSpec, Path], ...]
+
+
+def _fill(job: _Job) -> str | None:
+    """Compute and write what one track lacks; returns why it cannot be read, if so."""
+    try:
+        for rate in {spec.sample_rate for spec, _ in job.wanted}:
+            waveform = audio.decode(job.track.path, rate)
+            pairs = [(spec, entry) for spec, entry in job.wanted if spec.sample_rate == rate]
+            matrices = features.extract(waveform, [spec for spec, _ in pairs])
+            for (_, entry), matrix in zip(pairs, matrices, strict=True):
+                _write(entry, matrix)
+    except UnreadableAudio as error:
+        return str(error)
+    return None
+
+
+def _write(entry: Path, matrix: Matrix) -> None:
+    entry.parent.mkdir(exist_ok=True)
+    partial = entry.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, matrix)
+    partial.replace(entry)
+
+
+def _map(entry: Path) -> Matrix:
+    # Copy-on-write: torch warns of read-only memory, and a write could not reach the file.
+    matrix: Matrix = np.load(entry, mmap_mode="c", allow_pickle=False)
+    return matrix
+
+
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
+    """Map in as many threads as there are cores, one torch thread each, results in order, with a bar."""
+    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from progress(pool.map(function, items), description, total=len(items), transient=True)
+
+
+def _stamp(path: Path) -> list[int | str]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _file_digest(path: Path) -> str:
+    return _digest([path.read_bytes()])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = blake2b(digest_size=10)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Say where the cache is and how large, or clear it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("cache_dir", type=Path, help="the folder that the training printed")
+    parser.add_argument("--clear", action="store_true", help="delete all cached features")
+    arguments = parser.parse_args()
+    store = FeatureStore(arguments.cache_dir)
+    print(f"{store.root}: {store.size() / 1e6:.1f} MB")
+    if arguments.clear:
+        shutil.rmtree(store.root)
+        print("cleared")
+
+
+if __name__ == "__main__":
+    main()

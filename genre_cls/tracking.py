@@ -1,0 +1,234 @@
+"""All that is MLflow: a parent run for each configuration, a child run for each fold, and reading them back."""
+
+import csv
+import io
+import json
+import logging
+import re
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Metric, Param, Run
+from mlflow.tracking import MlflowClient
+
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, Ints
+
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow's UI nests runs
+BATCH = 1000  # metrics that MLflow takes in one call
+
+Texts = Mapping[str, str]
+Files = Mapping[str, bytes]  # name of an artifact to its content
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configurations that were judged on the same tracks in the same folds, so that they can be compared.
+
+    Args:
+        tags: of the configuration that finished last.
+        results: one a configuration.
+        means: average features per genre, one a kind of feature.
+    """
+
+    tags: Mapping[str, str]
+    results: tuple[ConfigResult, ...]
+    means: tuple[GenreMeans, ...]
+
+
+class Tracker:
+    """A connection to an MLflow store.
+
+    Args:
+        uri: of a tracking server or a database; empty for the local store.
+        folder: the local store's: `mlflow.db` and `artifacts/` are in it.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self._artifacts = None if uri else folder.resolve() / "artifacts"
+        self.uri = uri or _local_database(folder.resolve())
+        self._client = MlflowClient(self.uri)
+
+    def experiment(self, name: str) -> str:
+        """Id of the experiment of this name, which is made if it is not there."""
+        known = self._client.get_experiment_by_name(name)
+        if known:
+            return str(known.experiment_id)
+        location = (self._artifacts / re.sub(r"[^\w.-]", "_", name)).as_uri() if self._artifacts else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    @contextmanager
+    def run(self, experiment_id: str, name: str, tags: Texts, params: Texts) -> Iterator["OpenRun"]:
+        """Open a run; it ends as FINISHED, as FAILED on an exception, or as KILLED on an interrupt."""
+        run_id = self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
+        self._client.log_batch(run_id, params=[Param(_legal(key), value) for key, value in params.items()])
+        status = "FAILED"
+        try:
+            yield OpenRun(self._client, run_id)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self._client.set_terminated(run_id, status)
+
+    def newest(self, experiment: str | None = None) -> Comparison | None:
+        """The configuration that finished last and all that can be compared with it; None if none has finished.
+
+        Args:
+            experiment: name of the experiment to look in; None for all.
+        """
+        ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
+        parents = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
+        if not parents:
+            return None
+        ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
+        tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
+        comparable = [run for run in parents if run.data.tags["comparison"] == tags["comparison"]]
+        # They come newest first, so of a configuration that ran twice the last run stays.
+        latest = {run.data.tags["identity"]: run for run in reversed(comparable)}
+        folders = [self._folder(run) for run in latest.values()]
+        means = {path.name: load_genre_means(path) for folder in folders for path in folder.glob("genre_means_*.npz")}
+        return Comparison(tags, tuple(self._load(run) for run in latest.values()), tuple(means.values()))
+
+    def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
+        newest_first = ["attributes.start_time DESC"]
+        return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
+
+    def _load(self, parent: Run) -> ConfigResult:
+        query = f"tags.`{PARENT}` = '{parent.info.run_id}'"
+        children = self._search([parent.info.experiment_id], query)
+        folds = sorted((load_fold(self._folder(child)) for child in children), key=lambda fold: fold.index)
+        data = parent.data
+        return ConfigResult(json.loads(data.tags["named"]), tuple(folds), int(data.params["n_parameters"]))
+
+    def _folder(self, run: Run) -> Path:
+        return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
+
+
+class OpenRun:
+    """A run under way.
+
+    Args:
+        client: connection to the store.
+        run_id: of the run.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self.run_id = client, run_id
+
+    def log(self, metrics: Mapping[str, float], curves: Mapping[str, Sequence[float]], files: Files) -> None:
+        """Write numbers, numbers per epoch and artifacts, in as few calls as MLflow allows.
+
+        Args:
+            metrics: final values.
+            curves: one value an epoch, the first epoch is step 1.
+            files: artifacts.
+        """
+        now = int(time.time() * 1000)
+        points = [Metric(_legal(name), value, now, 0) for name, value in metrics.items()]
+        for name, curve in curves.items():
+            points += [Metric(_legal(name), value, now, epoch) for epoch, value in enumerate(curve, 1)]
+        for batch in (points[i : i + BATCH] for i in range(0, len(points), BATCH)):
+            self._client.log_batch(self.run_id, metrics=batch)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            self._client.log_artifacts(self.run_id, folder)
+
+
+def fold_files(fold: FoldResult) -> Files:
+    """A fold's result as artifacts, from which `load_fold` restores it exactly."""
+    rest = {
+        "index": fold.index, "genres": fold.genres, "curves": fold.curves,
+        "n_train": fold.n_train, "seconds": fold.seconds,
+    }  # fmt: skip
+    return {
+        "fold.json": json.dumps(rest, indent=1).encode(),
+        "predictions.csv": _csv(_predictions(fold)),
+        "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
+    }
+
+
+def confusion_file(confusion: Ints, genres: Sequence[str]) -> bytes:
+    """A confusion matrix as CSV, rows true, columns predicted."""
+    rows = ((genre, *counts) for genre, counts in zip(genres, confusion.tolist(), strict=True))
+    return _csv([("true \\ predicted", *genres), *rows])
+
+
+def load_fold(folder: Path) -> FoldResult:
+    """Restore what `fold_files` wrote."""
+    rest = json.loads((folder / "fold.json").read_text())
+    with (folder / "predictions.csv").open(newline="") as file:
+        _, *rows = csv.reader(file)
+    genres = tuple(rest["genres"])
+    return FoldResult(
+        index=rest["index"],
+        track_ids=tuple(row[0] for row in rows),
+        labels=np.array([genres.index(row[1]) for row in rows]),
+        probabilities=np.array([row[3:] for row in rows], dtype=float),
+        genres=genres,
+        curves=rest["curves"],
+        n_train=rest["n_train"],
+        seconds=rest["seconds"],
+    )
+
+
+def genre_means_file(means: GenreMeans) -> bytes:
+    """Average features as an npz file without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, kind=means.kind, genres=list(means.genres), matrices=means.matrices,
+        seconds_per_frame=means.seconds_per_frame, frequencies=means.frequencies,
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
+def load_genre_means(path: Path) -> GenreMeans:
+    """Restore what `genre_means_file` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return GenreMeans(
+            str(file["kind"]), tuple(file["genres"].tolist()), file["matrices"],
+            float(file["seconds_per_frame"]), file["frequencies"],
+        )  # fmt: skip
+
+
+def _predictions(fold: FoldResult) -> list[tuple[object, ...]]:
+    header = ("track", "genre", "predicted", *(f"p({genre})" for genre in fold.genres))
+    rows = zip(fold.track_ids, fold.labels, fold.predictions, fold.probabilities.tolist(), strict=True)
+    return [header, *((track, fold.genres[true], fold.genres[predicted], *p) for track, true, predicted, p in rows)]
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
+    return text.getvalue().encode()
+
+
+def _legal(name: str) -> str:
+    """A genre may have any name, a metric of MLflow may not."""
+    return re.sub(r"[^\w./ -]", "_", name)
+
+
+def _local_database(folder: Path) -> str:
+    """Address of the folder's database, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    for chatty in ("alembic", "mlflow.store.db"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Several processes that make the tables at once break each other's migrations.
+    with FileLock(folder / "mlflow.lock"):
+        if not path.exists():
+            MlflowClient(uri).search_experiments()
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # halves the time of a write
+    return uri

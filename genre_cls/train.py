@@ -1,0 +1,95 @@
+"""The command: `python -m genre_cls.train` judges one configuration by cross-validation, with `-m` a grid of them.
+
+Nothing heavy is imported before it is needed, so that `--help` and a typo are answered at once.
+"""
+
+import logging
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from genre_cls.settings import CONF, check, one_line_errors
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
+    with one_line_errors():
+        try:
+            judge_one()
+        finally:
+            Sweep.close()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def judge_one(cfg: DictConfig) -> float:
+    """One job of Hydra's: judge one configuration, give its mean accuracy to the sweeper."""
+    from genre_cls.experiment import judge
+    from genre_cls.identity import identify
+
+    check(cfg)
+    return judge(cfg, identify(cfg, HydraConfig.get()))
+
+
+class Sweep(Callback):
+    """What belongs to a whole command rather than to one configuration.
+
+    Before the first job: every configuration is checked, and all features are extracted in one pass over the
+    audio. After the last: the report, also when a job has failed or the user has had enough.
+    """
+
+    _reported: DictConfig | None = None  # settings of the sweep under way
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prepare a single configuration."""
+        self._prepare([config])
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prepare all configurations of a sweep."""
+        Sweep._reported = config
+        self._prepare(expand(config))
+
+    @classmethod
+    def close(cls) -> None:
+        """Write the report of a sweep."""
+        config, cls._reported = cls._reported, None
+        if config is not None:
+            from genre_cls.report import write
+
+            write(config)
+
+    def _prepare(self, configurations: list[DictConfig]) -> None:
+        # Hydra turns what a callback raises into a warning, but lets SystemExit pass.
+        with one_line_errors():
+            for cfg in configurations:
+                check(cfg)
+            from genre_cls.experiment import prepare
+
+            prepare(configurations)
+
+
+def expand(config: DictConfig) -> list[DictConfig]:
+    """The configurations of a grid sweep; none for a sweeper that finds its configurations on the way.
+
+    Args:
+        config: the sweep's own, as Hydra hands it to callbacks.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    loader = GlobalHydra.instance().config_loader()
+    axes = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*axes, *config.hydra.overrides.task])
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [loader.load_sweep_config(config, list(job)) for job in jobs]
+
+
+if __name__ == "__main__":
+    main()

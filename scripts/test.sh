@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs the tests: scripts/test.sh [--all] [pytest arguments]; --all adds the slow ones
+set -euo pipefail
+. "$(dirname "$0")/environment.sh" test
+cd "$repository"
+selection=(-m "not slow")
+if [ "${1:-}" = "--all" ]; then
+    selection=()
+    shift
+fi
+exec python -m pytest "${selection[@]}" "$@"

@@ -1,0 +1,157 @@
+"""The report: the same numbers as `scoring`, thrice, and a page that trusts no name and asks for nothing."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from genre_cls import page
+from genre_cls.page import Report
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+
+HOSTILE = "<script>alert('x')</script>|[red]{{ 7 * 7 }}"
+CURVE = [2.0, 1.0]
+
+
+def a_result(*accuracies: float, genres: tuple[str, ...] = ("blues", "rock"), **params: str) -> ConfigResult:
+    """Folds of ten tracks a genre, of which a share is recognised and the others are taken for the next genre."""
+    folds = []
+    for index, accuracy in enumerate(accuracies):
+        labels = np.repeat(np.arange(len(genres)), 10)
+        wrong = np.tile(np.arange(10) >= round(10 * accuracy), len(genres))
+        probabilities = 0.9 * np.eye(len(genres))[(labels + wrong) % len(genres)] + 0.1 / len(genres)
+        curves = {"train_loss": CURVE, "held_out_loss": CURVE}
+        ids = tuple(map(str, labels))
+        folds.append(FoldResult(index, ids, labels, probabilities, genres, curves, 4 * len(labels), 12.0))
+    names = {"features": "mel", "model": "cnn", "batch_size": "16", "recipe.epochs": "2"} | params
+    return ConfigResult(names, tuple(folds), 1_234_567)
+
+
+MIDDLE = a_result(0.6, 0.7, 0.8, model="middle")
+BEST = a_result(0.9, 0.9, 0.8, model="best")
+WORST = a_result(0.2, 0.4, 0.3, model="worst", features="mfcc")
+MEANS = GenreMeans("mel", ("blues", "rock"), np.ones((2, 8, 9), np.float32), 0.1, np.geomspace(100, 9000, 8))
+REPORT = Report(
+    "A title", "demo", ("It is synthetic.",), (MIDDLE, WORST, BEST), (MEANS, replace(MEANS, kind="mfcc")), {"seed": "7"}
+)
+TINY = Report("Tiny", "own", (), (a_result(0.5),), (), {})
+
+
+class Reader(HTMLParser):
+    """Collects the tags with their attributes and the text outside of styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.tags and self.tags[-1][0] != "style" else ""
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page.html(REPORT)
+
+
+def in_terminal(report: Report) -> str:
+    screen = StringIO()
+    Console(file=screen, width=220).print(page.table(report))
+    return screen.getvalue()
+
+
+def columns(report: Report) -> list[str]:
+    return [str(column.header) for column in page.table(report).columns]
+
+
+def test_the_table_ranks_by_accuracy_in_all_three_forms(html: str) -> None:
+    for text in (in_terminal(REPORT), page.markdown(REPORT).partition("| rank")[2], html.partition("<tbody>")[2]):
+        assert text.index("best") < text.index("middle") < text.index("worst")
+
+
+def test_the_table_shows_the_numbers_of_scoring(html: str) -> None:
+    for text in (in_terminal(REPORT), page.markdown(REPORT), html):
+        for result in REPORT.results:
+            e = result.estimate("accuracy")
+            low, high = max(0, 100 * e.low), min(100, 100 * e.high)
+            assert f"{100 * e.mean:.1f} ± {100 * e.std:.1f} ({low:.1f} – {high:.1f})" in text
+            assert f"{100 * result.estimate('macro_f1').mean:.1f}" in text
+        assert "12.0" in text and "1,234,567" in text
+
+
+def test_intervals_end_where_accuracies_do() -> None:
+    text = in_terminal(replace(REPORT, results=(a_result(1.0, 0.8), a_result(0.0, 0.2))))
+    assert "– 100.0)" in text and "(0.0 –" in text
+
+
+def test_parameters_are_columns_only_if_they_differ() -> None:
+    assert "recipe.epochs" not in columns(REPORT) and "folds" not in columns(REPORT)
+    other = replace(REPORT, results=(BEST, a_result(0.1, **{"recipe.epochs": "9"})))
+    assert {"recipe.epochs", "folds"} <= set(columns(other))
+    assert columns(TINY)[:4] == ["rank", "features", "model", "batch size"]
+
+
+def test_unequal_numbers_of_folds_are_told() -> None:
+    unequal = replace(REPORT, results=(BEST, a_result(0.5, 0.5)))
+    rows = [line for line in page.markdown(unequal).splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert [row.split(" | ")[4] for row in rows] == ["3", "2"]
+
+
+def test_the_answer_names_best_worst_and_chance(html: str) -> None:
+    answer = page.answer(REPORT)
+    assert "mel · best · batch 16, recognises the genre of 86.7 %" in answer
+    assert "the worst, mfcc · worst · batch 16, recognises 30.0 %" in answer
+    assert "largest genre would be right for 50.0 %" in answer
+    assert answer in page.markdown(REPORT) and answer in Reader(html).text
+
+
+def test_one_configuration_with_one_fold_and_two_genres_is_a_report() -> None:
+    assert "50.0 (one fold)" in in_terminal(TINY) and "50.0 (one fold)" in page.markdown(TINY)
+    text = Reader(page.html(TINY)).text
+    assert "worst" not in text and "± and interval" not in text and "single fold" in text
+
+
+def test_mistakes_are_shares_of_the_true_genre() -> None:
+    result = a_result(0.9, 0.6, genres=("blues", "jazz", "rock"))
+    lines = page.markdown(replace(TINY, results=(result,))).splitlines()
+    assert "| blues | 20 | 75 % | jazz 25 % |" in lines
+    assert "| rock | 20 | 75 % | blues 25 % |" in lines
+
+
+def test_the_page_references_nothing_outside_of_itself(html: str) -> None:
+    tags = Reader(html).tags
+    sources = [attributes["src"] or "" for _, attributes in tags if "src" in attributes]
+    assert len(sources) == 6 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
+    assert not any("href" in attributes for _, attributes in tags)
+    assert not re.search(r"https?://|url\(|@import", html)
+
+
+def test_every_picture_has_an_alternative_text_and_a_caption(html: str) -> None:
+    tags = Reader(html).tags
+    assert all(attributes["alt"] for tag, attributes in tags if tag == "img")
+    assert sum(tag == "figcaption" for tag, _ in tags) == sum(tag == "img" for tag, _ in tags) == 6
+
+
+def test_notes_and_provenance_are_shown(html: str) -> None:
+    for text in (html, page.markdown(REPORT)):
+        assert "It is synthetic." in text and "seed" in text and "demo" in text
+
+
+def test_hostile_names_stay_text_everywhere() -> None:
+    result = a_result(0.7, genres=(HOSTILE, "rock"), model=HOSTILE)
+    report = Report(HOSTILE, HOSTILE, (HOSTILE,), (result,), (), {HOSTILE: HOSTILE})
+    reader = Reader(page.html(report))
+    assert "script" not in {tag for tag, _ in reader.tags} and reader.text.count(HOSTILE) >= 7
+    assert HOSTILE in in_terminal(report)
+    markdown = page.markdown(report)
+    assert not re.search(r"(?<!\\)[<>\[]", re.sub(r"(?m)^> ", "", markdown))
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in markdown.splitlines() if row.startswith("| 1 "))
