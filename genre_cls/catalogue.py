@@ -11,11 +11,11 @@ from pathlib import Path
 
 import soundfile
 from filelock import FileLock
-from rich.progress import track as progress
 
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS
 from genre_cls.errors import UserError
+from genre_cls.progress import progress_bar
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 GTZAN_TRACKS_PER_GENRE = 100
@@ -174,7 +174,7 @@ def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> 
         return
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         jobs = pool.map(_synthesise_one, todo, chunksize=4)
-        for _ in progress(jobs, "Synthesising the demo set", total=len(todo)):
+        for _ in progress_bar(jobs, "Synthesising the demo set", total=len(todo)):
             pass
 
 

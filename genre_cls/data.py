@@ -172,7 +172,8 @@ def standardisation(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     weights /= weights.sum()
     mean = (weights * means).sum(dim=0)
     variance = (weights * (variances + (means - mean) ** 2)).sum(dim=0)
-    deviation = torch.where(variance > 0, variance.sqrt(), 1.0)
+    # Rounding gives a constant bin a variance just above zero; float16 features cannot vary by so little.
+    deviation = torch.where(variance > 1e-8, variance.sqrt(), 1.0)
     return mean.float(), deviation.float()
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torchaudio.transforms as T
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from genre_cls.data import Batch, FoldData
 
+Weights = Mapping[str, Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
 
@@ -161,6 +162,10 @@ class GenreModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def weights(self) -> Weights:
+        """Weights and standardisation by name, on the CPU."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
     def _count(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         # Sums stay on the device: reading a number each step would make a GPU wait.
         hits = (logits.argmax(dim=1) == labels).sum()
@@ -186,26 +191,26 @@ class Training:
     precision: str
 
 
-def fit(module: GenreModule, data: FoldData, training: Training, on_epoch: Callable[[], None]) -> NDArray[np.float64]:
+def fit(module: GenreModule, data: FoldData, training: Training) -> NDArray[np.float64]:
     """Train a module on a fold, then judge it by the held-out tracks.
 
     Args:
         module: trained in place.
         data: the fold.
         training: where and for how long.
-        on_epoch: called after every epoch.
 
     Returns:
         Probabilities `(n_tracks, n_genres)` of the held-out tracks in the fold's order, each the mean over the
         windows that cover the track.
     """
-    callbacks: list[pl.Callback] = [LambdaCallback(on_train_epoch_end=lambda *_: on_epoch())]
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
-        if training.patience:
-            callbacks += [EarlyStopping("val_loss", patience=training.patience), best]
-        trainer = _trainer(training, callbacks)
-        trainer.fit(module, data)
+        stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
+        trainer = _trainer(training, stopping)
+        try:
+            trainer.fit(module, data)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         if training.patience:
             module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
@@ -213,7 +218,7 @@ def fit(module: GenreModule, data: FoldData, training: Training, on_epoch: Calla
     return data.mean_per_track(windows.cpu().numpy())
 
 
-def _trainer(training: Training, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it greets each of forty trainings
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
@@ -221,7 +226,7 @@ def _trainer(training: Training, callbacks: list[pl.Callback]) -> pl.Trainer:
         devices=1,
         precision=_precision(training),
         max_epochs=training.epochs,
-        callbacks=callbacks,
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=bool(training.patience),
         enable_progress_bar=False,
@@ -234,12 +239,17 @@ def _trainer(training: Training, callbacks: list[pl.Callback]) -> pl.Trainer:
 def _precision(training: Training) -> Any:
     if training.precision != "auto":
         return training.precision
-    if training.device != "cpu" and torch.cuda.is_available():
+    if on_accelerator(training.device):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # Without these instructions bfloat16 is emulated, and slower than float32.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if fast else "32-true"
+
+
+def on_accelerator(device: str) -> bool:
+    """Whether a device setting means a GPU on this machine."""
+    return device in ("cuda", "mps") or (device == "auto" and torch.accelerator.is_available())
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRScheduler:
@@ -253,19 +263,19 @@ def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRSch
     Source: Smith & Topin, Super-convergence, 2019.
     """
     peak = optimizer.param_groups[0]["lr"]
-    return OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=warmup)
+    # A hair more: where it would rise for exactly one step, OneCycleLR divides by zero.
+    return OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=warmup + 1e-9)
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> None:
     """Leave the learning rate as it is."""
 
 
-def saved(module: GenreModule, description: Mapping[str, Any]) -> bytes:
+def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
     """Weights and standardisation as a safetensors file, with all that is needed to use them as JSON inside.
 
     Args:
-        module: what was trained.
+        weights: of a trained module.
         description: plain data: configuration, feature spec, genres, where it comes from.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    return save(tensors, metadata={"genre_cls": json.dumps(description)})
+    return save(dict(weights), metadata={"genre_cls": json.dumps(description)})

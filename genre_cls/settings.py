@@ -32,7 +32,8 @@ class Number:
     def allows(self, value: object) -> bool:
         """Whether a value is one of them."""
         kinds = (int,) if self.whole else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
+        right_kind = isinstance(value, kinds) and not isinstance(value, bool)
+        return right_kind and self.low <= value <= self.high and value < math.inf
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
@@ -66,9 +67,10 @@ def whole(low: int) -> Number:
 GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
+SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
 RULES: Mapping[str, Number | Text] = {
     "batch_size": whole(2),  # batch normalisation needs two
-    "seed": whole(0),
+    "seed": SEED,
     "max_unreadable": SHARE,
     "cache_dir": Text(),
     "report_dir": Text(),
@@ -78,7 +80,7 @@ RULES: Mapping[str, Number | Text] = {
     "dataset.seconds": Number(1, 600),
     "dataset.sample_rate": Number(8000, 192000, whole=True),
     "dataset.crossover": SHARE,
-    "dataset.seed": whole(0),
+    "dataset.seed": SEED,
     "features.kind": Text(("mel", "mfcc")),
     "features.sample_rate": Number(1000, 192000, whole=True),
     "features.n_fft": Number(16, 65536, whole=True),
@@ -89,7 +91,7 @@ RULES: Mapping[str, Number | Text] = {
     "features.f_max": Number(0),
     "features.top_db": Number(1),
     "recipe.epochs": whole(1),
-    "recipe.window": Number(0.1),
+    "recipe.window": Number(0.1, 600),
     "recipe.overlap": Number(0, 0.95),
     "recipe.optimizer.lr": Number(TINY),
     "recipe.optimizer.weight_decay": Number(0),
@@ -102,10 +104,11 @@ RULES: Mapping[str, Number | Text] = {
     "recipe.early_stopping.patience": whole(0),
     "recipe.early_stopping.val_fraction": Number(0.01, 0.9),
     "folds.k": whole(2),
-    "folds.seed": whole(0),
+    "folds.seed": SEED,
     "trainer.device": Text(("auto", "cpu", "cuda", "mps")),
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
-    "trainer.threads": whole(0),
+    "trainer.threads": whole(1),
+    "trainer.workers": whole(0),
     "tracking.uri": Text(),
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True),
@@ -152,6 +155,9 @@ def one_line_errors() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def explain(error: Exception) -> str:
@@ -185,4 +191,5 @@ def _bad_argument(cause: BaseException, text: str) -> str:
     if isinstance(cause, UserError):
         return str(cause)
     key = text.rpartition("full_key: ")[2]
-    return f"{key}.{cause}" if isinstance(cause, ValueError) else f"{key}: {cause}"
+    names_argument = re.match(r"\w+=", str(cause))
+    return f"{key}.{cause}" if names_argument else f"{key}: {cause}"

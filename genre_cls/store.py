@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from rich.progress import track as progress
 
 from genre_cls import audio, features
 from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
 from genre_cls.features import FeatureSpec
+from genre_cls.progress import progress_bar
 
 SAVE_EVERY = 64  # tracks between two saves of the ledger: what a kill during extraction costs at most
 
@@ -231,7 +231,7 @@ def _map(entry: Path) -> Matrix:
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
     """Map in as many threads as there are cores, one torch thread each, results in order, with a bar."""
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from progress(pool.map(function, items), description, total=len(items), transient=True)
+        yield from progress_bar(pool.map(function, items), description, total=len(items))
 
 
 def _stamp(path: Path) -> list[int | str]:

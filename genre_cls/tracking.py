@@ -66,9 +66,18 @@ class Tracker:
         return str(self._client.create_experiment(name, artifact_location=location))
 
     @contextmanager
-    def run(self, experiment_id: str, name: str, tags: Texts, params: Texts) -> Iterator["OpenRun"]:
-        """Open a run; it ends as FINISHED, as FAILED on an exception, or as KILLED on an interrupt."""
-        run_id = self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
+    def run(self, experiment_id: str, name: str, tags: Texts, params: Texts, lasted: float = 0) -> Iterator["OpenRun"]:
+        """Open a run; it ends as FINISHED, as FAILED on an exception, or as KILLED on an interrupt.
+
+        Args:
+            experiment_id: what `experiment` gave.
+            name: shown in MLflow.
+            tags: of the run.
+            params: of the run.
+            lasted: how long ago its work began, s.
+        """
+        began = int((time.time() - lasted) * 1000)
+        run_id = self._client.create_run(experiment_id, began, dict(tags), name).info.run_id
         self._client.log_batch(run_id, params=[Param(_legal(key), value) for key, value in params.items()])
         status = "FAILED"
         try:

@@ -4,15 +4,18 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
 
 log = logging.getLogger(__name__)
@@ -48,30 +51,37 @@ class Sweep(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
-        self._prepare([config])
+        _prepare(config, lambda config: [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep."""
+        _prepare(config, expand)
         Sweep._reported = config
-        self._prepare(expand(config))
 
     @classmethod
     def close(cls) -> None:
         """Write the report of a sweep."""
         config, cls._reported = cls._reported, None
-        if config is not None:
-            from genre_cls.report import write
+        if config is None:
+            return
+        from genre_cls.report import write
 
+        try:
             write(config)
+        except UserError as error:  # none has finished: what the jobs themselves died of is the news
+            log.warning("no report: %s", error)
 
-    def _prepare(self, configurations: list[DictConfig]) -> None:
-        # Hydra turns what a callback raises into a warning, but lets SystemExit pass.
-        with one_line_errors():
-            for cfg in configurations:
-                check(cfg)
-            from genre_cls.experiment import prepare
 
-            prepare(configurations)
+def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:
+    # Hydra turns what a callback raises into a warning, but lets SystemExit pass.
+    with one_line_errors():
+        configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
+        configurations = jobs(config)
+        for cfg in configurations:
+            check(cfg)
+        from genre_cls.experiment import prepare
+
+        prepare(configurations)
 
 
 def expand(config: DictConfig) -> list[DictConfig]:
@@ -92,4 +102,6 @@ def expand(config: DictConfig) -> list[DictConfig]:
 
 
 if __name__ == "__main__":
-    main()
+    from genre_cls import train  # the module that conf/config.yaml names; as __main__ it would be there twice
+
+    train.main()
