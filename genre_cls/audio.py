@@ -1,5 +1,6 @@
 """Any audio file to a mono float32 waveform at the rate the features want."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import soxr
 from numpy.typing import NDArray
 
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
+BLOCK = 1 << 20  # frames read at once
+LOUDEST = 1e12  # full scale is 1; the power of what is louder may overflow
 
 
 class UnreadableAudio(ValueError):
@@ -28,22 +31,35 @@ def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
         UnreadableAudio: no such file, no audio format, no samples, or NaN or infinite samples.
     """
     try:
-        channels, native_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:  # libsndfile's errors derive from RuntimeError
+        waveform, native_rate = _read(path)
+    except (OSError, RuntimeError, TypeError) as error:  # libsndfile's are RuntimeErrors; TypeError for .raw
         raise UnreadableAudio(_reason(path, error)) from error
-    waveform: NDArray[np.float32] = channels.mean(axis=1)
-    if not waveform.size:
-        raise UnreadableAudio("has no samples")
-    if not np.isfinite(waveform).all():
-        raise UnreadableAudio("has NaN or infinite samples")
+    if not np.abs(waveform).max(initial=0) < LOUDEST:  # of NaN, too
+        raise UnreadableAudio("has NaN, infinite or absurdly large samples")
     if native_rate != sample_rate:
         waveform = soxr.resample(waveform, native_rate, sample_rate, quality="HQ")
+    if not waveform.size:
+        raise UnreadableAudio("has no samples")
     return waveform
 
 
+def _read(path: Path) -> tuple[NDArray[np.float32], int]:
+    with path.open("rb"):  # where the system will not open it, it knows better than libsndfile why
+        pass
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        if file.format == "RAW":  # libsndfile's guess from the name, for bytes of no format that it knows
+            raise RuntimeError("Format not recognised")
+        mono = [np.zeros(0, np.float32)]
+        # Until nothing comes: a header may know the length wrongly, or not at all.
+        while len(channels := file.read(BLOCK, dtype="float32", always_2d=True)):
+            mono.append(channels.mean(axis=1))
+        return np.concatenate(mono), file.samplerate
+
+
 def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "no such file"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
     if path.stat().st_size == 0:
         return "is an empty file"
-    return str(error).replace(f"Error opening {str(path)!r}: ", "").strip().rstrip(".")
+    reason = getattr(error, "error_string", str(error))  # libsndfile's, without the path
+    return "Format not recognised" if "does not exist" in reason else reason.rstrip(".")

@@ -68,7 +68,8 @@ def gtzan(root: str | None) -> Catalogue:
         folders = _gtzan_genre_folders(folder)
         if folders:
             return _gtzan_from(folders, Path(root))
-    raise UserError(f"dataset.root={root}: no folder named as a GTZAN genre in it. {GTZAN_HELP}")
+    problem = "no folder named as a GTZAN genre in it" if Path(root).expanduser().is_dir() else "no such folder"
+    raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
 def folder(root: str | None) -> Catalogue:
@@ -88,7 +89,7 @@ def folder(root: str | None) -> Catalogue:
     tracks = [
         Track(path.relative_to(base).as_posix(), path, genre.name)
         for genre in base.iterdir()
-        if genre.is_dir()
+        if genre.is_dir() and not genre.name.startswith(".")
         for path in _audio_files(genre)
     ]
     genres = {track.genre for track in tracks}
@@ -129,7 +130,7 @@ def demo(
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
-    entries = (entry for entry in folder.iterdir() if entry.is_dir())
+    entries = (entry for entry in sorted(folder.iterdir()) if entry.is_dir())
     named = {re.sub("[-_ ]", "", entry.name.lower()): entry for entry in entries}  # "hip-hop", "Hip Hop"
     return {genre: named[genre] for genre in GTZAN_GENRES if genre in named}
 
@@ -153,9 +154,13 @@ def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) are no tracks."""
+    """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) and hidden folders' are no tracks."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+    return sorted(path for path in found if not _is_hidden(path.relative_to(folder)) and path.is_file())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:

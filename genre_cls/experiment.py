@@ -67,16 +67,19 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         configurations: composed and checked.
 
     Raises:
-        UserError: no data, too much of it unreadable, or no such device.
+        UserError: no data, too much of it unreadable, too little for the folds, or no such device.
     """
     by_dataset: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
         _check_device(cfg.trainer.device)
-        instantiate(cfg.model, n_genres=2)  # a model that cannot be built is told before the work, not after
+        _check_buildable(cfg)
         by_dataset.setdefault(OmegaConf.to_yaml(cfg.dataset, resolve=True), []).append(cfg)
     for same in by_dataset.values():
         specs = list(dict.fromkeys(instantiate(cfg.features) for cfg in same))
-        _announce(same[0], *_load(same[0], specs))
+        catalogue, features = _load(same[0], specs)
+        for cfg in same:
+            _split(cfg, catalogue, features[0])
+        _announce(same[0], catalogue, features)
 
 
 def judge(cfg: DictConfig, identity: Identity) -> float:
@@ -116,6 +119,10 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
 def load_task(cfg: DictConfig) -> Task:
     """Load one configuration's features and split their tracks."""
     catalogue, (features,) = _load(cfg, [instantiate(cfg.features)])
+    return _split(cfg, catalogue, features)
+
+
+def _split(cfg: DictConfig, catalogue: Catalogue, features: Features) -> Task:
     genres = [track.genre for track in features.tracks]
     stopping = cfg.recipe.early_stopping
     folds = instantiate(cfg.folds)(genres, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
@@ -183,6 +190,14 @@ def _check_device(device: str) -> None:
     if not present.get(device, True):
         here = ", ".join(["auto", "cpu", *(name for name, found in present.items() if found)])
         raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
+
+
+def _check_buildable(cfg: DictConfig) -> None:
+    """Build once what training will build, so that a wrong argument is told before the work, not after."""
+    model = instantiate(cfg.model, n_genres=2)
+    optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
+    instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+    instantiate(cfg.recipe.augmentation)
 
 
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Sequence[Features]) -> None:
@@ -262,7 +277,8 @@ def _faults_file(faults: Sequence[Fault]) -> bytes:
 
 def _in_words(result: ConfigResult) -> str:
     accuracy = result.estimate("accuracy")
+    low, high = max(accuracy.low, 0), min(accuracy.high, 1)
     return (
-        f"accuracy {accuracy.mean:.1%} ± {accuracy.std:.1%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}), "
+        f"accuracy {accuracy.mean:.1%} ± {accuracy.std:.1%} (95 % interval {low:.1%} to {high:.1%}), "
         f"{result.seconds_per_fold:.1f} s a fold"
     )

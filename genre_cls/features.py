@@ -56,7 +56,8 @@ class FeatureSpec:
             ),
             (
                 0 <= self.f_min < self.f_max <= self.sample_rate / 2,
-                f"f_min={self.f_min}, f_max={self.f_max}: must be 0 <= f_min < f_max <= sample_rate/2",
+                f"f_min={self.f_min}, f_max={self.f_max}: must be 0 <= f_min < f_max <= "
+                f"sample_rate/2={self.sample_rate / 2}",
             ),
             (self.top_db > 0, f"top_db={self.top_db}: must be above 0 dB"),
         ):
@@ -122,10 +123,11 @@ def _as_mel(spec: FeatureSpec) -> FeatureSpec:
 
 
 def _power_spectrogram(samples: Tensor, n_fft: int, hop_length: int) -> Tensor:
-    return F.spectrogram(  # (n_fft // 2 + 1, n_frames)
+    stft = F.spectrogram(  # (n_fft // 2 + 1, n_frames), complex
         samples, pad=0, window=_hann(n_fft), n_fft=n_fft, hop_length=hop_length, win_length=n_fft,
-        power=2.0, normalized=False, center=True, pad_mode="constant",
+        power=None, normalized=False, center=True, pad_mode="constant",
     )  # fmt: skip
+    return stft.real.square() + stft.imag.square()  # several times as fast as power=2.0, which takes a root first
 
 
 def _log_mel(power: Tensor, spec: FeatureSpec) -> Tensor:

@@ -32,11 +32,13 @@ def random(labels: Sequence[str], *, k: int, seed: int, val_fraction: float = 0.
         val_fraction: share of a fold's training tracks that is set apart, stratified too, for early stopping.
 
     Raises:
-        UserError: k below 2, or a genre with fewer tracks than folds.
+        UserError: k below 2, a genre with fewer tracks than folds, or too few tracks to set some apart.
     """
-    genres, counts = np.unique(np.asarray(labels), return_counts=True)
     if k < 2:
         raise UserError(f"folds.k={k}: must be at least 2")
+    if not labels:
+        raise UserError("there is no track to split into folds")
+    genres, counts = np.unique(np.asarray(labels), return_counts=True)
     if counts.min() < k:
         raise UserError(
             f"folds.k={k}: genre {genres[counts.argmin()]} has only {counts.min()} tracks; every fold needs one to test"
@@ -49,5 +51,10 @@ def _fold(index: int, train: Indices, test: Indices, labels: Sequence[str], val_
     if not val_fraction:
         return Fold(index, train, np.array([], dtype=np.int64), test)
     own = [labels[i] for i in train]
-    kept, val = train_test_split(train, test_size=val_fraction, stratify=own, random_state=seed)
+    try:
+        kept, val = train_test_split(train, test_size=val_fraction, stratify=own, random_state=seed)
+    except ValueError as error:
+        raise UserError(
+            f"recipe.early_stopping.val_fraction={val_fraction:g}: {len(own)} training tracks are too few: {error}"
+        ) from error
     return Fold(index, np.sort(kept), np.sort(val), test)

@@ -61,12 +61,19 @@ class TimeStatistics(nn.Module):
         self.bands = bands
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Statistics `(batch, channels * bands * COUNT)` of maps `(batch, channels, bins, frames)`."""
-        # Variances of bfloat16 numbers would cancel, so the statistics are taken in float32.
-        rows = nn.functional.adaptive_avg_pool2d(maps.float(), (self.bands, maps.shape[3])).flatten(1, 2)
-        mean = rows.mean(dim=2, keepdim=True)
+        """Statistics `(batch, bands * channels * COUNT)` of maps `(batch, channels, bins, frames)`."""
+        _, n_channels, n_bins, n_frames = maps.shape
+        flat = maps.permute(0, 2, 3, 1).flatten(2)  # (batch, bins, frames * channels), no copy of channels_last maps
+        rows = (self._averages(n_bins, maps) @ flat).unflatten(2, (n_frames, n_channels)).float()
+        mean = rows.mean(dim=2, keepdim=True)  # (batch, bands, 1, channels)
         variance = (rows - mean).square().mean(dim=2)  # many times faster than Tensor.var on a CPU
-        return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=1)
+        return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=2).flatten(1)
+
+    def _averages(self, n_bins: int, like: Tensor) -> Tensor:
+        """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few."""
+        bins, band = torch.arange(n_bins, device=like.device), torch.arange(self.bands, device=like.device)[:, None]
+        inside = (bins >= band * n_bins // self.bands) & (bins * self.bands < (band + 1) * n_bins)
+        return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
 def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genre_cls import plots
-from genre_cls.scoring import ConfigResult, GenreMeans, confusions, rank
+from genre_cls.scoring import ConfigResult, GenreMeans, confusions, differing, names, rank
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def html(report: Report) -> str:
         answer=answer(report),
         rows=_rows(report),
         best=ranked[0],
-        best_name=plots.names(ranked)[0],
+        best_name=names(ranked)[0],
         worst=ranked[-1],
         mistakes=_mistakes(ranked[0]),
         plots=plots,
@@ -94,18 +94,17 @@ def html(report: Report) -> str:
 def answer(report: Report) -> str:
     """Which configuration is best and by how much, in a sentence."""
     ranked = rank(report.results)
-    names, best = plots.names(ranked), ranked[0]
+    called, best = names(ranked), ranked[0]
     tracks = best.confusion.sum(axis=1)
     chance = f"always naming the largest genre would be right for {_percent(tracks.max() / tracks.sum())} %"
     score = f"{_percent(best.estimate('accuracy').mean)} % of the held-out tracks"
     if len(best.folds) > 1:
         score += f" (95 % interval {_interval(best)} %)"
     if len(ranked) == 1:
-        return f"{names[0]} recognises the genre of {score}; {chance}."
-    worst = f"the worst, {names[-1]}, recognises {_percent(ranked[-1].estimate('accuracy').mean)} %"
-    return (
-        f"The best of {len(ranked)} configurations, {names[0]}, recognises the genre of {score}; {worst}, and {chance}."
-    )
+        return f"{called[0]} recognises the genre of {score}; {chance}."
+    worst = f"the worst, {called[-1]}, recognises {_percent(ranked[-1].estimate('accuracy').mean)} %"
+    first = f"The best of {len(ranked)} configurations, {called[0]}, recognises the genre of {score}"
+    return f"{first}; {worst}, and {chance}."
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class _Mistakes:
 
 def _rows(report: Report) -> list[_Row]:
     """The configurations, best first."""
-    keys = ["features", "model", "batch_size", *plots.differing(report.results)]
+    keys = ["features", "model", "batch_size", *differing(report.results)]
     unequal = len({len(result.folds) for result in report.results}) > 1
     rows = []
     for place, result in enumerate(rank(report.results), start=1):
@@ -180,8 +179,8 @@ def _data_uri(figure: Figure) -> str:
 
 def _pipes(columns: list[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table of columns (name, alignment)."""
-    names, rules = zip(*columns, strict=True)
-    return "\n".join("| " + " | ".join(map(_escaped, cells)) + " |" for cells in [names, rules, *rows])
+    heads, rules = zip(*columns, strict=True)
+    return "\n".join("| " + " | ".join(map(_escaped, cells)) + " |" for cells in [heads, rules, *rows])
 
 
 def _escaped(text: str) -> str:

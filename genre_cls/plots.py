@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from genre_cls.scoring import ConfigResult, Floats, FoldResult, GenreMeans, Ints, rank
+from genre_cls.scoring import ConfigResult, Floats, FoldResult, GenreMeans, Ints, names, rank
 
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
 # curve, what it is the loss of, colour, line style: the styles tell what red and green cannot tell everyone
@@ -176,18 +176,6 @@ def png(figure: Figure) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
-
-
-def names(results: Sequence[ConfigResult]) -> list[str]:
-    """Name configurations by features, model, batch size and whatever else differs between them."""
-    labels = {"features": "", "model": "", "batch_size": "batch "} | {key: f"{key} " for key in differing(results)}
-    return [" · ".join(label + r.params.get(key, "?") for key, label in labels.items()) for r in results]
-
-
-def differing(results: Sequence[ConfigResult]) -> list[str]:
-    """Keys of the parameters, other than features, model and batch size, that differ between configurations."""
-    keys = {key for result in results for key in result.params} - {"features", "model", "batch_size"}
-    return [key for key in sorted(keys) if len({result.params.get(key) for result in results}) > 1]
 
 
 def _figure(width: float, height: float, note: str, title: str = "") -> Figure:

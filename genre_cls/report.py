@@ -1,9 +1,9 @@
 """The report: `python -m genre_cls.report` lays the tracking store's configurations side by side, without training."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
@@ -11,6 +11,9 @@ from rich.console import Console
 
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
+
+if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
+    from genre_cls.tracking import Comparison, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +30,36 @@ def main() -> None:
 def report_only(cfg: DictConfig) -> None:
     """Hydra's job."""
     check(cfg)
-    write(cfg)
+    found = find(cfg)
+    if found is None:
+        raise UserError(
+            f"tracking.folder={cfg.tracking.folder}: no configuration has finished there; "
+            "run python -m genre_cls.train -m first"
+        )
+    write(cfg, found)
 
 
-def write(cfg: DictConfig) -> None:
-    """Read the newest comparable configurations back, print their table, write the page and log it.
+def find(cfg: DictConfig, *, since: float = 0) -> "Comparison | None":
+    """The configuration that finished last with all that it can be compared to; None if there is none.
+
+    Args:
+        cfg: of it, `tracking` is used.
+        since: the last one must have begun after this time, s since 1970.
+    """
+    return _tracker(cfg).newest(cfg.tracking.experiment, since=since)
+
+
+def write(cfg: DictConfig, found: "Comparison") -> None:
+    """Print the configurations' table, write the page and log it.
 
     Args:
         cfg: of it, `tracking` and `report_dir` are used.
-
-    Raises:
-        UserError: no configuration has finished yet.
+        found: the configurations.
     """
     from genre_cls import page
-    from genre_cls.tracking import Tracker
+    from genre_cls.tracking import ui_command
 
-    tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
-    found = tracker.newest(cfg.tracking.experiment)
-    if found is None:
-        raise UserError(f"{tracker.uri}: no configuration has finished there; run python -m genre_cls.train -m first")
+    tracker = _tracker(cfg)
     note = found.tags["note"]
     report = page.Report(
         title="Which features and which CNN classify music genres best?",
@@ -64,10 +78,10 @@ def write(cfg: DictConfig) -> None:
     log.info("compare the runs: %s", ui_command(tracker.uri))
 
 
-def ui_command(uri: str) -> str:
-    """What opens MLflow's pages on a store."""
-    local = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1   (then http://127.0.0.1:5000)"
-    return local if uri.startswith("sqlite:") else uri
+def _tracker(cfg: DictConfig) -> "Tracker":
+    from genre_cls.tracking import Tracker
+
+    return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:

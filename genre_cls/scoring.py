@@ -178,3 +178,15 @@ def confusions(confusion: Ints) -> list[tuple[int, int, int]]:
 def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
     """Sort configurations by mean accuracy, best first; macro F1 decides between equals."""
     return sorted(results, key=lambda r: (-r.estimate("accuracy").mean, -r.estimate("macro_f1").mean))
+
+
+def names(results: Sequence[ConfigResult]) -> list[str]:
+    """Name configurations by features, model, batch size and whatever else differs between them."""
+    labels = {"features": "", "model": "", "batch_size": "batch "} | {key: f"{key} " for key in differing(results)}
+    return [" · ".join(label + r.params.get(key, "?") for key, label in labels.items()) for r in results]
+
+
+def differing(results: Sequence[ConfigResult]) -> list[str]:
+    """Keys of the parameters, other than features, model and batch size, that differ between configurations."""
+    keys = {key for result in results for key in result.params} - {"features", "model", "batch_size"}
+    return [key for key in sorted(keys) if len({result.params.get(key) for result in results}) > 1]

@@ -32,8 +32,9 @@ class Number:
     def allows(self, value: object) -> bool:
         """Whether a value is one of them."""
         kinds = (int,) if self.whole else (int, float)
-        right_kind = isinstance(value, kinds) and not isinstance(value, bool)
-        return right_kind and self.low <= value <= self.high and value < math.inf
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return False
+        return self.low <= value <= self.high and value < math.inf
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"

@@ -11,7 +11,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, replace
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -69,7 +70,7 @@ class FeatureStore:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self.root = cache_dir.expanduser() / "features"
+        self.root = cache_dir.expanduser().resolve() / "features"
         self.root.mkdir(parents=True, exist_ok=True)
         self._ledger = Ledger(self.root / "ledger.json")
 
@@ -86,10 +87,12 @@ class FeatureStore:
         if self._missing(digests, specs):
             with FileLock(self.root / "extract.lock"):
                 self._ledger.load()  # another process may have filled the cache while this one waited
-                faults |= self._extract(self._missing(digests, specs))
+                unreadable = self._extract(self._missing(digests, specs))
+            faults |= {track: unreadable[digest] for track, digest in digests.items() if digest in unreadable}
         good = {track: digest for track, digest in digests.items() if track not in faults}
         listed = tuple(Fault(track, faults[track]) for track in tracks if track in faults)
-        identity = _digest(f"{track.id} {track.genre} {digest}\n".encode() for track, digest in good.items())
+        lines = (f"{track.id} {track.genre} {digest}\n" for track, digest in good.items())
+        identity = _digest(line.encode(errors="surrogatepass") for line in lines)  # names need not be valid UTF-8
         return [
             Features(spec, tuple(good), tuple(_map(self.entry(spec, d)) for d in good.values()), listed, identity)
             for spec in specs
@@ -105,32 +108,36 @@ class FeatureStore:
 
     def _digests(self, tracks: Sequence[Track]) -> tuple[dict[Track, str], dict[Track, str]]:
         """Digest of each file's bytes, and the reason for each file that cannot be opened."""
-        digests, faults = {}, {}
-        for track, digest in zip(tracks, _in_threads(self._digest_of, tracks, "Reading the files"), strict=True):
+        known = {track: self._ledger.digest(track.path) for track in tracks}
+        unknown = [track for track, digest in known.items() if not digest]
+        faults = {}
+        for track, digest in zip(unknown, _in_threads(self._digest_of, unknown, "Reading the files"), strict=True):
             if isinstance(digest, OSError):
-                faults[track] = digest.strerror or str(digest)
+                faults[track] = (digest.strerror or str(digest)).lower()
             else:
-                digests[track] = digest
+                known[track] = digest
         self._ledger.save()
-        return digests, faults
+        return {track: digest for track, digest in known.items() if digest}, faults
 
     def _digest_of(self, track: Track) -> str | OSError:
         try:
-            return self._ledger.digest(track.path) or self._ledger.record(track.path, _file_digest(track.path))
+            return self._ledger.record(track.path, _file_digest(track.path))
         except OSError as error:
             return error
 
     def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Job"]:
-        wanted = {track: [(spec, self.entry(spec, digest)) for spec in specs] for track, digest in digests.items()}
-        absent = {t: [(s, e) for s, e in pairs if not self._ledger.digest(e)] for t, pairs in wanted.items()}
-        return [_Job(track, tuple(pairs)) for track, pairs in absent.items() if pairs]
+        """One job for each content that lacks entries: tracks of equal bytes share theirs, so one may write them."""
+        paths = {digest: track.path for track, digest in digests.items()}
+        wanted = {digest: [(spec, self.entry(spec, digest)) for spec in specs] for digest in paths}
+        absent = {d: [(s, e) for s, e in pairs if not self._ledger.digest(e)] for d, pairs in wanted.items()}
+        return [_Job(digest, paths[digest], tuple(pairs)) for digest, pairs in absent.items() if pairs]
 
-    def _extract(self, jobs: Sequence["_Job"]) -> dict[Track, str]:
-        """Fill the cache; returns the tracks that could not be read, each with the reason."""
+    def _extract(self, jobs: Sequence["_Job"]) -> dict[str, str]:
+        """Fill the cache; returns the digests of the files that could not be read, each with the reason."""
         faults = {}
         for done, (job, reason) in enumerate(zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True)):
             if reason:
-                faults[job.track] = reason
+                faults[job.digest] = reason
             else:
                 for _, entry in job.wanted:
                     self._ledger.record(entry, "extracted")
@@ -156,13 +163,14 @@ class Ledger:
     def load(self) -> None:
         """Read what other processes have saved; a damaged ledger is an empty one."""
         try:
-            self._lines = json.loads(self._path.read_text()) | self._new
-        except (OSError, ValueError):
+            saved = json.loads(self._path.read_text())
+            self._lines = {path: [size, time, digest] for path, (size, time, digest) in saved.items()} | self._new
+        except (OSError, ValueError, TypeError, AttributeError):  # none, no JSON, or JSON of another shape
             self._lines = dict(self._new)
 
     def digest(self, path: Path) -> str | None:
         """The digest recorded for a file, or None where there is none or the file has changed since."""
-        line = self._lines.get(str(path))
+        line = self._lines.get(str(path.absolute()))
         try:
             return str(line[2]) if line and line[:2] == _stamp(path) else None
         except OSError:
@@ -170,7 +178,8 @@ class Ledger:
 
     def record(self, path: Path, digest: str) -> str:
         """Note a file's digest beside its present size and modification time."""
-        self._lines[str(path)] = self._new[str(path)] = [*_stamp(path), digest]
+        key = str(path.absolute())
+        self._lines[key] = self._new[key] = [*_stamp(path), digest]
         return digest
 
     def save(self) -> None:
@@ -185,26 +194,29 @@ class Ledger:
         self._new.clear()
 
 
+@cache
 def spec_key(spec: FeatureSpec) -> str:
     """Name of a spec's folder: it changes with any value of the spec and with the code that computes it."""
-    values = asdict(spec) if spec.kind == "mfcc" else asdict(spec) | {"n_mfcc": None}
+    kind, *numbers = astuple(spec if spec.kind == "mfcc" else replace(spec, n_mfcc=1))
+    values = json.dumps([kind, *map(float, numbers)])  # 11025 and 11025.0 are one
     code = inspect.getsource(audio) + inspect.getsource(features)
-    return f"{spec.kind}-{_digest([json.dumps(values).encode(), code.encode()])}"
+    return f"{kind}-{_digest([values.encode(), code.encode()])}"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A track and the entries that it lacks."""
+    """The content of a file, where it is found, and the entries that it lacks."""
 
-    track: Track
+    digest: str
+    path: Path
     wanted: tuple[tuple[FeatureSpec, Path], ...]
 
 
 def _fill(job: _Job) -> str | None:
-    """Compute and write what one track lacks; returns why it cannot be read, if so."""
+    """Compute and write what one file lacks; returns why it cannot be read, if so."""
     try:
         for rate in {spec.sample_rate for spec, _ in job.wanted}:
-            waveform = audio.decode(job.track.path, rate)
+            waveform = audio.decode(job.path, rate)
             pairs = [(spec, entry) for spec, entry in job.wanted if spec.sample_rate == rate]
             matrices = features.extract(waveform, [spec for spec, _ in pairs])
             for (_, entry), matrix in zip(pairs, matrices, strict=True):
@@ -223,15 +235,27 @@ def _write(entry: Path, matrix: Matrix) -> None:
 
 
 def _map(entry: Path) -> Matrix:
+    with entry.open("rb") as file:
+        np.lib.format.read_magic(file)
+        (n_bins, n_frames), _, _ = np.lib.format.read_array_header_1_0(file)
+        start = file.tell() // 2
+    # Not np.memmap, which keeps a file open for each track: many systems allow 1024, macOS 256.
     # Copy-on-write: torch warns of read-only memory, and a write could not reach the file.
-    matrix: Matrix = np.load(entry, mmap_mode="c", allow_pickle=False)
+    values = torch.from_file(str(entry), shared=False, size=start + n_bins * n_frames, dtype=torch.float16)
+    matrix: Matrix = values[start:].view(n_bins, n_frames).numpy()
     return matrix
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
     """Map in as many threads as there are cores, one torch thread each, results in order, with a bar."""
-    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from progress_bar(pool.map(function, items), description, total=len(items))
+    if not items:
+        return
+    n_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from progress_bar(pool.map(function, items), description, total=len(items))
+    finally:
+        torch.set_num_threads(n_threads)  # what the pool's threads set is not theirs alone
 
 
 def _stamp(path: Path) -> list[int | str]:
@@ -256,6 +280,8 @@ def main() -> None:
     parser.add_argument("cache_dir", type=Path, help="the folder that the training printed")
     parser.add_argument("--clear", action="store_true", help="delete all cached features")
     arguments = parser.parse_args()
+    if not (arguments.cache_dir.expanduser() / "features" / "ledger.json").exists():
+        parser.error(f"{arguments.cache_dir}: no cache of features in it")
     store = FeatureStore(arguments.cache_dir)
     print(f"{store.root}: {store.size() / 1e6:.1f} MB")
     if arguments.clear:

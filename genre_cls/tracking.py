@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import sqlite3
 import tempfile
 import time
@@ -54,7 +55,9 @@ class Tracker:
 
     def __init__(self, uri: str, folder: Path) -> None:
         self._artifacts = None if uri else folder.resolve() / "artifacts"
-        self.uri = uri or _local_database(folder.resolve())
+        self.uri = store_uri(uri, folder)
+        if not uri:
+            _make_database(folder.resolve(), self.uri)
         self._client = MlflowClient(self.uri)
 
     def experiment(self, name: str) -> str:
@@ -89,15 +92,16 @@ class Tracker:
         finally:
             self._client.set_terminated(run_id, status)
 
-    def newest(self, experiment: str | None = None) -> Comparison | None:
+    def newest(self, experiment: str | None = None, *, since: float = 0) -> Comparison | None:
         """The configuration that finished last and all that can be compared with it; None if none has finished.
 
         Args:
             experiment: name of the experiment to look in; None for all.
+            since: the last one must have begun after this time, s since 1970.
         """
         ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
         parents = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
-        if not parents:
+        if not parents or parents[0].info.start_time < since * 1000:
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
@@ -152,6 +156,17 @@ class OpenRun:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             self._client.log_artifacts(self.run_id, folder)
+
+
+def store_uri(uri: str, folder: Path) -> str:
+    """Address of a store: the server's, or of the database in a folder."""
+    return uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+
+
+def ui_command(uri: str) -> str:
+    """What opens MLflow's pages on a store."""
+    local = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1   (then http://127.0.0.1:5000)"
+    return local if uri.startswith("sqlite:") else uri
 
 
 def fold_files(fold: FoldResult) -> Files:
@@ -227,11 +242,10 @@ def _legal(name: str) -> str:
     return re.sub(r"[^\w./ -]", "_", name)
 
 
-def _local_database(folder: Path) -> str:
-    """Address of the folder's database, which is made if it is not there."""
+def _make_database(folder: Path, uri: str) -> None:
+    """Make the folder's database if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mlflow.db"
-    uri = f"sqlite:///{path}"
     for chatty in ("alembic", "mlflow.store.db"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Several processes that make the tables at once break each other's migrations.
@@ -240,4 +254,3 @@ def _local_database(folder: Path) -> str:
             MlflowClient(uri).search_experiments()
             with closing(sqlite3.connect(path)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # halves the time of a write
-    return uri

@@ -4,7 +4,9 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 """
 
 import logging
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,7 +17,6 @@ from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,10 @@ def main() -> None:
     with one_line_errors():
         try:
             judge_one()
-        finally:
-            Sweep.close()
+        except Exception:
+            Sweep.report()  # what did finish is worth one all the same
+            raise
+        Sweep.report()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -44,10 +47,10 @@ class Sweep(Callback):
     """What belongs to a whole command rather than to one configuration.
 
     Before the first job: every configuration is checked, and all features are extracted in one pass over the
-    audio. After the last: the report, also when a job has failed or the user has had enough.
+    audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
     """
 
-    _reported: DictConfig | None = None  # settings of the sweep under way
+    _under_way: tuple[DictConfig, float] | None = None  # the sweep's settings, and when it began
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
@@ -56,20 +59,25 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep."""
         _prepare(config, expand)
-        Sweep._reported = config
+        Sweep._under_way = config, time.time()
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say where to look at a single configuration."""
+        from genre_cls.tracking import store_uri, ui_command
+
+        log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
 
     @classmethod
-    def close(cls) -> None:
-        """Write the report of a sweep."""
-        config, cls._reported = cls._reported, None
-        if config is None:
+    def report(cls) -> None:
+        """Write the report of a sweep, if any configuration of it has finished."""
+        if not cls._under_way:
             return
-        from genre_cls.report import write
+        from genre_cls.report import find, write
 
-        try:
-            write(config)
-        except UserError as error:  # none has finished: what the jobs themselves died of is the news
-            log.warning("no report: %s", error)
+        (config, began), cls._under_way = cls._under_way, None
+        comparison = find(config, since=began)
+        if comparison:
+            write(config, comparison)
 
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from genre_cls import plots
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names
 
 GENRES = ("blues", "jazz", "rock")
 HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")
@@ -149,7 +149,7 @@ def test_intervals_put_the_best_on_top_and_end_at_100_percent() -> None:
 
 def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
     results = [a_result(0.5, **{"recipe.lr": lr, "seed": "0"}) for lr in ("0.1", "0.2")]
-    assert plots.names(results) == ["mel · cnn · batch 16 · recipe.lr 0.1", "mel · cnn · batch 16 · recipe.lr 0.2"]
+    assert names(results) == ["mel · cnn · batch 16 · recipe.lr 0.1", "mel · cnn · batch 16 · recipe.lr 0.2"]
 
 
 def test_a_figure_becomes_a_png() -> None:
