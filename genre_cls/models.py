@@ -62,9 +62,9 @@ class TimeStatistics(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Statistics `(batch, bands * channels * COUNT)` of maps `(batch, channels, bins, frames)`."""
-        _, n_channels, n_bins, n_frames = maps.shape
+        batch, n_channels, n_bins, n_frames = maps.shape
         flat = maps.permute(0, 2, 3, 1).flatten(2)  # (batch, bins, frames * channels), no copy of channels_last maps
-        rows = (self._averages(n_bins, maps) @ flat).unflatten(2, (n_frames, n_channels)).float()
+        rows = (self._averages(n_bins, maps) @ flat).float().view(batch, self.bands, n_frames, n_channels)
         mean = rows.mean(dim=2, keepdim=True)  # (batch, bands, 1, channels)
         variance = (rows - mean).square().mean(dim=2)  # many times faster than Tensor.var on a CPU
         return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=2).flatten(1)
