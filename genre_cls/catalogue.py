@@ -114,7 +114,7 @@ def demo(
         seed: of everything drawn.
     """
     plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
-    recipe = _Recipe(seconds=seconds, sample_rate=sample_rate, crossover=crossover)
+    recipe = _Recipe(seconds=float(seconds), sample_rate=sample_rate, crossover=float(crossover))
     # A change to the synthesiser makes a new set, never a mixture of old and new.
     key = blake2b((inspect.getsource(synthesiser) + repr(recipe)).encode(), digest_size=6).hexdigest()
     base = Path(cache_dir).expanduser() / "demo" / key

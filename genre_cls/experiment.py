@@ -28,7 +28,7 @@ from genre_cls.module import GenreModule, Training, Weights, fit, on_accelerator
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.store import Fault, Features, FeatureStore
-from genre_cls.tracking import PARENT, Files, Tracker, confusion_file, fold_files, genre_means_file
+from genre_cls.tracking import NOTE, PARENT, Files, Tracker, confusion_file, fold_files, genre_means_file
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,17 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         configurations: composed and checked.
 
     Raises:
-        UserError: no data, too much of it unreadable, too little for the folds, or no such device.
+        UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
+    for uri in {cfg.tracking.uri for cfg in configurations} - {""}:
+        Tracker(uri, Path())  # a server that does not answer is told before the work, not after
     by_dataset: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
         _check_device(cfg.trainer.device)
         _check_buildable(cfg)
         by_dataset.setdefault(OmegaConf.to_yaml(cfg.dataset, resolve=True), []).append(cfg)
     for same in by_dataset.values():
+        _tracker(same[0])  # a server that is not there is told before the work, too
         specs = list(dict.fromkeys(instantiate(cfg.features) for cfg in same))
         catalogue, features = _load(same[0], specs)
         for cfg in same:
@@ -96,11 +99,11 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         UserError: the data or the device do not allow it.
     """
     task = load_task(cfg)
-    tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+    tracker = _tracker(cfg)
     experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
     model = instantiate(cfg.model, n_genres=len(task.catalogue.genres))
     params = {**identity.params, "n_parameters": str(n_parameters(model))}
-    tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, "note": task.note}
+    tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
     with tracker.run(experiment, identity.title, tags | {"kind": "config"}, params) as parent:
         results = []
         for result, weights in train_folds(cfg, task, identity.title):
@@ -183,6 +186,10 @@ def _load(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> tuple[Catalogue, lis
             + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
         )
     return catalogue, features
+
+
+def _tracker(cfg: DictConfig) -> Tracker:
+    return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
 
 def _check_device(device: str) -> None:

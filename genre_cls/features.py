@@ -71,7 +71,7 @@ class FeatureSpec:
 
     def n_frames(self, seconds: float) -> int:
         """Frames that cover a duration in s."""
-        return 1 + int(seconds * self.sample_rate) // self.hop_length
+        return 1 + round(seconds * self.sample_rate) // self.hop_length
 
     @property
     def seconds_per_frame(self) -> float:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from genre_cls.data import Batch, FoldData
+from genre_cls.errors import UserError
 
 Weights = Mapping[str, Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -202,6 +203,9 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> NDArray[np.f
     Returns:
         Probabilities `(n_tracks, n_genres)` of the held-out tracks in the fold's order, each the mean over the
         windows that cover the track.
+
+    Raises:
+        UserError: the weights are no longer numbers.
     """
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
@@ -215,6 +219,8 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> NDArray[np.f
             module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
     windows = torch.cat(batches)  # (n_windows, n_genres), float64
+    if not windows.isfinite().all():
+        raise UserError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
     return data.mean_per_track(windows.cpu().numpy())
 
 

@@ -57,10 +57,10 @@ def write(cfg: DictConfig, found: "Comparison") -> None:
         found: the configurations.
     """
     from genre_cls import page
-    from genre_cls.tracking import ui_command
+    from genre_cls.tracking import NOTE, ui_command
 
     tracker = _tracker(cfg)
-    note = found.tags["note"]
+    note = found.tags.get(NOTE)
     report = page.Report(
         title="Which features and which CNN classify music genres best?",
         dataset=found.tags["dataset"],

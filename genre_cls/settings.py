@@ -153,7 +153,7 @@ def one_line_errors() -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -163,6 +163,8 @@ def one_line_errors() -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """The one line for a user's mistake."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
         return _no_such_option(str(error.missing_cfg_file), error.options or ["nothing yet"])
@@ -172,7 +174,8 @@ def explain(error: Exception) -> str:
         return f"{found[1]}: several values are a sweep, which needs -m"
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)
-    return text
+    found = re.match(r"(.+?) full_key: (\S+)", text)
+    return f"{found[2]}: {found[1]}" if found else text
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:
@@ -189,8 +192,8 @@ def _no_such_key(key: str) -> str:
 
 
 def _bad_argument(cause: BaseException, text: str) -> str:
+    reason = " ".join(str(cause).split())
     if isinstance(cause, UserError):
-        return str(cause)
+        return reason
     key = text.rpartition("full_key: ")[2]
-    names_argument = re.match(r"\w+=", str(cause))
-    return f"{key}.{cause}" if names_argument else f"{key}: {cause}"
+    return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

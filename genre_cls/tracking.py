@@ -10,20 +10,28 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 from filelock import FileLock
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from genre_cls.errors import UserError
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, Ints
 
-PARENT = "mlflow.parentRunId"  # the tag by which MLflow's UI nests runs
+log = logging.getLogger(__name__)
+
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
+NOTE = "mlflow.note.content"  # the tag that they show as a run's description
+PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 BATCH = 1000  # metrics that MLflow takes in one call
 
 Texts = Mapping[str, str]
@@ -51,6 +59,9 @@ class Tracker:
     Args:
         uri: of a tracking server or a database; empty for the local store.
         folder: the local store's: `mlflow.db` and `artifacts/` are in it.
+
+    Raises:
+        UserError: no server answers.
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
@@ -58,15 +69,22 @@ class Tracker:
         self.uri = store_uri(uri, folder)
         if not uri:
             _make_database(folder.resolve(), self.uri)
-        self._client = MlflowClient(self.uri)
+        self._client = _connect(self.uri)
 
     def experiment(self, name: str) -> str:
         """Id of the experiment of this name, which is made if it is not there."""
-        known = self._client.get_experiment_by_name(name)
-        if known:
-            return str(known.experiment_id)
         location = (self._artifacts / re.sub(r"[^\w.-]", "_", name)).as_uri() if self._artifacts else None
-        return str(self._client.create_experiment(name, artifact_location=location))
+        known = self._client.get_experiment_by_name(name)
+        if not known:
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # another process was faster, or it really cannot be made
+                known = self._client.get_experiment_by_name(name)
+                if not known:
+                    raise
+        if known.lifecycle_stage != "active":
+            raise UserError(f"experiment {name!r} was deleted in MLflow; name another one: tracking.experiment=NAME")
+        return str(known.experiment_id)
 
     @contextmanager
     def run(self, experiment_id: str, name: str, tags: Texts, params: Texts, lasted: float = 0) -> Iterator["OpenRun"]:
@@ -81,9 +99,9 @@ class Tracker:
         """
         began = int((time.time() - lasted) * 1000)
         run_id = self._client.create_run(experiment_id, began, dict(tags), name).info.run_id
-        self._client.log_batch(run_id, params=[Param(_legal(key), value) for key, value in params.items()])
         status = "FAILED"
         try:
+            self._client.log_batch(run_id, params=[Param(_legal(key), value) for key, value in params.items()])
             yield OpenRun(self._client, run_id)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -97,31 +115,40 @@ class Tracker:
 
         Args:
             experiment: name of the experiment to look in; None for all.
-            since: the last one must have begun after this time, s since 1970.
+            since: the last one must have finished after this time, s since 1970.
         """
         ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
         parents = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
-        if not parents or parents[0].info.start_time < since * 1000:
+        if not parents or parents[0].info.end_time < since * 1000:
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
         comparable = [run for run in parents if run.data.tags["comparison"] == tags["comparison"]]
         # They come newest first, so of a configuration that ran twice the last run stays.
         latest = {run.data.tags["identity"]: run for run in reversed(comparable)}
-        folders = [self._folder(run) for run in latest.values()]
-        means = {path.name: load_genre_means(path) for folder in folders for path in folder.glob("genre_means_*.npz")}
-        return Comparison(tags, tuple(self._load(run) for run in latest.values()), tuple(means.values()))
+        loaded = [found for run in latest.values() if (found := self._load(run))]
+        if not loaded:
+            return None
+        means = {mean.kind: mean for _, own in loaded for mean in own}
+        return Comparison(tags, tuple(result for result, _ in loaded), tuple(means.values()))
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
-        newest_first = ["attributes.start_time DESC"]
+        newest_first = ["attributes.end_time DESC"]
         return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
 
-    def _load(self, parent: Run) -> ConfigResult:
-        query = f"tags.`{PARENT}` = '{parent.info.run_id}'"
+    def _load(self, parent: Run) -> tuple[ConfigResult, list[GenreMeans]] | None:
+        """A configuration with its average features; None if somebody has deleted its folds or its files."""
+        query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
         children = self._search([parent.info.experiment_id], query)
-        folds = sorted((load_fold(self._folder(child)) for child in children), key=lambda fold: fold.index)
+        try:
+            folds = sorted((load_fold(self._folder(child)) for child in children), key=lambda fold: fold.index)
+            means = [load_genre_means(path) for path in self._folder(parent).glob("genre_means_*.npz")]
+        except OSError as error:
+            log.warning("left out %s: %s", parent.info.run_name, error)
+            return None
         data = parent.data
-        return ConfigResult(json.loads(data.tags["named"]), tuple(folds), int(data.params["n_parameters"]))
+        result = ConfigResult(json.loads(data.tags["named"]), tuple(folds), int(data.params["n_parameters"]))
+        return (result, means) if folds else None
 
     def _folder(self, run: Run) -> Path:
         return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
@@ -165,7 +192,7 @@ def store_uri(uri: str, folder: Path) -> str:
 
 def ui_command(uri: str) -> str:
     """What opens MLflow's pages on a store."""
-    local = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1   (then http://127.0.0.1:5000)"
+    local = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
     return local if uri.startswith("sqlite:") else uri
 
 
@@ -191,7 +218,7 @@ def confusion_file(confusion: Ints, genres: Sequence[str]) -> bytes:
 def load_fold(folder: Path) -> FoldResult:
     """Restore what `fold_files` wrote."""
     rest = json.loads((folder / "fold.json").read_text())
-    with (folder / "predictions.csv").open(newline="") as file:
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)
     genres = tuple(rest["genres"])
     return FoldResult(
@@ -239,7 +266,20 @@ def _csv(rows: Sequence[Sequence[object]]) -> bytes:
 
 def _legal(name: str) -> str:
     """A genre may have any name, a metric of MLflow may not."""
-    return re.sub(r"[^\w./ -]", "_", name)
+    return re.sub(r"[^\w. -]", "_", name)[:250]
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A connection to a store that is known to be there."""
+    try:
+        if uri.startswith("http"):
+            with suppress(HTTPError):  # it answers, if only to those it knows
+                urlopen(uri, timeout=10).close()  # MLflow itself would give up after four minutes
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, ModuleNotFoundError, OSError) as error:
+        raise UserError(f"tracking.uri={uri}: {error}") from error
+    return client
 
 
 def _make_database(folder: Path, uri: str) -> None:

@@ -1,0 +1,249 @@
+"""Decoding: every format, any rate, any number of channels, and a plain reason for what is no audio."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from genre_cls.audio import EXTENSIONS, UnreadableAudio, decode
+from genre_cls.features import FeatureSpec, extract
+
+OPUS = {"format": "OGG", "subtype": "OPUS"}
+LOSSLESS = [  # extension, how it is written, the largest error of its samples
+    (".wav", {"subtype": "PCM_U8"}, 2**-7),
+    (".wav", {"subtype": "PCM_16"}, 2**-15),
+    (".wav", {"subtype": "PCM_24"}, 2**-23),
+    (".wav", {"subtype": "PCM_32"}, 2**-23),
+    (".wav", {"subtype": "FLOAT"}, 0),
+    (".wav", {"subtype": "DOUBLE"}, 0),
+    (".au", {"subtype": "PCM_16"}, 2**-15),
+    (".au", {"subtype": "FLOAT"}, 0),
+    (".aif", {"format": "AIFF", "subtype": "PCM_16"}, 2**-15),
+    (".aiff", {"format": "AIFF", "subtype": "PCM_24"}, 2**-23),
+    (".flac", {"subtype": "PCM_16"}, 2**-15),
+    (".flac", {"subtype": "PCM_24"}, 2**-23),
+]
+LOSSY: list[tuple[str, dict[str, str]]] = [(".ogg", {}), (".opus", OPUS), (".mp3", {})]
+WRITTEN = dict([(e, kw) for e, kw, _ in LOSSLESS] + LOSSY)  # one way to write each extension
+
+
+def tone(frequency: float, rate: int, seconds: float = 1.0) -> NDArray[np.float32]:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+
+def loudest_frequency(waveform: NDArray[np.float32], rate: int) -> float:
+    spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)), 8 * rate))  # 1/8 Hz a bin
+    return float(spectrum.argmax()) / 8
+
+
+def rms(waveform: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform))))
+
+
+def reason(path: Path, rate: int = 22050) -> str:
+    """Why a file is refused: one line that does not repeat the path."""
+    with pytest.raises(UnreadableAudio) as refusal:
+        decode(path, rate)
+    text = str(refusal.value)
+    assert text.strip() == text and text
+    assert len(text.splitlines()) == 1
+    assert str(path) not in text and path.name not in text
+    return text
+
+
+def test_every_extension_is_tried_below() -> None:
+    assert set(WRITTEN) == set(EXTENSIONS)
+
+
+@pytest.mark.parametrize(("extension", "how", "error"), LOSSLESS)
+def test_lossless_formats_give_back_their_samples(
+    tmp_path: Path, extension: str, how: dict[str, str], error: float
+) -> None:
+    waveform, path = tone(440, 48000), tmp_path / f"a{extension}"
+    soundfile.write(path, waveform, 48000, **how)
+    decoded = decode(path, 48000)
+    assert decoded.dtype == np.float32
+    assert decoded.shape == waveform.shape
+    assert np.abs(decoded - waveform).max() <= error
+
+
+@pytest.mark.parametrize(("extension", "how"), LOSSY)
+def test_lossy_formats_give_back_the_tone(tmp_path: Path, extension: str, how: dict[str, str]) -> None:
+    waveform, path = tone(440, 48000), tmp_path / f"a{extension}"
+    soundfile.write(path, waveform, 48000, **how)
+    decoded = decode(path, 48000)
+    assert decoded.dtype == np.float32
+    assert abs(len(decoded) - len(waveform)) <= 2400  # encoders add up to 50 ms of padding
+    assert loudest_frequency(decoded, 48000) == pytest.approx(440, abs=1)
+    assert rms(decoded) == pytest.approx(rms(waveform), rel=0.05)
+
+
+@pytest.mark.parametrize(("extension", "how"), LOSSY)
+def test_a_long_lossy_file_is_whole_to_its_end(tmp_path: Path, extension: str, how: dict[str, str]) -> None:
+    path, waveform = tmp_path / f"a{extension}", tone(440, 48000, 25.0)
+    soundfile.write(path, waveform, 48000, **how)
+    decoded = decode(path, 48000)
+    assert abs(len(decoded) - len(waveform)) <= 2400
+    for start in range(2400, len(waveform) - 4800, 2400):  # seeks between blocks leave holes in an mp3
+        assert rms(decoded[start : start + 2400]) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_two_channels_become_one_in_every_format(tmp_path: Path, extension: str) -> None:
+    left, right = tone(440, 48000), tone(440, 48000) * 0.2
+    soundfile.write(tmp_path / f"a{extension}", np.stack([left, right], axis=1), 48000, **WRITTEN[extension])
+    decoded = decode(tmp_path / f"a{extension}", 48000)
+    assert decoded.ndim == 1
+    assert rms(decoded) == pytest.approx(rms(left) * 0.6, rel=0.05)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-1, 1, width=32)))
+def test_channels_are_averaged(tmp_path_factory: pytest.TempPathFactory, channels: NDArray[np.float32]) -> None:
+    path = tmp_path_factory.getbasetemp() / "channels.wav"
+    soundfile.write(path, channels, 22050, subtype="FLOAT")
+    np.testing.assert_allclose(decode(path, 22050), channels.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("native_rate", [8000, 11025, 16000, 22051, 44100, 48000, 192000])
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_resampling_keeps_length_pitch_and_level(tmp_path: Path, native_rate: int, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1000, native_rate), native_rate, subtype="FLOAT")
+    decoded = decode(tmp_path / "a.wav", rate)
+    assert decoded.dtype == np.float32
+    assert abs(len(decoded) - rate) <= 1
+    assert loudest_frequency(decoded, rate) == pytest.approx(1000, abs=0.5)
+    middle = slice(rate // 10, -rate // 10)
+    assert rms(decoded[middle]) == pytest.approx(0.5 / np.sqrt(2), rel=1e-3)
+
+
+@pytest.mark.parametrize("native_rate", [44100, 48000, 192000])
+def test_a_tone_above_the_new_nyquist_frequency_vanishes(tmp_path: Path, native_rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(15000, native_rate), native_rate, subtype="FLOAT")
+    decoded = decode(tmp_path / "a.wav", 22050)
+    assert rms(decoded[2205:-2205]) < 1e-4 * 0.5  # -80 dB; its alias would be at 7050 Hz
+
+
+@settings(max_examples=40, deadline=None)
+@given(n_samples=st.integers(1, 3000), native_rate=st.sampled_from([8000, 22050, 22051, 44100, 192000]))
+def test_any_length_becomes_features_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, n_samples: int, native_rate: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "short.wav"
+    soundfile.write(path, np.full(n_samples, 0.5), native_rate)
+    spec = FeatureSpec(kind="mel")
+    if n_samples * 22050 / native_rate < 0.5:  # rounds to none
+        assert reason(path) == "has no samples"
+        return
+    waveform = decode(path, 22050)
+    assert len(waveform) == pytest.approx(n_samples * 22050 / native_rate, abs=1)
+    (feature,) = extract(waveform, [spec])
+    assert feature.shape == (spec.n_bins, 1 + len(waveform) // spec.hop_length)
+    assert np.isfinite(feature).all()
+
+
+@pytest.mark.parametrize("extension", [*EXTENSIONS, ".m4a", ".raw", ".vox", ".gsm", ""])
+@pytest.mark.parametrize(
+    "content", [b"", b"Dear diary, today\nI heard a song.\n" * 99, b"<html><body>404 not found</body></html>"]
+)
+def test_what_is_no_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
+    path = tmp_path / f"song{extension}"
+    path.write_bytes(content)
+    text = reason(path)
+    if extension in EXTENSIONS:
+        assert text == ("Format not recognised" if content else "is an empty file")
+
+
+@pytest.mark.parametrize("extension", [".wav", ".au", ".aiff", ".flac"])
+def test_a_file_without_frames_is_refused(tmp_path: Path, extension: str) -> None:
+    soundfile.write(tmp_path / f"a{extension}", np.zeros(0), 22050)
+    reason(tmp_path / f"a{extension}")
+    if extension != ".flac":  # libsndfile writes no header for one that stays empty
+        assert reason(tmp_path / f"a{extension}") == "has no samples"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), extension=st.sampled_from(EXTENSIONS), share=st.floats(0, 0.999))
+def test_a_file_cut_short_gives_what_is_there_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, extension: str, share: float
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"cut{extension}"
+    waveform = tone(440, 48000, 0.25)
+    soundfile.write(path, waveform, 48000, **WRITTEN[extension])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    try:
+        decoded = decode(path, 48000)
+    except UnreadableAudio:
+        reason(path, 48000)
+    else:
+        assert 0 < len(decoded) <= len(waveform) + 2400
+        assert np.isfinite(decoded).all()
+
+
+def test_a_wav_file_cut_short_gives_its_beginning(tmp_path: Path) -> None:
+    path, waveform = tmp_path / "a.wav", tone(440, 22050)
+    soundfile.write(path, waveform, 22050, subtype="FLOAT")
+    path.write_bytes(path.read_bytes()[:-40000])
+    decoded = decode(path, 22050)
+    assert len(decoded) > 10000
+    np.testing.assert_array_equal(decoded, waveform[: len(decoded)])
+
+
+def test_a_header_that_claims_an_absurd_length_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(440, 22050), 22050)
+    header = bytearray(path.read_bytes())
+    for n_samples in (0, 2**36 - 1):  # 0 means unknown, which libsndfile takes for 2**63 - 1
+        header[21] = header[21] & 0xF0 | n_samples >> 32
+        header[22:26] = (n_samples & 0xFFFFFFFF).to_bytes(4, "big")
+        path.write_bytes(header)
+        assert reason(path) == "does not tell its length"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_samples_that_would_spoil_the_features_are_refused(tmp_path: Path, value: float) -> None:
+    waveform = tone(440, 22050)
+    waveform[1234] = value
+    soundfile.write(tmp_path / "a.wav", waveform, 22050, subtype="FLOAT")
+    assert reason(tmp_path / "a.wav") == "has NaN, infinite or absurdly large samples"
+
+
+def test_a_missing_file_a_folder_and_an_overlong_name_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    assert reason(tmp_path / "missing.wav") == "no such file or directory"
+    assert reason(tmp_path / "folder.wav") == "is a directory"
+    assert reason(tmp_path / ("x" * 999 + ".wav")) == "file name too long"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "it's",
+        'say "hi"',
+        "two\nlines",
+        "emoji \N{MUSICAL SCORE}",
+        "back\\slash",
+        "%s {x}",
+        os.fsdecode(b"caf\xe9"),
+    ],
+    ids=ascii,
+)
+def test_any_name_that_the_system_allows_will_do(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / "plain.wav", tone(440, 22050), 22050)
+    path = tmp_path / f"{name}.wav"
+    try:
+        (tmp_path / "plain.wav").rename(path)
+    except OSError:
+        pytest.skip("not on this file system")
+    assert len(decode(path, 22050)) == 22050
+    path.write_text("no audio")
+    assert reason(path) == "Format not recognised"

@@ -1,0 +1,337 @@
+"""Catalogues: GTZAN however it was unpacked, anybody's folders, and the demo set made once."""
+
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genre_cls import catalogue
+from genre_cls.audio import EXTENSIONS, decode
+from genre_cls.catalogue import GTZAN_GENRES, Catalogue, demo, folder, gtzan
+from genre_cls.errors import UserError
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def make_gtzan(base: Path, *, per_genre: int = 2, extension: str = ".wav", hiphop: str = "hiphop") -> None:
+    for genre in GTZAN_GENRES:
+        name = hiphop if genre == "hiphop" else genre
+        for number in range(per_genre):
+            touch(base / name / f"{name}.{number:05d}{extension}")
+
+
+def ids(found: Catalogue) -> list[str]:
+    return [track.id for track in found.tracks]
+
+
+def told(load: Callable[[], Catalogue]) -> str:
+    """What the user is told: one paragraph."""
+    with pytest.raises(UserError) as mistake:
+        load()
+    text = str(mistake.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+# GTZAN
+
+LAYOUTS = [".", "genres", "genres_original", "Data/genres_original", "Data/genres"]
+IDS = sorted(f"{genre}.{number:05d}" for genre in GTZAN_GENRES for number in range(2))
+
+
+@pytest.mark.parametrize("extension", [".wav", ".au", ".WAV", ".mp3"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gtzan_is_found_in_every_layout(tmp_path: Path, layout: str, extension: str) -> None:
+    make_gtzan(tmp_path / layout, extension=extension)
+    found = gtzan(str(tmp_path))
+    assert ids(found) == IDS
+    assert found.genres == GTZAN_GENRES
+    assert found.name == "gtzan" and not found.synthetic
+    assert all(track.path.exists() and track.id.startswith(track.genre + ".") for track in found.tracks)
+
+
+@pytest.mark.parametrize("name", ["hiphop", "hip-hop", "Hip Hop", "HipHop", "hip_hop"])
+def test_hiphop_has_one_name_however_it_is_written(tmp_path: Path, name: str) -> None:
+    make_gtzan(tmp_path, hiphop=name)
+    assert ids(gtzan(str(tmp_path))) == IDS
+
+
+def test_the_images_beside_gtzans_audio_are_no_tracks(tmp_path: Path) -> None:
+    make_gtzan(tmp_path / "Data" / "genres_original")
+    make_gtzan(tmp_path / "Data" / "images_original", extension=".png")
+    touch(tmp_path / "Data" / "features_30_sec.csv")
+    assert ids(gtzan(str(tmp_path))) == IDS
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_gtzan(tmp_path / "music" / "genres")
+    assert ids(gtzan("~/music")) == IDS
+    assert folder("~/music/genres").genres == GTZAN_GENRES
+
+
+def test_an_incomplete_gtzan_is_noted_with_its_counts(tmp_path: Path) -> None:
+    make_gtzan(tmp_path, per_genre=100)
+    assert gtzan(str(tmp_path)).notes == ()
+    (tmp_path / "jazz" / "jazz.00054.wav").unlink()
+    touch(tmp_path / "rock" / "rock.00100.wav")
+    (note,) = gtzan(str(tmp_path)).notes
+    assert "jazz 99, rock 101" in note
+    assert "1000 of 1000" in note
+    assert "blues" not in note
+
+
+def test_a_track_as_wav_and_as_au_is_there_once(tmp_path: Path) -> None:
+    make_gtzan(tmp_path, extension=".au")
+    make_gtzan(tmp_path, extension=".wav")
+    found = gtzan(str(tmp_path))
+    assert ids(found) == IDS
+    assert {track.path.suffix for track in found.tracks} == {".wav"}
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_genre_without_audio_stops_with_its_name(tmp_path: Path, emptied: bool) -> None:
+    make_gtzan(tmp_path)
+    shutil.rmtree(tmp_path / "reggae")
+    if emptied:
+        touch(tmp_path / "reggae" / "readme.txt")
+    text = told(lambda: gtzan(str(tmp_path)))
+    assert "no audio for reggae;" in text
+    assert str(tmp_path) in text
+
+
+def test_a_missing_gtzan_is_told_with_what_to_do(tmp_path: Path) -> None:
+    for root in (None, ""):
+        assert "dataset.root is not set" in told(partial(gtzan, root))
+    assert f"{tmp_path}/typo: no such folder" in told(lambda: gtzan(f"{tmp_path}/typo"))
+    assert f"{tmp_path}: no folder named as a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
+    for text in (told(lambda: gtzan(None)), told(lambda: gtzan(str(tmp_path)))):
+        assert "GTZAN_ROOT" in text and "dataset=demo" in text
+
+
+# Both
+
+
+@pytest.mark.parametrize("load", [gtzan, folder])
+def test_hidden_files_and_folders_are_ignored(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+    make_gtzan(tmp_path)
+    before = ids(load(str(tmp_path)))
+    touch(tmp_path / "blues" / "._blues.00000.wav")  # macOS
+    touch(tmp_path / "blues" / ".ipynb_checkpoints" / "blues.00077.wav")
+    touch(tmp_path / ".Trash" / "old.wav")
+    touch(tmp_path / "__MACOSX" / "._blues.00000.wav")
+    assert ids(load(str(tmp_path))) == before
+
+
+@pytest.mark.parametrize("load", [gtzan, folder])
+def test_a_hidden_folder_above_hides_nothing(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+    make_gtzan(tmp_path / ".cache" / "genres")
+    assert len(load(str(tmp_path / ".cache" / "genres")).tracks) == 20
+
+
+@pytest.mark.parametrize("load", [gtzan, folder])
+def test_links_in_a_circle_do_not_hang(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+    make_gtzan(tmp_path)
+    before = ids(load(str(tmp_path)))
+    (tmp_path / "blues" / "loop").symlink_to(tmp_path / "blues", target_is_directory=True)
+    (tmp_path / "rock" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "rock" / "self.wav").symlink_to(tmp_path / "rock" / "self.wav")
+    (tmp_path / "rock" / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    assert ids(load(str(tmp_path))) == before
+
+
+@pytest.mark.parametrize("load", [gtzan, folder])
+def test_a_genre_may_be_a_link_to_a_folder(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+    make_gtzan(tmp_path / "music")
+    before = ids(load(str(tmp_path / "music")))
+    (tmp_path / "music" / "pop").rename(tmp_path / "elsewhere")
+    (tmp_path / "music" / "pop").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert ids(load(str(tmp_path / "music"))) == before
+
+
+# Anybody's folders
+
+
+def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
+    for name in ("dub/a.wav", "dub/b/c/d.FLAC", "ska punk/b/a.mp3", "ska punk/a.ogg", "readme.txt", "top.wav"):
+        touch(tmp_path / name)
+    for name in ("dub/cover.jpg", "dub/b/list.m3u", "art/cover.png", "dub/x.wav/y.wav"):
+        touch(tmp_path / name)
+    found = folder(str(tmp_path))
+    assert found.genres == ("dub", "ska punk")
+    assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
+    assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
+    assert found.name == tmp_path.name
+    assert found.notes == ()
+
+
+def test_a_folders_ids_do_not_depend_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_gtzan(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert ids(folder(str(tmp_path / "here"))) == ids(folder(f"{tmp_path}/there/"))
+    monkeypatch.chdir(tmp_path / "there")
+    assert ids(folder(".")) == ids(folder(str(tmp_path / "here")))
+    assert folder(".").name == "there"
+
+
+NAMES = st.text(
+    st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="/\\\0"), min_size=1, max_size=9
+)
+TREES = st.sets(st.tuples(st.sampled_from("abc"), NAMES, st.sampled_from(EXTENSIONS)), min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tree=TREES)
+def test_every_file_is_one_track_with_an_id_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, tree: set[tuple[str, str, str]]
+) -> None:
+    base = tmp_path_factory.mktemp("tree")
+    files = {touch(base / genre / f"_{name}{extension}") for genre, name, extension in tree}
+    for other in "xy":
+        files.add(touch(base / other / "a.wav"))
+    found = folder(str(base))
+    assert {track.path for track in found.tracks} == files
+    assert len(set(ids(found))) == len(files)
+    assert ids(found) == sorted(ids(found))
+
+
+def test_too_little_in_a_folder_is_told(tmp_path: Path) -> None:
+    for root in (None, ""):
+        assert "dataset.root=FOLDER" in told(partial(folder, root))
+    assert "no such folder" in told(lambda: folder(str(tmp_path / "typo")))
+    assert "no such folder" in told(lambda: folder(str(touch(tmp_path / "song.wav"))))
+    assert ": 0 genre folders" in told(lambda: folder(str(tmp_path)))
+    touch(tmp_path / "dub" / "a.wav")
+    touch(tmp_path / "art" / "cover.png")
+    text = told(lambda: folder(str(tmp_path)))
+    assert ": 1 genre folder" in text and "at least two" in text and str(tmp_path) in text
+
+
+# The demo set
+
+DEMO: dict[str, Any] = {"tracks_per_genre": 2, "seconds": 1.0, "sample_rate": 8000, "crossover": 0.1, "seed": 0}
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthesis in this process, where a test can reach it."""
+    monkeypatch.setattr(catalogue, "ProcessPoolExecutor", ThreadPoolExecutor)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Catalogue]]:
+    """A cache with the demo set in it, made by processes, as users make it."""
+    cache = tmp_path_factory.mktemp("demo")
+    yield cache, demo(cache_dir=str(cache), **DEMO)
+    assert multiprocessing.active_children() == []
+
+
+def stamps(found: Catalogue) -> dict[str, tuple[int, int]]:
+    return {t.id: (t.path.stat().st_ino, t.path.stat().st_mtime_ns) for t in found.tracks}
+
+
+def test_the_demo_set_is_whole(made: tuple[Path, Catalogue]) -> None:
+    _, found = made
+    assert ids(found) == IDS
+    assert found.synthetic and "synthetic" in found.notes[0]
+    assert set(Counter(track.genre for track in found.tracks).values()) == {2}
+    assert all(track.artist for track in found.tracks)
+    for track in found.tracks:
+        info = soundfile.info(track.path)
+        assert (info.samplerate, info.frames, info.channels) == (8000, 8000, 1)
+        assert np.abs(decode(track.path, 8000)).max() > 0.01
+
+
+def test_a_second_call_synthesises_nothing(made: tuple[Path, Catalogue], monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, found = made
+    before = stamps(found)
+    monkeypatch.setattr(catalogue, "ProcessPoolExecutor", None)
+    again = demo(cache_dir=str(cache), **DEMO)
+    assert again == found
+    assert stamps(again) == before
+    assert demo(cache_dir=str(cache), **DEMO | {"seconds": 1}) == found  # the same, written as a whole number
+
+
+def test_the_demo_set_is_the_same_on_every_machine(
+    made: tuple[Path, Catalogue], tmp_path: Path, in_threads: None
+) -> None:
+    _, found = made
+    other = demo(cache_dir=str(tmp_path), **DEMO)
+    for a, b in zip(found.tracks, other.tracks, strict=True):
+        assert (a.id, a.genre, a.artist, a.path.name) == (b.id, b.genre, b.artist, b.path.name)
+        assert a.path.read_bytes() == b.path.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"crossover": 0.9}, {"seconds": 0.5}, {"sample_rate": 4000}], ids=str)
+def test_other_arguments_make_another_set(tmp_path: Path, in_threads: None, change: dict[str, Any]) -> None:
+    one = DEMO | {"tracks_per_genre": 1}
+    first = demo(cache_dir=str(tmp_path), **one)
+    before = stamps(first)
+    second = demo(cache_dir=str(tmp_path), **one | change)
+    assert ids(second) == ids(first)
+    assert not {track.path for track in second.tracks} & {track.path for track in first.tracks}
+    differ = [a.path.read_bytes() != b.path.read_bytes() for a, b in zip(first.tracks, second.tracks, strict=True)]
+    assert sum(differ) > len(differ) / 2
+    assert stamps(first) == before
+
+
+def test_a_growing_demo_set_keeps_its_files(tmp_path: Path, in_threads: None) -> None:
+    small = demo(cache_dir=str(tmp_path), **DEMO | {"tracks_per_genre": 1})
+    before = stamps(small)
+    large = demo(cache_dir=str(tmp_path), **DEMO)
+    assert set(ids(small)) < set(ids(large))
+    assert {id: stamp for id, stamp in stamps(large).items() if id in before} == before
+
+
+def test_a_new_synthesiser_makes_a_new_set(tmp_path: Path, in_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = DEMO | {"tracks_per_genre": 1, "seconds": 0.1}
+    old = demo(cache_dir=str(tmp_path), **one)
+    monkeypatch.setattr("genre_cls.catalogue.inspect.getsource", lambda module: "another")
+    new = demo(cache_dir=str(tmp_path), **one)
+    assert not {track.path for track in old.tracks} & {track.path for track in new.tracks}
+
+
+def test_a_cut_off_synthesis_leaves_nothing_that_is_taken_for_whole(
+    tmp_path: Path, in_threads: None, monkeypatch: pytest.MonkeyPatch, made: tuple[Path, Catalogue]
+) -> None:
+    write, written = soundfile.write, []
+
+    def die_at_the_fifth(file: Path, data: Any, *args: Any, **kwargs: Any) -> None:
+        written.append(file)
+        if len(written) >= 5:
+            write(file, data[:100], *args, **kwargs)
+            raise OSError(28, "No space left on device")
+        write(file, data, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(soundfile, "write", die_at_the_fifth)
+        demo(cache_dir=str(tmp_path), **DEMO)
+    wavs = list(tmp_path.rglob("*.wav"))
+    assert len(wavs) == 4
+    assert all(soundfile.info(wav).frames == 8000 for wav in wavs)
+    again = demo(cache_dir=str(tmp_path), **DEMO)
+    for a, b in zip(again.tracks, made[1].tracks, strict=True):
+        assert a.path.read_bytes() == b.path.read_bytes()
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
+def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path, in_threads: None) -> None:
+    one = DEMO | {"tracks_per_genre": 1, "seconds": 0.2}
+    with ThreadPoolExecutor(3) as pool:
+        sets = list(pool.map(lambda _: (found := demo(cache_dir=str(tmp_path), **one), stamps(found)), range(3)))
+    assert sets[0] == sets[1] == sets[2]

@@ -1,0 +1,233 @@
+"""Features: librosa's numbers, one STFT for all that share it, nothing of one clip in another's."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import librosa
+import numpy as np
+import pytest
+import torch
+import torchaudio.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from genre_cls.features import FeatureSpec, extract, mel_frequencies
+
+ROUNDING = 2.0**-11  # relative error of float16
+SMALL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=512, hop_length=128, n_mels=40, n_mfcc=13, f_max=4000.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the store's threads; two would wait for each other on a busy machine."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def clip(seed: int, n_samples: int = 8000) -> NDArray[np.float32]:
+    """Noise that dies away under a tone: both loud and below the floor."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(n_samples) / 8000
+    noise = rng.normal(size=n_samples) * 10 ** rng.uniform(-3, -1) * np.exp(-rng.uniform(0, 20) * time)
+    return (noise + 0.1 * np.sin(2 * np.pi * rng.uniform(50, 3000) * time)).astype(np.float32)
+
+
+def as_librosa(waveform: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bands narrower than a bin, and of clips shorter than the FFT
+        mel = librosa.feature.melspectrogram(
+            y=waveform, sr=spec.sample_rate, n_fft=spec.n_fft, hop_length=spec.hop_length, n_mels=spec.n_mels,
+            fmin=spec.f_min, fmax=spec.f_max,
+        )  # fmt: skip
+    log_mel = librosa.power_to_db(mel, ref=1.0, amin=1e-10, top_db=spec.top_db)
+    return log_mel if spec.kind == "mel" else librosa.feature.mfcc(S=log_mel, n_mfcc=spec.n_mfcc)
+
+
+def unrounded(waveform: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
+    """What `extract` gives before it rounds to float16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "half", lambda tensor: tensor)
+        (feature,) = extract(waveform, [spec])
+    assert feature.dtype == np.float32
+    return feature.astype(np.float32)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> FeatureSpec:
+    kind: Literal["mel", "mfcc"] = draw(st.sampled_from(["mel", "mfcc"]))
+    sample_rate = draw(st.sampled_from([8000, 16000, 22050, 44100, 48000]))
+    n_fft = draw(st.sampled_from([256, 400, 512, 1024, 2048]))
+    n_mels = draw(st.integers(1, min(128, n_fft // 8)))
+    f_min = draw(st.floats(0, sample_rate / 8))
+    return FeatureSpec(
+        kind=kind,
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        hop_length=draw(st.integers(n_fft // 8, n_fft)),
+        n_mels=n_mels,
+        n_mfcc=draw(st.integers(1, n_mels)),
+        f_min=f_min,
+        f_max=draw(st.floats(sample_rate / 4, sample_rate / 2)),
+        top_db=draw(st.floats(20, 120)),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+@settings(max_examples=40, deadline=None)
+@given(spec=specs(), seed=st.integers(0, 99))
+def test_features_agree_with_librosa(spec: FeatureSpec, seed: int) -> None:
+    waveform = clip(seed)
+    reference = as_librosa(waveform, spec)
+    scale = max(np.ptp(reference), 1.0)
+    exact = unrounded(waveform, spec)
+    assert exact.shape == reference.shape
+    np.testing.assert_allclose(exact, reference, rtol=0, atol=1e-3 * scale)
+    (rounded,) = extract(waveform, [spec])
+    assert rounded.dtype == np.float16
+    np.testing.assert_allclose(rounded, exact, rtol=ROUNDING, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mel", "mfcc"])
+def test_the_default_features_agree_with_librosa(kind: Literal["mel", "mfcc"]) -> None:
+    waveform, spec = clip(1, 3 * 22050), FeatureSpec(kind=kind)
+    reference = as_librosa(waveform, spec)
+    np.testing.assert_allclose(unrounded(waveform, spec), reference, rtol=0, atol=1e-4 * np.ptp(reference))
+
+
+def count_stfts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    real = F.spectrogram
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs["n_fft"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(F, "spectrogram", counting)
+    return calls
+
+
+def test_mel_and_mfcc_share_one_stft(monkeypatch: pytest.MonkeyPatch) -> None:
+    stfts = count_stfts(monkeypatch)
+    extract(clip(0), [SMALL, replace(SMALL, kind="mfcc"), replace(SMALL, n_mels=20), replace(SMALL, top_db=40.0)])
+    assert stfts == [512]
+    extract(clip(0), [SMALL, replace(SMALL, n_fft=256)])
+    assert stfts[1:] == [512, 256]
+
+
+def test_a_spec_gives_the_same_whatever_is_asked_for_beside_it() -> None:
+    others = [
+        replace(SMALL, kind="mfcc"),
+        replace(SMALL, top_db=20.0),
+        replace(SMALL, n_fft=256),
+        replace(SMALL, n_mels=9),
+    ]
+    (alone,) = extract(clip(0), [SMALL])
+    for other in others:
+        (reference,) = extract(clip(0), [other])
+        for order in ([SMALL, other], [other, SMALL]):
+            together = dict(zip(order, extract(clip(0), order), strict=True))
+            np.testing.assert_array_equal(together[SMALL], alone)
+            np.testing.assert_array_equal(together[other], reference)
+
+
+@settings(max_examples=20, deadline=None)
+@given(gain=st.floats(0.1, 100), seed=st.integers(0, 99))
+def test_a_louder_clip_is_the_same_picture_some_decibels_up(gain: float, seed: int) -> None:
+    spec = replace(SMALL, top_db=50.0)  # well above the absolute floor
+    quiet, loud = unrounded(clip(seed), spec), unrounded(clip(seed) * np.float32(gain), spec)
+    np.testing.assert_allclose(loud - quiet, 20 * np.log10(gain), atol=2e-2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(hops=st.integers(1, 20), seed=st.integers(0, 99))
+def test_a_later_clip_is_the_same_picture_some_frames_on(hops: int, seed: int) -> None:
+    delayed = np.concatenate([np.zeros(hops * SMALL.hop_length, np.float32), clip(seed)])
+    (early,), (late,) = extract(clip(seed), [SMALL]), extract(delayed, [SMALL])
+    np.testing.assert_allclose(late[:, hops:].astype(float), early.astype(float), atol=0.07)  # a step of float16
+
+
+def test_no_value_is_further_below_the_clips_peak_than_top_db() -> None:
+    for top_db in (20.0, 60.0, 80.0):
+        log_mel = unrounded(clip(3), replace(SMALL, top_db=top_db))
+        assert log_mel.max() - log_mel.min() == pytest.approx(top_db, abs=1e-3)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 127, 128, 511, 8000])
+@pytest.mark.parametrize("kind", ["mel", "mfcc"])
+def test_silence_is_finite_and_even(kind: Literal["mel", "mfcc"], n_samples: int) -> None:
+    (feature,) = extract(np.zeros(n_samples, np.float32), [replace(SMALL, kind=kind)])
+    assert np.isfinite(feature).all()
+    assert (feature == feature[:, :1]).all()
+    if kind == "mel":
+        assert (feature == -100).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(n_samples=st.integers(1, 40000), hop_length=st.integers(1, 512), rate=st.sampled_from([8000, 8001, 11025]))
+def test_the_frames_of_a_duration_are_those_that_extract_gives(n_samples: int, hop_length: int, rate: int) -> None:
+    spec = replace(SMALL, sample_rate=rate, hop_length=max(hop_length, n_samples // 200 + 1))
+    (feature,) = extract(np.zeros(n_samples, np.float32), [spec])
+    assert spec.n_frames(n_samples / rate) == feature.shape[1] == 1 + n_samples // spec.hop_length
+    assert spec.seconds_per_frame == spec.hop_length / rate
+
+
+@settings(max_examples=300, deadline=None)
+@given(frames=st.integers(1, 10_000), hop_length=st.sampled_from([512, 1024, 441]), rate=st.integers(8000, 48000))
+def test_a_whole_number_of_hops_is_never_a_frame_short(frames: int, hop_length: int, rate: int) -> None:
+    spec = replace(SMALL, sample_rate=rate, n_fft=2048, hop_length=hop_length)
+    assert spec.n_frames(frames * hop_length / rate) == frames + 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(spec=specs())
+def test_mel_frequencies_are_librosas(spec: FeatureSpec) -> None:
+    reference = librosa.mel_frequencies(spec.n_mels + 2, fmin=spec.f_min, fmax=spec.f_max)[1:-1]
+    np.testing.assert_allclose(mel_frequencies(spec), reference, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+@settings(max_examples=20, deadline=None)
+@given(spec=specs())
+def test_the_shape_is_the_specs(spec: FeatureSpec) -> None:
+    (feature,) = extract(clip(0), [spec])
+    assert feature.shape == (spec.n_bins, 1 + 8000 // spec.hop_length)
+    assert spec.n_bins == (spec.n_mels if spec.kind == "mel" else spec.n_mfcc)
+    assert feature.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"kind": "chroma"}, ["kind=chroma", "mel or mfcc"]),
+        ({"sample_rate": 999}, ["sample_rate=999", "1000"]),
+        ({"n_fft": 15}, ["n_fft=15", "16"]),
+        ({"hop_length": 0}, ["hop_length=0", "1 to n_fft=2048"]),
+        ({"hop_length": 2049}, ["hop_length=2049", "n_fft=2048"]),
+        ({"n_mels": 0}, ["n_mels=0", "1 to"]),
+        ({"n_mels": 1025}, ["n_mels=1025", "1024"]),
+        ({"kind": "mfcc", "n_mfcc": 0}, ["n_mfcc=0", "1 to"]),
+        ({"kind": "mfcc", "n_mfcc": 129}, ["n_mfcc=129", "n_mels=128"]),
+        ({"f_min": -1.0}, ["f_min=-1.0", "0 <= f_min"]),
+        ({"f_min": 11025.0}, ["f_min=11025.0", "f_min < f_max"]),
+        ({"f_max": 11026.0}, ["f_max=11026.0", "11025"]),
+        ({"sample_rate": 16000}, ["f_max=11025.0", "sample_rate/2=8000"]),
+        ({"f_max": float("nan")}, ["f_max=nan", "11025"]),
+        ({"top_db": 0.0}, ["top_db=0.0", "above 0"]),
+        ({"top_db": float("nan")}, ["top_db=nan", "above 0"]),
+    ],
+)
+def test_an_impossible_value_is_named_with_its_limit(values: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(ValueError) as refusal:
+        FeatureSpec(**{"kind": "mel", **values})
+    assert len(str(refusal.value).splitlines()) == 1
+    for text in told:
+        assert text in str(refusal.value)
+
+
+def test_the_number_of_coefficients_is_ignored_where_there_are_none() -> None:
+    assert FeatureSpec(kind="mel", n_mels=10, n_mfcc=20).n_bins == 10

@@ -1,0 +1,533 @@
+"""The cache: what is asked for twice is computed once, and nothing that happens to its files gives wrong features."""
+
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from genre_cls import audio, features
+from genre_cls.catalogue import Track
+from genre_cls.features import FeatureSpec
+from genre_cls.store import Features, FeatureStore, Ledger, spec_key
+
+MEL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=256, hop_length=128, n_mels=16, n_mfcc=5, f_max=4000.0)
+MFCC = replace(MEL, kind="mfcc")
+LATER = 5_000_000_000  # ns, added to a file's time where a test might be too quick for the clock
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the store's threads; two would wait for each other on a busy machine."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def write(path: Path, seed: int, n_samples: int = 4000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(seed).normal(scale=0.1, size=n_samples), 8000)
+    return path
+
+
+def touch_later(path: Path) -> None:
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + LATER))
+
+
+def expected(track: Track, spec: FeatureSpec) -> NDArray[np.float16]:
+    return features.extract(audio.decode(track.path, spec.sample_rate), [spec])[0]
+
+
+def assert_same(a: NDArray[np.float16], b: NDArray[np.float16]) -> None:
+    """Equal but for the order of torch's sums, which depends on its number of threads: a step of float16 at most."""
+    np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2**-10, atol=1e-3)
+
+
+def assert_right(loaded: Sequence[Features]) -> None:
+    for part in loaded:
+        assert len(part.tracks) == len(part.clips) > 0
+        for track, clip in zip(part.tracks, part.clips, strict=True):
+            assert clip.dtype == np.float16
+            assert_same(clip, expected(track, part.spec))
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.npy"))
+
+
+@pytest.fixture
+def tracks(tmp_path: Path) -> list[Track]:
+    """Five tracks of different lengths."""
+    return [Track(f"t{i}", write(tmp_path / f"{i}.wav", i, 3000 + 500 * i), "ab"[i % 2]) for i in range(5)]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was decoded, stft'd and extracted, as it happens."""
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(audio, "decode", counted("decode", audio.decode))
+    monkeypatch.setattr(features, "extract", counted("extract", features.extract))
+    monkeypatch.setattr(features, "_power_spectrogram", counted("stft", features._power_spectrogram))
+    return calls
+
+
+def test_a_second_start_gives_the_same_and_computes_nothing(
+    tracks: list[Track], cache: Path, computed: list[str]
+) -> None:
+    cold = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    assert [part.spec for part in cold] == [MEL, MFCC]
+    assert_right(cold)
+    computed.clear()
+    warm = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    assert computed == []
+    for before, after in zip(cold, warm, strict=True):
+        assert (before.tracks, before.faults, before.digest) == (after.tracks, after.faults, after.digest)
+        for a, b in zip(before.clips, after.clips, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_track_is_decoded_once_and_transformed_once_for_both_kinds(
+    tracks: list[Track], cache: Path, computed: list[str]
+) -> None:
+    FeatureStore(cache).load(tracks, [MEL, MFCC])
+    assert {name: computed.count(name) for name in computed} == {"decode": 5, "extract": 5, "stft": 5}
+
+
+def test_only_the_missing_kind_is_computed(tracks: list[Track], cache: Path, computed: list[str]) -> None:
+    FeatureStore(cache).load(tracks, [MEL])
+    computed.clear()
+    both = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    assert computed.count("decode") == 5
+    assert len(entries(cache)) == 10
+    assert_right(both)
+
+
+def test_two_sample_rates_are_kept_apart(tracks: list[Track], cache: Path) -> None:
+    assert_right(FeatureStore(cache).load(tracks, [MEL, replace(MEL, sample_rate=16000)]))
+
+
+def test_a_clips_features_do_not_depend_on_its_neighbours(tracks: list[Track], tmp_path: Path) -> None:
+    (together,) = FeatureStore(tmp_path / "a").load(tracks, [MEL])
+    for track, clip in zip(tracks, together.clips, strict=True):
+        (alone,) = FeatureStore(tmp_path / track.id).load([track], [MEL])
+        np.testing.assert_array_equal(alone.clips[0], clip)
+
+
+CHANGES = [
+    {"kind": "mfcc"}, {"sample_rate": 8001}, {"n_fft": 512}, {"hop_length": 64}, {"n_mels": 17},
+    {"f_min": 1.0}, {"f_max": 3999.0}, {"top_db": 79.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_the_key_changes_with_every_value_that_matters(change: dict[str, Any]) -> None:
+    assert spec_key(replace(MEL, **change)) != spec_key(MEL)
+
+
+def test_the_number_of_coefficients_is_in_the_key_of_mfcc_alone() -> None:
+    assert spec_key(replace(MFCC, n_mfcc=6)) != spec_key(MFCC)
+    assert spec_key(replace(MEL, n_mfcc=6)) == spec_key(MEL)
+
+
+def test_equal_specs_have_one_key_however_their_numbers_are_written() -> None:
+    whole = replace(MEL, f_max=4000, top_db=80, f_min=0)
+    assert whole == MEL
+    spec_key.cache_clear()
+    first = spec_key(whole)
+    spec_key.cache_clear()
+    assert spec_key(MEL) == first
+
+
+def test_new_code_makes_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = spec_key(MEL)
+    spec_key.cache_clear()
+    monkeypatch.setattr("genre_cls.store.inspect.getsource", lambda module: f"another {module.__name__}")
+    assert spec_key(MEL) != before
+    spec_key.cache_clear()
+
+
+def test_a_file_with_new_content_gets_new_features(tracks: list[Track], cache: Path) -> None:
+    (before,) = FeatureStore(cache).load(tracks, [MEL])
+    old = np.array(before.clips[2])
+    write(tracks[2].path, seed=99, n_samples=4000)  # as many bytes as before
+    touch_later(tracks[2].path)
+    (after,) = FeatureStore(cache).load(tracks, [MEL])
+    assert_right([after])
+    assert not np.array_equal(after.clips[2], old)
+    assert after.digest != before.digest
+
+
+def test_a_file_that_was_only_touched_keeps_its_features(tracks: list[Track], cache: Path, computed: list[str]) -> None:
+    (before,) = FeatureStore(cache).load(tracks, [MEL])
+    computed.clear()
+    for track in tracks:
+        touch_later(track.path)
+    (after,) = FeatureStore(cache).load(tracks, [MEL])
+    assert computed == []
+    assert after.digest == before.digest
+
+
+def test_the_same_content_under_another_name_keeps_its_features(
+    tracks: list[Track], cache: Path, computed: list[str], tmp_path: Path
+) -> None:
+    (before,) = FeatureStore(cache).load(tracks, [MEL])
+    computed.clear()
+    moved = [replace(track, path=track.path.rename(tmp_path / f"moved {track.id}.wav")) for track in tracks]
+    (after,) = FeatureStore(cache).load(moved, [MEL])
+    assert computed == []
+    assert_right([after])
+    assert after.digest == before.digest
+
+
+def test_the_cache_is_the_same_however_its_path_is_written(
+    tracks: list[Track], cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureStore(cache).load(tracks, [MEL])
+    computed.clear()
+    monkeypatch.chdir(cache.parent)
+    monkeypatch.setenv("HOME", str(cache.parent))
+    Path("link").symlink_to(cache)
+    for path in ("cache", "./cache", "~/cache", "link"):
+        near = [replace(track, path=Path(track.path.name)) for track in tracks]
+        assert_right(FeatureStore(Path(path)).load(near, [MEL]))
+    assert computed.count("extract") == computed.count("decode") == 20  # those of `assert_right` alone
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    touch_later(path)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut short": lambda path: overwrite(path, path.read_bytes()[:-100]),
+    "emptied": lambda path: overwrite(path, b""),
+    "garbage": lambda path: overwrite(path, bytes(range(256)) * 9),
+    "garbage of the same size": lambda path: overwrite(path, b"x" * path.stat().st_size),
+    "one byte": lambda path: overwrite(path, path.read_bytes()[:-7] + b"\xff" + path.read_bytes()[-6:]),
+    "deleted": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_entry_is_made_anew(
+    tracks: list[Track], cache: Path, computed: list[str], damage: Callable[[Path], None]
+) -> None:
+    FeatureStore(cache).load(tracks, [MEL, MFCC])
+    damaged = entries(cache)[3]
+    whole = damaged.read_bytes()
+    damage(damaged)
+    computed.clear()
+    loaded = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    assert computed.count("extract") == 1
+    assert damaged.read_bytes() == whole
+    assert_right(loaded)
+
+
+LEDGERS = ["", "{", "[]", "null", "7", '{"a": 1}', '{"a": [1]}', '{"a": null}', '{"a": [1, 2, 3, 4]}', "\udcff"]
+
+
+@pytest.mark.parametrize("content", LEDGERS, ids=ascii)
+def test_a_damaged_ledger_is_survived_and_repaired(tracks: list[Track], cache: Path, content: str) -> None:
+    FeatureStore(cache).load(tracks, [MEL])
+    ledger = cache / "features" / "ledger.json"
+    ledger.write_bytes(content.encode(errors="surrogateescape"))
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert len(json.loads(ledger.read_text())) == 10  # five tracks, five entries
+
+
+def test_a_deleted_ledger_and_a_deleted_cache_are_survived(tracks: list[Track], cache: Path) -> None:
+    FeatureStore(cache).load(tracks, [MEL])
+    (cache / "features" / "ledger.json").unlink()
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    shutil.rmtree(cache)
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+
+
+def test_a_cut_off_extraction_is_completed(tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_half(file: Any, matrix: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("genre_cls.store.np.save", save_half)
+        FeatureStore(cache).load(tracks, [MEL])
+    assert entries(cache) == []
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert list(cache.rglob("*.partial")) == []
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> list[Track]:
+    """A text, an empty file, a missing one, a folder, NaN."""
+    bad = tmp_path / "bad"
+    (bad / "folder.wav").mkdir(parents=True)
+    (bad / "text.wav").write_text("hello")
+    (bad / "empty.wav").touch()
+    soundfile.write(bad / "nan.wav", np.full(100, np.nan), 8000, subtype="FLOAT")
+    names = ("empty", "folder", "missing", "nan", "text")
+    return [Track(name, bad / f"{name}.wav", "a") for name in names]
+
+
+def test_unreadable_files_are_told_with_reasons_and_do_not_stop_the_others(
+    tracks: list[Track], unreadable: list[Track], cache: Path, computed: list[str]
+) -> None:
+    mixed = [track for pair in zip(tracks, unreadable, strict=True) for track in pair]
+    for start in ("cold", "warm"):
+        computed.clear()
+        for part in FeatureStore(cache).load(mixed, [MEL, MFCC]):
+            assert list(part.tracks) == tracks
+            assert {fault.track.id: fault.reason for fault in part.faults} == {
+                "empty": "is an empty file",
+                "folder": "is a directory",
+                "missing": "no such file or directory",
+                "nan": "has NaN, infinite or absurdly large samples",
+                "text": "Format not recognised",
+            }
+        assert computed.count("extract") == (5 if start == "cold" else 0)
+    assert_right(FeatureStore(cache).load(mixed, [MEL, MFCC]))
+
+
+def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], cache: Path) -> None:
+    content = tracks[0].path.read_bytes()
+    tracks[0].path.write_text("broken")
+    assert [fault.track for fault in FeatureStore(cache).load(tracks, [MEL])[0].faults] == [tracks[0]]
+    overwrite(tracks[0].path, content)
+    assert FeatureStore(cache).load(tracks, [MEL])[0].faults == ()
+    tracks[1].path.unlink()
+    (gone,) = FeatureStore(cache).load(tracks, [MEL])
+    assert [fault.track for fault in gone.faults] == [tracks[1]]
+    assert_right([gone])
+
+
+def test_nothing_but_faults_gives_nothing(unreadable: list[Track], cache: Path) -> None:
+    (part,) = FeatureStore(cache).load(unreadable, [MEL])
+    assert (part.tracks, part.clips, len(part.faults)) == ((), (), 5)
+    assert FeatureStore(cache).load([], [MEL])[0].faults == ()
+
+
+def test_files_of_equal_bytes_are_all_tracks(tmp_path: Path, cache: Path, computed: list[str]) -> None:
+    copies = [Track(f"t{i:02d}", write(tmp_path / f"{i}.wav", i // 8, 60_000), "a") for i in range(40)]
+    copies += [Track(f"u{i}", write(tmp_path / f"u{i}.txt.wav", 0), "b") for i in range(2)]
+    for track in copies[-2:]:
+        track.path.write_text("no audio")
+    (part,) = FeatureStore(cache).load(copies, [MEL])
+    assert computed.count("extract") == 5
+    assert list(part.tracks) == copies[:-2]
+    assert [fault.track for fault in part.faults] == copies[-2:]
+    assert_right([part])
+
+
+def test_the_digest_is_of_ids_genres_and_bytes_alone(tracks: list[Track], tmp_path: Path) -> None:
+    def digest(of: Sequence[Track], spec: FeatureSpec = MEL) -> str:
+        return FeatureStore(tmp_path / "one").load(of, [spec])[0].digest
+
+    first = digest(tracks)
+    (tmp_path / "elsewhere").mkdir()
+    copies = [
+        replace(track, path=Path(shutil.copyfile(track.path, tmp_path / "elsewhere" / f"{i}.x.wav")))
+        for i, track in enumerate(tracks)
+    ]
+    assert FeatureStore(tmp_path / "two").load(copies, [MFCC])[0].digest == first
+    variants = [
+        digest(tracks[:-1]),
+        digest([replace(tracks[0], id="other"), *tracks[1:]]),
+        digest([replace(tracks[0], genre="other"), *tracks[1:]]),
+        digest([replace(tracks[0], path=tracks[1].path), *tracks[1:]]),
+        digest(tracks[::-1]),
+    ]
+    assert len({first, *variants}) == 6
+
+
+def test_a_name_that_is_not_utf8_will_do(tmp_path: Path, cache: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    try:
+        path = write(tmp_path / "plain.wav", 0).rename(tmp_path / name)
+    except OSError:
+        pytest.skip("not on this file system")
+    for _ in range(2):
+        assert_right(FeatureStore(cache).load([Track(f"a/{name}", path, "a")], [MEL]))
+
+
+def test_what_is_done_to_a_matrix_does_not_reach_the_file(tracks: list[Track], cache: Path) -> None:
+    (part,) = FeatureStore(cache).load(tracks, [MEL])
+    for clip in part.clips:
+        assert clip.flags.writeable and clip.flags.c_contiguous
+        clip[:] = 7
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_matrices_are_mapped_and_not_read(tracks: list[Track], cache: Path) -> None:
+    loaded = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    mapped = Path("/proc/self/maps").read_text()
+    for entry in entries(cache.resolve()):
+        assert str(entry) in mapped
+    assert len(loaded) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on open files")
+def test_more_tracks_than_files_may_be_open_at_once(tmp_path: Path, cache: Path) -> None:
+    import resource
+
+    many = [Track(f"t{i:03d}", write(tmp_path / f"{i}.wav", i, 300), "a") for i in range(150)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = max(os.open(os.devnull, os.O_RDONLY), 0)
+    os.close(n_open)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 60, hard))
+    try:
+        (part,) = FeatureStore(cache).load(many, [MEL])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(part.clips) == 150
+
+
+def test_loading_leaves_torch_its_threads(tracks: list[Track], cache: Path) -> None:
+    seen = []
+
+    def work() -> None:
+        FeatureStore(cache).load(tracks, [MEL])
+        seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        thread = threading.Thread(target=work)  # one that has not used torch yet, as a program at its start
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3]
+
+
+def test_a_ledger_may_be_written_by_many_threads(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.txt" for i in range(400)]
+    for path in paths:
+        path.write_text(path.name)
+    ledger = Ledger(tmp_path / "ledger.json")
+    start = threading.Barrier(8)
+
+    def record(part: list[Path]) -> None:
+        start.wait()
+        for path in part:
+            ledger.record(path, f"digest of {path.name}")
+
+    threads = [threading.Thread(target=record, args=(paths[i::8],)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ledger.save()
+    reread = Ledger(tmp_path / "ledger.json")
+    assert [reread.digest(path) for path in paths] == [f"digest of {path.name}" for path in paths]
+
+
+def test_ledgers_of_one_file_keep_each_others_lines(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    ledgers = [Ledger(tmp_path / "ledger.json") for _ in paths]
+    for path, ledger in zip(paths, ledgers, strict=True):
+        path.write_text(path.name)
+        ledger.record(path, path.name)
+        assert ledger.digest(path) == path.name
+    for ledger in ledgers:
+        ledger.save()
+    reread = Ledger(tmp_path / "ledger.json")
+    assert [reread.digest(path) for path in paths] == ["a", "b"]
+    touch_later(paths[0])
+    paths[1].unlink()
+    assert [reread.digest(path) for path in paths] == [None, None]
+
+
+def _load_at_once(start: Any, answers: Any, cache: Path, tracks: list[Track]) -> None:
+    start.wait()
+    loaded = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    answers.put([(part.digest, [np.array(clip) for clip in part.clips]) for part in loaded])
+
+
+def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_path: Path, cache: Path) -> None:
+    tracks = [Track(f"t{i:02d}", write(tmp_path / f"{i}.wav", i % 25, 20_000), "a") for i in range(30)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["genre_cls.store"])  # torch is imported once, not three times
+    start, answers = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_load_at_once, args=(start, answers, cache, tracks)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    given = [answers.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    reference = [[expected(track, spec) for track in tracks] for spec in (MEL, MFCC)]
+    for answer in given:
+        for (digest, clips), right in zip(answer, reference, strict=True):
+            assert digest == given[0][0][0]
+            for clip, matrix in zip(clips, right, strict=True):
+                assert_same(clip, matrix)
+    assert list(cache.rglob("*.partial")) == []
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`python -m genre_cls.store ARGUMENTS`."""
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["store", *arguments])
+        monkeypatch.delitem(sys.modules, "genre_cls.store", raising=False)
+        runpy.run_module("genre_cls.store", run_name="__main__")
+
+    yield run
+
+
+def test_the_command_says_the_size_and_clears(
+    tracks: list[Track], cache: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FeatureStore(cache)
+    store.load(tracks, [MEL])
+    assert store.size() == sum(entry.stat().st_size for entry in entries(cache)) > 0
+    command(str(cache))
+    assert f"{store.root}: {store.size() / 1e6:.1f} MB" in capsys.readouterr().out
+    assert len(entries(cache)) == 5
+    command(str(cache), "--clear")
+    assert "cleared" in capsys.readouterr().out
+    assert not store.root.exists()
+    assert all(track.path.exists() for track in tracks)
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+
+
+def test_the_command_clears_nothing_that_is_no_cache(
+    tmp_path: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "thesis.txt").write_text("years of work")
+    for folder in (tmp_path, tmp_path / "typo"):
+        with pytest.raises(SystemExit) as end:
+            command(str(folder), "--clear")
+        assert end.value.code == 2
+        assert f"{folder}: no cache of features in it" in capsys.readouterr().err
+    assert (tmp_path / "features" / "thesis.txt").exists()
+    assert not (tmp_path / "typo").exists()
