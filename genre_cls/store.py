@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Features:
         clips: per track a memory-mapped matrix `(n_bins, n_frames)`, float16.
         faults: the tracks that could not be read.
         digest: of the readable tracks' ids, genres and bytes; the same on every machine.
+        entries: the cache's files that the clips map, if they do; another process is sent these, not the clips.
     """
 
     spec: FeatureSpec
@@ -60,6 +61,15 @@ class Features:
     clips: tuple[Matrix, ...]
     faults: tuple[Fault, ...]
     digest: str
+    entries: tuple[Path, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({"clips": ()} if self.entries else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.entries:
+            self.__dict__["clips"] = tuple(map(_map, self.entries))
 
 
 class FeatureStore:
@@ -93,9 +103,10 @@ class FeatureStore:
         listed = tuple(Fault(track, faults[track]) for track in tracks if track in faults)
         lines = (f"{track.id} {track.genre} {digest}\n" for track, digest in good.items())
         identity = _digest(line.encode(errors="surrogatepass") for line in lines)  # names need not be valid UTF-8
+        entries = [tuple(self.entry(spec, digest) for digest in good.values()) for spec in specs]
         return [
-            Features(spec, tuple(good), tuple(_map(self.entry(spec, d)) for d in good.values()), listed, identity)
-            for spec in specs
+            Features(spec, tuple(good), tuple(map(_map, paths)), listed, identity, paths)
+            for spec, paths in zip(specs, entries, strict=True)
         ]
 
     def entry(self, spec: FeatureSpec, digest: str) -> Path:

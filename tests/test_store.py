@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import runpy
 import shutil
 import sys
@@ -531,3 +532,12 @@ def test_the_command_clears_nothing_that_is_no_cache(
         assert f"{folder}: no cache of features in it" in capsys.readouterr().err
     assert (tmp_path / "features" / "thesis.txt").exists()
     assert not (tmp_path / "typo").exists()
+
+
+def test_another_process_is_sent_the_names_of_files_and_not_the_features(tracks: list[Track], cache: Path) -> None:
+    long = [Track(track.id, write(track.path, seed, 400_000), track.genre) for seed, track in enumerate(tracks)]
+    (loaded,) = FeatureStore(cache).load(long, [FeatureSpec(kind="mel")])
+    sent = pickle.dumps(loaded)
+    assert len(sent) < loaded.clips[0].nbytes / 10
+    for clip, restored in zip(loaded.clips, pickle.loads(sent).clips, strict=True):
+        assert_same(clip, restored)
