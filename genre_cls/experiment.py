@@ -77,7 +77,6 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         _check_buildable(cfg)
         by_dataset.setdefault(OmegaConf.to_yaml(cfg.dataset, resolve=True), []).append(cfg)
     for same in by_dataset.values():
-        _tracker(same[0])  # a server that is not there is told before the work, too
         specs = list(dict.fromkeys(instantiate(cfg.features) for cfg in same))
         catalogue, features = _load(same[0], specs)
         for cfg in same:

@@ -58,6 +58,8 @@ class TimeStatistics(nn.Module):
 
     def __init__(self, bands: int) -> None:
         super().__init__()
+        if bands < 1:
+            raise ValueError(f"bands={bands}: must be at least 1")
         self.bands = bands
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -38,11 +39,13 @@ class Report:
 def table(report: Report) -> Table:
     """The ranked configurations for a terminal."""
     rows = _rows(report)
-    grid = Table(title=Text(f"{report.title}: {report.dataset}"), caption=Text(answer(report)), caption_justify="left")
+    caption = Text(answer(report))
+    grid = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # Broken at their last space, the heads leave the cells room on 80 columns.
     for column in rows[0].settings:
-        grid.add_column(Text(column))
+        grid.add_column(Text("\n".join(column.rsplit(" ", 1))))
     for column in rows[0].scores:
-        grid.add_column(Text(column), justify="right")
+        grid.add_column(Text("\n".join(column.rsplit(" ", 1))), justify="right", no_wrap=True)
     for row in rows:
         grid.add_row(*map(Text, row.cells), style="bold" if row is rows[0] else None)
     return grid
@@ -143,9 +146,10 @@ def _rows(report: Report) -> list[_Row]:
 
 def _scores(result: ConfigResult) -> dict[str, str]:
     accuracy = result.estimate("accuracy")
-    several = f" ± {_percent(accuracy.std)} ({_interval(result)})"
+    one = len(result.folds) == 1
     return {
-        "accuracy, % (95 % interval)": _percent(accuracy.mean) + (several if len(result.folds) > 1 else " (one fold)"),
+        "accuracy, %": _percent(accuracy.mean) + ("" if one else f" ± {_percent(accuracy.std)}"),
+        "95 % interval": "one fold" if one else _interval(result),
         "macro F1, %": _percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
         "parameters": f"{result.n_parameters:,}",
