@@ -4,6 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from textwrap import fill
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -41,11 +42,11 @@ def table(report: Report) -> Table:
     rows = _rows(report)
     caption = Text(answer(report))
     grid = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    # Broken at their last space, the heads leave the cells room on 80 columns.
+    # Heads in two lines leave the cells room on 80 columns.
     for column in rows[0].settings:
-        grid.add_column(Text("\n".join(column.rsplit(" ", 1))))
+        grid.add_column(Text(fill(column, 8, break_long_words=False)))
     for column in rows[0].scores:
-        grid.add_column(Text("\n".join(column.rsplit(" ", 1))), justify="right", no_wrap=True)
+        grid.add_column(Text(fill(column, 8, break_long_words=False)), justify="right", no_wrap=True)
     for row in rows:
         grid.add_row(*map(Text, row.cells), style="bold" if row is rows[0] else None)
     return grid
@@ -174,7 +175,7 @@ def _percent(share: float) -> str:
 def _interval(result: ConfigResult) -> str:
     """The ends of the accuracy's interval, which may compute to beyond what an accuracy can be."""
     accuracy = result.estimate("accuracy")
-    return f"{_percent(max(accuracy.low, 0))} – {_percent(min(accuracy.high, 1))}"
+    return f"{_percent(max(accuracy.low, 0))}–{_percent(min(accuracy.high, 1))}"
 
 
 def _data_uri(figure: Figure) -> str:
