@@ -1,6 +1,8 @@
 """One configuration from settings to evidence: load, split, train and judge each fold, log everything to MLflow."""
 
+import atexit
 import csv
+import gc
 import io
 import logging
 import os
@@ -32,6 +34,8 @@ from genre_cls.tracking import NOTE, PARENT, Files, Tracker, confusion_file, fol
 
 log = logging.getLogger(__name__)
 
+atexit.register(gc.freeze)  # or Python looks through all that torch has loaded once more before it leaves, for seconds
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,7 +61,7 @@ class Task:
     @property
     def note(self) -> str:
         """What every figure has to say of the data."""
-        return "synthetic demo set, no real music" if self.catalogue.synthetic else ""
+        return "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
 
 
 def prepare(configurations: Sequence[DictConfig]) -> None:
@@ -241,7 +245,7 @@ def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldRe
 
 def _summary(result: ConfigResult) -> dict[str, float]:
     """The parent run's metrics."""
-    metrics = {f"recall_{genre}": float(recall) for genre, recall in zip(result.genres, result.recall, strict=True)}
+    metrics: dict[str, float] = {}
     for score in result.folds[0].scores:
         estimate = result.estimate(score)
         metrics |= {
@@ -250,8 +254,8 @@ def _summary(result: ConfigResult) -> dict[str, float]:
             f"{score}_low": estimate.low,
             f"{score}_high": estimate.high,
         }
-    seconds = sum(fold.seconds for fold in result.folds)
-    return metrics | {"seconds": seconds, "seconds_per_fold": result.seconds_per_fold}
+    metrics |= {"seconds": sum(fold.seconds for fold in result.folds), "seconds_per_fold": result.seconds_per_fold}
+    return metrics | {f"recall_{genre}": float(r) for genre, r in zip(result.genres, result.recall, strict=True)}
 
 
 def _summary_files(task: Task, identity: Identity, result: ConfigResult) -> Files:

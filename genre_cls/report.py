@@ -29,14 +29,13 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def report_only(cfg: DictConfig) -> None:
     """Hydra's job."""
-    check(cfg)
-    found = find(cfg)
-    if found is None:
-        raise UserError(
-            f"tracking.folder={cfg.tracking.folder}: no configuration has finished there; "
-            "run python -m genre_cls.train -m first"
-        )
-    write(cfg, found)
+    with one_line_errors():  # in here too, before Hydra adds a line of its own
+        check(cfg)
+        found = find(cfg)
+        if found is None:
+            where = " ".join(f"tracking.{key}={value}" for key, value in cfg.tracking.items() if value)
+            raise UserError(f"{where}: no configuration has finished there; run python -m genre_cls.train -m first")
+        write(cfg, found)
 
 
 def find(cfg: DictConfig, *, since: float = 0) -> "Comparison | None":
@@ -44,7 +43,7 @@ def find(cfg: DictConfig, *, since: float = 0) -> "Comparison | None":
 
     Args:
         cfg: of it, `tracking` is used.
-        since: the last one must have begun after this time, s since 1970.
+        since: the last one must have finished after this time, s since 1970.
     """
     return _tracker(cfg).newest(cfg.tracking.experiment, since=since)
 

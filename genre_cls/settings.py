@@ -156,6 +156,11 @@ def one_line_errors() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        print("error: an option is chosen by its name, as in model=deep (--help lists them)", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -185,8 +190,9 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
 
 def _no_such_key(key: str) -> str:
     name = key.rpartition(".")[2]
-    same_name = [known for known in RULES if known.rpartition(".")[2] == name]
-    close = same_name or difflib.get_close_matches(key, [*RULES, *GROUPS], n=1)
+    others = [known for known in (*RULES, *GROUPS) if known != key]
+    same_name = [known for known in others if known.rpartition(".")[2] == name]
+    close = same_name or difflib.get_close_matches(key, others, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"{key}: no such setting in this configuration{hint} (--cfg job lists them all)"
 

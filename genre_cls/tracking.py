@@ -143,7 +143,7 @@ class Tracker:
         try:
             folds = sorted((load_fold(self._folder(child)) for child in children), key=lambda fold: fold.index)
             means = [load_genre_means(path) for path in self._folder(parent).glob("genre_means_*.npz")]
-        except OSError as error:
+        except (OSError, MlflowException) as error:
             log.warning("left out %s: %s", parent.info.run_name, error)
             return None
         data = parent.data

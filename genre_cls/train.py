@@ -13,7 +13,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import configure_log
+from hydra.core.utils import JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -63,6 +63,8 @@ class Sweep(Callback):
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say where to look at a single configuration."""
+        if kwargs["job_return"].status != JobStatus.COMPLETED:
+            return
         from genre_cls.tracking import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))

@@ -1,0 +1,208 @@
+"""Shared by the tests: tiny music, composed settings, the command in this process, and one sweep as users start it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import DictConfig
+
+from genre_cls.catalogue import Track
+from genre_cls.data import FoldData, Windowing
+from genre_cls.features import FeatureSpec
+from genre_cls.folds import Fold
+from genre_cls.settings import CONF
+from genre_cls.store import Features
+from genre_cls.tracking import Tracker
+
+GENRES = ("hiss & noise", "tones, pure")  # names that a careless CSV or metric would trip over
+N_TRACKS = 6  # of each genre
+TINY = ("recipe.epochs=2", "recipe.window=0.5", "folds.k=2")
+RATE = 22050
+
+Compose = Callable[..., DictConfig]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
+
+    @cached_property
+    def parents(self) -> list[Run]:
+        return [run for run in self._runs if run.data.tags["kind"] == "config"]
+
+    def children(self, parent: Run) -> list[Run]:
+        return [run for run in self._runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        client = self.client
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(ids, order_by=["attributes.start_time ASC"]))
+
+    def files(self, run: Run) -> dict[str, Path]:
+        folder = Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " "))
+        return {path.name: path for path in folder.iterdir()}
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """What the tests compute is too small to be shared among threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two genres that are easily told apart, six tracks of 1.2 s each."""
+    root = tmp_path_factory.mktemp("audio") / "my music"
+    random = np.random.default_rng(0)
+    time = np.arange(int(1.2 * RATE)) / RATE
+    for number in range(N_TRACKS):
+        sounds = 0.2 * random.normal(size=len(time)), 0.5 * np.sin(2 * np.pi * 220 * (1 + number) * time)
+        for genre, sound in zip(GENRES, sounds, strict=True):
+            (root / genre).mkdir(parents=True, exist_ok=True)
+            soundfile.write(root / genre / f"{number}.wav", sound, RATE)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that all tests fill together."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def on_music(music: Path, cache: Path) -> tuple[str, ...]:
+    """What every command gets: the tiny music, the shared cache, a tiny recipe."""
+    return ("dataset=folder", f"dataset.root={music}", f"cache_dir={cache}", "trainer.device=cpu", *TINY)
+
+
+@pytest.fixture(scope="session")
+def composed() -> Compose:
+    """Compose settings as the command does, with Hydra's own among them."""
+
+    def settings(*overrides: str, config: str = "config") -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            return compose(config, list(overrides), return_hydra_config=True)
+
+    return settings
+
+
+def features_of(clips: Sequence[np.ndarray]) -> Features:
+    """Matrices as if a store had given them."""
+    matrices = tuple(np.asarray(clip, dtype=np.float16) for clip in clips)
+    tracks = tuple(Track(str(i), Path(str(i)), "") for i in range(len(clips)))
+    return Features(FeatureSpec(kind="mel", n_mels=len(matrices[0])), tracks, matrices, (), "")
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[[Sequence[np.ndarray]], Features]:
+    """Give clips the form of a store's features."""
+    return features_of
+
+
+@pytest.fixture(scope="session")
+def fold_data() -> Callable[..., FoldData]:
+    """Give clips of any lengths the form of a fold's data, by default with every third track held out."""
+
+    def data(
+        clips: Sequence[np.ndarray], labels: Sequence[int], fold: Fold | None = None, **windowing: Any
+    ) -> FoldData:
+        everyone = np.arange(len(clips))
+        fold = fold or Fold(0, everyone[everyone % 3 > 0], everyone[:0], everyone[::3])
+        cut = {"n_frames": 8, "overlap": 0.0, "batch_size": 4, "seed": 0} | windowing
+        return FoldData(features_of(clips), np.array(labels), fold, Windowing(**cut))
+
+    return data
+
+
+@pytest.fixture(scope="session")
+def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store in which nothing is yet; making one takes seconds, so most tests begin with a copy."""
+    folder = tmp_path_factory.mktemp("fresh")
+    Tracker("", folder)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, far from the user's own cache and server."""
+    folder = tmp_path / "a place"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name, value in _environment(cache).items():
+        monkeypatch.setenv(name, value)
+    for name in ("MLFLOW_TRACKING_URI", "GTZAN_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def store_here(here: Path, fresh_store: Path) -> Path:
+    """A store where a command that runs here looks for one."""
+    return shutil.copytree(fresh_store, here / "mlruns")
+
+
+@pytest.fixture
+def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, which spares its imports; exceptions but SystemExit come out."""
+
+    def run(main: Callable[[], None], *arguments: str) -> Outcome:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["genre_cls/train.py", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return Outcome(here, code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sweep(music: Path, cache: Path, on_music: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The grid as a user starts it, on the tiny music and a file that is none."""
+    folder = tmp_path_factory.mktemp("sweep") / "a place"
+    folder.mkdir()
+    broken = music / GENRES[0] / "broken.wav"
+    broken.write_text("no audio")
+    arguments = ("-m", *on_music, "max_unreadable=0.1")
+    done = subprocess.run(
+        [sys.executable, "-m", "genre_cls.train", *arguments],
+        cwd=folder, env=os.environ | _environment(cache), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    broken.unlink()
+    return Outcome(folder, done.returncode, done.stdout, done.stderr)
+
+
+def _environment(cache: Path) -> Mapping[str, str]:
+    return {"GENRE_CLS_CACHE": str(cache), "COLUMNS": "200"}

@@ -1,0 +1,174 @@
+"""Windows: which frames are learned from, which are judged by, and what they are standardised with."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genre_cls.data import FoldData, cover_starts, genre_means, repeat_to, standardisation
+from genre_cls.folds import Fold
+from genre_cls.store import Features
+
+MakeData = Callable[..., FoldData]
+EMPTY = np.array([], dtype=np.int64)
+LENGTHS = (3, 8, 9, 20, 31, 8, 14, 50, 8)  # frames of nine clips; a window has eight
+
+
+def numbered(lengths: tuple[int, ...] = LENGTHS) -> list[np.ndarray]:
+    """Clips of two bins: the track's number, and the frame's."""
+    return [np.stack([np.full(n, track), np.arange(n)]) for track, n in enumerate(lengths)]
+
+
+def noise(n_clips: int, n_bins: int = 5) -> list[np.ndarray]:
+    random = np.random.default_rng(n_clips)
+    return [
+        random.normal(random.normal(scale=30), 1 + 9 * random.random(), (n_bins, n)).astype(np.float16)
+        for n in random.integers(8, 60, size=n_clips)
+    ]
+
+
+@st.composite
+def covers(draw: st.DrawFn) -> tuple[int, int, float]:
+    n_window = draw(st.integers(1, 60))
+    return draw(st.integers(n_window, 400)), n_window, draw(st.floats(0, 0.95))
+
+
+@settings(deadline=None, max_examples=300)
+@given(covers())
+def test_a_cover_has_every_frame_and_the_overlap_asked_for_in_the_fewest_windows(case: tuple[int, int, float]) -> None:
+    n_clip, n_window, overlap = case
+    starts = cover_starts(n_clip, n_window, overlap)
+    assert starts[0] == 0 and starts[-1] + n_window == n_clip
+    step = max(1, int(n_window * (1 - overlap)))  # longest that keeps the overlap
+    assert all(0 < after - before <= step for before, after in pairwise(starts))
+    assert len(starts) == 1 or (len(starts) - 2) * step < n_clip - n_window  # one window fewer could not reach the end
+
+
+@settings(deadline=None, max_examples=50)
+@given(covers())
+def test_the_windows_of_a_cover_are_evenly_spread(case: tuple[int, int, float]) -> None:
+    steps = np.diff(cover_starts(*case))
+    assert len(steps) == 0 or steps.max() - steps.min() <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 30), st.integers(1, 90))
+def test_a_clip_shorter_than_a_window_is_repeated_from_its_beginning(n_clip: int, n_window: int) -> None:
+    repeated = repeat_to(np.arange(n_clip)[None], n_window)
+    assert repeated.shape[1] == max(n_clip, n_window)
+    assert (repeated[0] == np.arange(repeated.shape[1]) % n_clip).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.integers(2, 6))
+def test_an_epoch_has_one_crop_of_each_training_track_and_none_of_another(
+    fold_data: MakeData, seed: int, batch_size: int
+) -> None:
+    data = fold_data(numbered(), range(9), seed=seed, batch_size=batch_size)
+    for _ in range(3):
+        crops = torch.cat([features for features, _ in data.train_dataloader()])
+        tracks = crops[:, 0, 0, 0].tolist()
+        full = len(data.fold.train) // min(batch_size, 6) * min(batch_size, 6)
+        assert len(set(tracks)) == len(tracks) == full  # all that fill whole batches
+        assert set(tracks) <= set(data.fold.train.tolist())
+
+
+def test_crops_stay_inside_their_tracks_and_reach_both_ends(fold_data: MakeData) -> None:
+    data = fold_data(numbered((20, 20, 20)), range(3), batch_size=2)
+    loader = data.train_dataloader()
+    crops = torch.cat([features for _ in range(200) for features, _ in loader])
+    frames = crops[:, 0, 1]
+    assert (frames.diff(dim=1) == 1).all()
+    assert set(frames[:, 0].tolist()) == set(range(13))
+
+
+def test_epochs_differ_and_the_seed_and_fold_decide_them(fold_data: MakeData) -> None:
+    def epochs(seed: int, index: int = 0) -> list[list[float]]:
+        fold = Fold(index, np.arange(1, 9), EMPTY, np.arange(1))
+        loader = fold_data(numbered(), range(9), fold, seed=seed).train_dataloader()
+        return [torch.cat([features for features, _ in loader]).flatten().tolist() for _ in range(2)]
+
+    first, second = epochs(0)
+    assert first != second
+    assert [first, second] == epochs(0)
+    assert first not in epochs(1) and first not in epochs(0, index=1)
+
+
+def test_a_batch_is_four_dimensional_and_knows_its_labels(fold_data: MakeData) -> None:
+    data = fold_data(numbered(), [7, 6, 5, 4, 3, 2, 1, 0, 8])
+    for loader in (data.train_dataloader(), *data.val_dataloader(), data.predict_dataloader()):
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        for features, labels in batches:
+            assert features.shape == (len(labels), 1, 2, 8) and len(labels) <= 4
+            assert features.dtype == torch.float16 and labels.dtype == torch.int64
+            assert (labels == data.labels[features[:, 0, 0, 0].long()]).all()
+
+
+def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks(fold_data: MakeData) -> None:
+    fold = Fold(0, np.array([1, 2, 5]), np.array([4, 6]), np.array([0, 3, 7, 8]))
+    data = fold_data(numbered(), range(9), fold)
+    for loader, tracks in zip(data.val_dataloader(), (fold.test, fold.val), strict=True):
+        windows = torch.cat([features for features, _ in loader])
+        assert windows[:, 0, 0, 0].tolist() == tracks.tolist()
+        starts = [max(LENGTHS[track] - 8, 0) // 2 for track in tracks]
+        assert windows[:, 0, 1, 0].tolist() == starts
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0, 0.9), st.integers(1, 5))
+def test_the_verdict_of_a_track_is_the_mean_over_its_own_windows(
+    fold_data: MakeData, overlap: float, batch_size: int
+) -> None:
+    data = fold_data(numbered(), range(9), overlap=overlap, batch_size=batch_size)
+    tracks = torch.cat([features for features, _ in data.predict_dataloader()])[:, 0, 0, 0].tolist()
+    rows = np.random.default_rng(batch_size).normal(size=(len(tracks), 3))
+    naive = [
+        np.mean([row for row, own in zip(rows, tracks, strict=True) if own == track], axis=0) for track in (0, 3, 6)
+    ]
+    assert np.allclose(data.mean_per_track(rows), naive)
+
+
+@pytest.mark.parametrize("n_clips", [1, 2, 7])
+def test_standardisation_is_that_of_all_frames_together(n_clips: int) -> None:
+    clips = noise(n_clips)
+    mean, deviation = standardisation([torch.from_numpy(clip) for clip in clips])
+    frames = np.concatenate(clips, axis=1).astype(np.float64)
+    assert mean.dtype == deviation.dtype == torch.float32
+    assert np.allclose(mean, frames.mean(axis=1), atol=1e-4)
+    assert np.allclose(deviation, frames.std(axis=1), rtol=1e-4)
+
+
+def test_standardisation_does_not_look_at_what_is_held_out(fold_data: MakeData) -> None:
+    clips = noise(9)
+    fold = Fold(0, np.array([1, 2, 5, 8]), np.array([4, 6]), np.array([0, 3, 7]))
+    before = fold_data(clips, range(9), fold).standardisation()
+    for track in (*fold.val, *fold.test):
+        clips[track] = 100 - 3 * clips[track]
+    after = fold_data(clips, range(9), fold).standardisation()
+    clips[1] = clips[1] + 1
+    other = fold_data(clips, range(9), fold).standardisation()
+    assert all(map(torch.equal, before, after)) and not torch.equal(before[0], other[0])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(-100, 100, width=16), st.lists(st.integers(1, 900), min_size=1, max_size=6))
+def test_a_bin_that_never_changes_is_left_unscaled(value: float, lengths: list[int]) -> None:
+    # The naive variance of such a bin is now and then 1e-29, and its reciprocal makes noise of everything else.
+    _, deviation = standardisation([torch.full((1, n), value).half() for n in lengths])
+    assert deviation.item() == 1
+
+
+def test_genre_means_are_means_over_tracks_cut_or_repeated_to_the_median_length(
+    stored: Callable[[list[np.ndarray]], Features],
+) -> None:
+    clips = [np.full((2, n), value) for n, value in ((3, 1.0), (6, 3.0), (9, 10.0))]
+    clips[0][:, 0] = 4  # comes again at frame 3
+    means = genre_means(stored(clips), np.array([0, 0, 1]), 3)
+    assert means.shape == (3, 2, 6)
+    assert means[0, 0].tolist() == [3.5, 2, 2, 3.5, 2, 2]
+    assert (means[1] == 10).all() and (means[2] == 0).all()

@@ -1,0 +1,123 @@
+"""Identity: two runs that would compute the same have one, two that would not have two."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.conf import HydraConf
+from omegaconf import DictConfig, OmegaConf
+
+from genre_cls.identity import Identity, command, digest, identify
+from genre_cls.settings import leaves
+
+Compose = Callable[..., DictConfig]
+ELSEWHERE = {
+    "cache_dir=/x": "where features are kept",
+    "report_dir=/x": "where the report goes",
+    "trainer.device=cpu": "where it runs",
+    "trainer.precision=32-true": "how it runs",
+    "trainer.threads=3": "how it runs",
+    "trainer.workers=3": "how it runs",
+    "tracking.folder=/x": "where results are kept",
+    "tracking.experiment=x": "where results are kept",
+    "tracking.uri=sqlite:///x": "where results are kept",
+    "max_unreadable=0.5": "what is done about files, which the dataset's digest knows",
+    "dataset.cache_dir=/x": "where the audio is kept",
+}
+
+
+@pytest.fixture(scope="module")
+def identity_of(composed: Compose) -> Callable[..., Identity]:
+    def of(*overrides: str) -> Identity:
+        return identify(*as_job(composed(*overrides)))
+
+    return of
+
+
+def as_job(cfg: DictConfig) -> tuple[DictConfig, HydraConf]:
+    """As a job gets it: its settings without Hydra's, and those apart."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [*value, 1]
+    return f"{value}x" if isinstance(value, str) or value is None else value + 1
+
+
+def test_where_and_how_it_runs_does_not_change_it(identity_of: Callable[..., Identity]) -> None:
+    plain = identity_of()
+    for override in ELSEWHERE:
+        other = identity_of(override)
+        assert (other.fingerprint, other.named) == (plain.fingerprint, plain.named), override
+        assert other.params != plain.params
+
+
+def test_the_folder_of_the_music_does_not_change_it(identity_of: Callable[..., Identity]) -> None:
+    here, there = (identity_of("dataset=folder", f"dataset.root=/{place}") for place in ("here", "there"))
+    assert here.fingerprint == there.fingerprint and here.named == there.named
+
+
+@pytest.mark.parametrize("features", ["mel", "mfcc"])
+def test_every_other_setting_changes_it(composed: Compose, features: str) -> None:
+    cfg, hydra = as_job(composed(f"features={features}"))
+    elsewhere = {override.partition("=")[0] for override in ELSEWHERE}
+    original = identify(cfg, hydra).fingerprint
+    for key, value in leaves(cfg):
+        other = cfg.copy()
+        OmegaConf.update(other, key, changed(value), force_add=True)
+        same = identify(other, hydra).fingerprint == original
+        assert same == (key in elsewhere), key
+
+
+def test_it_is_the_same_in_whatever_way_a_setting_came_about(identity_of: Callable[..., Identity]) -> None:
+    plain, chosen, set_again = identity_of(), identity_of("features=mel", "batch_size=32"), identity_of("seed=0")
+    assert plain.fingerprint == chosen.fingerprint == set_again.fingerprint
+
+
+def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_of: Callable[..., Identity]) -> None:
+    identity = identity_of(
+        "features=mfcc", "model=basic", "batch_size=16", "recipe.epochs=2", "+model.x='a=b'", "cache_dir=/x"
+    )
+    axes = {"features": "mfcc", "model": "basic", "batch_size": "16", "recipe": "default", "folds": "random"}
+    assert {**identity.named} == axes | {"recipe.epochs": "2", "model.x": "'a=b'"}
+    assert identity.title == "mfcc basic 16"
+
+
+def test_params_are_all_settings_and_the_names(identity_of: Callable[..., Identity], composed: Compose) -> None:
+    identity = identity_of("features=mfcc")
+    settings = {key: str(value) for key, value in leaves(composed("features=mfcc"))}
+    assert settings.items() <= identity.params.items() and identity.params["features"] == "mfcc"
+
+
+def test_the_yaml_is_resolved_and_gives_the_settings_back(identity_of: Callable[..., Identity]) -> None:
+    back = OmegaConf.create(identity_of("seed=7").yaml)
+    assert back.folds.seed == back.seed == 7 and "hydra" not in back
+    assert "${" not in identity_of().yaml
+
+
+def test_tags_are_texts_that_say_where_a_run_comes_from(identity_of: Callable[..., Identity]) -> None:
+    identity = identity_of("dataset=demo")
+    tags = identity.tags
+    assert all(isinstance(value, str) for value in tags.values())
+    assert json.loads(tags["named"]) == identity.named and tags["identity"] == identity.fingerprint
+    assert tags["dataset"] == "demo" and tags["folds"] == "random"
+    assert {"command", "machine", "version", "mlflow.source.git.commit"} <= tags.keys()
+
+
+@pytest.mark.parametrize("program", [Path("/somewhere/genre_cls/train.py"), Path("/bin/genre-cls-train")])
+def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
+    monkeypatch.setattr(sys, "argv", [str(program), "-m", "dataset.root=/my music"])
+    start = "python -m genre_cls.train" if program.suffix else "genre-cls-train"
+    assert command() == f"{start} -m 'dataset.root=/my music'"
+
+
+def test_a_digest_changes_with_every_part_and_with_their_order() -> None:
+    assert digest("a", [1, 2]) == digest("a", [1, 2])
+    assert len({digest("a", [1, 2]), digest("a", [2, 1]), digest("b", [1, 2]), digest([1, 2], "a"), digest()}) == 5

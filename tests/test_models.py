@@ -1,0 +1,87 @@
+"""The networks: any input size, the depths and sizes that their names promise, no window that sees its neighbours."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+from torch import nn
+
+from genre_cls.models import TimeStatistics, n_parameters
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture(scope="module", params=["basic", "deep"])
+def model(request: pytest.FixtureRequest, composed: Compose) -> nn.Module:
+    torch.manual_seed(0)
+    return instantiate(composed(f"model={request.param}").model, n_genres=10).eval()
+
+
+def depth(model: nn.Module) -> int:
+    return sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
+
+
+def test_basic_has_three_convolutions_and_few_weights(composed: Compose) -> None:
+    basic = instantiate(composed("model=basic").model, n_genres=10)
+    assert depth(basic) == 3 and n_parameters(basic) <= 200_000
+
+
+def test_deep_has_five_or_more_and_stays_small_enough_for_a_cpu(composed: Compose) -> None:
+    deep = instantiate(composed("model=deep").model, n_genres=10)
+    assert depth(deep) >= 5 and n_parameters(deep) <= 3_000_000
+
+
+@settings(deadline=None, max_examples=25)
+@given(n_bins=st.integers(1, 140), n_frames=st.integers(1, 240), batch=st.integers(1, 3))
+def test_any_input_becomes_one_row_of_logits_per_window(
+    model: nn.Module, n_bins: int, n_frames: int, batch: int
+) -> None:
+    with torch.no_grad():
+        logits = model(torch.randn(batch, 1, n_bins, n_frames))
+    assert logits.shape == (batch, 10) and logits.isfinite().all()
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 1000), batch=st.integers(2, 6))
+def test_a_windows_logits_do_not_depend_on_what_else_is_in_the_batch(model: nn.Module, seed: int, batch: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    windows = torch.randn(batch, 1, 40, 60, generator=generator)
+    with torch.no_grad():
+        together = model(windows)
+        alone = model(windows[:1])
+        in_other_company = model(torch.cat([windows[:1], 100 * windows[1:]]))
+    assert torch.allclose(together[:1], alone, atol=1e-5)
+    assert torch.allclose(in_other_company[:1], alone, atol=1e-5)
+
+
+def test_every_weight_learns(model: nn.Module) -> None:
+    model.train()(torch.randn(4, 1, 40, 60)).square().sum().backward()
+    model.eval()
+    assert all(weights.grad is not None and weights.grad.abs().max() > 0 for weights in model.parameters())
+
+
+def test_what_sounds_low_and_what_sounds_high_is_told_apart(model: nn.Module) -> None:
+    low = torch.zeros(1, 1, 64, 64)
+    low[:, :, :16] = 3
+    with torch.no_grad():
+        assert not torch.allclose(model(low), model(low.flip(2)), atol=1e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(n_bands=st.integers(1, 5), n_bins=st.integers(1, 20), n_frames=st.integers(1, 50))
+def test_time_statistics_are_mean_maximum_and_deviation_of_each_band(n_bands: int, n_bins: int, n_frames: int) -> None:
+    maps = torch.randn(2, 3, n_bins, n_frames)
+    bands = nn.functional.adaptive_avg_pool2d(maps, (n_bands, n_frames))
+    expected = torch.cat([bands.mean(3), bands.amax(3), (bands.var(3, correction=0) + 1e-5).sqrt()]).view(3, 2, -1)
+    statistics = TimeStatistics(n_bands)(maps)  # in whatever order
+    assert torch.allclose(statistics.sort(dim=1)[0], expected.transpose(0, 1).flatten(1).sort(dim=1)[0], atol=1e-4)
+
+
+def test_without_bands_there_is_nothing_to_classify(composed: Compose) -> None:
+    with pytest.raises(InstantiationException, match="bands=0: must be"):
+        instantiate(composed("model=basic", "model.bands=0").model, n_genres=2)

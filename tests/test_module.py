@@ -1,0 +1,249 @@
+"""Training: what augmentation does, what may influence the weights, and what is kept of them."""
+
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, AdamW
+
+from genre_cls.data import FoldData
+from genre_cls.errors import UserError
+from genre_cls.folds import Fold
+from genre_cls.models import GenreCNN
+from genre_cls.module import Augmentation, GenreModule, Training, constant, fit, one_cycle, saved
+
+MakeData = Callable[..., FoldData]
+FOLD = Fold(0, np.arange(2, 14), np.array([], dtype=np.int64), np.array([0, 1, 14, 15]))
+STOPPING = Fold(0, np.arange(2, 10), np.arange(10, 14), np.array([0, 1, 14, 15]))
+FULL = Augmentation(bin_mask=0.2, frame_mask=0.2, n_masks=2, mixup=0.3, label_smoothing=0.1)
+LABELS = np.tile([0, 1], 8)
+
+
+def clips(labels: Iterable[int] = LABELS) -> list[np.ndarray]:
+    """Noise of 12 bins, louder in the lower half or in the upper one."""
+    random = np.random.default_rng(1)
+    return [random.normal(size=(12, 20)) + 3 * (np.arange(12) // 6 == label)[:, None] for label in labels]
+
+
+def a_module(data: FoldData, augmentation: Augmentation = FULL, lr: float = 0.01, **model: Any) -> GenreModule:
+    shape = {"channels": [4, 8], "kernel_sizes": [3, 3], "strides": [[2, 2], [2, 2]], "bands": 2, "dropout": 0.1}
+    cnn = GenreCNN(2, **(shape | model))
+    return GenreModule(cnn, data.standardisation(), augmentation, partial(AdamW, lr=lr), partial(one_cycle, warmup=0.3))
+
+
+def trained(
+    data: FoldData, *, epochs: int = 3, patience: int = 0, seed: int = 0, precision: str = "32-true", **module: Any
+) -> tuple[GenreModule, np.ndarray]:
+    pl.seed_everything(seed, verbose=False)
+    fresh = a_module(data, **module)
+    return fresh, fit(fresh, data, Training(epochs, patience, "cpu", precision))
+
+
+def weights(module: GenreModule) -> bytes:
+    return saved(module.weights(), {})
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 3))
+def test_masks_are_bands_of_each_window_within_their_share(bin_mask: float, frame_mask: float, n_masks: int) -> None:
+    augmentation = Augmentation(bin_mask=bin_mask, frame_mask=frame_mask, n_masks=n_masks)
+    masked = augmentation.mask(torch.ones(5, 1, 20, 30))[:, 0] == 0  # (batch, bins, frames)
+    bins, frames = masked.all(dim=2), masked.all(dim=1)
+    assert (masked == (bins[:, :, None] | frames[:, None])).all()
+    if not (bins.all(dim=1) | frames.all(dim=1)).any():  # where all is masked, the two cannot be told apart
+        assert bins.sum(dim=1).max() <= n_masks * int(bin_mask * 20)
+        assert frames.sum(dim=1).max() <= n_masks * int(frame_mask * 30)
+
+
+def test_every_window_is_masked_on_its_own() -> None:
+    torch.manual_seed(0)
+    for augmentation in (Augmentation(bin_mask=0.3, n_masks=1), Augmentation(frame_mask=0.3, n_masks=1)):
+        masked = augmentation.mask(torch.ones(40, 1, 40, 40))
+        assert len(torch.unique(masked, dim=0)) > 20
+
+
+def test_without_shares_nothing_is_masked_or_mixed() -> None:
+    features = torch.randn(4, 1, 6, 7)
+    assert torch.equal(Augmentation(n_masks=3).mask(features), features)
+    blends, _, share = Augmentation().mix(features)
+    assert share == 1 and torch.equal(blends, features)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.01, 20), st.integers(1, 6), st.integers(0, 1000))
+def test_a_blend_is_mostly_its_own_window_and_else_the_partner_that_is_named(
+    mixup: float, batch: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    features = torch.randn(batch, 1, 3, 4)
+    blends, partner, share = Augmentation(mixup=mixup).mix(features)
+    assert 0.5 <= share <= 1 and sorted(partner.tolist()) == list(range(batch))
+    assert torch.allclose(blends, share * features + (1 - share) * features[partner], atol=1e-6)
+
+
+def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    module = a_module(data, Augmentation(mixup=1.0, label_smoothing=0.2), dropout=0)
+    features, labels = next(iter(data.train_dataloader()))
+    torch.manual_seed(3)
+    loss = module.training_step((features, labels), 0)
+    torch.manual_seed(3)
+    blends, partner, share = module.augmentation.mix(module.standardise(features))
+    logits = module.model(blends)  # in training mode as before; the batch's own statistics are the same
+    smooth = torch.full((len(labels), 2), 0.1)
+    targets = [smooth + 0.8 * nn.functional.one_hot(own, 2) for own in (labels, labels[partner])]
+    expected = cross_entropy(logits, share * targets[0] + (1 - share) * targets[1])
+    assert share < 1 and loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_standardised_features_have_no_mean_and_unit_deviation(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    frames = torch.cat([data.clips[i] for i in FOLD.train], dim=1)[None, None]
+    standard = a_module(data).standardise(frames)
+    assert standard.dtype == torch.float32
+    assert torch.allclose(standard.mean(dim=3), torch.zeros(12), atol=1e-4)
+    assert torch.allclose(standard.std(dim=3, correction=0), torch.ones(12), atol=1e-3)
+
+
+def test_what_can_be_learned_is_learned_and_the_curves_say_so(fold_data: MakeData) -> None:
+    module, probabilities = trained(fold_data(clips(), LABELS, FOLD), epochs=15, augmentation=Augmentation())
+    assert probabilities.argmax(axis=1).tolist() == LABELS[FOLD.test].tolist()
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert set(module.curves) == {f"{part}_{score}" for part in ("train", "held_out") for score in ("loss", "accuracy")}
+    assert all(len(curve) == 15 for curve in module.curves.values())
+    assert module.curves["held_out_accuracy"][-1] == 1
+    for part in ("train", "held_out"):
+        assert module.curves[f"{part}_loss"][-1] < module.curves[f"{part}_loss"][0]
+
+
+def test_the_last_point_of_the_held_out_curve_is_the_loss_of_the_centre_windows(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    module, _ = trained(data)
+    logits = torch.cat([module.eval()(features) for features, _ in data.val_dataloader()[0]])
+    expected = cross_entropy(logits, data.labels[FOLD.test])
+    assert module.curves["held_out_loss"][-1] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_verdict_is_the_mean_probability_over_the_windows_of_a_track(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    module, probabilities = trained(data)
+    with torch.no_grad():
+        for track, verdict in zip(FOLD.test, probabilities, strict=True):
+            windows = torch.stack([data.clips[track][None, :, start : start + 8] for start in (0, 6, 12)])
+            assert np.allclose(module.eval()(windows).softmax(dim=1).mean(dim=0), verdict, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "auto"])
+def test_the_same_seed_gives_the_same_bits(fold_data: MakeData, precision: str) -> None:
+    runs = [trained(fold_data(clips(), LABELS, FOLD), precision=precision) for _ in range(2)]
+    (first, verdict), (second, again) = runs
+    assert weights(first) == weights(second)
+    assert verdict.tobytes() == again.tobytes() and first.curves == second.curves
+    assert weights(first) != weights(trained(fold_data(clips(), LABELS, FOLD), precision=precision, seed=1)[0])
+
+
+def test_held_out_labels_do_not_reach_the_weights(fold_data: MakeData) -> None:
+    swapped = LABELS.copy()
+    swapped[FOLD.test] = 1 - swapped[FOLD.test]
+    honest, verdict = trained(fold_data(clips(), LABELS, FOLD))
+    blind, same = trained(fold_data(clips(), swapped, FOLD))
+    assert weights(honest) == weights(blind) and verdict.tobytes() == same.tobytes()
+    assert honest.curves["held_out_loss"] != blind.curves["held_out_loss"]
+
+
+def test_held_out_sound_does_not_reach_the_weights(fold_data: MakeData) -> None:
+    sounds = clips()
+    honest, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6)
+    for track in STOPPING.test:
+        sounds[track] = -10 * sounds[track]
+    deaf, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6)
+    assert weights(honest) == weights(deaf)
+
+
+class Recorder(GenreModule):
+    """Keeps the weights of every epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        self.epochs = [*getattr(self, "epochs", []), self.weights_now()]
+        super().on_train_epoch_end()
+
+    def weights_now(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.state_dict().items()}
+
+
+def test_early_stopping_goes_by_the_inner_validation_alone_and_keeps_its_best_weights(fold_data: MakeData) -> None:
+    wrong = LABELS.copy()
+    wrong[STOPPING.val] = 1 - wrong[STOPPING.val]  # the better the training, the worse their loss
+    data = fold_data(clips(), wrong, STOPPING)
+    pl.seed_everything(0, verbose=False)
+    model = GenreCNN(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=2, dropout=0)
+    make = partial(SGD, lr=0.05)
+    module = Recorder(model, data.standardisation(), Augmentation(), make, constant)
+    fit(module, data, Training(30, 3, "cpu", "32-true"))
+    val, held_out = module.curves["val_loss"], module.curves["held_out_loss"]
+    best = int(np.argmin(val))
+    assert len(val) == best + 1 + 3 < 30  # three epochs without a better one
+    assert np.argmin(held_out) == len(held_out) - 1  # by the held-out tracks it would have gone on
+    kept = module.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in module.epochs[best].items())
+    assert not all(torch.equal(kept[name], tensor) for name, tensor in module.epochs[-1].items())
+
+
+def test_without_patience_training_goes_on_to_the_end(fold_data: MakeData) -> None:
+    module, _ = trained(fold_data(clips(), LABELS, FOLD), epochs=5)
+    assert len(module.curves["train_loss"]) == 5 and "val_loss" not in module.curves
+
+
+def test_training_leaves_nothing_in_the_folder_it_runs_in(
+    fold_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(fold_data(clips(), LABELS, STOPPING), patience=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverges_is_told_as_such(fold_data: MakeData) -> None:
+    with pytest.raises(UserError, match=r"diverged.*recipe\.optimizer\.lr"):
+        trained(fold_data(clips(), LABELS, FOLD), lr=1e30, epochs=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(total=st.integers(1, 60), warmup=st.floats(0.01, 0.99))
+@example(total=2, warmup=0.5)
+@example(total=10, warmup=0.1)
+def test_one_cycle_rises_to_the_peak_and_falls_to_nothing(total: int, warmup: float) -> None:
+    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedule = one_cycle(optimizer, total, warmup=warmup)
+    rates = []
+    for step in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step < total - 1:
+            schedule.step()
+    top = int(np.argmax(rates))
+    assert max(rates) <= 0.5 + 1e-9 and rates[-1] < 0.01
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert abs(top - (warmup * total - 1)) <= 1
+
+
+def test_a_saved_module_comes_back_with_all_that_describes_it(fold_data: MakeData, tmp_path: Path) -> None:
+    module, _ = trained(fold_data(clips(), LABELS, FOLD))
+    description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
+    (tmp_path / "model.safetensors").write_bytes(saved(module.weights(), description))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["genre_cls"]) == description
+        back = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    state = module.state_dict()
+    assert back.keys() == state.keys() and {"mean", "deviation"} < back.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())

@@ -1,0 +1,51 @@
+"""The report without training: from what is stored alone, and the same."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genre_cls import report
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def store(sweep: Any, tmp_path: Path) -> Path:
+    """A copy of the sweep's database; the artifacts stay where they are, as it names them by absolute paths."""
+    shutil.copytree(sweep.folder / "mlruns", tmp_path / "copy", ignore=shutil.ignore_patterns("artifacts"))
+    return tmp_path / "copy"
+
+
+def test_it_equals_what_training_wrote(command: Command, sweep: Any, store: Path) -> None:
+    done = command(report.main, f"tracking.folder={store}")
+    assert done.code == 0
+    for name in ("report.md", "report.html"):
+        assert (done.folder / "report" / name).read_bytes() == (sweep.folder / "report" / name).read_bytes()
+    assert done.out == sweep.out
+    assert {path.name for path in done.folder.iterdir()} == {"report"}
+
+
+def test_it_looks_and_goes_where_it_is_told(command: Command, store: Path, tmp_path: Path) -> None:
+    place = f"report_dir={tmp_path}/elsewhere"
+    done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls folder", place)
+    assert done.code == 0 and (tmp_path / "elsewhere" / "report.html").exists() and not list(done.folder.iterdir())
+    assert f"{tmp_path}/elsewhere/report.html" in done.err
+    none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)
+    assert none.code == 2 and "tracking.experiment=other" in none.err
+
+
+@pytest.mark.usefixtures("store_here")
+def test_an_empty_store_is_told_in_one_line(command: Command) -> None:
+    done = command(report.main)
+    assert done.code == 2 and done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: tracking.folder=mlruns") and "genre_cls.train -m" in line
+
+
+def test_a_place_that_cannot_be_written_is_told_in_one_line(command: Command, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command(report.main, f"tracking.folder={store}", f"report_dir={tmp_path}/file/below")
+    assert done.code == 2 and len(done.err.splitlines()) == 1 and f"{tmp_path}/file" in done.err

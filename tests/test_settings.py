@@ -1,0 +1,186 @@
+"""Settings: every one has a rule, every option works, every mistake is told in one line before any work."""
+
+from collections.abc import Callable
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from genre_cls import report, train
+from genre_cls.errors import UserError
+from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, leaves
+
+Compose = Callable[..., DictConfig]
+Command = Callable[..., Any]
+OPTIONS = sorted(
+    f"{path.parent.relative_to(CONF)}={path.stem}"
+    for group in GROUPS
+    for path in (CONF / group).rglob("*.yaml")
+)  # fmt: skip
+FREE = ("model.", "recipe.optimizer.", "recipe.schedule.")  # judged by the classes that they are arguments of
+HUGE = 10**400  # more than a float can hold
+
+
+@pytest.fixture(autouse=True)
+def _server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+
+
+@pytest.fixture(scope="module")
+def all_keys(composed: Compose) -> set[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+        return {key for option in ["seed=0", *OPTIONS] for key, _ in leaves(composed(option))}
+
+
+def test_the_options_are_found() -> None:
+    assert {"model=deep", "features=mfcc", "dataset=gtzan", "tracking=server", "folds=random"} <= set(OPTIONS)
+
+
+def test_every_setting_of_every_option_has_a_rule(all_keys: set[str]) -> None:
+    private = {key for key in all_keys if key.rpartition(".")[2] in ("_target_", "_partial_")}
+    assert {key for key in all_keys - private - RULES.keys() if not key.startswith(FREE)} == set()
+
+
+def test_every_rule_is_of_a_setting(all_keys: set[str]) -> None:
+    assert RULES.keys() - all_keys == set()
+
+
+@pytest.mark.parametrize("option", ["seed=0", *OPTIONS])
+def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compose, option: str) -> None:
+    cfg = composed(option)
+    check(cfg)
+    model = instantiate(cfg.model, n_genres=3)
+    optimizer = instantiate(cfg.recipe.optimizer)(model.parameters())
+    instantiate(cfg.recipe.schedule)(optimizer, 10)
+    instantiate(cfg.recipe.augmentation)
+    assert instantiate(cfg.features).kind in ("mel", "mfcc")
+    assert len(instantiate(cfg.folds)(["a", "b"] * 10)) == cfg.folds.k
+
+
+def test_the_report_has_settings_of_its_own_that_have_rules(composed: Compose) -> None:
+    cfg = composed(config="report")
+    check(cfg)
+    assert {key for key, _ in leaves(cfg)} <= RULES.keys()
+
+
+@pytest.mark.parametrize(("key", "rule"), [(key, rule) for key, rule in RULES.items() if isinstance(rule, Number)])
+def test_a_range_ends_where_it_says(key: str, rule: Number) -> None:
+    ends = [end for end in (rule.low, rule.high) if end < inf]
+    step = 1 if rule.whole else 1e-9
+    for value in (int(end) if rule.whole else end for end in ends):
+        assert rule.allows(value), value
+    wrong = [rule.low - step, inf, -inf, nan, "1", "many", None, True, [1], {"a": 1}]
+    wrong += [rule.high + step, HUGE] if rule.high < inf else []
+    wrong += [rule.low + 0.5] if rule.whole else []
+    for value in wrong:
+        assert not rule.allows(value), value
+
+
+@pytest.mark.parametrize(("key", "rule"), [(key, rule) for key, rule in RULES.items() if isinstance(rule, Text)])
+def test_a_text_is_one_of_those_there_are(key: str, rule: Text) -> None:
+    assert all(map(rule.allows, rule.choices or ["any text"]))
+    assert rule.allows(None) == rule.optional
+    for value in [1, 1.5, True, [1], {"a": 1}, *(["neither"] if rule.choices else [])]:
+        assert not rule.allows(value), value
+
+
+@pytest.mark.parametrize("key", RULES)
+def test_a_value_outside_is_named_with_its_key_and_what_would_do(key: str) -> None:
+    cfg = OmegaConf.create()
+    OmegaConf.update(cfg, key, [1])
+    with pytest.raises(UserError) as error:
+        check(cfg)
+    assert str(error.value) == f"{key}=[1]: must be {RULES[key]}"
+
+
+def test_rules_say_what_they_allow() -> None:
+    assert str(Number(1, whole=True)) == "a whole number, at least 1"
+    assert str(Number(0, 1)) == "a number from 0 to 1"
+    assert str(Text(("a", "b"))) == "one of a, b"
+
+
+def test_what_is_taken_from_elsewhere_is_checked_where_it_arrives(composed: Compose) -> None:
+    with pytest.raises(UserError, match=r"recipe\.epochs=0\.3"):
+        check(composed("recipe.epochs=${recipe.schedule.warmup}"))
+
+
+MISTAKES = {
+    "a typo": (["recipe.epocs=3"], ["recipe.epocs", "did you mean recipe.epochs"]),
+    "a setting without its group": (["epochs=3"], ["epochs", "did you mean recipe.epochs"]),
+    "an option that is none": (["model=depe"], ["model=depe", "basic, deep"]),
+    "an option by number": (["model=3"], ["model=deep"]),
+    "a group that is none": (["modle=deep"], ["modle", "did you mean model"]),
+    "no such preset": (["experiment=none_such"], ["experiment=none_such"]),
+    "a text for a number": (["recipe.epochs=many"], ["recipe.epochs=many", "whole number"]),
+    "a fraction for a whole number": (["recipe.epochs=1.5"], ["recipe.epochs=1.5", "whole number"]),
+    "out of range": (["recipe.overlap=1"], ["recipe.overlap=1", "0 to 0.95"]),
+    "infinite": (["recipe.window=inf"], ["recipe.window=inf", "0.1 to 600"]),
+    "a seed beyond what generators take": (["seed=99999999999"], ["seed=99999999999"]),
+    "no equals sign": (["deep"], ["deep", "EQUAL"]),
+    "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
+    "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),
+    "an unfinished interpolation": (["recipe.window=${"], ["recipe.window=${"]),
+    "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
+    "an environment variable that is not set": (["seed=${oc.env:NO_SUCH}"], ["seed", "NO_SUCH"]),
+    "a device that is none": (["trainer.device=tpu"], ["trainer.device=tpu", "auto, cpu, cuda, mps"]),
+    "a device of other machines": (["trainer.device=mps"], ["trainer.device=mps", "auto, cpu"]),
+    "one fold": (["folds.k=1"], ["folds.k=1", "at least 2"]),
+    "more folds than tracks": (["folds.k=7"], ["folds.k=7", "only 6 tracks"]),
+    "too few tracks to stop early by": (["recipe.early_stopping.patience=1"], ["early_stopping.val_fraction=0.15"]),
+    "no folder of music": (["dataset.root=null"], ["dataset.root"]),
+    "a folder that is not there": (["dataset.root=/no/such"], ["dataset.root=/no/such"]),
+    "a file for a folder": ([f"dataset.root={__file__}"], [__file__]),
+    "no GTZAN": (["dataset=gtzan"], ["dataset.root", "GTZAN_ROOT"]),
+    "a cache that cannot be": (["cache_dir=/dev/null/cache"], ["/dev/null"]),
+    "bands beyond the FFT": (["features.n_mels=5000"], ["features.n_mels=5000", "1024"]),
+    "frequencies beyond the rate": (["features.f_max=99999"], ["f_max=99999"]),
+    "an argument that the model refuses": (["model.dropout=2"], ["model: dropout"]),
+    "an argument that the model does not have": (["+model.depth=2"], ["model", "depth"]),
+    "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: "]),
+    "an optimiser that is none": (["recipe.optimizer._target_=torch.optim.Atom"], ["recipe.optimizer", "Atom"]),
+    "an argument of another optimiser": (["+recipe.optimizer.momentum=0.9"], ["recipe.optimizer", "momentum"]),
+    "a server that is none": (["tracking.uri=http://127.0.0.1:9"], ["tracking.uri=http://127.0.0.1:9"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "names"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_in_one_line_before_any_work(
+    command: Command, on_music: tuple[str, ...], here: Path, arguments: list[str], names: list[str]
+) -> None:
+    on_this = on_music if "dataset=gtzan" not in arguments else ("seed=0",)
+    done = command(train.main, *on_this, *arguments)
+    assert done.code == 2 and done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ") and all(name in line for name in names), line
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sweep", "names"),
+    [
+        (["recipe.epochs=1,0"], ["recipe.epochs=0"]),
+        (["model=basic,depe"], ["model=depe", "basic, deep"]),
+        (["recipe.epocs=1,2"], ["recipe.epocs", "did you mean recipe.epochs"]),
+        (["folds.k=2,7"], ["folds.k=7", "only 6 tracks"]),
+        (["model=basic", "model.dropout=0.1,7"], ["model: dropout"]),
+        (["batch_size=16,'x'"], ["batch_size=x"]),
+    ],
+)
+def test_one_bad_value_stops_a_sweep_before_any_work(
+    command: Command, on_music: tuple[str, ...], here: Path, sweep: list[str], names: list[str]
+) -> None:
+    done = command(train.main, "-m", *on_music, *sweep)
+    assert done.code == 2 and done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ") and all(name in line for name in names), line
+    assert not list(here.iterdir())
+
+
+def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
+    for argument in ("tracking.folder=3", "model=deep", "report_dri=x"):
+        done = command(report.main, argument)
+        assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err

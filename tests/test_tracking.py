@@ -1,0 +1,288 @@
+"""The MLflow store: what is written, read by MLflow itself; what is compared, and what must not disturb that."""
+
+import json
+import multiprocessing
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from genre_cls.errors import UserError
+from genre_cls.scoring import FoldResult, GenreMeans
+from genre_cls.tracking import (
+    PARENT,
+    Tracker,
+    confusion_file,
+    fold_files,
+    genre_means_file,
+    load_genre_means,
+    store_uri,
+    ui_command,
+)
+
+GENRES = ("blues", "rock & roll")
+MEANS = GenreMeans("mel", GENRES, np.ones((2, 3, 4), np.float32), 0.1, np.array([100.0, 200, 400]))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, fresh_store: Path) -> Path:
+    return shutil.copytree(fresh_store, tmp_path / "a folder with spaces" / "mlruns")
+
+
+@pytest.fixture
+def tracker(folder: Path) -> Tracker:
+    return Tracker("", folder)
+
+
+def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
+    labels = np.repeat([0, 1], 5)
+    predictions = np.where(np.arange(10) < round(10 * accuracy), labels, 1 - labels)
+    probabilities = np.eye(2)[predictions] * 0.8 + 0.1
+    curves = {"train_loss": [2.0, 1.0, 0.5], "held_out_loss": [2.5, 1.5, 1.0]}
+    return FoldResult(index, tuple(f"{index}/{i}" for i in range(10)), labels, probabilities, GENRES, curves, 10, 0.5)
+
+
+def store(tracker: Tracker, identity: str, *accuracies: float, comparison: str = "same", experiment: str = "e") -> str:
+    """Log a configuration as the training does; gives the id of its run."""
+    where = tracker.experiment(experiment)
+    named = {"features": "mel", "model": identity, "batch_size": "16"}
+    tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
+    with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12"}) as parent:
+        for index, accuracy in enumerate(accuracies):
+            with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
+                fold = a_fold(index, accuracy)
+                child.log(fold.scores, fold.curves, fold_files(fold))
+        parent.log({"accuracy_mean": float(np.mean(accuracies))}, {}, {"genre_means_mel.npz": genre_means_file(MEANS)})
+    time.sleep(0.005)  # MLflow orders by milliseconds
+    return parent.run_id
+
+
+def found(tracker: Tracker, experiment: str | None = None) -> dict[str, float]:
+    """Model to mean accuracy of what `newest` finds."""
+    comparison = tracker.newest(experiment)
+    return {r.params["model"]: r.estimate("accuracy").mean for r in comparison.results} if comparison else {}
+
+
+def run(tracker: Tracker, run_id: str) -> Run:
+    return MlflowClient(tracker.uri).get_run(run_id)
+
+
+def artifacts(tracker: Tracker, run_id: str) -> Path:
+    return Path(run(tracker, run_id).info.artifact_uri.removeprefix("file://").replace("%20", " "))
+
+
+def test_a_fresh_store_is_one_database_beside_its_artifacts(tracker: Tracker, folder: Path) -> None:
+    run_id = store(tracker, "a", 1.0)
+    assert tracker.uri == store_uri("", folder) == f"sqlite:///{folder}/mlflow.db"
+    assert artifacts(tracker, run_id).is_relative_to(folder / "artifacts")
+    assert not (folder.parent / "artifacts").exists()
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert str(folder) in ui_command(tracker.uri) and f"'{tracker.uri}'" in ui_command(tracker.uri)
+
+
+def test_metrics_params_and_curves_arrive_under_legal_names(tracker: Tracker) -> None:
+    with tracker.run(tracker.experiment("e"), "n", {"tag": "é"}, {"recipe.lr": "1", "odd,key": "2"}) as open_run:
+        curves = {"train_loss": [3.0, 2.0, 1.0], "long": [float(i) for i in range(1500)]}
+        open_run.log(
+            {"recall_rock & roll": 0.5, "recall_" + "x" * 300: 1.0, "recall_ロック": 0.25}, curves, {"f": b"x"}
+        )
+    client, data = MlflowClient(tracker.uri), run(tracker, open_run.run_id).data
+    assert data.params == {"recipe.lr": "1", "odd_key": "2"} and data.tags["tag"] == "é"
+    assert data.metrics["recall_rock _ roll"] == 0.5 and data.metrics["recall_ロック"] == 0.25
+    history = [(point.step, point.value) for point in client.get_metric_history(open_run.run_id, "train_loss")]
+    assert sorted(history) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert len(client.get_metric_history(open_run.run_id, "long")) == 1500
+    assert (artifacts(tracker, open_run.run_id) / "f").read_bytes() == b"x"
+
+
+def test_children_are_nested_and_last_as_long_as_their_work_did(tracker: Tracker) -> None:
+    where = tracker.experiment("e")
+    with (
+        tracker.run(where, "parent", {}, {}) as parent,
+        tracker.run(where, "child", {PARENT: parent.run_id}, {}, lasted=60) as child,
+    ):
+        pass
+    info = run(tracker, child.run_id).info
+    assert run(tracker, child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert 60_000 <= info.end_time - info.start_time < 90_000
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(None, "FINISHED"), (ValueError, "FAILED"), (SystemExit, "FAILED"), (KeyboardInterrupt, "KILLED")],
+)
+def test_a_run_ends_as_what_happened(tracker: Tracker, end: type[BaseException] | None, status: str) -> None:
+    def work() -> None:
+        if end:
+            raise end
+
+    try:
+        with tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
+            work()
+    except BaseException as error:
+        assert isinstance(error, end or ())
+    assert run(tracker, open_run.run_id).info.status == status
+
+
+def test_a_run_that_cannot_even_log_its_params_has_failed(tracker: Tracker) -> None:
+    where = tracker.experiment("e")
+    alike = {"a,b": "1", "a;b": "2"}  # the same, once they are legal
+    with pytest.raises(MlflowException, match="a_b"), tracker.run(where, "n", {}, alike):
+        pass
+    assert [r.info.status for r in MlflowClient(tracker.uri).search_runs([where])] == ["FAILED"]
+
+
+def test_results_come_back_as_they_were(tracker: Tracker) -> None:
+    store(tracker, "a", 0.8, 0.6)
+    comparison = tracker.newest()
+    assert comparison and len(comparison.results) == 1
+    (result,) = comparison.results
+    assert result.params == {"features": "mel", "model": "a", "batch_size": "16"} and result.n_parameters == 12
+    for index, fold in enumerate(result.folds):
+        expected = a_fold(index, (0.8, 0.6)[index])
+        assert fold.probabilities.tobytes() == expected.probabilities.tobytes()
+        assert replace(fold, labels=0, probabilities=0) == replace(expected, labels=0, probabilities=0)
+    (means,) = comparison.means
+    assert (means.matrices == MEANS.matrices).all() and means.genres == GENRES
+    assert comparison.tags["dataset"] == "own" and "finished" in comparison.tags
+
+
+def test_genre_means_come_back_as_they_were(tmp_path: Path) -> None:
+    means = replace(MEANS, matrices=np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32))
+    (tmp_path / "m.npz").write_bytes(genre_means_file(means))
+    back = load_genre_means(tmp_path / "m.npz")
+    assert back.matrices.tobytes() == means.matrices.tobytes() and back.frequencies.tolist() == [100, 200, 400]
+    assert (back.kind, back.genres, back.seconds_per_frame) == ("mel", GENRES, 0.1)
+
+
+def test_a_confusion_matrix_is_a_table_with_names() -> None:
+    text = confusion_file(np.array([[5, 1], [0, 4]]), ("a,b", "c")).decode()
+    assert text.splitlines() == ['true \\ predicted,"a,b",c', '"a,b",5,1', "c,0,4"]
+
+
+def test_only_what_was_judged_on_the_same_tracks_and_folds_is_compared(tracker: Tracker) -> None:
+    store(tracker, "a", 1.0, comparison="old")
+    store(tracker, "b", 0.5, comparison="new")
+    store(tracker, "c", 0.7, comparison="new")
+    assert found(tracker) == {"b": 0.5, "c": 0.7}
+    store(tracker, "d", 0.9, comparison="old")
+    assert found(tracker) == {"a": 1.0, "d": 0.9}
+
+
+def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
+    store(tracker, "a", 1.0)
+    store(tracker, "b", 0.5)
+    store(tracker, "a", 0.2)
+    assert found(tracker) == {"a": 0.2, "b": 0.5}
+
+
+def test_an_experiment_can_be_looked_at_alone(tracker: Tracker) -> None:
+    store(tracker, "a", 1.0, experiment="mine")
+    store(tracker, "b", 0.5, experiment="yours")
+    assert found(tracker, "mine") == {"a": 1.0} and found(tracker, "nobody's") == {}
+
+
+def test_what_finished_before_is_not_this_sweeps(tracker: Tracker) -> None:
+    store(tracker, "a", 1.0)
+    now = time.time() + 0.01
+    assert tracker.newest(since=now) is None and tracker.newest(since=now - 60) is not None
+
+
+@pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
+def test_what_did_not_finish_is_not_compared(tracker: Tracker, end: type[BaseException]) -> None:
+    store(tracker, "a", 1.0)
+    tags = {"kind": "config", "identity": "b", "named": "{}", "comparison": "same", "dataset": "own"}
+    with pytest.raises(end), tracker.run(tracker.experiment("e"), "b", tags, {}):
+        raise end
+    assert found(tracker) == {"a": 1.0}
+
+
+def lose_artifacts(tracker: Tracker, run_id: str) -> None:
+    shutil.rmtree(artifacts(tracker, run_id))
+
+
+def lose_a_folds_artifacts(tracker: Tracker, run_id: str) -> None:
+    lose_artifacts(tracker, children(tracker, run_id)[0])
+
+
+def delete_folds(tracker: Tracker, run_id: str) -> None:
+    for child in children(tracker, run_id):
+        MlflowClient(tracker.uri).delete_run(child)
+
+
+def children(tracker: Tracker, run_id: str) -> list[str]:
+    runs = MlflowClient(tracker.uri).search_runs(
+        [run(tracker, run_id).info.experiment_id], f"tags.`{PARENT}` = '{run_id}'"
+    )
+    return [child.info.run_id for child in runs]
+
+
+@pytest.mark.parametrize("damage", [lose_artifacts, lose_a_folds_artifacts, delete_folds])
+def test_what_somebody_has_deleted_is_left_out(tracker: Tracker, damage: Callable[[Tracker, str], None]) -> None:
+    store(tracker, "a", 1.0, 0.9)
+    damage(tracker, store(tracker, "b", 0.5, 0.4))
+    assert found(tracker) == {"a": 0.95}
+
+
+def test_a_failed_child_of_a_finished_parent_does_no_harm(tracker: Tracker) -> None:
+    parent = store(tracker, "a", 1.0, 0.8)
+    with pytest.raises(ValueError, match="oh"), tracker.run(tracker.experiment("e"), "fold 3", {PARENT: parent}, {}):
+        raise ValueError("oh")
+    assert found(tracker) == {"a": 0.9}
+
+
+def test_an_empty_store_has_nothing(tracker: Tracker) -> None:
+    assert tracker.newest() is None
+
+
+def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
+    MlflowClient(tracker.uri).delete_experiment(tracker.experiment("gone"))
+    with pytest.raises(UserError, match=r"'gone' was deleted.*tracking\.experiment="):
+        tracker.experiment("gone")
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "mlruns", "postgresql://nobody@127.0.0.1:9/none"])
+def test_a_server_that_is_none_is_told_at_once(uri: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"tracking.uri={uri}"):
+        Tracker(uri, tmp_path)
+    assert time.monotonic() - began < 15
+
+
+def log_one(folder: Path, names: Sequence[str], gate: "multiprocessing.synchronize.Barrier") -> None:
+    gate.wait()
+    store(Tracker("", folder), names[0], 1.0)
+
+
+def test_processes_can_make_a_fresh_store_together(tmp_path: Path) -> None:
+    folder = tmp_path / "mlruns"
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(3)
+    workers = [context.Process(target=log_one, args=(folder, [name], gate)) for name in "abc"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert found(Tracker("", folder)) == dict.fromkeys("abc", 1.0)
+    experiments = MlflowClient(store_uri("", folder)).search_experiments()
+    assert sorted(e.name for e in experiments) == ["Default", "e"]
+
+
+def test_a_store_makes_no_folder_where_the_command_runs(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert found(Tracker("", folder)) == {} and store(Tracker("", folder), "a", 1.0)
+    assert not list(elsewhere.iterdir())

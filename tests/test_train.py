@@ -1,0 +1,279 @@
+"""The command, end to end: one sweep as users start it, looked at from many sides; then what goes wrong."""
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import OmegaConf
+from safetensors import safe_open
+
+from genre_cls import train
+
+Command = Callable[..., Any]
+SCORES = ("accuracy", "macro_f1", "log_loss")
+EPOCHS, FOLDS, N_TRACKS = 2, 2, 12
+GENRES = ("hiss & noise", "tones, pure")
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def values(run: Run) -> dict[str, float]:
+    """What does not depend on how fast the machine is."""
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
+
+
+def test_a_bare_m_is_two_features_by_two_models_by_two_batch_sizes(sweep: Any) -> None:
+    assert sweep.code == 0, sweep.err
+    axes = [tuple(run.data.params[axis] for axis in ("features", "model", "batch_size")) for run in sweep.parents]
+    assert sorted(axes) == [(f, m, b) for f in ("mel", "mfcc") for m in ("basic", "deep") for b in ("16", "32")]
+    assert {run.info.run_name for run in sweep.parents} == {" ".join(axis) for axis in axes}
+
+
+def test_every_configuration_has_its_folds_and_all_have_finished(sweep: Any) -> None:
+    for parent in sweep.parents:
+        children = sweep.children(parent)
+        assert sorted(child.info.run_name for child in children) == ["fold 1", "fold 2"]
+        assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+        assert all(child.data.params == parent.data.params for child in children)
+
+
+def test_a_configurations_numbers_are_those_of_its_folds(sweep: Any) -> None:
+    for parent in sweep.parents:
+        metrics = parent.data.metrics
+        for score in SCORES:
+            folds = [child.data.metrics[score] for child in sweep.children(parent)]
+            assert metrics[f"{score}_mean"] == pytest.approx(np.mean(folds))
+            assert metrics[f"{score}_std"] == pytest.approx(np.std(folds, ddof=1))
+            half = metrics[f"{score}_high"] - metrics[f"{score}_mean"]
+            assert half == pytest.approx(metrics[f"{score}_mean"] - metrics[f"{score}_low"])
+            assert half == pytest.approx(12.7062 * np.std(folds, ddof=1) * np.sqrt(1 / 2 + 1), rel=1e-4)
+        assert {"recall_hiss _ noise", "recall_tones_ pure", "seconds", "seconds_per_fold"} <= metrics.keys()
+
+
+def test_the_settings_of_a_run_can_be_read_off_it(sweep: Any, music: Path) -> None:
+    for run in sweep.parents:
+        stored = OmegaConf.load(sweep.files(run)["config.yaml"])
+        assert stored.recipe.epochs == EPOCHS and stored.dataset.root == str(music)
+        assert run.data.params["recipe.epochs"] == str(EPOCHS) and int(run.data.params["n_parameters"]) > 10_000
+        assert run.data.tags["command"].startswith("python -m genre_cls.train -m dataset=folder")
+        assert json.loads(run.data.tags["named"])["recipe.window"] == "0.5"
+
+
+def test_a_configuration_shows_its_matrix_and_its_curves(sweep: Any) -> None:
+    for parent in sweep.parents:
+        files = sweep.files(parent)
+        kind = parent.data.params["features"]
+        assert {"confusion_matrix.png", "loss_curves.png", f"genre_means_{kind}.npz", "unreadable.csv"} <= files.keys()
+        assert all(path.read_bytes()[1:4] == b"PNG" for name, path in files.items() if name.endswith(".png"))
+        (_, *names), *rows = table(files["confusion_matrix.csv"])
+        assert tuple(names) == GENRES == tuple(row[0] for row in rows)
+        counts = np.array([row[1:] for row in rows], dtype=int)
+        assert counts.sum() == N_TRACKS
+        recall = [parent.data.metrics[f"recall_{name}"] for name in ("hiss _ noise", "tones_ pure")]
+        assert np.allclose(np.diag(counts) / counts.sum(axis=1), recall)
+
+
+def test_a_fold_shows_its_epochs_its_matrix_its_curves_and_its_weights(sweep: Any) -> None:
+    for parent in sweep.parents[:2]:
+        for child in sweep.children(parent):
+            for curve in ("train_loss", "train_accuracy", "held_out_loss", "held_out_accuracy"):
+                history = sweep.client.get_metric_history(child.info.run_id, curve)
+                assert [point.step for point in history] == [1, 2]
+            files = sweep.files(child)
+            assert files.keys() == {
+                "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "fold.json", "loss_curves.png",
+                "model.safetensors", "predictions.csv",
+            }  # fmt: skip
+
+
+def test_the_folds_predictions_cover_each_track_once_and_give_the_scores(sweep: Any) -> None:
+    for parent in sweep.parents:
+        tracks: list[str] = []
+        for child in sweep.children(parent):
+            header, *rows = table(sweep.files(child)["predictions.csv"])
+            assert header == ["track", "genre", "predicted", *(f"p({genre})" for genre in GENRES)]
+            tracks += [row[0] for row in rows]
+            for track, genre, predicted, *probabilities in rows:
+                assert track.startswith(f"{genre}/") and predicted == GENRES[np.argmax(np.array(probabilities, float))]
+            assert child.data.metrics["accuracy"] == pytest.approx(np.mean([row[1] == row[2] for row in rows]))
+        assert len(set(tracks)) == len(tracks) == N_TRACKS
+        assert Counter(track.partition("/")[0] for track in tracks) == dict.fromkeys(GENRES, 6)
+
+
+def test_saved_weights_say_what_they_were_trained_on_and_it_is_what_they_were_not_tested_on(sweep: Any) -> None:
+    for child in sweep.children(sweep.parents[0]):
+        files = sweep.files(child)
+        with safe_open(files["model.safetensors"], "np") as file:
+            description = json.loads(file.metadata()["genre_cls"])
+            assert {"mean", "deviation"} <= set(file.keys())
+        tested = {row[0] for row in table(files["predictions.csv"])[1:]}
+        trained = set(description["trained_on"])
+        assert not trained & tested and len(trained | tested) == N_TRACKS
+        assert description["genres"] == list(GENRES) and description["features"]["kind"] == "mfcc"
+        assert OmegaConf.create(description["config"]).recipe.epochs == EPOCHS
+
+
+@pytest.mark.usefixtures("store_here")
+def test_the_same_command_gives_the_same_bits_in_another_process(
+    sweep: Any, command: Command, on_music: tuple[str, ...]
+) -> None:
+    again = command(train.main, *on_music, "features=mel", "model=deep", "batch_size=16", "trainer.workers=1")
+    assert again.code == 0
+    (parent,) = again.parents
+    (same,) = [run for run in sweep.parents if run.data.tags["identity"] == parent.data.tags["identity"]]
+    assert values(parent) == values(same)
+    for a, b in zip(again.children(parent), sorted(sweep.children(same), key=lambda r: r.info.run_name), strict=True):
+        assert values(a) == values(b)
+        for name in ("predictions.csv", "confusion_matrix.png"):
+            assert again.files(a)[name].read_bytes() == sweep.files(b)[name].read_bytes()
+
+
+def test_a_file_that_is_no_audio_is_skipped_and_named(sweep: Any) -> None:
+    lines = [line for line in sweep.err.splitlines() if "broken.wav" in line]
+    assert len(lines) == 1 and lines[0].startswith("skipped ")
+    for parent in sweep.parents:
+        header, row = table(sweep.files(parent)["unreadable.csv"])
+        assert header == ["path", "reason"] and row[0].endswith("broken.wav") and row[1]
+
+
+def test_stderr_has_nothing_but_a_line_for_what_happens(sweep: Any) -> None:
+    kinds = ("my music: 12 tracks in 2 genres", "skipped ", "features: ", "mel ", "mfcc ", "report: ", "compare ")
+    assert [line for line in sweep.err.splitlines() if not line.startswith(kinds)] == []
+    assert sum(" accuracy " in line for line in sweep.err.splitlines()) == 8
+
+
+def test_nothing_stray_is_left_where_the_command_ran(sweep: Any) -> None:
+    assert {path.name for path in sweep.folder.iterdir()} <= {"mlruns", "report", "outputs"}
+    assert {path.name for path in (sweep.folder / "mlruns").iterdir()} >= {"mlflow.db", "artifacts"}
+
+
+def test_a_sweep_ends_with_a_report_on_disk_on_screen_and_in_mlflow(sweep: Any) -> None:
+    page, text = (sweep.folder / "report" / f"report.{kind}" for kind in ("html", "md"))
+    for run in sweep.parents:
+        assert f"{run.data.metrics['accuracy_mean']:.1%}"[:-1] in text.read_text()
+    assert "tones, pure" in text.read_text() and "The best of 8" in sweep.out and "hiss &amp; noise" in page.read_text()
+    (logged,) = [
+        run
+        for experiment in sweep.client.search_experiments()
+        for run in sweep.client.search_runs([experiment.experiment_id], "tags.kind = 'report'")
+    ]
+    assert {name: path.read_bytes() for name, path in sweep.files(logged).items()} == {
+        "report.html": page.read_bytes(), "report.md": text.read_bytes(),
+    }  # fmt: skip
+
+
+def test_too_many_unreadable_files_stop_the_command_and_are_named(
+    command: Command, on_music: tuple[str, ...], music: Path, tmp_path: Path
+) -> None:
+    for genre in GENRES:
+        for name in ("0.wav", "1.wav"):
+            (tmp_path / genre).mkdir(exist_ok=True)
+            (tmp_path / genre / name).write_bytes((music / genre / name).read_bytes())
+    (tmp_path / GENRES[0] / "0.wav").write_bytes(b"RIFF")
+    done = command(train.main, *on_music, f"dataset.root={tmp_path}")
+    assert done.code == 2 and "0.wav" in done.err and "max_unreadable=0.05" in done.err and "1 of 4" in done.err
+    assert len(done.err.splitlines()) == 1 and not (done.folder / "mlruns").exists()
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_job_that_fails_does_not_take_the_others_with_it_and_what_is_easy_is_learned(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "brittle.py").write_text(
+        "from genre_cls.models import GenreCNN\n"
+        "class Brittle(GenreCNN):\n"
+        "    def forward(self, features):\n"
+        "        raise RuntimeError('it broke')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    here = Path.cwd()
+    models = "model._target_=brittle.Brittle,genre_cls.models.GenreCNN"
+    axes = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.epochs=25")
+    with pytest.raises(RuntimeError, match="it broke"):
+        command(train.main, "-m", *on_music, *axes, models)
+    client = MlflowClient(f"sqlite:///{here}/mlruns/mlflow.db")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    parents = {run.data.params["model._target_"]: run for run in client.search_runs(ids, "tags.kind = 'config'")}
+    good = parents.pop("genre_cls.models.GenreCNN")
+    assert [run.info.status for run in parents.values()] == ["FAILED"] and good.info.status == "FINISHED"
+    assert good.data.metrics["accuracy_mean"] == 1
+    assert "rank" in (here / "report" / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("store_here")
+def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(
+    command: Command, cache: Path, on_music: tuple[str, ...]
+) -> None:
+    small = ("dataset.tracks_per_genre=2", "dataset.seconds=1", "model=basic", "trainer.workers=1")
+    shared = [argument for argument in on_music if not argument.startswith("dataset")]
+    done = command(train.main, "-m", *shared, *small, "features=mel", "batch_size=16")
+    assert done.code == 0 and "synthetic" in done.err and "mlflow ui --backend-store-uri" in done.err
+    (parent,) = done.parents
+    assert any("synthetic" in value.lower() for key, value in parent.data.tags.items() if key != "command")
+    for name in ("report.md", "report.html"):
+        assert "synthetic" in (done.folder / "report" / name).read_text().lower()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_ends_it_soon_quietly_and_as_killed(store_here: Path, on_music: tuple[str, ...]) -> None:
+    arguments = (*on_music, "model=basic", "recipe.epochs=100000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genre_cls.train", *arguments],
+        cwd=store_here.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        _wait_for_a_run(store_here / "mlflow.db", process)
+        time.sleep(2)  # so that training is under way, or at least its processes start
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to workers too
+        _, err = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and time.monotonic() - began < 20
+    assert err.splitlines()[-1] == "interrupted" and "Traceback" not in err
+    client = MlflowClient(f"sqlite:///{store_here}/mlflow.db")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [run.info.status for run in client.search_runs(ids)] == ["KILLED"]
+
+
+def _wait_for_a_run(database: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+        with closing(sqlite3.connect(database)) as connection:
+            if connection.execute("select count(*) from runs").fetchone()[0]:
+                return
+    raise AssertionError("no run within a minute")
+
+
+def test_help_is_quick_shows_the_options_and_five_examples(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom genre_cls.train import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print('heavy:', {'torch', 'mlflow', 'pytorch_lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("python -m genre_cls.train ") >= 5 and "heavy: set()" in done.stdout
+    for group, options in (("model", "basic, deep"), ("features", "mel, mfcc"), ("dataset", "demo, folder, gtzan")):
+        assert f"{group}: {options}" in done.stdout
+    assert done.stderr == "" and not list(tmp_path.iterdir())
