@@ -1,0 +1,172 @@
+"""Splits: no track is judged by a model that has heard it, whatever the labels."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genre_cls import folds
+from genre_cls.errors import UserError
+from genre_cls.folds import Fold, Indices
+
+SEEDS = st.integers(0, 10**9)
+HALF = ("rock", "jazz") * 10
+
+
+@st.composite
+def labels_and_k(draw: st.DrawFn, at_least: int = 1) -> tuple[list[str], int]:
+    """Shuffled labels of two to five genres, each with enough tracks for k folds."""
+    k = draw(st.integers(2, 6))
+    counts = draw(st.lists(st.integers(max(k, at_least), 20), min_size=2, max_size=5))
+    labels = [f"genre {genre}" for genre, count in enumerate(counts) for _ in range(count)]
+    return draw(st.permutations(labels)), k
+
+
+def assert_sound(split: Sequence[Fold], n_tracks: int) -> None:
+    """Every track is tested once and is, in each fold, in exactly one part."""
+    assert sorted(np.concatenate([fold.test for fold in split])) == list(range(n_tracks))
+    for fold in split:
+        assert sorted(np.concatenate([fold.train, fold.val, fold.test])) == list(range(n_tracks))
+
+
+def as_lists(split: Sequence[Fold]) -> list[list[list[int]]]:
+    return [[part.tolist() for part in (fold.train, fold.val, fold.test)] for fold in split]
+
+
+@settings(deadline=None, max_examples=40)
+@given(labels_and_k(), SEEDS)
+def test_every_track_is_tested_once_and_never_by_a_fold_that_it_taught(case: tuple[list[str], int], seed: int) -> None:
+    labels, k = case
+    split = folds.random(labels, k=k, seed=seed)
+    assert len(split) == k and [fold.index for fold in split] == list(range(k))
+    assert_sound(split, len(labels))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_leaky_split_would_be_found_out(part: str) -> None:
+    first, *others = folds.random(HALF, k=4, seed=0, val_fraction=0.2)
+    leaky = replace(first, **{part: np.append(getattr(first, part), first.test[0])})
+    assert_sound([first, *others], len(HALF))
+    with pytest.raises(AssertionError):
+        assert_sound([leaky, *others], len(HALF))
+
+
+@settings(deadline=None, max_examples=40)
+@given(labels_and_k(), SEEDS)
+def test_each_fold_tests_as_much_of_a_genre_as_the_others_give_or_take_one(
+    case: tuple[list[str], int], seed: int
+) -> None:
+    labels, k = case
+    tested = [Counter(labels[i] for i in fold.test) for fold in folds.random(labels, k=k, seed=seed)]
+    for genre in set(labels):
+        counts = [count[genre] for count in tested]
+        assert max(counts) - min(counts) <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(labels_and_k(at_least=12), SEEDS)
+def test_what_is_set_apart_comes_from_the_training_tracks_and_is_stratified(
+    case: tuple[list[str], int], seed: int
+) -> None:
+    labels, k = case
+    without = folds.random(labels, k=k, seed=seed)
+    split = folds.random(labels, k=k, seed=seed, val_fraction=0.3)
+    assert_sound(split, len(labels))
+    for fold, whole in zip(split, without, strict=True):
+        assert fold.test.tolist() == whole.test.tolist()
+        assert sorted([*fold.train, *fold.val]) == whole.train.tolist()
+        for genre in set(labels):
+            of_genre = [labels[i] == genre for i in whole.train]
+            assert abs(sum(labels[i] == genre for i in fold.val) - 0.3 * sum(of_genre)) <= 1
+
+
+@settings(deadline=None, max_examples=20)
+@given(labels_and_k(at_least=12), SEEDS, st.sampled_from([0.0, 0.25]))
+def test_the_parts_are_sorted(case: tuple[list[str], int], seed: int, val_fraction: float) -> None:
+    labels, k = case
+    for fold in folds.random(labels, k=k, seed=seed, val_fraction=val_fraction):
+        for part in (fold.train, fold.val, fold.test):
+            assert part.tolist() == sorted(part)
+
+
+@given(SEEDS)
+def test_the_seed_decides_the_folds(seed: int) -> None:
+    first = as_lists(folds.random(HALF, k=4, seed=seed, val_fraction=0.2))
+    assert first == as_lists(folds.random(HALF, k=4, seed=seed, val_fraction=0.2))
+    assert first != as_lists(folds.random(HALF, k=4, seed=seed + 1, val_fraction=0.2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "k", "val_fraction", "names"),
+    [
+        (HALF, 1, 0.0, ["folds.k=1"]),
+        ((*HALF, "polka", "polka"), 3, 0.0, ["folds.k=3", "polka", "2 tracks"]),
+        ((), 2, 0.0, ["no track"]),
+        (HALF[:4], 2, 0.15, ["val_fraction=0.15", "2 training tracks"]),
+    ],
+)
+def test_what_cannot_be_split_is_named(
+    labels: Sequence[str], k: int, val_fraction: float, names: Sequence[str]
+) -> None:
+    with pytest.raises(UserError) as error:
+        folds.random(labels, k=k, seed=0, val_fraction=val_fraction)
+    assert all(name in str(error.value) for name in names)
+
+
+@st.composite
+def labels_groups_and_k(draw: st.DrawFn) -> tuple[list[str], Indices, int]:
+    """Shuffled tracks of artists with one to eight tracks each, every genre with at least k artists."""
+    k = draw(st.integers(2, 5))
+    tracks: list[tuple[str, int]] = []
+    for genre in range(draw(st.integers(2, 4))):
+        for size in draw(st.lists(st.integers(1, 8), min_size=k, max_size=3 * k)):
+            tracks += [(f"genre {genre}", 1 + max((group for _, group in tracks), default=0))] * size
+    shuffled = draw(st.permutations(tracks))
+    return [genre for genre, _ in shuffled], np.array([group for _, group in shuffled]), k
+
+
+def assert_disjoint(split: Sequence[Fold], groups: Indices) -> None:
+    """No group teaches, validates and is tested in one fold, but once."""
+    for fold in split:
+        parts = [set(groups[part].tolist()) for part in (fold.train, fold.val, fold.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+@settings(deadline=None, max_examples=60)
+@given(labels_groups_and_k(), SEEDS, st.sampled_from([0.0, 0.3]))
+def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
+    case: tuple[list[str], Indices, int], seed: int, val_fraction: float
+) -> None:
+    labels, groups, k = case
+    split = folds.artist(labels, groups, k=k, seed=seed, val_fraction=val_fraction)
+    assert_sound(split, len(labels))
+    assert_disjoint(split, groups)
+
+
+def test_a_split_that_leaks_an_artist_would_be_found_out() -> None:
+    groups = np.arange(len(HALF)) // 4
+    with pytest.raises(AssertionError):
+        assert_disjoint(folds.random(HALF, groups, k=4, seed=0), groups)
+
+
+def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
+    labels = [f"genre {i % 10}" for i in range(600)]
+    groups = np.array([10 * (i // 30) + i % 10 for i in range(600)])  # three tracks an artist
+    for fold in folds.artist(labels, groups, k=5, seed=0):
+        shares = Counter(labels[i] for i in fold.test)
+        assert all(9 <= shares[genre] <= 15 for genre in set(labels))
+
+
+def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
+    groups = np.array([0, 1] * 10)
+    with pytest.raises(UserError, match=r"folds.k=4: genre jazz has only 1 artists"):
+        folds.artist(HALF, groups, k=4, seed=0)
+
+
+def test_folds_by_artist_need_artists() -> None:
+    with pytest.raises(UserError, match="the dataset names no artists"):
+        folds.artist(HALF, None, k=2, seed=0)
