@@ -1,16 +1,23 @@
 """What tracks there are: the loaders of `conf/dataset/`, each giving one `Catalogue`."""
 
+import csv
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from hashlib import blake2b
+from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import soundfile
 from filelock import FileLock
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS
@@ -30,12 +37,21 @@ GTZAN_HELP = (
 
 @dataclass(frozen=True)
 class Track:
-    """One recording; `id` is unique in its catalogue and stays the same on every machine."""
+    """One file of music.
+
+    Args:
+        id: unique in its catalogue and the same on every machine.
+        path: of the audio.
+        genre: its label.
+        artist: who plays, if known.
+        repeats: id of another track that is the same recording, if any.
+    """
 
     id: str
     path: Path
     genre: str
     artist: str | None = None
+    repeats: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +69,33 @@ class Catalogue:
         return tuple(sorted({track.genre for track in self.tracks}))
 
 
+def groups(tracks: Sequence[Track]) -> NDArray[np.int64] | None:
+    """Number the groups of tracks that share an artist or a recording, directly or through other tracks.
+
+    Args:
+        tracks: those without an artist, and without a recording in common with another, are groups of their own.
+
+    Returns:
+        A number per track `(n_tracks,)`, equal within a group; None if not a single artist is known.
+    """
+    if not any(track.artist for track in tracks):
+        return None
+    place = {("track", track.id): i for i, track in enumerate(tracks)}
+    for track in tracks:
+        place.setdefault(("artist", track.artist or ""), len(place))
+    links = [(("track", track.id), ("artist", track.artist)) for track in tracks if track.artist]
+    links += [(("track", track.id), ("track", track.repeats)) for track in tracks if track.repeats]
+    ends = np.array([(place[one], place[other]) for one, other in links if other in place])
+    graph = coo_array((np.ones(len(ends)), ends.T), shape=(len(place), len(place)))
+    numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1][: len(tracks)]
+    return numbers
+
+
 def gtzan(root: str | None) -> Catalogue:
     """Find GTZAN in any of the layouts it is handed around in.
+
+    Artists are from Sturm's index (The GTZAN dataset: its contents, its faults, their effects on evaluation, and its
+    future use, arXiv:1306.1461, 2013), which does not know those of 81 tracks; repetitions were measured.
 
     Args:
         root: folder that holds the genre folders, or one or two levels above them.
@@ -76,22 +117,26 @@ def folder(root: str | None) -> Catalogue:
     """Take any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
 
     Args:
-        root: folder that holds one folder per genre.
+        root: folder that holds one folder per genre and, if artists are to be kept apart, a `metadata.csv` with the
+            columns `path` (below the folder), `artist` and, for tracks to leave out, `exclude` (1 or empty).
 
     Raises:
-        UserError: no root, no such folder, or fewer than two genres with audio.
+        UserError: no root, no such folder, fewer than two genres with audio, or a metadata.csv that is none.
     """
     if not root:
         raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
     base = Path(root).expanduser()
     if not base.is_dir():
         raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
-    tracks = [
+    found = [
         Track(path.relative_to(base).as_posix(), path, genre.name)
         for genre in base.iterdir()
         if genre.is_dir() and not genre.name.startswith(".")
         for path in _audio_files(genre)
     ]
+    facts = _metadata(base / "metadata.csv")
+    named = (replace(track, artist=facts.get(track.id, {}).get("artist") or None) for track in found)
+    tracks = [track for track in named if not facts.get(track.id, {}).get("exclude")]
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
         raise UserError(
@@ -127,6 +172,17 @@ def demo(
     return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
 
 
+def _metadata(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of a metadata.csv by their path; none if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {row["path"]: row for row in csv.DictReader(file)}
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
+
+
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
@@ -148,9 +204,18 @@ def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
 
 
 def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
+    facts = _gtzan_facts()
     for path in _audio_files(folder):
         number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
-        yield Track(f"{genre}.{number}", path, genre)
+        known = facts.get(f"{genre}.{number}", {})
+        yield Track(f"{genre}.{number}", path, genre, known.get("artist") or None, known.get("repeats") or None)
+
+
+@cache
+def _gtzan_facts() -> dict[str, dict[str, str]]:
+    """What is known about each track, by id."""
+    lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
+    return {row["track"]: row for row in csv.DictReader(lines)}
 
 
 def _audio_files(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import plots
-from genre_cls.catalogue import Catalogue
+from genre_cls.catalogue import Catalogue, groups
 from genre_cls.data import FoldData, Windowing, genre_means
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec, mel_frequencies
@@ -131,7 +131,8 @@ def load_task(cfg: DictConfig) -> Task:
 def _split(cfg: DictConfig, catalogue: Catalogue, features: Features) -> Task:
     genres = [track.genre for track in features.tracks]
     stopping = cfg.recipe.early_stopping
-    folds = instantiate(cfg.folds)(genres, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
+    val_fraction = stopping.val_fraction if stopping.patience else 0.0
+    folds = instantiate(cfg.folds)(genres, groups(features.tracks), val_fraction=val_fraction)
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     return Task(catalogue, features, labels, folds)
 

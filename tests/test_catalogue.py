@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from genre_cls import catalogue
 from genre_cls.audio import EXTENSIONS, decode
-from genre_cls.catalogue import GTZAN_GENRES, Catalogue, demo, folder, gtzan
+from genre_cls.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
 from genre_cls.errors import UserError
 
 
@@ -335,3 +335,59 @@ def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path
     with ThreadPoolExecutor(3) as pool:
         sets = list(pool.map(lambda _: (found := demo(cache_dir=str(tmp_path), **one), stamps(found)), range(3)))
     assert sets[0] == sets[1] == sets[2]
+
+
+def a_track(name: str, artist: str | None = None, repeats: str | None = None) -> Track:
+    return Track(name, Path(name), "rock", artist, repeats)
+
+
+def test_tracks_of_one_artist_or_one_recording_are_one_group_also_through_others() -> None:
+    tracks = [
+        a_track("1", "A"),
+        a_track("2", "B", repeats="1"),
+        a_track("3", "B"),
+        a_track("4"),
+        a_track("5", repeats="4"),
+        a_track("6", repeats="a track that is not here"),
+        a_track("7", "1"),
+    ]
+    numbers = catalogue.groups(tracks)
+    assert numbers is not None
+    assert len({*numbers[:3]}) == 1 and numbers[3] == numbers[4]
+    assert len({*numbers}) == 4, "tracks 6 and 7 are groups of their own, whatever an artist is called"
+
+
+def test_without_a_known_artist_there_are_no_groups() -> None:
+    assert catalogue.groups([a_track("1"), a_track("2", repeats="1")]) is None
+
+
+def test_what_is_known_of_gtzan_is_complete_and_points_to_itself() -> None:
+    facts = catalogue._gtzan_facts()
+    assert sorted(facts) == [f"{genre}.{n:05d}" for genre in catalogue.GTZAN_GENRES for n in range(100)]
+    assert Counter(row["split"] for row in facts.values()) == {"train": 443, "valid": 197, "test": 290, "": 70}
+    assert sum(not row["artist"] for row in facts.values()) == 81
+    assert all(row["repeats"] in facts for row in facts.values() if row["repeats"])
+
+
+def test_the_published_split_shares_no_artist_between_its_test_part_and_the_rest() -> None:
+    sides: dict[str, set[bool]] = {}
+    for row in catalogue._gtzan_facts().values():
+        if row["artist"] and row["split"]:
+            sides.setdefault(row["artist"], set()).add(row["split"] == "test")
+    assert all(len(side) == 1 for side in sides.values())
+
+
+def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "rock/b.wav", "jazz/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav,Ann,\nrock/b.wav,Bob,1\n", "utf-8-sig")
+    tracks = catalogue.folder(str(tmp_path)).tracks
+    assert [(track.id, track.artist) for track in tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
+
+
+@pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"path\n\xff\xfe\xfa\n"])
+def test_a_metadata_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with the columns path, artist and exclude"):
+        catalogue._metadata(tmp_path / "metadata.csv")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from genre_cls import folds
 from genre_cls.errors import UserError
-from genre_cls.folds import Fold
+from genre_cls.folds import Fold, Indices
 
 SEEDS = st.integers(0, 10**9)
 HALF = ("rock", "jazz") * 10
@@ -115,3 +115,58 @@ def test_what_cannot_be_split_is_named(
     with pytest.raises(UserError) as error:
         folds.random(labels, k=k, seed=0, val_fraction=val_fraction)
     assert all(name in str(error.value) for name in names)
+
+
+@st.composite
+def labels_groups_and_k(draw: st.DrawFn) -> tuple[list[str], Indices, int]:
+    """Shuffled tracks of artists with one to eight tracks each, every genre with at least k artists."""
+    k = draw(st.integers(2, 5))
+    tracks: list[tuple[str, int]] = []
+    for genre in range(draw(st.integers(2, 4))):
+        for size in draw(st.lists(st.integers(1, 8), min_size=k, max_size=3 * k)):
+            tracks += [(f"genre {genre}", 1 + max((group for _, group in tracks), default=0))] * size
+    shuffled = draw(st.permutations(tracks))
+    return [genre for genre, _ in shuffled], np.array([group for _, group in shuffled]), k
+
+
+def assert_disjoint(split: Sequence[Fold], groups: Indices) -> None:
+    """No group teaches, validates and is tested in one fold, but once."""
+    for fold in split:
+        parts = [set(groups[part].tolist()) for part in (fold.train, fold.val, fold.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+@settings(deadline=None, max_examples=60)
+@given(labels_groups_and_k(), SEEDS, st.sampled_from([0.0, 0.3]))
+def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
+    case: tuple[list[str], Indices, int], seed: int, val_fraction: float
+) -> None:
+    labels, groups, k = case
+    split = folds.artist(labels, groups, k=k, seed=seed, val_fraction=val_fraction)
+    assert_sound(split, len(labels))
+    assert_disjoint(split, groups)
+
+
+def test_a_split_that_leaks_an_artist_would_be_found_out() -> None:
+    groups = np.arange(len(HALF)) // 4
+    with pytest.raises(AssertionError):
+        assert_disjoint(folds.random(HALF, groups, k=4, seed=0), groups)
+
+
+def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
+    labels = [f"genre {i % 10}" for i in range(600)]
+    groups = np.array([10 * (i // 30) + i % 10 for i in range(600)])  # three tracks an artist
+    for fold in folds.artist(labels, groups, k=5, seed=0):
+        shares = Counter(labels[i] for i in fold.test)
+        assert all(9 <= shares[genre] <= 15 for genre in set(labels))
+
+
+def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
+    groups = np.array([0, 1] * 10)
+    with pytest.raises(UserError, match=r"folds.k=4: genre jazz has only 1 artists"):
+        folds.artist(HALF, groups, k=4, seed=0)
+
+
+def test_folds_by_artist_need_artists() -> None:
+    with pytest.raises(UserError, match="the dataset names no artists"):
+        folds.artist(HALF, None, k=2, seed=0)
