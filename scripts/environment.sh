@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv with Python 3.11 or newer if it is not there, brings it up to date, enters it.
-# Usage: . scripts/environment.sh [EXTRA]   (EXTRA: an extra of pyproject.toml, e.g. test)
+# Usage: [extra=EXTRA] . scripts/environment.sh   (EXTRA: one of pyproject.toml's, such as test)
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${GENRE_CLS_VENV:-$repository/.venv}
 
@@ -14,12 +14,13 @@ find_python() {
 
 # What is installed is remembered by a checksum, so that a second start installs nothing.
 wanted=$(cat "$repository/pyproject.toml" "$repository/constraints.txt" | cksum)
-stamp=$venv/installed-${1:-base}
+extra=${extra:-}
+stamp=$venv/installed-${extra:-base}
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     [ -x "$venv/bin/python" ] || { python=$(find_python) && "$python" -m venv "$venv"; } || exit 2
     echo "installing into $venv (about 5 GB with PyTorch, a few minutes the first time)" >&2
     (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt --editable ".${1:+[$1]}") || exit 1
+        --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1
     echo "$wanted" >"$stamp"
 fi
 export PATH="$venv/bin:$PATH"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests: scripts/test.sh [--all] [pytest arguments]; --all adds the slow ones
 set -euo pipefail
-. "$(dirname "$0")/environment.sh" test
+extra=test
+. "$(dirname "$0")/environment.sh"
 cd "$repository"
 selection=(-m "not slow")
 if [ "${1:-}" = "--all" ]; then

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,20 +188,34 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-@pytest.fixture(scope="session")
-def sweep(music: Path, cache: Path, on_music: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """The grid as a user starts it, on the tiny music and a file that is none."""
-    folder = tmp_path_factory.mktemp("sweep") / "a place"
+@pytest.fixture(scope="session", autouse=True)
+def sweep_under_way(
+    request: pytest.FixtureRequest, music: Path, on_music: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, subprocess.Popen[str]] | None]:
+    """The grid as a user starts it, on the tiny music and a file that is none; it runs beside the other tests."""
+    if not any("sweep" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    folder, cache = tmp_path_factory.mktemp("sweep") / "a place", tmp_path_factory.mktemp("its cache")
     folder.mkdir()
-    broken = music / GENRES[0] / "broken.wav"
-    broken.write_text("no audio")
-    arguments = ("-m", *on_music, "max_unreadable=0.1")
-    done = subprocess.run(
-        [sys.executable, "-m", "genre_cls.train", *arguments],
-        cwd=folder, env=os.environ | _environment(cache), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    broken.unlink()
-    return Outcome(folder, done.returncode, done.stdout, done.stderr)
+    root = shutil.copytree(music, tmp_path_factory.mktemp("its audio") / music.name)
+    (root / GENRES[0] / "broken.wav").write_text("no audio")
+    own = (f"dataset.root={root}", f"cache_dir={cache}", "max_unreadable=0.1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *own],
+        cwd=folder, env=os.environ | _environment(cache),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        yield folder, process
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def sweep(sweep_under_way: tuple[Path, subprocess.Popen[str]]) -> Outcome:
+    """What the grid left behind."""
+    folder, process = sweep_under_way
+    out, err = process.communicate(timeout=300)
+    return Outcome(folder, process.returncode, out, err)
 
 
 def _environment(cache: Path) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -58,7 +59,7 @@ def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compo
     instantiate(cfg.recipe.schedule)(optimizer, 10)
     instantiate(cfg.recipe.augmentation)
     assert instantiate(cfg.features).kind in ("mel", "mfcc")
-    assert len(instantiate(cfg.folds)(["a", "b"] * 10)) == cfg.folds.k
+    assert len(instantiate(cfg.folds)(["a", "b"] * 10, np.arange(20))) == cfg.folds.k
 
 
 def test_the_report_has_settings_of_its_own_that_have_rules(composed: Compose) -> None:
@@ -173,7 +174,7 @@ def test_a_mistake_is_told_in_one_line_before_any_work(
 def test_one_bad_value_stops_a_sweep_before_any_work(
     command: Command, on_music: tuple[str, ...], here: Path, sweep: list[str], names: list[str]
 ) -> None:
-    done = command(train.main, "-m", *on_music, *sweep)
+    done = command(train.main, "-m", *on_music, "features=mel", "batch_size=16,32", *sweep)
     assert done.code == 2 and done.out == ""
     (line,) = done.err.splitlines()
     assert line.startswith("error: ") and all(name in line for name in names), line

@@ -67,10 +67,10 @@ def test_a_configurations_numbers_are_those_of_its_folds(sweep: Any) -> None:
         assert {"recall_hiss _ noise", "recall_tones_ pure", "seconds", "seconds_per_fold"} <= metrics.keys()
 
 
-def test_the_settings_of_a_run_can_be_read_off_it(sweep: Any, music: Path) -> None:
+def test_the_settings_of_a_run_can_be_read_off_it(sweep: Any) -> None:
     for run in sweep.parents:
         stored = OmegaConf.load(sweep.files(run)["config.yaml"])
-        assert stored.recipe.epochs == EPOCHS and stored.dataset.root == str(music)
+        assert stored.recipe.epochs == EPOCHS and stored.dataset.root == run.data.params["dataset.root"]
         assert run.data.params["recipe.epochs"] == str(EPOCHS) and int(run.data.params["n_parameters"]) > 10_000
         assert run.data.tags["command"].startswith("python -m genre_cls.train -m dataset=folder")
         assert json.loads(run.data.tags["named"])["recipe.window"] == "0.5"
