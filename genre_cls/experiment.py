@@ -17,6 +17,7 @@ import torch
 from hydra.utils import instantiate
 from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from genre_cls import plots
 from genre_cls.catalogue import Catalogue, groups
@@ -206,9 +207,22 @@ def _check_device(device: str) -> None:
 def _check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is told before the work, not after."""
     model = instantiate(cfg.model, n_genres=2)
+    _check_shape(model, instantiate(cfg.features), cfg.recipe.window)
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
     instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     instantiate(cfg.recipe.augmentation)
+
+
+def _check_shape(model: nn.Module, spec: FeatureSpec, window: float) -> None:
+    """Run a model that knows two genres on two windows."""
+    windows = torch.zeros(2, 1, spec.n_bins, spec.n_frames(window))
+    try:
+        shape = tuple(model.eval()(windows).shape)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model: fails on {spec.n_bins} bins x {windows.shape[3]} frames: {reason}") from error
+    if shape != (2, 2):
+        raise UserError(f"model: gives {shape} for two windows and two genres, must give (2, 2)")
 
 
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Sequence[Features]) -> None:

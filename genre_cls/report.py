@@ -45,6 +45,8 @@ def find(cfg: DictConfig, *, since: float = 0) -> "Comparison | None":
         cfg: of it, `tracking` is used.
         since: the last one must have finished after this time, s since 1970.
     """
+    if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").exists():
+        return None  # a look at an empty folder leaves it empty
     return _tracker(cfg).newest(cfg.tracking.experiment, since=since)
 
 

@@ -66,6 +66,16 @@ def whole(low: int) -> Number:
 
 
 GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
+# What is handed to a class or a function as arguments, which refuses those that it does not know.
+ARGUMENTS = (
+    "dataset.",
+    "features.",
+    "model.",
+    "folds.",
+    "recipe.optimizer.",
+    "recipe.schedule.",
+    "recipe.augmentation.",
+)
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
@@ -117,20 +127,20 @@ RULES: Mapping[str, Number | Text] = {
 
 
 def check(cfg: DictConfig) -> None:
-    """Hold every setting against its rule.
-
-    Model arguments and those of other optimisers and schedules have none here: their classes judge them.
+    """Hold every setting against its rule; what has none here is judged by the class that takes it.
 
     Args:
         cfg: the composed configuration.
 
     Raises:
-        UserError: a value is not allowed.
+        UserError: a value is not allowed, or a setting is one that nothing would take.
     """
     for key, value in leaves(cfg):
         rule = RULES.get(key)
         if rule and not rule.allows(value):
             raise UserError(f"{key}={value}: must be {rule}")
+        if not rule and not key.startswith(ARGUMENTS):
+            raise UserError(_no_such_key(key))
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:

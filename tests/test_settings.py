@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +23,7 @@ OPTIONS = sorted(
     for path in (CONF / group).rglob("*.yaml")
 )  # fmt: skip
 FREE = ("model.", "recipe.optimizer.", "recipe.schedule.")  # judged by the classes that they are arguments of
+ABSENT = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
 HUGE = 10**400  # more than a float can hold
 
 
@@ -112,6 +114,8 @@ def test_what_is_taken_from_elsewhere_is_checked_where_it_arrives(composed: Comp
 MISTAKES = {
     "a typo": (["recipe.epocs=3"], ["recipe.epocs", "did you mean recipe.epochs"]),
     "a setting without its group": (["epochs=3"], ["epochs", "did you mean recipe.epochs"]),
+    "a setting that nothing takes": (["+foo=1"], ["foo: no such setting"]),
+    "a setting that nothing takes in a group": (["+recipe.lr=1"], ["recipe.lr", "recipe.optimizer.lr"]),
     "an option that is none": (["model=depe"], ["model=depe", "basic, deep"]),
     "an option by number": (["model=3"], ["model=deep"]),
     "a group that is none": (["modle=deep"], ["modle", "did you mean model"]),
@@ -128,7 +132,7 @@ MISTAKES = {
     "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
     "an environment variable that is not set": (["seed=${oc.env:NO_SUCH}"], ["seed", "NO_SUCH"]),
     "a device that is none": (["trainer.device=tpu"], ["trainer.device=tpu", "auto, cpu, cuda, mps"]),
-    "a device of other machines": (["trainer.device=mps"], ["trainer.device=mps", "auto, cpu"]),
+    "a device of other machines": ([f"trainer.device={ABSENT}"], [f"trainer.device={ABSENT}", "auto, cpu"]),
     "one fold": (["folds.k=1"], ["folds.k=1", "at least 2"]),
     "more folds than tracks": (["folds.k=7"], ["folds.k=7", "only 6 tracks"]),
     "too few tracks to stop early by": (["recipe.early_stopping.patience=1"], ["early_stopping.val_fraction=0.15"]),
@@ -141,6 +145,7 @@ MISTAKES = {
     "frequencies beyond the rate": (["features.f_max=99999"], ["f_max=99999"]),
     "an argument that the model refuses": (["model.dropout=2"], ["model: dropout"]),
     "an argument that the model does not have": (["+model.depth=2"], ["model", "depth"]),
+    "steps of nothing": (["model.strides=[[0,0],[2,2],[2,2],[2,2],[1,1]]"], ["model: fails on 128 bins"]),
     "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: "]),
     "an optimiser that is none": (["recipe.optimizer._target_=torch.optim.Atom"], ["recipe.optimizer", "Atom"]),
     "an argument of another optimiser": (["+recipe.optimizer.momentum=0.9"], ["recipe.optimizer", "momentum"]),
