@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -54,7 +55,7 @@ class Identity:
             "dataset": self.dataset,
             "folds": self.named["folds"],
             "version": genre_cls.__version__,
-            "machine": f"{platform.node()}, {platform.machine()}, Python {platform.python_version()}",
+            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "command": command(),
             "mlflow.source.name": "genre_cls.train",
             "mlflow.source.git.commit": _git_commit(),

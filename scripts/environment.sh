@@ -12,13 +12,13 @@ find_python() {
     return 1
 }
 
-# What is installed is remembered by a checksum, so that a second start installs nothing.
-wanted=$(cat "$repository/pyproject.toml" "$repository/constraints.txt" | cksum)
+# What is installed, and from where, is remembered by a checksum, so that a second start installs nothing.
+wanted=$({ cat "$repository/pyproject.toml" "$repository/constraints.txt"; echo "$repository"; } | cksum)
 extra=${extra:-}
 stamp=$venv/installed-${extra:-base}
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     [ -x "$venv/bin/python" ] || { python=$(find_python) && "$python" -m venv "$venv"; } || exit 2
-    echo "installing into $venv (about 5 GB with PyTorch, a few minutes the first time)" >&2
+    echo "installing into $venv (the first time about 5 GB with PyTorch, a few minutes)" >&2
     (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1
     echo "$wanted" >"$stamp"
