@@ -38,7 +38,7 @@ def random(
     Raises:
         UserError: k below 2, a genre with fewer tracks than folds, or too few tracks to set some apart.
     """
-    _check(labels, np.arange(len(labels)), k, "tracks")
+    _check(labels, np.arange(len(labels)), k, "track")
     splits = StratifiedKFold(k, shuffle=True, random_state=seed).split(labels, labels)
     apart = partial(_set_apart, labels=labels, groups=None, fraction=val_fraction, seed=seed)
     return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
@@ -61,7 +61,7 @@ def artist(
     """
     if groups is None:
         raise UserError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
-    _check(labels, groups, k, "artists")
+    _check(labels, groups, k, "artist")
     splits = StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(labels, labels, groups)
     apart = partial(_set_apart, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
     return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
@@ -74,8 +74,8 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
         raise UserError("there is no track to split into folds")
     counts = {genre: len(set(groups[np.asarray(labels) == genre].tolist())) for genre in sorted(set(labels))}
     rarest = min(counts, key=lambda genre: counts[genre])
-    if counts[rarest] < k:
-        raise UserError(f"folds.k={k}: genre {rarest} has only {counts[rarest]} {unit}; every fold needs one to test")
+    if (n := counts[rarest]) < k:
+        raise UserError(f"folds.k={k}: genre {rarest} has only {n} {unit}{'s'[: n != 1]}; every fold needs one to test")
 
 
 def _set_apart(

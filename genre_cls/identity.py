@@ -55,7 +55,7 @@ class Identity:
             "dataset": self.dataset,
             "folds": self.named["folds"],
             "version": genre_cls.__version__,
-            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "machine": _machine(),
             "command": command(),
             "mlflow.source.name": "genre_cls.train",
             "mlflow.source.git.commit": _git_commit(),
@@ -90,6 +90,10 @@ def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
     return shlex.join([*program.split(), *sys.argv[1:]])
+
+
+def _machine() -> str:
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
 def _elsewhere(key: str) -> bool:

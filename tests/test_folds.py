@@ -163,7 +163,7 @@ def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
 
 def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
     groups = np.array([0, 1] * 10)
-    with pytest.raises(UserError, match=r"folds.k=4: genre jazz has only 1 artists"):
+    with pytest.raises(UserError, match=r"folds.k=4: genre jazz has only 1 artist;"):
         folds.artist(HALF, groups, k=4, seed=0)
 
 
