@@ -72,7 +72,7 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     """
     choices = hydra_config.runtime.choices
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
-    named |= {"recipe": choices["recipe"], "folds": choices["folds"]}
+    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices[group]}
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     named |= {key: value for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
     settings = {key: str(value) for key, value in leaves(cfg)}

@@ -163,6 +163,9 @@ def one_line_errors() -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     try:
         yield
+    except BrokenPipeError:  # whoever read the output, head say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -182,7 +185,7 @@ def explain(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
-        return _no_such_option(str(error.missing_cfg_file), error.options or ["nothing yet"])
+        return _no_such_option(str(error.missing_cfg_file), error.options or [])
     if found := re.match(r"Could not override '(.+?)'", text):
         return _no_such_key(found[1])
     if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):

@@ -77,7 +77,7 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two genres that are easily told apart, six tracks of 1.2 s each."""
     root = tmp_path_factory.mktemp("audio") / "my music"
     random = np.random.default_rng(0)
@@ -91,15 +91,15 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that all tests fill together."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
-def on_music(music: Path, cache: Path) -> tuple[str, ...]:
+def on_music(tiny_music: Path, tiny_cache: Path) -> tuple[str, ...]:
     """What every command gets: the tiny music, the shared cache, a tiny recipe."""
-    return ("dataset=folder", f"dataset.root={music}", f"cache_dir={cache}", "trainer.device=cpu", *TINY)
+    return ("dataset=folder", f"dataset.root={tiny_music}", f"cache_dir={tiny_cache}", "trainer.device=cpu", *TINY)
 
 
 @pytest.fixture(scope="session")
@@ -151,12 +151,12 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to stand in, far from the user's own cache and server."""
     folder = tmp_path / "a place"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    for name, value in _environment(cache).items():
+    for name, value in _environment(tiny_cache).items():
         monkeypatch.setenv(name, value)
     for name in ("MLFLOW_TRACKING_URI", "GTZAN_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -190,7 +190,10 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture(scope="session", autouse=True)
 def sweep_under_way(
-    request: pytest.FixtureRequest, music: Path, on_music: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tiny_music: Path,
+    on_music: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, subprocess.Popen[str]] | None]:
     """The grid as a user starts it, on the tiny music and a file that is none; it runs beside the other tests."""
     if not any("sweep" in getattr(item, "fixturenames", ()) for item in request.session.items):
@@ -198,7 +201,7 @@ def sweep_under_way(
         return
     folder, cache = tmp_path_factory.mktemp("sweep") / "a place", tmp_path_factory.mktemp("its cache")
     folder.mkdir()
-    root = shutil.copytree(music, tmp_path_factory.mktemp("its audio") / music.name)
+    root = shutil.copytree(tiny_music, tmp_path_factory.mktemp("its audio") / tiny_music.name)
     (root / GENRES[0] / "broken.wav").write_text("no audio")
     own = (f"dataset.root={root}", f"cache_dir={cache}", "max_unreadable=0.1")
     with subprocess.Popen(
