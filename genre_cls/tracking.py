@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import sqlite3
@@ -65,6 +66,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
         self._artifacts = None if uri else folder.resolve() / "artifacts"
         self.uri = store_uri(uri, folder)
         if not uri:

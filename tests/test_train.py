@@ -220,9 +220,7 @@ def test_a_job_that_fails_does_not_take_the_others_with_it_and_what_is_easy_is_l
 
 
 @pytest.mark.usefixtures("store_here")
-def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(
-    command: Command, tiny_cache: Path, on_music: tuple[str, ...]
-) -> None:
+def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(command: Command, on_music: tuple[str, ...]) -> None:
     small = ("dataset.tracks_per_genre=2", "dataset.seconds=1", "model=basic", "trainer.workers=1")
     shared = [argument for argument in on_music if not argument.startswith("dataset")]
     done = command(train.main, "-m", *shared, *small, "features=mel", "batch_size=16")
