@@ -100,7 +100,8 @@ class GenreModule(pl.LightningModule):
         make_schedule: MakeSchedule,
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on CPUs, and on tensor cores
+        # Channels last: about twice as fast on CPUs and on tensor cores.
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         mean, deviation = standardisation

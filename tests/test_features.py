@@ -1,7 +1,6 @@
 """Features: librosa's numbers, one STFT for all that share it, nothing of one clip in another's."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,15 +17,6 @@ from genre_cls.features import FeatureSpec, extract, mel_frequencies
 
 ROUNDING = 2.0**-11  # relative error of float16
 SMALL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=512, hop_length=128, n_mels=40, n_mfcc=13, f_max=4000.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the store's threads; two would wait for each other on a busy machine."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def clip(seed: int, n_samples: int = 8000) -> NDArray[np.float32]:

@@ -29,15 +29,6 @@ MFCC = replace(MEL, kind="mfcc")
 LATER = 5_000_000_000  # ns, added to a file's time where a test might be too quick for the clock
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the store's threads; two would wait for each other on a busy machine."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 def write(path: Path, seed: int, n_samples: int = 4000) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.random.default_rng(seed).normal(scale=0.1, size=n_samples), 8000)
