@@ -81,8 +81,8 @@ def groups(tracks: Sequence[Track]) -> NDArray[np.int64] | None:
     if not any(track.artist for track in tracks):
         return None
     place = {("track", track.id): i for i, track in enumerate(tracks)}
-    for track in tracks:
-        place.setdefault(("artist", track.artist or ""), len(place))
+    for artist in {track.artist: None for track in tracks if track.artist}:
+        place["artist", artist] = len(place)
     links = [(("track", track.id), ("artist", track.artist)) for track in tracks if track.artist]
     links += [(("track", track.id), ("track", track.repeats)) for track in tracks if track.repeats]
     ends = np.array([(place[one], place[other]) for one, other in links if other in place])

@@ -302,7 +302,7 @@ def _faults_file(faults: Sequence[Fault]) -> bytes:
 
 def _in_words(result: ConfigResult) -> str:
     accuracy = result.estimate("accuracy")
-    low, high = max(accuracy.low, 0), min(accuracy.high, 1)
+    low, high = accuracy.share_interval
     return (
         f"accuracy {accuracy.mean:.1%} ± {accuracy.std:.1%} (95 % interval {low:.1%} to {high:.1%}), "
         f"{result.seconds_per_fold:.1f} s a fold"

@@ -173,9 +173,8 @@ def _percent(share: float) -> str:
 
 
 def _interval(result: ConfigResult) -> str:
-    """The ends of the accuracy's interval, which may compute to beyond what an accuracy can be."""
-    accuracy = result.estimate("accuracy")
-    return f"{_percent(max(accuracy.low, 0))}–{_percent(min(accuracy.high, 1))}"
+    low, high = result.estimate("accuracy").share_interval
+    return f"{_percent(low)}–{_percent(high)}"
 
 
 def _data_uri(figure: Figure) -> str:

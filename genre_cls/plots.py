@@ -158,7 +158,7 @@ def intervals(results: Sequence[ConfigResult], *, note: str = "") -> Figure:
     axes = figure.subplots()
     for y, result in enumerate(ranked):
         e = result.estimate("accuracy")
-        mean, low, high = 100 * e.mean, max(0, 100 * e.low), min(100, 100 * e.high)
+        mean, low, high = (100 * share for share in (e.mean, *e.share_interval))
         folds = [100 * fold.scores["accuracy"] for fold in result.folds]
         axes.scatter(folds, [y + 0.22] * len(folds), s=14, color=GREY, alpha=0.55, linewidths=0)
         whiskers = [[mean - low], [high - mean]]

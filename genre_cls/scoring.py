@@ -69,6 +69,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def share_interval(self) -> tuple[float, float]:
+        """The interval's ends for a score that is a share, cut to 0 and 1, beyond which they may compute to."""
+        return max(self.low, 0.0), min(self.high, 1.0)
+
 
 @dataclass(frozen=True)
 class ConfigResult:
