@@ -45,6 +45,8 @@ class Track:
         genre: its label.
         artist: who plays, if known.
         repeats: id of another track that is the same recording, if any.
+        fault: what is wrong with it, if anything is known to be.
+        part: `train`, `valid` or `test`, where a split of the dataset is published.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Track:
     genre: str
     artist: str | None = None
     repeats: str | None = None
+    fault: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,24 +72,32 @@ class Catalogue:
         """The genres' names in alphabetical order: the order of every matrix and probability."""
         return tuple(sorted({track.genre for track in self.tracks}))
 
+    def without_faults(self) -> "Catalogue":
+        """The same without the tracks that are known to be faulty."""
+        sound = tuple(track for track in self.tracks if not track.fault)
+        note = f"{len(self.tracks) - len(sound)} tracks with known faults are left out (drop_faults=true)."
+        return replace(self, tracks=sound, notes=(*self.notes, note))
 
-def groups(tracks: Sequence[Track]) -> NDArray[np.int64] | None:
+
+def groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64] | None:
     """Number the groups of tracks that share an artist or a recording, directly or through other tracks.
 
     Args:
         tracks: those without an artist, and without a recording in common with another, are groups of their own.
+        pairs: indices of tracks that were found to be the same recording.
 
     Returns:
         A number per track `(n_tracks,)`, equal within a group; None if not a single artist is known.
     """
     if not any(track.artist for track in tracks):
         return None
-    place = {("track", track.id): i for i, track in enumerate(tracks)}
-    for artist in {track.artist: None for track in tracks if track.artist}:
-        place["artist", artist] = len(place)
-    links = [(("track", track.id), ("artist", track.artist)) for track in tracks if track.artist]
-    links += [(("track", track.id), ("track", track.repeats)) for track in tracks if track.repeats]
-    ends = np.array([(place[one], place[other]) for one, other in links if other in place])
+    # A track is linked to its recording, which is named after one that may not be here itself, and to its artist.
+    links = [(("track", track.id), ("recording", track.repeats or track.id)) for track in tracks]
+    links += [(("track", track.id), ("artist", track.artist)) for track in tracks if track.artist]
+    links += [(("track", tracks[first].id), ("track", tracks[second].id)) for first, second in pairs]
+    nodes = dict.fromkeys([("track", track.id) for track in tracks] + [end for _, end in links])
+    place = {node: i for i, node in enumerate(nodes)}
+    ends = np.array([(place[one], place[other]) for one, other in links])
     graph = coo_array((np.ones(len(ends)), ends.T), shape=(len(place), len(place)))
     numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1][: len(tracks)]
     return numbers
@@ -95,7 +107,8 @@ def gtzan(root: str | None) -> Catalogue:
     """Find GTZAN in any of the layouts it is handed around in.
 
     Artists are from Sturm's index (The GTZAN dataset: its contents, its faults, their effects on evaluation, and its
-    future use, arXiv:1306.1461, 2013), which does not know those of 81 tracks; repetitions were measured.
+    future use, arXiv:1306.1461, 2013), which does not know those of 81 tracks; repetitions were measured. The tracks
+    that the fault-filtered split leaves out (Kereliuk, Sturm & Larsen, IEEE Trans. Multimedia 17, 2015) are faulty.
 
     Args:
         root: folder that holds the genre folders, or one or two levels above them.
@@ -208,7 +221,8 @@ def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
     for path in _audio_files(folder):
         number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
         known = facts.get(f"{genre}.{number}", {})
-        yield Track(f"{genre}.{number}", path, genre, known.get("artist") or None, known.get("repeats") or None)
+        facts_or_none = {key: known.get(key) or None for key in ("artist", "repeats", "fault", "part")}
+        yield Track(f"{genre}.{number}", path, genre, **facts_or_none)
 
 
 @cache

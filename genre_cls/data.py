@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genre_cls.folds import Fold, Indices
+from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features, Matrix
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames) float16, labels (batch,) int64
@@ -49,6 +50,7 @@ class FoldData(pl.LightningDataModule):
     def __init__(self, features: Features, labels: Indices, fold: Fold, windowing: Windowing) -> None:
         super().__init__()
         self.clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
+        self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels)
         self.fold, self.windowing = fold, windowing
 
@@ -78,20 +80,15 @@ class FoldData(pl.LightningDataModule):
             for start in cover_starts(self.clips[track].shape[1], n_frames, overlap)
         ]
 
-    def mean_per_track(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Average what was computed for each window of `predict_dataloader` over each held-out track's windows.
+    def predictions(self, probabilities: NDArray[np.float64]) -> WindowPredictions:
+        """Say which window of which held-out track each row of a prediction is.
 
         Args:
-            rows: `(n_windows, n)`.
-
-        Returns:
-            `(n_tracks, n)`.
+            probabilities: of the windows of `predict_dataloader` `(n_windows, n_genres)`.
         """
-        tracks = [track for track, _ in self.cover(self.fold.test)]
+        tracks, starts = np.array(self.cover(self.fold.test)).T
         places = np.searchsorted(self.fold.test, tracks)  # the fold's indices are sorted
-        sums = np.zeros((len(self.fold.test), rows.shape[1]))
-        np.add.at(sums, places, rows)
-        return sums / np.bincount(places)[:, None]
+        return WindowPredictions(places, starts * self.seconds_per_frame, probabilities)
 
     def batch(self, windows: Sequence[tuple[int, int]]) -> Batch:
         """Cut windows (track, first frame) and stack them."""

@@ -1,13 +1,11 @@
 """One configuration from settings to evidence: load, split, train and judge each fold, log everything to MLflow."""
 
 import atexit
-import csv
 import gc
-import io
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -16,57 +14,40 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from joblib import Parallel, delayed
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from genre_cls import plots
-from genre_cls.catalogue import Catalogue, groups
+from genre_cls.catalogue import Track
 from genre_cls.data import FoldData, Windowing, genre_means
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec, mel_frequencies
-from genre_cls.folds import Fold, Indices
-from genre_cls.identity import Identity, digest
+from genre_cls.folds import Fold
+from genre_cls.identity import Identity
 from genre_cls.models import n_parameters
 from genre_cls.module import GenreModule, Training, Weights, fit, on_accelerator, saved
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
-from genre_cls.store import Fault, Features, FeatureStore
-from genre_cls.tracking import NOTE, PARENT, Files, Tracker, confusion_file, fold_files, genre_means_file
+from genre_cls.task import Task, load, load_all
+from genre_cls.tracking import (
+    NOTE,
+    PARENT,
+    Files,
+    Tracker,
+    confusion_file,
+    csv_file,
+    fold_files,
+    genre_means_file,
+    tracks_file,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 atexit.register(gc.freeze)  # or Python looks through all that torch has loaded once more before it leaves, for seconds
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a configuration is judged on.
-
-    Args:
-        catalogue: the tracks there are.
-        features: of those that can be read.
-        labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
-        folds: who teaches and who judges.
-    """
-
-    catalogue: Catalogue
-    features: Features
-    labels: Indices
-    folds: Sequence[Fold]
-
-    @property
-    def digest(self) -> str:
-        """Equal for configurations that are judged on the same tracks in the same folds."""
-        return digest(self.features.digest, *(fold.test.tolist() for fold in self.folds))
-
-    @property
-    def note(self) -> str:
-        """What every figure has to say of the data."""
-        return "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
-
-
 def prepare(configurations: Sequence[DictConfig]) -> None:
-    """Extract all features that some configurations need, each track decoded once, and say what there is.
+    """Check that some configurations can run, and get all that they need from the audio.
 
     Args:
         configurations: composed and checked.
@@ -76,17 +57,10 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     """
     for uri in {cfg.tracking.uri for cfg in configurations} - {""}:
         Tracker(uri, Path())  # a server that does not answer is told before the work, not after
-    by_dataset: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
         _check_device(cfg.trainer.device)
         _check_buildable(cfg)
-        by_dataset.setdefault(OmegaConf.to_yaml(cfg.dataset, resolve=True), []).append(cfg)
-    for same in by_dataset.values():
-        specs = list(dict.fromkeys(instantiate(cfg.features) for cfg in same))
-        catalogue, features = _load(same[0], specs)
-        for cfg in same:
-            _split(cfg, catalogue, features[0])
-        _announce(same[0], catalogue, features)
+    load_all(configurations)
 
 
 def judge(cfg: DictConfig, identity: Identity) -> float:
@@ -97,12 +71,14 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         identity: what it is called and told apart by.
 
     Returns:
-        Mean accuracy of the folds.
+        Mean accuracy of the folds; not a number if the split is impossible and that is to be skipped.
 
     Raises:
         UserError: the data or the device do not allow it.
     """
-    task = load_task(cfg)
+    task = load(cfg)
+    if task is None:
+        return math.nan
     tracker = _tracker(cfg)
     experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
     model = instantiate(cfg.model, n_genres=len(task.catalogue.genres))
@@ -118,24 +94,9 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
             results.append(result)
         in_order = tuple(sorted(results, key=lambda result: result.index))
         summary = ConfigResult(identity.named, in_order, n_parameters(model))
-        parent.log(_summary(summary), {}, _summary_files(task, identity, summary))
+        parent.log(summary.summary, {}, _summary_files(task, identity, summary))
     log.info("%s: %s", identity.title, _in_words(summary))
     return summary.estimate("accuracy").mean
-
-
-def load_task(cfg: DictConfig) -> Task:
-    """Load one configuration's features and split their tracks."""
-    catalogue, (features,) = _load(cfg, [instantiate(cfg.features)])
-    return _split(cfg, catalogue, features)
-
-
-def _split(cfg: DictConfig, catalogue: Catalogue, features: Features) -> Task:
-    genres = [track.genre for track in features.tracks]
-    stopping = cfg.recipe.early_stopping
-    val_fraction = stopping.val_fraction if stopping.patience else 0.0
-    folds = instantiate(cfg.folds)(genres, groups(features.tracks), val_fraction=val_fraction)
-    labels = np.array([catalogue.genres.index(genre) for genre in genres])
-    return Task(catalogue, features, labels, folds)
 
 
 def train_folds(cfg: DictConfig, task: Task, title: str) -> Iterator[tuple[FoldResult, Weights]]:
@@ -166,31 +127,19 @@ def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Wei
         instantiate(recipe.schedule),
     )
     training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
-    probabilities = fit(module, data, training)
+    windows = fit(module, data, training)
     result = FoldResult(
         index=fold.index,
         track_ids=tuple(task.features.tracks[i].id for i in fold.test),
         labels=task.labels[fold.test],
-        probabilities=probabilities,
+        probabilities=windows.per_track,
         genres=task.catalogue.genres,
         curves=module.curves,
         n_train=len(fold.train),
         seconds=perf_counter() - started,
+        windows=windows,
     )
     return result, module.weights()
-
-
-def _load(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> tuple[Catalogue, list[Features]]:
-    catalogue: Catalogue = instantiate(cfg.dataset)
-    features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
-    faults = features[0].faults
-    if len(faults) > cfg.max_unreadable * len(catalogue.tracks):
-        raise UserError(
-            f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
-            f"max_unreadable={cfg.max_unreadable:g} allows: "
-            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
-        )
-    return catalogue, features
 
 
 def _tracker(cfg: DictConfig) -> Tracker:
@@ -225,17 +174,6 @@ def _check_shape(model: nn.Module, spec: FeatureSpec, window: float) -> None:
         raise UserError(f"model: gives {shape} for two windows and two genres, must give (2, 2)")
 
 
-def _announce(cfg: DictConfig, catalogue: Catalogue, features: Sequence[Features]) -> None:
-    faults, store = features[0].faults, FeatureStore(Path(cfg.cache_dir))
-    log.info("%s: %d tracks in %d genres", catalogue.name, len(features[0].tracks), len(catalogue.genres))
-    for line in (*catalogue.notes, *(f"skipped {fault.track.path}: {fault.reason}" for fault in faults)):
-        log.warning(line)
-    log.info(
-        "features: %.0f MB in %s (python -m genre_cls.store %s --clear deletes them)",
-        store.size() / 1e6, store.root, cfg.cache_dir,
-    )  # fmt: skip
-
-
 def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldResult) -> Files:
     title = f"{identity.title}, fold {result.index + 1}"
     description = {
@@ -258,33 +196,28 @@ def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldRe
     }
 
 
-def _summary(result: ConfigResult) -> dict[str, float]:
-    """The parent run's metrics."""
-    metrics: dict[str, float] = {}
-    for score in result.folds[0].scores:
-        estimate = result.estimate(score)
-        metrics |= {
-            f"{score}_mean": estimate.mean,
-            f"{score}_std": estimate.std,
-            f"{score}_low": estimate.low,
-            f"{score}_high": estimate.high,
-        }
-    metrics |= {"seconds": sum(fold.seconds for fold in result.folds), "seconds_per_fold": result.seconds_per_fold}
-    return metrics | {f"recall_{genre}": float(r) for genre, r in zip(result.genres, result.recall, strict=True)}
-
-
 def _summary_files(task: Task, identity: Identity, result: ConfigResult) -> Files:
     matrix = plots.confusion_matrix(result.confusion, result.genres, title=identity.title, note=task.note)
+    ids = [track.id for track in task.features.tracks]
     files = {
         "config.yaml": identity.yaml.encode(),
         "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
+        "tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks}),
         "confusion_matrix.png": plots.png(matrix),
         "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
+        "reliability.png": plots.png(plots.reliability(result.calibration, note=task.note)),
         f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
     }
-    if task.features.faults:
-        files["unreadable.csv"] = _faults_file(task.features.faults)
+    if faults := [(str(fault.track.path), fault.reason) for fault in task.features.faults]:
+        files["unreadable.csv"] = csv_file([("path", "reason"), *faults])
+    if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:
+        files["repetitions.csv"] = csv_file([("track", "repeats", "similarity"), *repetitions])
     return files
+
+
+def _facts(track: Track) -> dict[str, str]:
+    known = {"genre": track.genre, "artist": track.artist or "", "fault": track.fault or ""}
+    return known | {"path": str(track.path.absolute())}
 
 
 def _genre_means(task: Task) -> GenreMeans:
@@ -292,12 +225,6 @@ def _genre_means(task: Task) -> GenreMeans:
     frequencies = mel_frequencies(spec) if spec.kind == "mel" else np.array([])
     matrices = genre_means(task.features, task.labels, len(genres))
     return GenreMeans(spec.kind, genres, matrices, spec.seconds_per_frame, frequencies)
-
-
-def _faults_file(faults: Sequence[Fault]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows([("path", "reason"), *((str(fault.track.path), fault.reason) for fault in faults)])
-    return text.getvalue().encode()
 
 
 def _in_words(result: ConfigResult) -> str:

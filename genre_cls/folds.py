@@ -1,4 +1,4 @@
-"""Which tracks train and which are judged: from labels and artists alone, without touching a file."""
+"""Which tracks train and which are judged: from labels, artists and published parts alone, without touching a file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,12 @@ from genre_cls.errors import UserError
 
 Indices = NDArray[np.int64]
 
+FILTERED = {"train": 443, "valid": 197, "test": 290}  # tracks of GTZAN in each part of the published split
+
+
+class SplitError(UserError):
+    """The tracks do not allow the split that is asked for."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -24,58 +30,160 @@ class Fold:
 
 
 def random(
-    labels: Sequence[str], groups: Indices | None = None, *, k: int, seed: int, val_fraction: float = 0.0
+    labels: Sequence[str],
+    groups: Indices | None = None,
+    parts: Sequence[str | None] = (),
+    *,
+    k: int,
+    seed: int,
+    repeats: int = 1,
+    val_fraction: float = 0.0,
 ) -> list[Fold]:
-    """Split tracks into k stratified folds; every track is tested exactly once.
+    """Split tracks into k stratified folds; every track is tested exactly once in each repetition.
 
     Args:
         labels: the genre of each track.
         groups: ignored, as tracks of one artist may stand on both sides.
+        parts: ignored.
         k: number of folds, at least 2.
         seed: of the shuffle; the same labels and seed give the same folds for every configuration.
+        repeats: how often all of it is done, each time with another shuffle.
         val_fraction: share of a fold's training tracks that is set apart, stratified too, for early stopping.
 
     Raises:
-        UserError: k below 2, a genre with fewer tracks than folds, or too few tracks to set some apart.
+        SplitError: k below 2, a genre with fewer tracks than folds, or too few tracks to set some apart.
     """
     _check(labels, np.arange(len(labels)), k, "track")
-    splits = StratifiedKFold(k, shuffle=True, random_state=seed).split(labels, labels)
     apart = partial(_set_apart, labels=labels, groups=None, fraction=val_fraction, seed=seed)
+    shuffles = (StratifiedKFold(k, shuffle=True, random_state=seed + repeat) for repeat in range(repeats))
+    splits = [split for shuffle in shuffles for split in shuffle.split(labels, labels)]
     return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
 
 
 def artist(
-    labels: Sequence[str], groups: Indices | None, *, k: int, seed: int, val_fraction: float = 0.0
+    labels: Sequence[str],
+    groups: Indices | None,
+    parts: Sequence[str | None] = (),
+    *,
+    k: int,
+    seed: int,
+    repeats: int = 1,
+    tolerance: float = 0.3,
+    val_fraction: float = 0.0,
 ) -> list[Fold]:
     """Split tracks into k folds that share no artist and no recording, as even in genres as that allows.
 
     Args:
         labels: the genre of each track.
         groups: equal numbers for tracks that must stay on one side `(n_tracks,)`.
+        parts: ignored.
         k: number of folds, at least 2.
         seed: of the shuffle.
+        repeats: how often all of it is done, each time with another shuffle.
+        tolerance: by how much the share of a genre's tracks that a fold tests may differ from 1/k.
         val_fraction: share of a fold's training tracks that is set apart, by whole groups too, for early stopping.
 
     Raises:
-        UserError: no artist is known, k below 2, or a genre with fewer artists than folds.
+        SplitError: no artist is known, k below 2, a genre with fewer artists than folds, or one that its largest
+            artist's tracks spread more unevenly than `tolerance` allows.
     """
     if groups is None:
-        raise UserError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
+        raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
     _check(labels, groups, k, "artist")
-    splits = StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(labels, labels, groups)
     apart = partial(_set_apart, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
+    shuffles = (StratifiedGroupKFold(k, shuffle=True, random_state=seed + repeat) for repeat in range(repeats))
+    splits = [split for shuffle in shuffles for split in shuffle.split(labels, labels, groups)]
+    _check_even(labels, [test for _, test in splits], k, tolerance)
     return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
+
+
+def filtered(
+    labels: Sequence[str],
+    groups: Indices | None = None,
+    parts: Sequence[str | None] = (),
+    *,
+    repeats: int,
+    val_fraction: float = 0.0,
+) -> list[Fold]:
+    """Train on the published fault-filtered split's `train` and `valid`, judge on its `test`; repeated over seeds.
+
+    Args:
+        labels: ignored.
+        groups: ignored; the published parts share no artist.
+        parts: `train`, `valid`, `test` or None of each track.
+        repeats: trainings, each with other weights and crops.
+        val_fraction: if above 0, `valid` is what is set apart for early stopping.
+
+    Raises:
+        SplitError: a part is missing.
+
+    Source: Kereliuk, Sturm & Larsen, Deep learning and music adversaries, IEEE Trans. Multimedia 17 (2015).
+    """
+    places = {part: np.flatnonzero(np.array(parts) == part) for part in FILTERED}
+    if missing := [part for part, tracks in places.items() if not len(tracks)]:
+        raise SplitError(
+            f"folds=filtered: GTZAN's published split is not complete, {' and '.join(missing)} missing "
+            f"({_present(parts)}); take folds=random or folds=artist"
+        )
+    teach = np.sort(np.concatenate([places["train"], places["valid"]]))
+    train, val = (places["train"], places["valid"]) if val_fraction else (teach, teach[:0])
+    return [Fold(index, train, val, places["test"]) for index in range(repeats)]
+
+
+def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence[Fold]) -> str:
+    """How large the folds are and how even in genres, in a line.
+
+    Args:
+        labels: the genre of each track.
+        parts: the published part of each track, if there is one.
+        folds: what one of the functions above made of them.
+    """
+    tests = [fold.test for fold in folds]
+    if all(np.array_equal(test, tests[0]) for test in tests):
+        return f"{len(folds)} trainings on one split: {_present(parts)}"
+    sizes = [len(test) for test in tests]
+    fold, genre, share = _least_even(labels, tests)
+    return (
+        f"{len(folds)} folds test {min(sizes)} to {max(sizes)} tracks each; "
+        f"least even: fold {fold + 1} tests {share:.0%} of genre {genre}"
+    )
+
+
+def _present(parts: Sequence[str | None]) -> str:
+    counts = [f"{sum(own == part for own in parts)} of {n} {part}" for part, n in FILTERED.items()]
+    return ", ".join(counts) + " tracks"
 
 
 def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
     if k < 2:
-        raise UserError(f"folds.k={k}: must be at least 2")
+        raise SplitError(f"folds.k={k}: must be at least 2")
     if not len(labels):
-        raise UserError("there is no track to split into folds")
+        raise SplitError("there is no track to split into folds")
     counts = {genre: len(set(groups[np.asarray(labels) == genre].tolist())) for genre in sorted(set(labels))}
     rarest = min(counts, key=lambda genre: counts[genre])
     if (n := counts[rarest]) < k:
-        raise UserError(f"folds.k={k}: genre {rarest} has only {n} {unit}{'s'[: n != 1]}; every fold needs one to test")
+        raise SplitError(
+            f"folds.k={k}: genre {rarest} has only {n} {unit}{'s'[: n != 1]}; every fold needs one to test"
+        )
+
+
+def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
+    fold, genre, share = _least_even(labels, tests)
+    if not share or abs(share - 1 / k) > tolerance:
+        raise SplitError(
+            f"folds.tolerance={tolerance:g}: fold {fold + 1} would test {share:.0%} of genre {genre} and not about "
+            f"{1 / k:.0%}, since few artists have most of its tracks; allow more, or take fewer folds (folds.k)"
+        )
+
+
+def _least_even(labels: Sequence[str], tests: Sequence[Indices]) -> tuple[int, str, float]:
+    """The fold and genre of which the fold tests none, or else the most or the fewest tracks, and their share."""
+    genres, codes = np.unique(labels, return_inverse=True)
+    counts = np.array([np.bincount(codes[test], minlength=len(genres)) for test in tests])  # (n_folds, n_genres)
+    shares = counts / np.bincount(codes)
+    gaps = np.where(counts, np.abs(shares - shares.mean(axis=0)), np.inf)
+    fold, genre = np.unravel_index(gaps.argmax(), gaps.shape)
+    return int(fold), str(genres[genre]), float(shares[fold, genre])
 
 
 def _set_apart(
@@ -92,7 +200,7 @@ def _set_apart(
             parts = StratifiedGroupKFold(max(2, round(1 / fraction)), shuffle=True, random_state=seed)
             kept, val = (train[part] for part in next(parts.split(train, own, groups[train])))
     except ValueError as error:
-        raise UserError(
+        raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: {len(own)} training tracks are too few: {error}"
         ) from error
     return np.sort(kept), np.sort(val)

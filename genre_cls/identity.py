@@ -16,11 +16,14 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
+from genre_cls.scoring import AXES
 from genre_cls.settings import leaves
 
-AXES = ("features", "model", "batch_size")
 # Settings that say where and how a run happens but not what it computes.
-ELSEWHERE = ("cache_dir", "report_dir", "max_unreadable", "dataset.root", "dataset.cache_dir", "trainer", "tracking")
+ELSEWHERE = (
+    "cache_dir", "report_dir", "max_unreadable", "rope", "skip_impossible",
+    "dataset.root", "dataset.cache_dir", "trainer", "tracking",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Identity:
         dataset: name of the dataset.
         yaml: the resolved configuration.
         fingerprint: equal for two runs that would compute the same from the same data.
+        setup: equal for two runs that would differ in nothing but who trains and who is judged.
     """
 
     named: Mapping[str, str]
@@ -40,6 +44,7 @@ class Identity:
     dataset: str
     yaml: str
     fingerprint: str
+    setup: str
 
     @property
     def title(self) -> str:
@@ -51,6 +56,7 @@ class Identity:
         """MLflow tags: the identity, and where the run comes from."""
         return {
             "identity": self.fingerprint,
+            "setup": self.setup,
             "named": json.dumps(dict(self.named)),
             "dataset": self.dataset,
             "folds": self.named["folds"],
@@ -76,9 +82,10 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     named |= {key: value for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
     settings = {key: str(value) for key, value in leaves(cfg)}
-    computed = {key: value for key, value in settings.items() if not _elsewhere(key)}
+    computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))
+    setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
     resolved = OmegaConf.to_yaml(cfg, resolve=True)
-    return Identity(named, named | settings, choices["dataset"], resolved, digest(sorted(computed.items())))
+    return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup))
 
 
 def digest(*parts: object) -> str:

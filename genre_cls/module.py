@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torchaudio.transforms as T
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
+from genre_cls.scoring import WindowPredictions
 
 Weights = Mapping[str, Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -193,7 +192,7 @@ class Training:
     precision: str
 
 
-def fit(module: GenreModule, data: FoldData, training: Training) -> NDArray[np.float64]:
+def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredictions:
     """Train a module on a fold, then judge it by the held-out tracks.
 
     Args:
@@ -202,8 +201,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> NDArray[np.f
         training: where and for how long.
 
     Returns:
-        Probabilities `(n_tracks, n_genres)` of the held-out tracks in the fold's order, each the mean over the
-        windows that cover the track.
+        What it says of the windows that cover the held-out tracks.
 
     Raises:
         UserError: the weights are no longer numbers.
@@ -222,7 +220,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> NDArray[np.f
     windows = torch.cat(batches)  # (n_windows, n_genres), float64
     if not windows.isfinite().all():
         raise UserError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
-    return data.mean_per_track(windows.cpu().numpy())
+    return data.predictions(windows.cpu().numpy())
 
 
 def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:

@@ -1,30 +1,41 @@
 """Results as pictures: every public function takes results and gives a `Figure`."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from math import ceil
+from itertools import chain
+from math import ceil, floor, inf
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import AsinhNorm, Normalize
+from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from genre_cls.scoring import ConfigResult, Floats, FoldResult, GenreMeans, Ints, names, rank
+from genre_cls.comparisons import RISK, SURE, Difference
+from genre_cls.estimates import Floats, Ints
+from genre_cls.scoring import Calibration, ConfigResult, FoldResult, GenreMeans, names, rank
 
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
+AMBER, LINK, SHADE = "#e09f1f", "#b9c0c9", "#eaeef3"
 # curve, what it is the loss of, colour, line style: the styles tell what red and green cannot tell everyone
 LOSSES = (
     ("train_loss", "training (augmented crops)", RED, "-"),
     ("held_out_loss", "held out (unaugmented centre windows)", GREEN, "--"),
 )
+# what a comparison may find, and how that is drawn
+DIFFERENT: dict[str, Any] = {"label": f"different (p < {RISK:g}, adjusted for all rows)", "color": BLUE, "marker": "o"}
+EQUAL: dict[str, Any] = {"label": f"practically equal ({100 * SURE:.0f} % sure)", "color": GREEN, "marker": "s"}
+UNDECIDED: dict[str, Any] = {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"}
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PANELS_PER_ROW = 5
+SMALLEST_DOT, LARGEST_DOT = 4, 15  # diameters in points
 
 
 def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> Figure:
@@ -39,7 +50,7 @@ def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> F
     axes = figure.subplots()
     _draw_losses(axes, folds)
     axes.set_ylabel("cross-entropy (nats)")
-    _losses_legend(figure, title)
+    _legend(figure, axes.get_legend_handles_labels()[0], title)
     return figure
 
 
@@ -59,7 +70,7 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
         accuracy = 100 * result.estimate("accuracy").mean
         axes.set_title(f"{place}: {_plain(name, 44)}\naccuracy {accuracy:.1f} %")
     panels[0].set_ylabel("cross-entropy (nats)")
-    _losses_legend(figure)
+    _legend(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -171,6 +182,101 @@ def intervals(results: Sequence[ConfigResult], *, note: str = "") -> Figure:
     return figure
 
 
+def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
+    """Draw by how many points one beats another, with the 95 % interval, against what is of practical importance.
+
+    Args:
+        differences: one at least, drawn from top to bottom, all with the same region of practical equivalence.
+        note: small print below.
+    """
+    figure = _figure(7.6, 1.5 + 0.36 * len(differences), note)
+    axes = figure.subplots()
+    rope = 100 * differences[0].rope
+    band = axes.axvspan(
+        -rope, rope, color=SHADE, linewidth=0, zorder=0, label=f"too small to matter (±{rope:g} points)"
+    )
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for y, difference in enumerate(differences):
+        e, look = difference.accuracy, _finding(difference)
+        mean, low, high = (100 * share for share in (e.mean, e.low, e.high))
+        whiskers = [[mean - low], [high - mean]]
+        axes.errorbar(mean, y, xerr=whiskers, linestyle="", markersize=6, capsize=3, zorder=3, **look)
+        label = axes.text(1.02, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9)
+        label.set_color(look["color"])
+    axes.set_yticks(range(len(differences)), [_minus(d.better, d.worse) for d in differences], size=9)
+    axes.set(ylim=(len(differences) - 0.5, -0.5))
+    axes.set_xlabel("difference in accuracy (points): mean, 95 % interval (not adjusted)")
+    axes.tick_params(axis="y", length=0)
+    _tidy(axes)
+    marks = [Line2D([], [], linestyle="", **look) for look in (DIFFERENT, EQUAL, UNDECIDED)]
+    _legend(figure, [*marks, band])
+    return figure
+
+
+def reliability(calibration: Calibration, *, note: str = "") -> Figure:
+    """Draw how often a model is right against how sure it is: a dot an interval, its area the tracks in it.
+
+    Args:
+        calibration: of one configuration; intervals without tracks are left out.
+        note: small print below.
+    """
+    figure = _figure(4.2, 4.4, note)
+    axes = figure.subplots()
+    seen = calibration.counts > 0
+    confidence, accuracy, counts = (
+        values[seen] for values in (100 * calibration.confidence, 100 * calibration.accuracy, calibration.counts)
+    )
+    (ideal,) = axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
+    axes.vlines(confidence, confidence, accuracy, color=RED, linewidth=1.2, alpha=0.6)
+    areas = np.maximum(LARGEST_DOT**2 * counts / counts.max(), SMALLEST_DOT**2)
+    axes.scatter(confidence, accuracy, s=areas, color=BLUE, edgecolors="white", linewidths=0.7, zorder=3)
+    axes.text(1, 99, "too cautious", size=8, color=GREY, va="top")
+    axes.text(99, 1, "too sure", size=8, color=GREY, ha="right")
+    axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
+    axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
+    _tidy(axes)
+    dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=f"area: tracks (at most {counts.max()})")
+    _legend(figure, [ideal, dot], f"expected calibration error {100 * calibration.error:.1f} %")
+    return figure
+
+
+def leak(protocols: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
+    """Draw what one configuration recognises under several splits, over all and by genre, the largest loss on top.
+
+    Args:
+        protocols: its result by the name of the split, two at least; what is lost is lost from the first to the last.
+        note: small print below.
+    """
+    recalls = [_recalls(result) for result in protocols.values()]
+    losses = {genre: share - recalls[-1][genre] for genre, share in recalls[0].items() if genre in recalls[-1]}
+    genres = sorted(dict.fromkeys(chain(*recalls)), key=lambda genre: -losses.get(genre, -inf))
+    lines = 0.6 * np.arange(len(protocols))  # the first row has a line a split, since their intervals overlap
+    middle, end = float(lines.mean()), float(lines[-1])
+    rows = {genre: end + 1.3 + i for i, genre in enumerate(genres)}
+    figure = _figure(7.0, 1.9 + 0.28 * (end + len(genres)), note)
+    axes = figure.subplots()
+    axes.axhspan(-0.7, end + 0.7, color=SHADE, linewidth=0, zorder=0)
+    for genre, y in rows.items():
+        shares = [recall[genre] for recall in recalls if genre in recall]
+        axes.plot([min(shares), max(shares)], [y, y], color=LINK, linewidth=2)
+    handles = []
+    for line, (split, result), recall, look in zip(
+        lines, protocols.items(), recalls, _split_looks(len(protocols)), strict=True
+    ):
+        _draw_accuracy(axes, line, result, look)
+        handles += axes.plot(list(recall.values()), [rows[genre] for genre in recall], label=_plain(split), **look)
+    first, *_, last = (100 * result.estimate("accuracy").mean for result in protocols.values())
+    _write_losses(axes, {middle: first - last} | {y: losses[genre] for genre, y in rows.items() if genre in losses})
+    way = f"{handles[0].get_label()} → {handles[-1].get_label()}"
+    axes.set_title(f"points lost, {way}", loc="right", size=8, color=GREY)
+    axes.set_yticks([middle, *rows.values()], ["all genres", *map(_plain, rows)], size=9)
+    axes.set(ylim=(end + len(genres) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % intervals")
+    axes.tick_params(axis="y", length=0)
+    _tidy(axes)
+    _legend(figure, handles, names([*protocols.values()][:1])[0], n_columns=min(3, len(protocols)))
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """Render a figure at 200 dots an inch."""
     buffer = BytesIO()
@@ -227,11 +333,55 @@ def _draw_curve(axes: Axes, curve: Sequence[float], **style: Any) -> None:
     axes.plot(range(1, len(curve) + 1), curve, marker=marker, **style)
 
 
-def _losses_legend(figure: Figure, title: str = "") -> None:
+def _legend(figure: Figure, handles: Sequence[Artist], title: str = "", n_columns: int = 2) -> None:
     # Above the axes nothing can be hidden; the figure's title goes on top of it.
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    look = {"ncols": 2, "frameon": False, "fontsize": 9, "title_fontsize": 11}
+    labels = [str(handle.get_label()) for handle in handles]
+    look = {"ncols": n_columns, "frameon": False, "fontsize": 9, "title_fontsize": 11, "handletextpad": 0.5}
     figure.legend(handles, labels, loc="outside upper center", title=_plain(title, 60), **look)
+
+
+def _finding(difference: Difference) -> dict[str, Any]:
+    """How it is drawn; as in its verdict, what is practically equal is called so even if it is different."""
+    if difference.equal >= SURE:
+        return EQUAL
+    return DIFFERENT if difference.p_value < RISK else UNDECIDED
+
+
+def _minus(better: str, worse: str) -> str:
+    """Both names, on two lines if they are long."""
+    both = [_plain(name, 48) for name in (better, worse)]
+    return (" − " if sum(map(len, both)) <= 40 else "\n− ").join(both)
+
+
+def _recalls(result: ConfigResult) -> dict[str, float]:
+    """Share of each genre's tracks that was recognised (%), without the genres that no judged track is of."""
+    scores = result.per_genre
+    shares = zip(result.genres, scores.recall, scores.n_tracks, strict=True)
+    return {genre: 100 * float(recall) for genre, recall, n_tracks in shares if n_tracks}
+
+
+def _split_looks(n: int) -> list[dict[str, Any]]:
+    """How the dots of each split are drawn: the first blue, the last red."""
+    colors = LinearSegmentedColormap.from_list("splits", [BLUE, AMBER, RED])(np.linspace(0, 1, n))
+    common = {"linestyle": "", "markersize": 8, "markeredgecolor": "white", "zorder": 3}
+    return [common | {"color": to_hex(color), "marker": "oDs^v"[i % 5]} for i, color in enumerate(colors)]
+
+
+def _draw_accuracy(axes: Axes, y: float, result: ConfigResult, look: Mapping[str, Any]) -> None:
+    """One split's mean accuracy over all genres with its interval, also in figures."""
+    e = result.estimate("accuracy")
+    mean, low, high = (100 * share for share in (e.mean, *e.share_interval))
+    axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], elinewidth=1.5, capsize=3, **look)
+    axes.annotate(f"{mean:.1f} %", (high, y), (5, 0), textcoords="offset points", va="center", size=8, color=INK)
+
+
+def _write_losses(axes: Axes, losses: Mapping[float, float]) -> None:
+    """Points lost, by row, right of 100 %; the axis begins with the lowest share that is drawn."""
+    low = min(90, 10 * floor(axes.dataLim.x0 / 10))
+    axes.set(xlim=(low - 0.03 * (100 - low), 100 + 0.2 * (100 - low)), xticks=range(low, 101, 10))
+    for y, lost in losses.items():
+        figures = f"{round(lost)}".replace("-", "−")
+        axes.text(0.985, y, figures, transform=axes.get_yaxis_transform(), ha="right", va="center", size=9, color=INK)
 
 
 def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo n
 
 log = logging.getLogger(__name__)
 
+BROWSERS_PLAY = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 EXPERIMENT = "genre_cls reports"  # apart, so that an experiment lists nothing but its configurations
 
 
@@ -54,21 +55,26 @@ def write(cfg: DictConfig, found: "Comparison") -> None:
     """Print the configurations' table, write the page and log it.
 
     Args:
-        cfg: of it, `tracking` and `report_dir` are used.
+        cfg: of it, `tracking`, `rope` and `report_dir` are used.
         found: the configurations.
     """
     from genre_cls import page
+    from genre_cls.findings import Report
     from genre_cls.tracking import NOTE, ui_command
 
     tracker = _tracker(cfg)
     note = found.tags.get(NOTE)
-    report = page.Report(
+    report = Report(
         title="Which features and which CNN classify music genres best?",
         dataset=found.tags["dataset"],
         notes=(note,) if note else (),
         results=found.results,
         means=found.means,
         provenance=_provenance(found.tags),
+        rope=cfg.rope,
+        tracks=found.tracks,
+        audio=_playable(found.tracks),
+        elsewhere=found.elsewhere,
     )
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     folder = _write_files(Path(cfg.report_dir), files)
@@ -92,6 +98,12 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
         partial.write_bytes(content)
         partial.replace(folder / name)
     return folder
+
+
+def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Addresses of the audio that is at hand, in forms that browsers play."""
+    paths = {track: Path(known["path"]) for track, known in tracks.items()}
+    return {track: path.as_uri() for track, path in paths.items() if path.suffix in BROWSERS_PLAY and path.exists()}
 
 
 def _provenance(tags: Mapping[str, str]) -> dict[str, str]:

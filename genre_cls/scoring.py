@@ -6,11 +6,33 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate
+
+AXES = ("features", "model", "batch_size")  # what every configuration is named by
+
+
+@dataclass(frozen=True)
+class WindowPredictions:
+    """What a model said of each window of the judged tracks.
+
+    Args:
+        track: the window's track `(n_windows,)`, an index into the fold's tracks.
+        start: where in the track the window begins `(n_windows,)`, s.
+        probabilities: one row a window `(n_windows, n_genres)`, rows sum to 1.
+    """
+
+    track: Ints
+    start: Floats
+    probabilities: Floats
+
+    @property
+    def per_track(self) -> Floats:
+        """Mean over each track's windows `(n_tracks, n_genres)`."""
+        sums = np.zeros((self.track.max() + 1, self.probabilities.shape[1]))
+        np.add.at(sums, self.track, self.probabilities)
+        return sums / np.bincount(self.track)[:, None]
 
 
 @dataclass(frozen=True)
@@ -21,11 +43,13 @@ class FoldResult:
         index: number of the fold, from 0.
         track_ids: the judged tracks.
         labels: their true genres `(n_tracks,)`, indices into `genres`.
-        probabilities: predicted, one row a track `(n_tracks, n_genres)`, rows sum to 1.
+        probabilities: predicted, one row a track `(n_tracks, n_genres)`, rows sum to 1; a track's are the mean over
+            its windows.
         genres: names in the order of the columns.
         curves: per epoch `train_loss`, `train_accuracy`, `held_out_loss`, `held_out_accuracy`.
         n_train: tracks that taught.
         seconds: wall time of training and judging, s.
+        windows: what the tracks' probabilities were averaged from, if it was kept.
     """
 
     index: int
@@ -36,23 +60,33 @@ class FoldResult:
     curves: Mapping[str, Sequence[float]]
     n_train: int
     seconds: float
+    windows: WindowPredictions | None = None
 
     @cached_property
     def predictions(self) -> Ints:
         """The most probable genre of each track `(n_tracks,)`."""
         return self.probabilities.argmax(axis=1)
 
+    @property
+    def hits(self) -> Floats:
+        """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
+        return (self.predictions == self.labels).astype(float)
+
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Accuracy, macro F1 and log loss (nats) over the fold's tracks."""
+        """Accuracy, macro F1 and log loss (nats) over the fold's tracks, and accuracy over their single windows."""
         columns = range(len(self.genres))
-        return {
-            "accuracy": float(accuracy_score(self.labels, self.predictions)),
+        scores = {
+            "accuracy": float(self.hits.mean()),
             "macro_f1": float(
                 f1_score(self.labels, self.predictions, labels=columns, average="macro", zero_division=0)
             ),
             "log_loss": float(log_loss(self.labels, self.probabilities, labels=columns)),
         }
+        if self.windows:
+            hits = self.windows.probabilities.argmax(axis=1) == self.labels[self.windows.track]
+            scores["window_accuracy"] = float(hits.mean())
+        return scores
 
     @property
     def confusion(self) -> Ints:
@@ -61,18 +95,50 @@ class FoldResult:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Mean over folds, standard deviation (n - 1) and the ends of the 95 % interval of the mean."""
+class GenreScores:
+    """Precision, recall, their harmonic mean F1, and the number of tracks of each genre `(n_genres,)`."""
 
-    mean: float
-    std: float
-    low: float
-    high: float
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    n_tracks: Ints
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How sure a model is and how often it is then right.
+
+    Args:
+        confidence: mean probability of the predicted genre in each interval `(n_bins,)`.
+        accuracy: share of right predictions in each interval `(n_bins,)`.
+        counts: tracks in each interval `(n_bins,)`.
+        error: expected calibration error, the mean gap between the two over all tracks.
+    """
+
+    confidence: Floats
+    accuracy: Floats
+    counts: Ints
+    error: float
+
+
+@dataclass(frozen=True)
+class TrackPredictions:
+    """What one configuration says of every track, in the order of their ids.
+
+    Args:
+        track_ids: the judged tracks.
+        labels: their true genres `(n_tracks,)`.
+        probabilities: mean over the repetitions in which a track was judged `(n_tracks, n_genres)`.
+    """
+
+    track_ids: tuple[str, ...]
+    labels: Ints
+    probabilities: Floats
 
     @property
-    def share_interval(self) -> tuple[float, float]:
-        """The interval's ends for a score that is a share, cut to 0 and 1, beyond which they may compute to."""
-        return max(self.low, 0.0), min(self.high, 1.0)
+    def predictions(self) -> Ints:
+        """The most probable genre of each track `(n_tracks,)`."""
+        return self.probabilities.argmax(axis=1)
 
 
 @dataclass(frozen=True)
@@ -99,15 +165,64 @@ class ConfigResult:
         """Counts pooled over the folds `(n_genres, n_genres)`, rows true, columns predicted."""
         return np.sum([fold.confusion for fold in self.folds], axis=0, dtype=np.int64)
 
+    @cached_property
+    def tracks(self) -> TrackPredictions:
+        """The folds' predictions, one a track."""
+        ids = np.concatenate([fold.track_ids for fold in self.folds])
+        names, first, place = np.unique(ids, return_index=True, return_inverse=True)
+        probabilities = np.concatenate([fold.probabilities for fold in self.folds])
+        sums = np.zeros((len(names), probabilities.shape[1]))
+        np.add.at(sums, place, probabilities)
+        labels = np.concatenate([fold.labels for fold in self.folds])[first]
+        return TrackPredictions(tuple(names.tolist()), labels, sums / np.bincount(place)[:, None])
+
     @property
-    def recall(self) -> Floats:
-        """Per genre, the share of its tracks that were recognised `(n_genres,)`, pooled over the folds."""
-        return recall_per_genre(self.confusion)
+    def per_genre(self) -> GenreScores:
+        """How well each genre is recognised, pooled over the folds."""
+        labels, predictions = (
+            np.concatenate([getattr(f, part) for f in self.folds]) for part in ("labels", "predictions")
+        )
+        columns = range(len(self.genres))
+        scores = precision_recall_fscore_support(labels, predictions, labels=columns, zero_division=0)
+        return GenreScores(*scores)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """How far the probabilities can be trusted, pooled over the folds."""
+        confidence = np.concatenate([fold.probabilities.max(axis=1) for fold in self.folds])
+        return calibration(confidence, np.concatenate([fold.hits for fold in self.folds]))
+
+    @property
+    def test_share(self) -> float:
+        """Judged tracks per training track, mean over the folds."""
+        return float(np.mean([len(fold.labels) / fold.n_train for fold in self.folds]))
+
+    @property
+    def one_test(self) -> bool:
+        """Whether all folds judge the same tracks, as several trainings on a published split do."""
+        return len(self.folds) > 1 and len({fold.track_ids for fold in self.folds}) == 1
 
     def estimate(self, score: str) -> Estimate:
-        """Mean of a fold score (a key of `FoldResult.scores`) with its interval."""
-        test_share = float(np.mean([len(fold.labels) / fold.n_train for fold in self.folds]))
-        return estimate([fold.scores[score] for fold in self.folds], test_share)
+        """Mean of a fold score (a key of `FoldResult.scores`) with its error."""
+        if self.one_test and score == "accuracy":
+            return crossed(np.stack([fold.hits for fold in self.folds]))
+        return estimate([fold.scores[score] for fold in self.folds], self.test_share)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Every figure by its name: mean, deviation and interval of each score, and how each genre fares."""
+        figures: dict[str, float] = {}
+        for score in self.folds[0].scores:
+            e = self.estimate(score)
+            figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std, f"{score}_low": e.low, f"{score}_high": e.high}
+        figures["calibration_error"] = self.calibration.error
+        for name in ("precision", "recall", "f1"):
+            values = getattr(self.per_genre, name)
+            figures |= {f"{name}_{genre}": float(v) for genre, v in zip(self.genres, values, strict=True)}
+        return figures | {
+            "seconds": sum(fold.seconds for fold in self.folds),
+            "seconds_per_fold": self.seconds_per_fold,
+        }
 
     @property
     def seconds_per_fold(self) -> float:
@@ -134,35 +249,22 @@ class GenreMeans:
     frequencies: Floats
 
 
-def estimate(values: Sequence[float], test_share: float) -> Estimate:
-    """Mean of scores over cross-validation folds, with an interval that knows that the folds share training data.
-
-    The folds' scores are correlated, so their plain standard error is too small; its variance `s²/k` is
-    replaced by `s² (1/k + n_test/n_train)`, with Student's t at k - 1 degrees of freedom.
+def calibration(confidence: Floats, hits: Floats, n_bins: int = 15) -> Calibration:
+    """Compare how sure a model is with how often it is right.
 
     Args:
-        values: one score a fold.
-        test_share: judged tracks per training track, n_test/n_train.
+        confidence: probability of the predicted genre `(n_tracks,)`.
+        hits: 1 where the prediction is right, 0 elsewhere `(n_tracks,)`.
+        n_bins: intervals of equal width that the confidence is sorted into.
 
-    Source: Nadeau & Bengio, Inference for the generalization error, Machine Learning 52 (2003), eq. 5.
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
     """
-    scores = np.asarray(values, dtype=float)
-    mean, n = float(scores.mean()), len(scores)
-    if n < 2:
-        return Estimate(mean, 0.0, mean, mean)
-    std = float(scores.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * std * np.sqrt(1 / n + test_share)
-    return Estimate(mean, std, mean - half, mean + half)
-
-
-def recall_per_genre(confusion: Ints) -> Floats:
-    """Share of each row on the diagonal; 0 for a genre without tracks.
-
-    Args:
-        confusion: counts `(n_genres, n_genres)`, rows true, columns predicted.
-    """
-    totals = confusion.sum(axis=1)
-    return np.divide(np.diag(confusion), totals, out=np.zeros(len(totals)), where=totals > 0)
+    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)  # an interval holds its upper end
+    counts = np.bincount(bins, minlength=n_bins)
+    sums = [np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, hits)]
+    mean_confidence, accuracy = (np.divide(s, counts, out=np.zeros(n_bins), where=counts > 0) for s in sums)
+    error = float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
+    return Calibration(mean_confidence, accuracy, counts, error)
 
 
 def confusions(confusion: Ints) -> list[tuple[int, int, int]]:
@@ -180,6 +282,47 @@ def confusions(confusion: Ints) -> list[tuple[int, int, int]]:
     return [(row, column, int(mistakes[row, column])) for row, column in pairs if mistakes[row, column]]
 
 
+@dataclass(frozen=True)
+class MissedTrack:
+    """A track that configurations get wrong.
+
+    Args:
+        id: of the track.
+        genre: its label.
+        taken_for: the other genre that most of them predict.
+        missed: share of the configurations that get it wrong.
+        confidence: mean probability that all of them give to `taken_for`.
+    """
+
+    id: str
+    genre: str
+    taken_for: str
+    missed: float
+    confidence: float
+
+
+def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
+    """The tracks that at least one configuration gets wrong, those that most get wrong, and most surely, first.
+
+    Args:
+        results: configurations on the same tracks; those of which a fold is missing are left out.
+    """
+    ids, genres = max((result.tracks.track_ids for result in results), key=len), results[0].genres
+    complete = [result.tracks for result in results if result.tracks.track_ids == ids]
+    labels = complete[0].labels
+    predictions = np.stack([tracks.predictions for tracks in complete])  # (n_results, n_tracks)
+    confidence = np.mean([tracks.probabilities for tracks in complete], axis=0)
+    votes = np.stack([(predictions == genre).sum(axis=0) for genre in range(len(genres))], axis=1)
+    votes[np.arange(len(ids)), labels] = 0
+    lines = []
+    for track in np.flatnonzero(votes.any(axis=1)):
+        other = max(range(len(genres)), key=lambda genre: (votes[track, genre], confidence[track, genre]))
+        missed = float(votes[track].sum() / len(complete))
+        genre = genres[labels[track]]
+        lines.append(MissedTrack(ids[track], genre, genres[other], missed, float(confidence[track, other])))
+    return sorted(lines, key=lambda line: (-line.missed, -line.confidence, line.id))
+
+
 def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
     """Sort configurations by mean accuracy, best first; macro F1 decides between equals."""
     return sorted(results, key=lambda r: (-r.estimate("accuracy").mean, -r.estimate("macro_f1").mean))
@@ -187,11 +330,16 @@ def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
 
 def names(results: Sequence[ConfigResult]) -> list[str]:
     """Name configurations by features, model, batch size and whatever else differs between them."""
-    labels = {"features": "", "model": "", "batch_size": "batch "} | {key: f"{key} " for key in differing(results)}
-    return [" · ".join(label + r.params.get(key, "?") for key, label in labels.items()) for r in results]
+    axes = (*AXES, *differing(results))
+    return [" · ".join(setting(axis, result.params.get(axis, "?")) for axis in axes) for result in results]
+
+
+def setting(axis: str, value: str) -> str:
+    """What a value of an axis is called among others: `mel`, `deep`, `batch 16`, `recipe.epochs 60`."""
+    return value if axis in ("features", "model") else f"{axis.removesuffix('_size')} {value}"
 
 
 def differing(results: Sequence[ConfigResult]) -> list[str]:
     """Keys of the parameters, other than features, model and batch size, that differ between configurations."""
-    keys = {key for result in results for key in result.params} - {"features", "model", "batch_size"}
+    keys = {key for result in results for key in result.params}.difference(AXES)
     return [key for key in sorted(keys) if len({result.params.get(key) for result in results}) > 1]

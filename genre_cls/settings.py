@@ -60,6 +60,18 @@ class Text:
         return f"one of {', '.join(self.choices)}" if self.choices else "a text"
 
 
+@dataclass(frozen=True)
+class Switch:
+    """True or false."""
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of them."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
 def whole(low: int) -> Number:
     """Whole numbers from `low` on."""
     return Number(low, whole=True)
@@ -79,10 +91,13 @@ ARGUMENTS = (
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
-RULES: Mapping[str, Number | Text] = {
+RULES: Mapping[str, Number | Text | Switch] = {
     "batch_size": whole(2),  # batch normalisation needs two
     "seed": SEED,
     "max_unreadable": SHARE,
+    "drop_faults": Switch(),
+    "skip_impossible": Switch(),
+    "rope": SHARE,
     "cache_dir": Text(),
     "report_dir": Text(),
     "dataset.root": Text(optional=True),
@@ -115,6 +130,8 @@ RULES: Mapping[str, Number | Text] = {
     "recipe.early_stopping.patience": whole(0),
     "recipe.early_stopping.val_fraction": Number(0.01, 0.9),
     "folds.k": whole(2),
+    "folds.repeats": whole(1),
+    "folds.tolerance": SHARE,
     "folds.seed": SEED,
     "trainer.device": Text(("auto", "cpu", "cuda", "mps")),
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -26,13 +27,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from genre_cls.errors import UserError
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, Ints
+from genre_cls.estimates import Ints
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, WindowPredictions
 
 log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 NOTE = "mlflow.note.content"  # the tag that they show as a run's description
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
 BATCH = 1000  # metrics that MLflow takes in one call
 
 Texts = Mapping[str, str]
@@ -47,11 +50,16 @@ class Comparison:
         tags: of the configuration that finished last.
         results: one a configuration.
         means: average features per genre, one a kind of feature.
+        tracks: what is known of each track, by its id: `artist`, `fault` and `path`, empty where unknown.
+        elsewhere: for some of the results, by their place among them, what the same configuration scored on the same
+            tracks under other splits, by the splits' names.
     """
 
     tags: Mapping[str, str]
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
+    tracks: Mapping[str, Mapping[str, str]]
+    elsewhere: Mapping[int, Mapping[str, ConfigResult]]
 
 
 class Tracker:
@@ -128,29 +136,40 @@ class Tracker:
         comparable = [run for run in parents if run.data.tags["comparison"] == tags["comparison"]]
         # They come newest first, so of a configuration that ran twice the last run stays.
         latest = {run.data.tags["identity"]: run for run in reversed(comparable)}
-        loaded = [found for run in latest.values() if (found := self._load(run))]
-        if not loaded:
+        found = [(run, *loaded) for run in latest.values() if (loaded := self._load(run))]
+        if not found:
             return None
-        means = {mean.kind: mean for _, own in loaded for mean in own}
-        return Comparison(tags, tuple(result for result, _ in loaded), tuple(means.values()))
+        elsewhere = {place: self._elsewhere(run, parents) for place, (run, *_) in enumerate(found)}
+        means, tracks = _facts([folder for *_, folder in found])
+        return Comparison(tags, tuple(result for _, result, _ in found), means, tracks, elsewhere)
+
+    def _elsewhere(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
+        """What the same configuration last scored on the same tracks under other splits."""
+        same = [other for other in parents if _same(run, other, "dataset_digest") and _same(run, other, "setup")]
+        others = {other.data.tags["folds"]: other for other in reversed(same) if not _same(run, other, "folds")}
+        return {folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other))}
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
         return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
 
-    def _load(self, parent: Run) -> tuple[ConfigResult, list[GenreMeans]] | None:
-        """A configuration with its average features; None if somebody has deleted its folds or its files."""
+    def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
+        """A configuration with its folds, and its own files; None if somebody has deleted any of them."""
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
         children = self._search([parent.info.experiment_id], query)
         try:
             folds = sorted((load_fold(self._folder(child)) for child in children), key=lambda fold: fold.index)
-            means = [load_genre_means(path) for path in self._folder(parent).glob("genre_means_*.npz")]
+            folder = self._folder(parent)
         except (OSError, MlflowException) as error:
             log.warning("left out %s: %s", parent.info.run_name, error)
             return None
         data = parent.data
+        if not folds:
+            return None
         result = ConfigResult(json.loads(data.tags["named"]), tuple(folds), int(data.params["n_parameters"]))
-        return (result, means) if folds else None
+        if changed := [n for n, v in result.summary.items() if not np.isclose(data.metrics.get(_legal(n), v), v)]:
+            log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
+        return result, folder
 
     def _folder(self, run: Run) -> Path:
         return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
@@ -206,15 +225,16 @@ def fold_files(fold: FoldResult) -> Files:
     }  # fmt: skip
     return {
         "fold.json": json.dumps(rest, indent=1).encode(),
-        "predictions.csv": _csv(_predictions(fold)),
+        "predictions.csv": csv_file(_predictions(fold)),
         "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
+        **({"windows.npz": _npz(fold.windows.__dict__)} if fold.windows else {}),
     }
 
 
 def confusion_file(confusion: Ints, genres: Sequence[str]) -> bytes:
     """A confusion matrix as CSV, rows true, columns predicted."""
     rows = ((genre, *counts) for genre, counts in zip(genres, confusion.tolist(), strict=True))
-    return _csv([("true \\ predicted", *genres), *rows])
+    return csv_file([("true \\ predicted", *genres), *rows])
 
 
 def load_fold(folder: Path) -> FoldResult:
@@ -232,17 +252,31 @@ def load_fold(folder: Path) -> FoldResult:
         curves=rest["curves"],
         n_train=rest["n_train"],
         seconds=rest["seconds"],
+        windows=_load_windows(folder / "windows.npz"),
     )
+
+
+def _load_windows(path: Path) -> WindowPredictions | None:
+    if not path.exists():  # a run from before windows were kept
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return WindowPredictions(file["track"], file["start"], file["probabilities"])
+
+
+def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:
+    """What is known of each track, by its id, as CSV."""
+    return csv_file([("track", *FACTS), *((track, *(own[fact] for fact in FACTS)) for track, own in facts.items())])
+
+
+def load_tracks(path: Path) -> dict[str, dict[str, str]]:
+    """Restore what `tracks_file` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row.pop("track"): row for row in csv.DictReader(file)}
 
 
 def genre_means_file(means: GenreMeans) -> bytes:
     """Average features as an npz file without pickles."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, kind=means.kind, genres=list(means.genres), matrices=means.matrices,
-        seconds_per_frame=means.seconds_per_frame, frequencies=means.frequencies,
-    )  # fmt: skip
-    return buffer.getvalue()
+    return _npz(means.__dict__ | {"genres": list(means.genres)})
 
 
 def load_genre_means(path: Path) -> GenreMeans:
@@ -254,16 +288,34 @@ def load_genre_means(path: Path) -> GenreMeans:
         )  # fmt: skip
 
 
+def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
+    """Average features, one a kind, and what is known of the tracks, from the files of some configurations."""
+    means = [load_genre_means(path) for folder in folders for path in folder.glob("genre_means_*.npz")]
+    tracks = [load_tracks(path) for folder in folders for path in folder.glob("tracks.csv")]
+    return tuple({mean.kind: mean for mean in means}.values()), tracks[-1] if tracks else {}
+
+
 def _predictions(fold: FoldResult) -> list[tuple[object, ...]]:
     header = ("track", "genre", "predicted", *(f"p({genre})" for genre in fold.genres))
     rows = zip(fold.track_ids, fold.labels, fold.predictions, fold.probabilities.tolist(), strict=True)
     return [header, *((track, fold.genres[true], fold.genres[predicted], *p) for track, true, predicted, p in rows)]
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def csv_file(rows: Sequence[Sequence[object]]) -> bytes:
+    """Rows, the head first, as CSV."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
     return text.getvalue().encode()
+
+
+def _same(one: Run, other: Run, tag: str) -> bool:
+    return tag in one.data.tags and one.data.tags[tag] == other.data.tags.get(tag)
 
 
 def _legal(name: str) -> str:

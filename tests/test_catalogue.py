@@ -357,6 +357,16 @@ def test_tracks_of_one_artist_or_one_recording_are_one_group_also_through_others
     assert len({*numbers}) == 4, "tracks 6 and 7 are groups of their own, whatever an artist is called"
 
 
+def test_copies_of_a_recording_that_is_not_here_itself_are_one_group() -> None:
+    numbers = catalogue.groups([a_track("1", "A"), a_track("2", repeats="0"), a_track("3", repeats="0")])
+    assert numbers is not None and numbers[0] != numbers[1] == numbers[2]
+
+
+def test_pairs_that_were_found_join_groups() -> None:
+    numbers = catalogue.groups([a_track("1", "A"), a_track("2"), a_track("3", "A"), a_track("4")], [(0, 1)])
+    assert numbers is not None and len({*numbers[:3]}) == 1 and numbers[3] != numbers[0]
+
+
 def test_without_a_known_artist_there_are_no_groups() -> None:
     assert catalogue.groups([a_track("1"), a_track("2", repeats="1")]) is None
 
@@ -364,16 +374,36 @@ def test_without_a_known_artist_there_are_no_groups() -> None:
 def test_what_is_known_of_gtzan_is_complete_and_points_to_itself() -> None:
     facts = catalogue._gtzan_facts()
     assert sorted(facts) == [f"{genre}.{n:05d}" for genre in catalogue.GTZAN_GENRES for n in range(100)]
-    assert Counter(row["split"] for row in facts.values()) == {"train": 443, "valid": 197, "test": 290, "": 70}
+    assert Counter(row["part"] for row in facts.values()) == {"train": 443, "valid": 197, "test": 290, "": 70}
     assert sum(not row["artist"] for row in facts.values()) == 81
-    assert all(row["repeats"] in facts for row in facts.values() if row["repeats"])
+    assert all(not facts[row["repeats"]]["repeats"] for row in facts.values() if row["repeats"]), "chains end at once"
+    assert sum(bool(row["repeats"]) for row in facts.values()) == 50  # as many as Sturm counts
+    assert all(row["fault"] for row in facts.values() if not row["part"])
+
+
+def test_faulty_tracks_can_be_left_out_of_gtzan(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    for name in ("reggae/reggae.00086.wav", "metal/metal.00058.wav"):
+        touch(tmp_path / name)
+    with_them = gtzan(str(tmp_path))
+    faults = {track.id: track.fault for track in with_them.tracks if track.fault}
+    assert faults["reggae.00086"] == "distorted" and faults["metal.00058"] == "the same recording as rock.00016"
+    without = with_them.without_faults()
+    assert {*with_them.tracks} - {*without.tracks} == {track for track in with_them.tracks if track.fault}
+    assert f"{len(faults)} tracks with known faults" in without.notes[-1]
+
+
+def test_gtzans_tracks_know_their_part_of_the_published_split(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    parts = {track.id: track.part for track in gtzan(str(tmp_path)).tracks}
+    assert parts["blues.00000"] == "valid" and set(parts.values()) <= {"train", "valid", "test", None}
 
 
 def test_the_published_split_shares_no_artist_between_its_test_part_and_the_rest() -> None:
     sides: dict[str, set[bool]] = {}
     for row in catalogue._gtzan_facts().values():
-        if row["artist"] and row["split"]:
-            sides.setdefault(row["artist"], set()).add(row["split"] == "test")
+        if row["artist"] and row["part"]:
+            sides.setdefault(row["artist"], set()).add(row["part"] == "test")
     assert all(len(side) == 1 for side in sides.values())
 
 

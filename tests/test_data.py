@@ -130,7 +130,15 @@ def test_the_verdict_of_a_track_is_the_mean_over_its_own_windows(
     naive = [
         np.mean([row for row, own in zip(rows, tracks, strict=True) if own == track], axis=0) for track in (0, 3, 6)
     ]
-    assert np.allclose(data.mean_per_track(rows), naive)
+    assert np.allclose(data.predictions(rows).per_track, naive)
+
+
+def test_windows_know_where_in_which_track_they_are(fold_data: MakeData) -> None:
+    data = fold_data(numbered(), range(9), overlap=0.5)
+    cut = torch.cat([features for features, _ in data.predict_dataloader()])  # row 0 is the track, row 1 the frame
+    windows = data.predictions(np.zeros((len(cut), 2)))
+    assert data.fold.test[windows.track].tolist() == cut[:, 0, 0, 0].tolist()
+    assert np.allclose(windows.start, cut[:, 0, 1, 0].double().numpy() * data.seconds_per_frame)
 
 
 @pytest.mark.parametrize("n_clips", [1, 2, 7])

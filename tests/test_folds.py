@@ -1,7 +1,8 @@
 """Splits: no track is judged by a model that has heard it, whatever the labels."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from genre_cls import folds
 from genre_cls.errors import UserError
-from genre_cls.folds import Fold, Indices
+from genre_cls.folds import Fold, Indices, SplitError
 
 SEEDS = st.integers(0, 10**9)
 HALF = ("rock", "jazz") * 10
@@ -123,10 +124,17 @@ def labels_groups_and_k(draw: st.DrawFn) -> tuple[list[str], Indices, int]:
     k = draw(st.integers(2, 5))
     tracks: list[tuple[str, int]] = []
     for genre in range(draw(st.integers(2, 4))):
-        for size in draw(st.lists(st.integers(1, 8), min_size=k, max_size=3 * k)):
+        for size in draw(st.lists(st.integers(1, 8), min_size=2 * k, max_size=4 * k)):
             tracks += [(f"genre {genre}", 1 + max((group for _, group in tracks), default=0))] * size
     shuffled = draw(st.permutations(tracks))
     return [genre for genre, _ in shuffled], np.array([group for _, group in shuffled]), k
+
+
+def largest_gap(labels: Sequence[str], split: Sequence[Fold], k: int) -> float:
+    """By how much the share of a genre that some fold tests differs from 1/k."""
+    sizes = Counter(labels)
+    tested = [Counter(labels[i] for i in fold.test) for fold in split]
+    return max(abs(count[genre] / n - 1 / k) for count in tested for genre, n in sizes.items())
 
 
 def assert_disjoint(split: Sequence[Fold], groups: Indices) -> None:
@@ -142,9 +150,15 @@ def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
     case: tuple[list[str], Indices, int], seed: int, val_fraction: float
 ) -> None:
     labels, groups, k = case
-    split = folds.artist(labels, groups, k=k, seed=seed, val_fraction=val_fraction)
+    try:
+        split = folds.artist(labels, groups, k=k, seed=seed, tolerance=0.3, val_fraction=val_fraction)
+    except SplitError as error:
+        assert re.match(r"folds.tolerance=0.3: fold \d would test \d+% of genre genre \d", str(error))
+        return
     assert_sound(split, len(labels))
     assert_disjoint(split, groups)
+    assert largest_gap(labels, split, k) <= 0.3
+    assert all({labels[i] for i in fold.test} == set(labels) for fold in split)
 
 
 def test_a_split_that_leaks_an_artist_would_be_found_out() -> None:
@@ -159,6 +173,57 @@ def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
     for fold in folds.artist(labels, groups, k=5, seed=0):
         shares = Counter(labels[i] for i in fold.test)
         assert all(9 <= shares[genre] <= 15 for genre in set(labels))
+
+
+def test_an_artist_with_most_of_a_genre_is_too_much_unless_it_is_allowed() -> None:
+    groups = np.array([0] * 14 + [*range(1, 7)] + [*range(7, 27)])
+    labels = ["reggae"] * 20 + ["rock"] * 20
+    with pytest.raises(SplitError, match=r"folds.tolerance=0.3: fold \d would test 70% of genre reggae"):
+        folds.artist(labels, groups, k=4, seed=0)
+    assert_disjoint(folds.artist(labels, groups, k=4, seed=0, tolerance=0.5), groups)
+
+
+@pytest.mark.parametrize("make", [folds.random, folds.artist])
+def test_repetitions_test_every_track_once_each_and_are_shuffled_anew(make: Callable[..., list[Fold]]) -> None:
+    groups = np.arange(len(HALF)) // 2
+    split = make(HALF, groups, k=5, seed=0, repeats=3)
+    assert [fold.index for fold in split] == list(range(15))
+    parts = [split[first : first + 5] for first in (0, 5, 10)]
+    for part in parts:
+        assert_sound(part, len(HALF))
+    assert len({str(sorted(fold.test.tolist() for fold in part)) for part in parts}) == 3
+    assert as_lists(parts[0]) == as_lists(make(HALF, groups, k=5, seed=0))
+
+
+PARTS = [("train", "valid", "test", None)[i % 4] for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("val_fraction", "train", "val"), [(0.0, ("train", "valid"), ()), (0.2, ("train",), ("valid",))]
+)
+def test_the_published_split_is_taken_as_it_is(val_fraction: float, train: Sequence[str], val: Sequence[str]) -> None:
+    split = folds.filtered(HALF, None, PARTS, repeats=3, val_fraction=val_fraction)
+    assert [fold.index for fold in split] == [0, 1, 2]
+    for fold in split:
+        assert {PARTS[i] for i in fold.train} == set(train) and len(fold.train) == 5 * len(train)
+        assert [PARTS[i] for i in fold.val] == ["valid"] * 5 * len(val)
+        assert [PARTS[i] for i in fold.test] == ["test"] * 5
+
+
+def test_a_published_split_of_which_a_part_is_missing_is_refused_with_counts() -> None:
+    without = [part if part != "test" else None for part in PARTS]
+    with pytest.raises(SplitError, match=r"complete, test missing \(5 of 443 train, 5 of 197 valid, 0 of 290 test"):
+        folds.filtered(HALF, None, without, repeats=1)
+
+
+def test_a_split_is_described_by_its_least_even_genre() -> None:
+    labels = ["reggae"] * 10 + ["rock"] * 10
+    groups = np.array([0] * 5 + [*range(1, 6)] + [*range(6, 16)])
+    split = folds.artist(labels, groups, k=4, seed=0)
+    line = folds.describe(labels, [], split)
+    assert re.fullmatch(r"4 folds test \d to \d tracks each; least even: fold \d tests 50% of genre reggae", line)
+    published = folds.describe(HALF, PARTS, folds.filtered(HALF, None, PARTS, repeats=2))
+    assert published.startswith("2 trainings on one split: 5 of 443 train")
 
 
 def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:

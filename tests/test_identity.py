@@ -24,6 +24,8 @@ ELSEWHERE = {
     "tracking.folder=/x": "where results are kept",
     "tracking.experiment=x": "where results are kept",
     "tracking.uri=sqlite:///x": "where results are kept",
+    "rope=0.1": "how the report words it",
+    "skip_impossible=true": "what is done about splits that are not",
     "max_unreadable=0.5": "what is done about files, which the dataset's digest knows",
     "dataset.cache_dir=/x": "where the audio is kept",
 }

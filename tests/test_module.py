@@ -47,7 +47,7 @@ def trained(
 ) -> tuple[GenreModule, np.ndarray]:
     pl.seed_everything(seed, verbose=False)
     fresh = a_module(data, **module)
-    return fresh, fit(fresh, data, Training(epochs, patience, "cpu", precision))
+    return fresh, fit(fresh, data, Training(epochs, patience, "cpu", precision)).per_track
 
 
 def weights(module: GenreModule) -> bytes:

@@ -2,17 +2,22 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from genre_cls import plots
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names
+from genre_cls.comparisons import Difference
+from genre_cls.estimates import Estimate
+from genre_cls.scoring import Calibration, ConfigResult, FoldResult, GenreMeans, calibration, names
 
 GENRES = ("blues", "jazz", "rock")
 HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")
@@ -34,11 +39,40 @@ def a_result(*accuracies: float, genres: Sequence[str] = GENRES, **params: str) 
     return ConfigResult({"features": "mel", "model": "cnn", "batch_size": "16"} | params, folds, 1234)
 
 
+def a_difference(
+    mean: float, error: float, p_value: float = 0.01, better: str = "mel", worse: str = "mfcc", rope: float = 0.01
+) -> Difference:
+    return Difference(better, worse, Estimate(mean, 0.0, error, 4), p_value, None, rope)
+
+
 def some_means(kind: str, genres: Sequence[str]) -> GenreMeans:
     matrices = np.random.default_rng(0).normal(size=(len(genres), 12, 30)).astype(np.float32)
     matrices[:, 0] = 1000  # as the 0th coefficient of an MFCC dwarfs the others
     frequencies = np.geomspace(100, 10_000, 12) if kind == "mel" else np.array([])
     return GenreMeans(kind, tuple(genres), matrices, 0.1, frequencies)
+
+
+def whiskers(axes: Axes) -> list[list[float]]:
+    """Both ends of each horizontal error bar."""
+    return [bar.lines[2][0].get_segments()[0][:, 0].tolist() for bar in axes.containers]
+
+
+def legend(figure: Figure) -> dict[str, Artist]:
+    """What the legend shows, by what it says."""
+    (box,) = figure.legends
+    return {text.get_text(): handle for text, handle in zip(box.get_texts(), box.legend_handles, strict=True)}
+
+
+def row_labels(figure: Figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def leak_dots(figure: Figure) -> dict[str, dict[str, float]]:
+    """The recall that is drawn (%), by split and genre."""
+    axes = figure.axes[0]
+    rows = dict(zip(axes.get_yticks(), row_labels(figure), strict=True))
+    splits = [line for line in axes.get_lines() if line.get_label() in legend(figure)]
+    return {line.get_label(): {rows[y]: float(x) for x, y in line.get_xydata()} for line in splits}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -141,10 +175,128 @@ def test_intervals_put_the_best_on_top_and_end_at_100_percent() -> None:
     axes = plots.intervals([bad, good]).axes[0]
     assert axes.get_yticklabels()[0].get_text().startswith("mel · good")
     assert axes.yaxis_inverted()
-    whiskers = [container.lines[2][0].get_segments()[0] for container in axes.containers]
-    assert whiskers[0][:, 0].max() == 100
-    assert np.isclose(whiskers[1][:, 0].min(), max(0, 100 * bad.estimate("accuracy").low))
+    of_good, of_bad = whiskers(axes)
+    assert max(of_good) == 100
+    assert np.isclose(min(of_bad), max(0, 100 * bad.estimate("accuracy").low))
     assert sum(len(dots.get_offsets()) for dots in axes.collections[::2]) == 4
+
+
+def test_differences_are_rows_in_their_order_with_mean_and_interval_in_points() -> None:
+    drawn = [a_difference(0.08, 0.02), a_difference(0.003, 0.03, better="batch 16", worse="batch 32")]
+    figure = plots.differences(drawn)
+    axes = figure.axes[0]
+    assert row_labels(figure) == ["mel − mfcc", "batch 16 − batch 32"]
+    assert axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.texts] == ["8.0", "0.3"]
+    assert [float(bar.lines[0].get_xdata()[0]) for bar in axes.containers] == pytest.approx([8, 0.3])
+    assert np.allclose(whiskers(axes), [(100 * d.accuracy.low, 100 * d.accuracy.high) for d in drawn])
+
+
+def test_colour_and_marker_tell_what_a_comparison_found_and_the_legend_says_so() -> None:
+    different, equal = a_difference(0.08, 0.01, 0.001), a_difference(0.004, 0.001, 0.04)
+    figure = plots.differences([different, equal, a_difference(0.03, 0.02, 0.3)])
+    dots = [bar.lines[0] for bar in figure.axes[0].containers]
+    explained = list(legend(figure).items())[:3]
+    for dot, (says, handle), finding in zip(dots, explained, ("different", "equal", "undecided"), strict=True):
+        assert finding in says
+        assert (dot.get_color(), dot.get_marker()) == (handle.get_color(), handle.get_marker())
+    assert len({dot.get_color() for dot in dots}) == len({dot.get_marker() for dot in dots}) == 3
+
+
+def test_the_region_of_practical_equivalence_is_shaded_around_a_line_at_zero() -> None:
+    figure = plots.differences([a_difference(0.08, 0.02, rope=0.015)])
+    (band,), (zero, *_) = figure.axes[0].patches, figure.axes[0].get_lines()
+    assert (band.get_x(), band.get_width()) == pytest.approx((-1.5, 3))
+    assert list(zero.get_xdata()) == [0, 0]
+    assert any("±1.5 points" in says for says in legend(figure))
+
+
+@pytest.mark.parametrize("n", [1, 28])
+def test_long_names_of_differences_do_not_overlap(n: int) -> None:
+    name = "mfcc · basic · batch 32 · recipe.epochs 40"
+    figure = plots.differences([a_difference(0.0, 0.0, 1.0, name, name)] * n)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == n and all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+    assert all(box.x0 >= 0 for box in boxes)
+
+
+def test_reliability_is_a_dot_for_each_interval_with_tracks_and_its_gap_to_the_diagonal() -> None:
+    kept = Calibration(np.array([0.3, 0.0, 0.9]), np.array([0.5, 0.0, 0.6]), np.array([100, 0, 400]), 0.28)
+    figure = plots.reliability(kept)
+    gaps, dots = figure.axes[0].collections
+    assert np.allclose(dots.get_offsets(), [(30, 50), (90, 60)])
+    assert np.isclose(dots.get_sizes()[1] / dots.get_sizes()[0], 4)
+    assert np.allclose(gaps.get_segments(), [[(30, 30), (30, 50)], [(90, 90), (90, 60)]])
+    assert figure.axes[0].get_lines()[0].get_xydata().tolist() == [[0, 0], [100, 100]]
+    assert "expected calibration error 28.0 %" in texts(figure)
+
+
+def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
+    hits = np.arange(5001) > 0
+    figure = plots.reliability(calibration(np.where(hits, 1.0, 0.2), hits.astype(float)))
+    assert figure.axes[0].collections[1].get_sizes().min() >= 10
+    assert "area: tracks (at most 5000)" in legend(figure)
+
+
+def test_a_leak_is_a_dot_for_each_split_and_genre_with_the_largest_loss_on_top() -> None:
+    easy, hard = a_result(1.0, 1.0), a_result(0.6, 0.6)
+    labels = hard.folds[0].labels
+    probabilities = hard.folds[0].probabilities.copy()
+    probabilities[labels == 1] = np.eye(3)[0]  # not one of jazz is recognised
+    hard = replace(hard, folds=(hard.folds[0], replace(hard.folds[1], probabilities=probabilities)))
+    figure = plots.leak({"random": easy, "artist": hard})
+    assert row_labels(figure) == ["all genres", "jazz", "blues", "rock"]
+    assert figure.axes[0].yaxis_inverted()
+    dots = leak_dots(figure)
+    assert dots["random"] == pytest.approx({"jazz": 100, "blues": 100, "rock": 100})
+    assert dots["artist"] == pytest.approx({"jazz": 30, "blues": 60, "rock": 60})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["100.0 %", "50.0 %", "50", "70", "40", "40"]
+    assert "points lost, random → artist" in texts(figure)
+
+
+def test_the_first_row_of_a_leak_has_an_interval_for_each_split_that_ends_where_shares_do() -> None:
+    protocols = {"random": a_result(1.0, 0.9), "filtered": a_result(0.7, 0.6), "artist": a_result(0.8, 0.8)}
+    drawn = whiskers(plots.leak(protocols).axes[0])
+    expected = [100 * np.array(result.estimate("accuracy").share_interval) for result in protocols.values()]
+    assert np.allclose(drawn, expected)
+
+
+def test_the_splits_of_a_leak_differ_in_colour_and_marker() -> None:
+    handles = legend(plots.leak({split: a_result(0.5) for split in ("random", "filtered", "artist", "_own")}))
+    assert list(handles) == ["random", "filtered", "artist", "_own"]
+    assert len({handle.get_color() for handle in handles.values()}) == 4
+    assert len({handle.get_marker() for handle in handles.values()}) == 4
+
+
+def test_a_genre_that_a_split_has_no_track_of_gets_no_dot_and_no_loss_and_comes_last() -> None:
+    fold = a_fold(accuracy=0.5)
+    kept = np.flatnonzero(fold.labels > 0)  # no blues
+    ids = tuple(fold.track_ids[i] for i in kept)
+    without = replace(fold, track_ids=ids, labels=fold.labels[kept], probabilities=fold.probabilities[kept])
+    result = a_result(0.8)
+    figure = plots.leak({"random": result, "filtered": replace(result, folds=(without,))})
+    assert row_labels(figure) == ["all genres", "jazz", "rock", "blues"]
+    assert leak_dots(figure)["filtered"] == pytest.approx({"jazz": 50, "rock": 50})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["80.0 %", "50.0 %", "30", "30", "30"]
+
+
+def test_a_gain_is_a_negative_loss() -> None:
+    figure = plots.leak({"random": a_result(0.5), "artist": a_result(0.8)})
+    assert [text.get_text() for text in figure.axes[0].texts][2:] == ["−30"] * 4
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_all_of_a_leak_is_within_its_axis(accuracy: float) -> None:
+    figure = plots.leak({"random": a_result(accuracy, genres=["one", "two"]), "artist": a_result(accuracy)})
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shares = [share for recall in leak_dots(figure).values() for share in recall.values()]
+    assert low < min(shares) <= max(shares) < high
+    assert axes.get_xticks()[-1] == 100
+    frame = axes.get_window_extent()
+    assert all(frame.contains(*corner) for text in axes.texts for corner in text.get_window_extent().corners())
 
 
 def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
@@ -163,8 +315,11 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
         plots.compare_loss_curves(result, result, note=note),
         plots.confusion_matrix(result.confusion, HOSTILE, title="$", note=note),
         plots.genre_means(some_means("mel", HOSTILE), note=note),
-        plots.recall_bars(result.recall, HOSTILE, title="$", note=note),
+        plots.recall_bars(result.per_genre.recall, HOSTILE, title="$", note=note),
         plots.intervals([result], note=note),
+        plots.differences([a_difference(0.1, 0.01, better="$x_", worse="_y\n$\\frac{" * 9)], note=note),
+        plots.reliability(result.calibration, note=note),
+        plots.leak({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=HOSTILE[:2])}, note=note),
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

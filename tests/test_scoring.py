@@ -1,47 +1,84 @@
-"""Numbers against scikit-learn, scipy and the formulas themselves."""
+"""Numbers against scikit-learn, torchmetrics and the definitions themselves."""
 
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn import metrics
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from genre_cls.scoring import ConfigResult, FoldResult, confusions, estimate, rank, recall_per_genre
+from genre_cls.estimates import crossed, estimate
+from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions, calibration, confusions, most_missed, rank
 from genre_cls.tracking import fold_files, load_fold
 
-SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)  # commas, quotes, line ends, …
+GENRES = ("a", "b", "c")
+
+
+def guesses(random: np.random.Generator, n: int, n_genres: int) -> np.ndarray:
+    """Probabilities, one row a guess, none quite 0 or 1."""
+    return 0.02 / n_genres + 0.98 * random.dirichlet(np.full(n_genres, 0.5), size=n)
 
 
 @st.composite
-def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = ()) -> FoldResult:
+def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = (), windows: bool | None = None) -> FoldResult:
     genres = genres or tuple(draw(st.lists(NAMES, min_size=2, max_size=5, unique=True)))
     n_tracks = draw(st.integers(1, 30))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     curve = draw(st.lists(st.floats(0, 1e6), min_size=1, max_size=4))
+    names = draw(st.lists(NAMES, min_size=n_tracks, max_size=n_tracks))
+    track = np.repeat(np.arange(n_tracks), random.integers(1, 4, size=n_tracks))
+    cover = WindowPredictions(track, random.random(len(track)), guesses(random, len(track), len(genres)))
     return FoldResult(
         index=index,
-        track_ids=tuple(draw(st.lists(NAMES, min_size=n_tracks, max_size=n_tracks))),
+        track_ids=tuple(f"{index} {number} {name}" for number, name in enumerate(names)),
         labels=random.integers(len(genres), size=n_tracks),
-        probabilities=random.dirichlet(np.full(len(genres), 0.5), size=n_tracks),
+        probabilities=cover.per_track,
         genres=genres,
         curves={"train_loss": curve, "held_out_loss": curve[::-1]},
         n_train=draw(st.integers(1, 100)),
         seconds=draw(st.floats(0, 1e5)),
+        windows=cover if (draw(st.booleans()) if windows is None else windows) else None,
     )
 
 
 @st.composite
 def results(draw: st.DrawFn) -> ConfigResult:
-    genres = ("a", "b", "c")
-    own = tuple(draw(folds(index=i, genres=genres)) for i in range(draw(st.integers(1, 4))))
-    return ConfigResult({}, own, 1)
+    windows = draw(st.booleans())
+    n_folds = draw(st.integers(1, 4))
+    return ConfigResult({}, tuple(draw(folds(index=i, genres=GENRES, windows=windows)) for i in range(n_folds)), 1)
+
+
+@st.composite
+def on_the_same_tracks(draw: st.DrawFn, one_test: bool = False) -> list[ConfigResult]:
+    """Configurations in repeated folds that are the same for all, or in several trainings on one test set."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    k, times, n_tracks = draw(st.integers(2, 4)), draw(st.integers(1, 3)), draw(st.integers(4, 20))
+    labels = random.integers(len(GENRES), size=n_tracks)
+    if one_test:
+        tests = [np.arange(n_tracks)] * k
+    else:
+        tests = [part for _ in range(times) for part in np.array_split(random.permutation(n_tracks), k)]
+
+    def fold(index: int, test: np.ndarray) -> FoldResult:
+        ids = tuple(f"{track:02}" for track in test)
+        return FoldResult(index, ids, labels[test], guesses(random, len(test), len(GENRES)), GENRES, {}, n_tracks, 1.0)
+
+    return [
+        ConfigResult({}, tuple(fold(index, test) for index, test in enumerate(tests)), 1)
+        for _ in range(draw(st.integers(1, 4)))
+    ]
+
+
+def pooled(result: ConfigResult, part: str) -> np.ndarray:
+    return np.concatenate([getattr(fold, part) for fold in result.folds])
 
 
 @settings(deadline=None, max_examples=40)
@@ -59,47 +96,140 @@ def test_scores_are_those_of_scikit_learn(fold: FoldResult) -> None:
     assert (fold.confusion == expected).all()
 
 
-@settings(deadline=None, max_examples=100)
-@given(SCORES, st.floats(0, 1))
-def test_an_estimate_is_the_corrected_interval_of_nadeau_and_bengio(scores: list[float], share: float) -> None:
-    k = len(scores)
-    mean = sum(scores) / k
-    variance = sum((score - mean) ** 2 for score in scores) / (k - 1)
-    half = stats.t(k - 1).ppf(0.975) * np.sqrt((1 / k + share) * variance)
-    got = estimate(scores, share)
-    assert [got.mean, got.std] == pytest.approx([mean, np.sqrt(variance)], abs=1e-12)
-    assert [got.low, got.high] == pytest.approx([mean - half, mean + half], abs=1e-12)
+@settings(deadline=None, max_examples=40)
+@given(folds(windows=True))
+def test_a_track_is_judged_by_the_mean_over_its_windows_and_windows_by_themselves(fold: FoldResult) -> None:
+    windows = fold.windows
+    assert windows is not None
+    for track, probabilities in enumerate(fold.probabilities):
+        assert probabilities == pytest.approx(windows.probabilities[windows.track == track].mean(axis=0))
+    accuracy = metrics.accuracy_score(fold.labels[windows.track], windows.probabilities.argmax(axis=1))
+    assert fold.scores["window_accuracy"] == pytest.approx(accuracy)
+    assert "window_accuracy" not in replace(fold, windows=None).scores
 
 
-@settings(deadline=None, max_examples=50)
-@given(SCORES)
-def test_without_a_shared_training_set_the_interval_is_students(scores: list[float]) -> None:
-    got = estimate(scores, test_share=0)
-    if np.std(scores) > 1e-9:
-        expected = stats.t.interval(0.95, len(scores) - 1, np.mean(scores), stats.sem(scores))
-        assert (got.low, got.high) == pytest.approx(expected)
-    assert got.low <= got.mean <= got.high
-
-
-def test_one_fold_gives_no_interval() -> None:
-    got = estimate([0.7], 0.25)
-    assert (got.mean, got.std, got.low, got.high) == (0.7, 0, 0.7, 0.7)
+def test_the_order_of_windows_is_of_no_matter() -> None:
+    probabilities = guesses(np.random.default_rng(0), 7, 3)
+    track = np.array([0, 0, 1, 2, 2, 2, 1])
+    shuffle = np.array([3, 1, 6, 0, 5, 2, 4])
+    first, second = (
+        WindowPredictions(track[order], np.zeros(7), probabilities[order]) for order in (np.arange(7), shuffle)
+    )
+    assert np.allclose(first.per_track, second.per_track)
 
 
 @settings(deadline=None, max_examples=40)
 @given(results())
 def test_every_track_is_in_the_pooled_confusion_once(result: ConfigResult) -> None:
-    labels = np.concatenate([fold.labels for fold in result.folds])
-    predicted = np.concatenate([fold.predictions for fold in result.folds])
-    assert (result.confusion == metrics.confusion_matrix(labels, predicted, labels=range(3))).all()
-    recall = metrics.recall_score(labels, predicted, labels=range(3), average=None, zero_division=0)
-    assert np.allclose(result.recall, recall)
-    tested = [len(fold.labels) / fold.n_train for fold in result.folds]
-    assert result.estimate("accuracy") == estimate([f.scores["accuracy"] for f in result.folds], float(np.mean(tested)))
+    expected = metrics.confusion_matrix(pooled(result, "labels"), pooled(result, "predictions"), labels=range(3))
+    assert (result.confusion == expected).all()
 
 
-def test_a_genre_without_tracks_has_no_recall_and_no_warning() -> None:
-    assert recall_per_genre(np.array([[3, 1], [0, 0]])).tolist() == [0.75, 0]
+@settings(deadline=None, max_examples=40)
+@given(results())
+def test_each_genre_scores_what_scikit_learn_reports(result: ConfigResult) -> None:
+    report = metrics.classification_report(
+        pooled(result, "labels"), pooled(result, "predictions"),
+        labels=range(3), target_names=GENRES, output_dict=True, zero_division=0,
+    )  # fmt: skip
+    got = result.per_genre
+    for i, genre in enumerate(GENRES):
+        own = [got.precision[i], got.recall[i], got.f1[i], got.n_tracks[i]]
+        assert own == pytest.approx([report[genre][key] for key in ("precision", "recall", "f1-score", "support")])
+
+
+@settings(deadline=None, max_examples=40)
+@given(results())
+def test_the_calibration_error_is_that_of_torchmetrics(result: ConfigResult) -> None:
+    probabilities, labels = (torch.from_numpy(pooled(result, part)) for part in ("probabilities", "labels"))
+    expected = multiclass_calibration_error(probabilities, labels, num_classes=3, n_bins=15, norm="l1")
+    assert result.calibration.error == pytest.approx(float(expected), abs=1e-6)  # it counts in float32
+
+
+@settings(deadline=None, max_examples=40)
+@given(results())
+def test_confidence_and_accuracy_over_all_intervals_are_those_over_all_tracks(result: ConfigResult) -> None:
+    found = result.calibration
+    edges = np.linspace(0, 1, len(found.counts) + 1)
+    filled = found.counts > 0
+    assert found.counts.sum() == len(pooled(result, "labels"))
+    assert ((edges[:-1] <= found.confidence) & (found.confidence <= edges[1:]))[filled].all()
+    assert np.average(found.accuracy, weights=found.counts) == pytest.approx(pooled(result, "hits").mean())
+    confidence = pooled(result, "probabilities").max(axis=1)
+    assert np.average(found.confidence, weights=found.counts) == pytest.approx(confidence.mean())
+
+
+def test_who_is_sure_and_right_is_calibrated_and_who_is_sure_and_wrong_is_not() -> None:
+    assert calibration(np.ones(4), np.ones(4)).error == 0
+    assert calibration(np.ones(4), np.zeros(4)).error == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(results())
+def test_the_mean_of_a_score_is_estimated_from_its_folds(result: ConfigResult) -> None:
+    tested = float(np.mean([len(fold.labels) / fold.n_train for fold in result.folds]))
+    for score in result.folds[0].scores:
+        assert result.estimate(score) == estimate([fold.scores[score] for fold in result.folds], tested)
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks(one_test=True))
+def test_trainings_that_judge_the_same_tracks_add_the_tracks_to_the_error(some: list[ConfigResult]) -> None:
+    for result in some:
+        assert result.one_test
+        assert result.estimate("accuracy") == crossed(np.stack([fold.hits for fold in result.folds]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(results())
+def test_the_summary_names_every_figure(result: ConfigResult) -> None:
+    figures = dict(result.summary)
+    for score in result.folds[0].scores:
+        e = result.estimate(score)
+        named = [figures.pop(f"{score}_{part}") for part in ("mean", "std", "low", "high")]
+        assert named == [e.mean, e.std, e.low, e.high]
+    for name in ("precision", "recall", "f1"):
+        assert [figures.pop(f"{name}_{genre}") for genre in GENRES] == getattr(result.per_genre, name).tolist()
+    seconds = [fold.seconds for fold in result.folds]
+    assert figures.pop("seconds") == pytest.approx(sum(seconds))
+    assert figures.pop("seconds_per_fold") == pytest.approx(np.mean(seconds))
+    assert figures == {"calibration_error": result.calibration.error}
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks())
+def test_a_track_is_told_once_with_its_mean_over_the_repetitions(some: list[ConfigResult]) -> None:
+    for result in some:
+        said: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for fold in result.folds:
+            for id, *own in zip(fold.track_ids, fold.labels, fold.probabilities, strict=True):
+                said.setdefault(id, []).append((own[0], own[1]))
+        assert list(result.tracks.track_ids) == sorted(said)
+        for place, id in enumerate(result.tracks.track_ids):
+            labels, probabilities = zip(*said[id], strict=True)
+            assert set(labels) == {result.tracks.labels[place]}
+            assert result.tracks.probabilities[place] == pytest.approx(np.mean(probabilities, axis=0))
+            assert result.tracks.predictions[place] == np.mean(probabilities, axis=0).argmax()
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks())
+def test_the_missed_tracks_are_those_that_any_configuration_gets_wrong(some: list[ConfigResult]) -> None:
+    lines = most_missed(some)
+    assert len({line.id for line in lines}) == len(lines)
+    by_id = {line.id: line for line in lines}
+    first = some[0].tracks
+    for place, id in enumerate(first.track_ids):
+        wrong = [p for r in some if (p := int(r.tracks.predictions[place])) != first.labels[place]]
+        assert (id in by_id) == bool(wrong)
+        if wrong:
+            line, votes = by_id[id], Counter(GENRES[genre] for genre in wrong)
+            assert line.genre == GENRES[first.labels[place]]
+            assert line.missed == pytest.approx(len(wrong) / len(some))
+            assert votes[line.taken_for] == max(votes.values())
+            own = [result.tracks.probabilities[place, GENRES.index(line.taken_for)] for result in some]
+            assert line.confidence == pytest.approx(np.mean(own))
+    assert all((a.missed, a.confidence) >= (b.missed, b.confidence) for a, b in pairwise(lines))
 
 
 @settings(deadline=None, max_examples=60)
@@ -130,7 +260,12 @@ def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) ->
         for name, content in fold_files(fold).items():
             (Path(folder) / name).write_bytes(content)
         back = load_fold(Path(folder))
-    assert replace(back, labels=0, probabilities=0) == replace(fold, labels=0, probabilities=0)
+    arrays = {"labels": 0, "probabilities": 0, "windows": None}
+    assert replace(back, **arrays) == replace(fold, **arrays)
     assert back.labels.tolist() == fold.labels.tolist()
     assert back.probabilities.tobytes() == fold.probabilities.tobytes()
     assert back.scores == fold.scores
+    assert (back.windows is None) == (fold.windows is None)
+    if back.windows and fold.windows:
+        for name in ("track", "start", "probabilities"):
+            assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()

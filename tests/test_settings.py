@@ -61,7 +61,9 @@ def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compo
     instantiate(cfg.recipe.schedule)(optimizer, 10)
     instantiate(cfg.recipe.augmentation)
     assert instantiate(cfg.features).kind in ("mel", "mfcc")
-    assert len(instantiate(cfg.folds)(["a", "b"] * 10, np.arange(20))) == cfg.folds.k
+    parts = ["train", "valid", "test", "test"] * 5
+    split = instantiate(cfg.folds)(["a", "b"] * 10, np.arange(20), parts)
+    assert len(split) == cfg.folds.get("k", 1) * cfg.folds.repeats
 
 
 def test_the_report_has_settings_of_its_own_that_have_rules(composed: Compose) -> None:

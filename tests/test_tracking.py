@@ -16,19 +16,25 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from genre_cls.errors import UserError
-from genre_cls.scoring import FoldResult, GenreMeans
+from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.tracking import (
     PARENT,
     Tracker,
     confusion_file,
     fold_files,
     genre_means_file,
+    load_fold,
     load_genre_means,
     store_uri,
+    tracks_file,
     ui_command,
 )
 
 GENRES = ("blues", "rock & roll")
+TRACKS = {
+    "0/0": {"genre": "blues", "artist": 'Ann, "the" First', "fault": "", "path": "/a\nb.wav"},
+    "0/1": {"genre": "rock & roll", "artist": "", "fault": "distorted", "path": "/c.wav"},
+}
 MEANS = GenreMeans("mel", GENRES, np.ones((2, 3, 4), np.float32), 0.1, np.array([100.0, 200, 400]))
 
 
@@ -50,17 +56,26 @@ def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
     return FoldResult(index, tuple(f"{index}/{i}" for i in range(10)), labels, probabilities, GENRES, curves, 10, 0.5)
 
 
-def store(tracker: Tracker, identity: str, *accuracies: float, comparison: str = "same", experiment: str = "e") -> str:
+def store(
+    tracker: Tracker,
+    identity: str,
+    *accuracies: float,
+    comparison: str = "same",
+    experiment: str = "e",
+    split: str = "random",
+) -> str:
     """Log a configuration as the training does; gives the id of its run."""
     where = tracker.experiment(experiment)
     named = {"features": "mel", "model": identity, "batch_size": "16"}
     tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
+    tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d"}
     with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12"}) as parent:
         for index, accuracy in enumerate(accuracies):
             with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
                 fold = a_fold(index, accuracy)
                 child.log(fold.scores, fold.curves, fold_files(fold))
-        parent.log({"accuracy_mean": float(np.mean(accuracies))}, {}, {"genre_means_mel.npz": genre_means_file(MEANS)})
+        files = {"genre_means_mel.npz": genre_means_file(MEANS), "tracks.csv": tracks_file(TRACKS)}
+        parent.log({"accuracy_mean": float(np.mean(accuracies))}, {}, files)
     time.sleep(0.005)  # MLflow orders by milliseconds
     return parent.run_id
 
@@ -154,6 +169,40 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     (means,) = comparison.means
     assert (means.matrices == MEANS.matrices).all() and means.genres == GENRES
     assert comparison.tags["dataset"] == "own" and "finished" in comparison.tags
+    assert comparison.tracks == TRACKS and comparison.elsewhere == {0: {}}
+
+
+def test_a_fold_keeps_what_was_said_of_each_window(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    windows = WindowPredictions(np.repeat(np.arange(10), 3), random.random(30), random.random((30, 2)))
+    for name, content in fold_files(replace(a_fold(0), windows=windows)).items():
+        (tmp_path / name).write_bytes(content)
+    back = load_fold(tmp_path).windows
+    assert back is not None
+    for name in ("track", "start", "probabilities"):
+        assert getattr(back, name).tobytes() == getattr(windows, name).tobytes()
+
+
+def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker: Tracker) -> None:
+    store(tracker, "a", 1.0, 0.9, comparison="r")
+    store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
+    store(tracker, "b", 0.5, comparison="r")
+    store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
+    comparison = tracker.newest()
+    assert comparison is not None
+    (others,) = comparison.elsewhere.values()
+    assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
+
+
+def test_predictions_that_no_longer_give_what_was_logged_are_told(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = store(tracker, "a", 1.0, 1.0)
+    assert found(tracker) == {"a": 1.0} and caplog.text == ""
+    path = artifacts(tracker, children(tracker, parent)[0]) / "predictions.csv"
+    path.write_text(path.read_text().replace("/0,blues", "/0,rock & roll"))
+    assert found(tracker) == {"a": 0.95}
+    assert "a: accuracy_mean differ from what was logged" in caplog.text
 
 
 def test_genre_means_come_back_as_they_were(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -99,7 +100,7 @@ def test_a_fold_shows_its_epochs_its_matrix_its_curves_and_its_weights(sweep: An
             files = sweep.files(child)
             assert files.keys() == {
                 "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "fold.json", "loss_curves.png",
-                "model.safetensors", "predictions.csv",
+                "model.safetensors", "predictions.csv", "windows.npz",
             }  # fmt: skip
 
 
@@ -154,8 +155,17 @@ def test_a_file_that_is_no_audio_is_skipped_and_named(sweep: Any) -> None:
 
 
 def test_stderr_has_nothing_but_a_line_for_what_happens(sweep: Any) -> None:
-    kinds = ("my music: 12 tracks in 2 genres", "skipped ", "features: ", "mel ", "mfcc ", "report: ", "compare ")
-    assert [line for line in sweep.err.splitlines() if not line.startswith(kinds)] == []
+    kinds = (
+        "my music: 12 tracks in 2 genres",
+        "skipped ",
+        "features: ",
+        "split: ",
+        "mel ",
+        "mfcc ",
+        "report: ",
+        "compare ",
+    )
+    assert [line for line in sweep.err.splitlines() if not line.startswith((*kinds, "compare "))] == []
     assert sum(" accuracy " in line for line in sweep.err.splitlines()) == 8
 
 
@@ -229,6 +239,26 @@ def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(command: Command,
     assert any("synthetic" in value.lower() for key, value in parent.data.tags.items() if key != "command")
     for name in ("report.md", "report.html"):
         assert "synthetic" in (done.folder / "report" / name).read_text().lower()
+
+
+@pytest.mark.usefixtures("store_here")
+def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_possible(
+    command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path
+) -> None:
+    music = shutil.copytree(tiny_music, tmp_path / "music")
+    rows = [("path", "artist"), *((f"{genre}/{n}.wav", f"{genre} {n % 5}") for genre in GENRES for n in range(6))]
+    with (music / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    shared = [argument for argument in on_music if not argument.startswith("folds.k")]
+    arguments = (*shared, f"dataset.root={music}", "experiment=leak_gap", "batch_size=4", "trainer.workers=1")
+    done = command(train.main, *arguments)
+    assert done.code == 0 and "skipped: folds=filtered: " in done.err
+    assert {run.data.tags["folds"] for run in done.parents} == {"random", "artist"}
+    report = (done.folder / "report" / "report.md").read_text()
+    assert "## The same under other splits" in report and "| configuration | random | artist | drop, points |" in report
+    assert "under folds=artist than under folds=random" in " ".join(done.out.split())
+    without = command(train.main, *arguments, "folds=filtered")
+    assert without.code == 2 and "error: none of these splits is possible" in without.err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -1,0 +1,290 @@
+"""What a report's statistics are worth: learners whose true accuracies are known, compared as configurations are.
+
+Run as `python benchmarks/statistics.py`; docs/statistics.md holds what came out.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from genre_cls import folds
+from genre_cls.comparisons import RISK, Difference, main_effects, mcnemar, pairwise
+from genre_cls.folds import Fold
+from genre_cls.scoring import ConfigResult, FoldResult, names
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Learner = Callable[[Floats, Ints, np.random.Generator], tuple[Floats, Ints]]
+Figures = dict[str, float]
+
+GENRES = tuple(f"genre {number}" for number in range(10))
+AXES = {"features": ("mel", "mfcc"), "model": ("basic", "deep"), "batch_size": ("16", "32")}
+GRID = [dict(zip(AXES, values, strict=True)) for values in product(*AXES.values())]
+ROPE = 0.01  # as in conf/
+N_FEATURES = 20
+SEPARATION = 2.8  # of the genres' centres from the origin, in standard deviations of what all learners hear of a track
+NOISE = 0.6  # standard deviation of what a learner alone mishears of a track, unless it is one of the worse
+
+
+def class_means(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
+    """Learn where each genre's tracks lie on average."""
+    members = np.eye(len(GENRES))[labels]
+    return (members / members.sum(axis=0)).T @ features, np.arange(len(GENRES))
+
+
+def restless_class_means(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
+    """Learn the same, but end where chance takes it, as a network does."""
+    means, genres = class_means(features, labels, random)
+    return means + 0.3 * random.normal(size=means.shape), genres
+
+
+def nearest_neighbour(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
+    """Learn every track by heart."""
+    return features, labels
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is simulated.
+
+    Args:
+        learner: how a configuration learns: points of its features, and the genre of what lies nearest to each.
+        n_tracks: in a data set, as many of each genre.
+        repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are judged by the others.
+        drop: by how much the accuracy of `model=basic` is truly lower, a share.
+        noise: of each of the grid's configurations, from `calibrated`.
+        truth: accuracy of each when it learns from as many tracks as in a fold, from `calibrated`.
+    """
+
+    learner: Learner = class_means
+    n_tracks: int = 200
+    repeats: int = 1
+    drop: float = 0.0
+    noise: tuple[float, ...] = ()
+    truth: tuple[float, ...] = ()
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What names it in a table."""
+        how = f"{self.repeats} x 5 folds" if self.repeats else "one test set, 5 trainings"
+        return self.learner.__name__.replace("_", " "), str(self.n_tracks), how
+
+    @property
+    def n_train(self) -> int:
+        """Tracks that a training learns from."""
+        return self.n_tracks * 8 // 10 if self.repeats else self.n_tracks * 7 // 10
+
+
+WITHOUT_DIFFERENCE = (
+    Condition(),
+    Condition(restless_class_means),
+    Condition(nearest_neighbour),
+    Condition(repeats=3),
+    Condition(restless_class_means, repeats=0),
+    Condition(n_tracks=1000),
+    Condition(n_tracks=1000, repeats=3),
+)
+WITH_DIFFERENCE = (
+    *(Condition(drop=drop) for drop in (0.02, 0.03, 0.05, 0.1)),
+    *(Condition(repeats=3, drop=drop) for drop in (0.05, 0.1)),
+    *(Condition(n_tracks=1000, drop=drop) for drop in (0.03, 0.05)),
+    Condition(n_tracks=1000, repeats=3, drop=0.03),
+)
+FALSE = {
+    "accuracy": "accuracy",
+    "naive": "a pair told apart: plain t-test",
+    "corrected": "corrected t-test",
+    "mcnemar": "McNemar",
+    "any naive": "any of 28: plain t-test",
+    "any mcnemar": "McNemar, Holm",
+    "pair false": "verdict (corrected, Holm)",
+    "axis false": "any axis: verdict",
+}
+STATED = {
+    "accuracy": "accuracy",
+    "covered": "interval of an accuracy covers it",
+    "pair equal": "a pair is called practically equal",
+    "axis equal": "an axis is",
+}
+FOUND = {
+    "drop": "true difference, points",
+    "pair found": "a pair is found: verdict",
+    "found unadjusted": "corrected t-test alone",
+    "found by mcnemar": "McNemar, Holm",
+    "axis found": "the axis is found: verdict",
+}
+WRONG = {
+    "drop": "true difference, points",
+    "pair false": "any false verdict on a pair",
+    "axis false": "on an axis",
+    "pair called equal": "a pair is called practically equal",
+    "axis called equal": "the axis is",
+}
+PARTS = (
+    ("Without a true difference", WITHOUT_DIFFERENCE, (FALSE, STATED)),
+    ("With a true difference on one axis of three", WITH_DIFFERENCE, (FOUND, WRONG)),
+)
+
+
+class Judged(FoldResult):
+    """A fold whose accuracy alone is of interest; scikit-learn's scores would take most of the time."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Accuracy, and a macro F1 that decides no rank."""
+        return {"accuracy": float(self.hits.mean()), "macro_f1": 0.0}
+
+
+def tracks(n_tracks: int, noise: Sequence[float], random: np.random.Generator) -> tuple[Floats, Ints]:
+    """Draw tracks: what each learner hears of them `(n_learners, n_tracks, n_features)`, and their genres."""
+    labels = np.arange(n_tracks) % len(GENRES)
+    heard_by_all = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(n_tracks, N_FEATURES))
+    misheard = random.normal(size=(len(noise), n_tracks, N_FEATURES))
+    return heard_by_all + np.array(noise)[:, None, None] * misheard, labels
+
+
+def predict(
+    learner: Learner, features: Floats, labels: Ints, train: Ints, test: Ints, random: np.random.Generator
+) -> Ints:
+    """Train every learner on some tracks and let it name the genre of others `(n_learners, n_test)`."""
+    points, genres = learner(features[:, train], labels[train], random)
+    nearness = 2 * features[:, test] @ points.transpose(0, 2, 1) - (points**2).sum(axis=2)[:, None]
+    return genres[nearness.argmax(axis=2)]
+
+
+def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, n_test: int, seed: int) -> Floats:
+    """True accuracy at each noise: mean over fresh training sets as large as a fold's, each judged by fresh tracks."""
+    random = np.random.default_rng(seed)
+    n_train = condition.n_train
+    train, test = np.arange(n_train), n_train + np.arange(n_test)
+    hits = []
+    for _ in range(n_sets):
+        features, labels = tracks(n_train + n_test, noise, random)
+        hits.append((predict(condition.learner, features, labels, train, test, random) == labels[test]).mean(axis=1))
+    return np.asarray(np.mean(hits, axis=0))
+
+
+def calibrated(condition: Condition, n_sets: int) -> Condition:
+    """The condition with the noise that makes its difference, and the true accuracies that come of it."""
+    noises = np.linspace(NOISE, 2 * NOISE, 9).tolist()
+    accuracies = accuracy(condition, noises, n_sets, 1000, seed=1)
+    losses = np.maximum.accumulate(accuracies[0] - accuracies)
+    worse = float(np.interp(condition.drop, losses, noises)) if condition.drop else NOISE
+    noise = tuple(worse if params["model"] == "basic" else NOISE for params in GRID)
+    better, lower = accuracy(condition, [NOISE, worse], 4 * n_sets, 1000, seed=2)
+    return replace(condition, noise=noise, truth=tuple(float(lower if n > NOISE else better) for n in noise))
+
+
+def cross_validate(condition: Condition, random: np.random.Generator) -> list[ConfigResult]:
+    """Draw a data set, train and judge the grid on it."""
+    features, labels = tracks(condition.n_tracks, condition.noise, random)
+    everyone = np.arange(condition.n_tracks)
+    if condition.repeats:
+        seed = int(random.integers(2**31))
+        split = folds.random([GENRES[label] for label in labels], k=5, seed=seed, repeats=condition.repeats)
+    else:
+        split = [Fold(index, *np.split(everyone, [condition.n_train] * 2)) for index in range(5)]
+    judged = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
+
+    def result(place: int, fold: Fold, genre: Ints) -> FoldResult:
+        ids = tuple(f"{track:04}" for track in fold.test)
+        return Judged(
+            fold.index, ids, labels[fold.test], np.eye(len(GENRES))[genre[place]], GENRES, {}, len(fold.train), 0.0
+        )
+
+    return [
+        ConfigResult(params, tuple(result(place, fold, genre) for fold, genre in zip(split, judged, strict=True)), 1)
+        for place, params in enumerate(GRID)
+    ]
+
+
+def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
+    """What the statistics say of one grid, and what of it is true."""
+    pairs, effects = pairwise(results, ROPE), main_effects(results, ROPE)
+    truth = dict(zip(names(results), condition.truth, strict=True))
+    intervals = [result.estimate("accuracy") for result in results]
+    naive = naive_rejections(results)
+    figures = {
+        "naive": naive.mean(),
+        "corrected": np.mean([pair.accuracy.p_value < RISK for pair in pairs]),
+        "mcnemar": np.mean([mcnemar(*equal) < RISK for equal in zip(results[::2], results[1::2], strict=True)]),
+        "any naive": naive.any(),
+        "any mcnemar": any(_by_tracks(pair) for pair in pairs),
+        "covered": np.mean([e.low <= true <= e.high for e, true in zip(intervals, condition.truth, strict=True)]),
+        **_judged("pair", pairs, truth),
+        **_judged("axis", effects, {"basic": min(condition.truth), "deep": max(condition.truth)}),
+    }
+    if real := [pair for pair in pairs if truth[pair.better] != truth[pair.worse]]:
+        figures["found unadjusted"] = np.mean([pair.accuracy.p_value < RISK for pair in real])
+        figures["found by mcnemar"] = np.mean([_by_tracks(pair) for pair in real])
+    return {name: float(figure) for name, figure in figures.items()}
+
+
+def naive_rejections(results: Sequence[ConfigResult]) -> NDArray[np.bool_]:
+    """Which pairs of configurations the plain paired t-test over the folds tells apart."""
+    accuracies = np.array([[fold.hits.mean() for fold in result.folds] for result in results])
+    first, second = np.array(list(combinations(range(len(results)), 2))).T
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of two that differ alike in every fold
+        return np.asarray(stats.ttest_rel(accuracies[first], accuracies[second], axis=1).pvalue < RISK)
+
+
+def _by_tracks(pair: Difference) -> bool:
+    return pair.mcnemar is not None and pair.mcnemar < RISK
+
+
+def _judged(kind: str, differences: Sequence[Difference], truth: Mapping[str, float]) -> Figures:
+    """How often the verdicts on what is truly equal and what is truly different are right."""
+    gains = np.array([truth.get(d.better, 0.0) - truth.get(d.worse, 0.0) for d in differences])
+    verdicts = [d.verdict for d in differences]
+    beats, equal = (np.array([words in verdict for verdict in verdicts]) for words in (" beats ", "practically equal"))
+    figures = {f"{kind} false": (beats & (gains <= 0)).any(), f"{kind} equal": equal[gains == 0].mean()}
+    if gains.any():
+        figures[f"{kind} found"] = (beats & (gains > 0)).sum() / np.count_nonzero(gains)
+        figures[f"{kind} called equal"] = equal[gains != 0].mean()
+    return figures
+
+
+def simulate(condition: Condition, n: int, seed: int) -> dict[str, str]:
+    """Mean of each figure over simulations with half the width of its 95 % interval, in percent."""
+    random = np.random.default_rng(seed)
+    ready = calibrated(condition, n_sets=max(2, n // 10))
+    figures = [examine(ready, cross_validate(ready, random)) for _ in range(n)]
+    shares = {name: np.array([each[name] for each in figures]) for name in figures[0]}
+    texts = {name: f"{100 * s.mean():.1f} ± {196 * s.std() / n**0.5:.1f}" for name, s in shares.items()}
+    accuracies = {"accuracy": max(ready.truth), "drop": max(ready.truth) - min(ready.truth)}
+    return texts | {name: f"{100 * share:.1f}" for name, share in accuracies.items()}
+
+
+def table(columns: Mapping[str, str], conditions: Sequence[Condition], figures: Sequence[Mapping[str, str]]) -> str:
+    """Some figures of each condition as Markdown."""
+    heads = ["learner", "tracks", "judged by", *columns.values()]
+    rows = [
+        [*condition.cells, *(own[name] for name in columns)] for condition, own in zip(conditions, figures, strict=True)
+    ]
+    lines = [heads, [":--", "--:", ":--", *("--:" for _ in columns)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Simulate every condition and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=1000, help="of each condition (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    arguments = parser.parse_args()
+    began = time.time()
+    for title, conditions, tables in PARTS:
+        figures = [simulate(condition, arguments.simulations, arguments.seed) for condition in conditions]
+        print(f"## {title}", *(table(columns, conditions, figures) for columns in tables), sep="\n\n", end="\n\n")
+    minutes = (time.time() - began) / 60
+    print(f"Shares in %, each of {arguments.simulations} simulations, ± half of its 95 % interval; {minutes:.1f} min.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Is one configuration really better than another? Paired statistics on the same folds and the same tracks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from scipy import stats
+
+from genre_cls.estimates import Estimate, crossed, estimate, holm
+from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, setting
+
+RISK = 0.05  # of claiming any difference among several that is none
+SURE = 0.95  # probability from which two configurations are called practically equal
+
+Pair = tuple[ConfigResult, ConfigResult]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more of the tracks one configuration, or one setting of an axis, recognises than another.
+
+    Args:
+        better: name of the one with the higher mean accuracy.
+        worse: name of the other.
+        accuracy: by how much the better one's is higher, over the folds.
+        p_value: of the corrected resampled t-test, two-sided, adjusted for the number of comparisons.
+        mcnemar: p-value of McNemar's test on single tracks, adjusted too; None for an axis.
+        rope: differences below this are of no practical importance.
+    """
+
+    better: str
+    worse: str
+    accuracy: Estimate
+    p_value: float
+    mcnemar: float | None
+    rope: float
+
+    @property
+    def equal(self) -> float:
+        """Probability that the difference is of no practical importance."""
+        return self.accuracy.probability_within(self.rope)
+
+    @property
+    def verdict(self) -> str:
+        """The finding in plain words."""
+        points = f"{100 * self.accuracy.mean:.1f} points"
+        interval = f"95 % {100 * self.accuracy.low:.1f} to {100 * self.accuracy.high:.1f}"
+        if self.equal >= SURE:
+            return f"{self.better} and {self.worse} are practically equal: {points} apart ({interval})."
+        if self.p_value < RISK:
+            return f"{self.better} beats {self.worse} by {points} ({interval})."
+        return f"{self.better} and {self.worse} cannot be told apart: {points}, but {interval}."
+
+
+def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
+    """Compare each configuration with each that ranks below it.
+
+    Args:
+        results: judged on the same tracks in the same folds.
+        rope: accuracies that differ by less are practically equal, a share.
+
+    Returns:
+        One difference a pair, none if there are fewer than two folds; those of the best configuration first.
+    """
+    ranked = rank(_complete(results))
+    called = names(ranked)
+    pairs = combinations(range(len(ranked)), 2)
+    return _adjusted([
+        _difference(called[i], called[j], [(ranked[i], ranked[j])], rope, mcnemar(ranked[i], ranked[j]))
+        for i, j in pairs
+    ])  # fmt: skip
+
+
+def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
+    """Compare the settings of each axis, averaged over all configurations that differ in this axis alone.
+
+    Args:
+        results: judged on the same tracks in the same folds.
+        rope: accuracies that differ by less are practically equal, a share.
+
+    Returns:
+        One difference a pair of settings of an axis that has several, none if there are fewer than two folds.
+    """
+    complete = _complete(results)
+    found = []
+    for axis in (*AXES, *differing(complete)):
+        settings = sorted({result.params.get(axis, "?") for result in complete})
+        for one, other in combinations(settings, 2):
+            if pairs := _differ_in(complete, axis, one, other):
+                found.append(_difference(setting(axis, one), setting(axis, other), pairs, rope))
+    return _adjusted(found)
+
+
+def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
+    """Exact two-sided p-value that two configurations recognise equally many of the same tracks.
+
+    It takes the trained models as they are, and says nothing of what another training would bring.
+
+    Source: McNemar, Psychometrika 12 (1947); binomial form.
+    """
+    hits = [result.tracks.predictions == result.tracks.labels for result in (first, second)]
+    only_first, only_second = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
+    if not only_first + only_second:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def _complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
+    """Those of which no fold is missing, and so have judged the same tracks, if there are folds to speak of."""
+    judged = [tuple(fold.track_ids for fold in result.folds) for result in results]
+    whole = max(judged, key=len)
+    return [result for result, own in zip(results, judged, strict=True) if own == whole and len(whole) > 1]
+
+
+def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str) -> list[Pair]:
+    """Pairs of configurations that are equal but for one axis."""
+
+    def rest(result: ConfigResult) -> dict[str, str]:
+        return {key: value for key, value in result.params.items() if key != axis}
+
+    firsts, seconds = ([r for r in results if r.params.get(axis, "?") == setting] for setting in (one, other))
+    return [(first, second) for first in firsts for second in seconds if rest(first) == rest(second)]
+
+
+def _difference(
+    first: str, second: str, pairs: Sequence[Pair], rope: float, single_tracks: float | None = None
+) -> Difference:
+    """The mean difference over some pairs, named so that it is positive."""
+    one = pairs[0][0]
+    # Track by track: both members of a pair have judged the same tracks in the same order.
+    gains = [
+        np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
+    ]
+    found = crossed(np.stack(gains)) if one.one_test else estimate([gain.mean() for gain in gains], one.test_share)
+    if found.mean < 0:
+        first, second, found = second, first, replace(found, mean=-found.mean)
+    return Difference(first, second, found, found.p_value, single_tracks, rope)
+
+
+def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
+    p_values = holm([difference.p_value for difference in differences])
+    single = holm([1.0 if d.mcnemar is None else d.mcnemar for d in differences])
+    return [
+        replace(difference, p_value=float(p), mcnemar=None if difference.mcnemar is None else float(m))
+        for difference, p, m in zip(differences, p_values, single, strict=True)
+    ]

@@ -1,0 +1,133 @@
+"""Means with their errors: what folds say of a score, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean that is known up to an error, distributed around the truth like Student's t.
+
+    Args:
+        mean: over the folds.
+        std: standard deviation over the folds (n - 1).
+        error: standard error of the mean.
+        freedom: degrees of freedom.
+    """
+
+    mean: float
+    std: float
+    error: float
+    freedom: float
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval of the mean."""
+        return self.mean - self._half
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval of the mean."""
+        return self.mean + self._half
+
+    @property
+    def p_value(self) -> float:
+        """How likely a mean at least as far from zero is, if the truth is zero (two-sided)."""
+        if not self.error:
+            return float(self.mean == 0)
+        return 2 * float(stats.t.sf(abs(self.mean) / self.error, self.freedom))
+
+    def probability_within(self, rope: float) -> float:
+        """Probability that the truth is between `-rope` and `rope`, when nothing was known beforehand.
+
+        Args:
+            rope: half the width of the region of practical equivalence.
+
+        Source: Corani & Benavoli, A Bayesian approach for comparing cross-validated algorithms on multiple data sets,
+        Machine Learning 100 (2015), eq. 7: the posterior is Student's t around the mean with the corrected error.
+        """
+        if not self.error:
+            return float(abs(self.mean) <= rope)
+        low, high = stats.t.cdf([-rope, rope], self.freedom, self.mean, self.error)
+        return float(high - low)
+
+    @property
+    def share_interval(self) -> tuple[float, float]:
+        """The interval's ends for a score that is a share, cut to 0 and 1, beyond which they may compute to."""
+        return max(self.low, 0.0), min(self.high, 1.0)
+
+    @property
+    def _half(self) -> float:
+        return float(stats.t.ppf(0.975, self.freedom)) * self.error if self.error else 0.0
+
+
+def estimate(values: Sequence[float], test_share: float) -> Estimate:
+    """Mean of scores over cross-validation folds, with an error that knows that the folds share training data.
+
+    The folds' scores are correlated, so their plain standard error is too small; its square `s²/k` is
+    replaced by `s² (1/k + n_test/n_train)`, with Student's t at k - 1 degrees of freedom.
+
+    Args:
+        values: one score a fold.
+        test_share: judged tracks per training track, n_test/n_train.
+
+    Source: Nadeau & Bengio, Inference for the generalization error, Machine Learning 52 (2003), eq. 5.
+    """
+    scores = np.asarray(values, dtype=float)
+    mean, n = float(scores.mean()), len(scores)
+    std = float(scores.std(ddof=1)) if n > 1 else 0.0
+    return Estimate(mean, std, std * float(np.sqrt(1 / n + test_share)), max(n - 1, 1))
+
+
+def crossed(values: Floats) -> Estimate:
+    """Mean over several trainings that judge the same tracks; both are a sample, so both add to the error.
+
+    Args:
+        values: what each training made of each track, 1 for recognised say `(n_folds, n_tracks)`.
+
+    Source: the variance of a two-way layout without interaction.
+    """
+    by_fold, by_track = values.mean(axis=1), values.mean(axis=0)
+    variances = [(float(means.var(ddof=1) / len(means)), len(means) - 1) for means in (by_fold, by_track)]
+    return Estimate(float(values.mean()), float(by_fold.std(ddof=1)), *_sum_of_errors(variances))
+
+
+def unpaired(first: Estimate, second: Estimate) -> Estimate:
+    """The first mean minus the second, where nothing pairs them.
+
+    Where both are from the same tracks in other folds, the true error is smaller: this is on the safe side.
+
+    Source: Welch, Biometrika 34 (1947).
+    """
+    return Estimate(first.mean - second.mean, 0.0, *_sum_of_errors([(e.error**2, e.freedom) for e in (first, second)]))
+
+
+def holm(p_values: Sequence[float]) -> Floats:
+    """Adjust p-values so that the chance of any false rejection among them stays below the level.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6 (1979).
+    """
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values)
+    raised = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
+    return adjusted
+
+
+def _sum_of_errors(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Standard error, and its degrees of freedom, of a sum of independent terms (variance, degrees of freedom).
+
+    Source: Satterthwaite, Biometrics Bulletin 2 (1946).
+    """
+    total = sum(variance for variance, _ in variances)
+    if not total:
+        return 0.0, 1.0
+    return total**0.5, total**2 / sum(variance**2 / freedom for variance, freedom in variances)

@@ -1,0 +1,244 @@
+"""What a report says, in words and tables of words; `page` shows it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from genre_cls.comparisons import Difference, main_effects, pairwise
+from genre_cls.estimates import Estimate, unpaired
+from genre_cls.scoring import (
+    AXES,
+    ConfigResult,
+    GenreMeans,
+    MissedTrack,
+    confusions,
+    differing,
+    most_missed,
+    names,
+    rank,
+)
+
+SPLITS = ("random", "filtered", "artist")  # from what flatters to what does not
+N_MISSED = 50  # tracks that are listed
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: columns by name, those of numbers aligned right, and the texts in its rows."""
+
+    columns: Mapping[str, str]  # name to "left" or "right"
+    rows: Sequence[Sequence[str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report tells.
+
+    Args:
+        title: of the page.
+        dataset: its name.
+        notes: what a reader must know about the data, such as that it is synthetic.
+        results: the configurations, at least one, in any order.
+        means: average features per genre, one for each kind of feature.
+        provenance: where the numbers come from: command, date, machine, version, ...
+        rope: accuracies that differ by less are practically equal, a share.
+        tracks: by id, each track's `artist` and `fault`, empty if unknown.
+        audio: by id, the address of each track that is at hand in a form that browsers play.
+        elsewhere: by a result's place, what the same configuration scored on the same tracks under other splits.
+    """
+
+    title: str
+    dataset: str
+    notes: tuple[str, ...]
+    results: tuple[ConfigResult, ...]
+    means: tuple[GenreMeans, ...]
+    provenance: Mapping[str, str]
+    rope: float = 0.01
+    tracks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    audio: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[int, Mapping[str, ConfigResult]] = field(default_factory=dict)
+
+    @cached_property
+    def ranked(self) -> list[ConfigResult]:
+        """The configurations, best first."""
+        return rank(self.results)
+
+    @cached_property
+    def called(self) -> list[str]:
+        """Their names."""
+        return names(self.ranked)
+
+    @cached_property
+    def effects(self) -> list[Difference]:
+        """What each axis does."""
+        return main_effects(self.results, self.rope)
+
+    @cached_property
+    def pairs(self) -> list[Difference]:
+        """Each configuration against each that ranks below it."""
+        return pairwise(self.results, self.rope)
+
+    @cached_property
+    def missed(self) -> list[MissedTrack]:
+        """The tracks that most configurations get wrong."""
+        return most_missed(self.ranked)[:N_MISSED]
+
+    @cached_property
+    def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
+        """By name, each configuration that was judged under several splits: by split, from the most flattering on."""
+        found = {}
+        for name, result in zip(self.called, self.ranked, strict=True):
+            (place,) = (place for place, other in enumerate(self.results) if other is result)
+            by_split = {result.params.get("folds", "?"): result, **self.elsewhere.get(place, {})}
+            found[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
+        return {name: by_split for name, by_split in found.items() if len(by_split) > 1}
+
+
+def answer(report: Report) -> str:
+    """Which configuration is best and by how much, in a sentence."""
+    best, called = report.ranked[0], report.called
+    tracks = best.confusion.sum(axis=1)
+    chance = f"always naming the largest genre would be right for {percent(tracks.max() / tracks.sum())} %"
+    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks"
+    if len(best.folds) > 1:
+        score += f" (95 % interval {interval(best)} %)"
+    if len(called) == 1:
+        return f"{called[0]} recognises the genre of {score}; {chance}."
+    worst = f"the worst, {called[-1]}, recognises {percent(report.ranked[-1].estimate('accuracy').mean)} %"
+    first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
+    return f"{first}; {worst}, and {chance}."
+
+
+def verdicts(report: Report) -> list[str]:
+    """What can be said of each axis, and of each configuration under other splits, a sentence each."""
+    losses = [_loss_in_words(name, by_split) for name, by_split in report.splits.items()]
+    return [effect.verdict for effect in report.effects] + losses
+
+
+def ranking(report: Report) -> Sheet:
+    """The configurations with their scores, best first."""
+    axes = [*AXES, *differing(report.results)]
+    unequal = len({len(result.folds) for result in report.results}) > 1
+    rows = []
+    for place, result in enumerate(report.ranked, start=1):
+        settings = [result.params.get(axis, "?") for axis in axes]
+        folds = {"folds": str(len(result.folds))} if unequal else {}
+        scores = folds | _scores(result)
+        rows.append([str(place), *settings, *scores.values()])
+    left = dict.fromkeys(["rank", *(axis.replace("batch_size", "batch size") for axis in axes)], "left")
+    return Sheet(left | dict.fromkeys(scores, "right"), rows)
+
+
+def each_against_each(report: Report) -> Sheet:
+    """How sure each difference between two configurations is."""
+    columns = {"better": "left", "worse": "left"} | dict.fromkeys(
+        ("points", "p, corrected t", "p, McNemar", "practically equal"), "right"
+    )
+    return Sheet(columns, [_pair(pair) for pair in report.pairs])
+
+
+def under_other_splits(report: Report) -> Sheet:
+    """Accuracy of the configurations that were judged under several splits, and what the strictest one costs."""
+    splits = sorted({split for by_split in report.splits.values() for split in by_split}, key=_split_order)
+    rows = []
+    for name, by_split in report.splits.items():
+        scores = [_accuracy(by_split[split]) if split in by_split else "" for split in splits]
+        rows.append([name, *scores, _in_points(_loss(by_split))])
+    return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
+
+
+def genres(report: Report) -> Sheet:
+    """How the best configuration fares with each genre, most recognised first, and what it takes them for."""
+    best = report.ranked[0]
+    scores, wrong = best.per_genre, confusions(best.confusion)
+    rows = []
+    for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
+        shares = [f"{best.genres[other]} {n / scores.n_tracks[i]:.0%}" for true, other, n in wrong if true == i]
+        values = [f"{values[i]:.0%}" for values in (scores.recall, scores.precision, scores.f1)]
+        taken_for = ", ".join(shares[:3]) or "none"
+        rows.append([best.genres[i], str(scores.n_tracks[i]), *(_spaced([*values, taken_for]))])
+    numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
+    return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
+
+
+def missed_tracks(report: Report) -> Sheet:
+    """The tracks that most configurations get wrong."""
+    columns = {"track": "left", "artist": "left", "genre": "left", "taken for": "left"}
+    rows = []
+    for track in report.missed:
+        known = report.tracks.get(track.id, {})
+        shares = _spaced([f"{track.missed:.0%}", f"{track.confidence:.0%}"])
+        rows.append([track.id, known.get("artist", ""), track.genre, track.taken_for, *shares, known.get("fault", "")])
+    return Sheet(columns | {"missed by": "right", "confidence": "right", "known fault": "left"}, rows)
+
+
+def known_faults(report: Report) -> str:
+    """How many of the tracks with known faults are among those that are missed most; empty if none is known."""
+    judged = report.ranked[0].tracks.track_ids
+    faulty = {track for track in judged if report.tracks.get(track, {}).get("fault")}
+    if not faulty:
+        return ""
+    found, n = len(faulty.intersection(track.id for track in report.missed)), len(report.missed)
+    return (
+        f"{found} of the {len(faulty)} tracks with a known fault are among these {n}; "
+        f"of tracks drawn blindly {len(faulty) * n / len(judged):.1f} would be."
+    )
+
+
+def percent(share: float) -> str:
+    """A share as text, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def interval(result: ConfigResult) -> str:
+    """The 95 % interval of the accuracy as text, in percent."""
+    return "–".join(map(percent, result.estimate("accuracy").share_interval))
+
+
+def _scores(result: ConfigResult) -> dict[str, str]:
+    return {
+        "accuracy, %": _accuracy(result),
+        "95 % interval": "one fold" if len(result.folds) == 1 else interval(result),
+        "macro F1, %": percent(result.estimate("macro_f1").mean),
+        "s per fold": f"{result.seconds_per_fold:.1f}",
+        "parameters": f"{result.n_parameters:,}",
+    }
+
+
+def _accuracy(result: ConfigResult) -> str:
+    e = result.estimate("accuracy")
+    return percent(e.mean) + ("" if len(result.folds) == 1 else f" ± {percent(e.std)}")
+
+
+def _pair(pair: Difference) -> list[str]:
+    e = pair.accuracy
+    p_values = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (pair.p_value, pair.mcnemar or 0.0)]
+    return [pair.better, pair.worse, _in_points(e), *p_values, *_spaced([f"{pair.equal:.0%}"])]
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
+
+
+def _loss(by_split: Mapping[str, ConfigResult]) -> Estimate:
+    first, *_, last = by_split.values()
+    return unpaired(first.estimate("accuracy"), last.estimate("accuracy"))
+
+
+def _loss_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
+    first, *_, last = by_split
+    loss = _loss(by_split)
+    way, gap = ("fewer", loss) if loss.mean >= 0 else ("more", replace(loss, mean=-loss.mean))
+    return f"{name} scores {_in_points(gap)} points {way} under folds={last} than under folds={first}."
+
+
+def _in_points(e: Estimate) -> str:
+    return f"{100 * e.mean:.1f} (95 % {100 * e.low:.1f} to {100 * e.high:.1f})"
+
+
+def _spaced(texts: Iterable[str]) -> list[str]:
+    """With a space before each percent sign."""
+    return [text.replace("%", " %") for text in texts]

@@ -1,0 +1,145 @@
+"""What a configuration is judged on: the tracks that are there, their features, and who trains and who judges."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from genre_cls.catalogue import Catalogue, groups
+from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
+from genre_cls.errors import UserError
+from genre_cls.features import FeatureSpec
+from genre_cls.folds import Fold, Indices, SplitError, describe
+from genre_cls.identity import digest
+from genre_cls.store import Features, FeatureStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a configuration is judged on.
+
+    Args:
+        catalogue: the tracks there are.
+        features: of those that can be read.
+        labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
+        folds: who teaches and who judges.
+        repetitions: tracks that sound like one recording, where the split had to know.
+    """
+
+    catalogue: Catalogue
+    features: Features
+    labels: Indices
+    folds: Sequence[Fold]
+    repetitions: Sequence[Duplicate]
+
+    @property
+    def digest(self) -> str:
+        """Equal for configurations that are judged on the same tracks in the same folds."""
+        return digest(self.features.digest, *(fold.test.tolist() for fold in self.folds))
+
+    @property
+    def note(self) -> str:
+        """What every figure has to say of the data."""
+        return "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
+
+
+def load(cfg: DictConfig) -> Task | None:
+    """Load one configuration's features and split their tracks; None if they cannot be and that is to be skipped.
+
+    Raises:
+        SplitError: the tracks do not allow the split.
+        UserError: no data, or too much of it unreadable.
+    """
+    try:
+        return _load(cfg)
+    except SplitError as error:
+        if not cfg.skip_impossible:
+            raise
+        log.warning("skipped: %s", error)
+        return None
+
+
+def load_all(configurations: Sequence[DictConfig]) -> None:
+    """Extract all features that some configurations need, each track decoded once, and say what there is.
+
+    Raises:
+        UserError: what `load` raises for one of them, but for splits that may be skipped if another is possible.
+    """
+    by_data: dict[str, list[DictConfig]] = {}
+    for cfg in configurations:
+        by_data.setdefault(f"{cfg.drop_faults} {OmegaConf.to_yaml(cfg.dataset, resolve=True)}", []).append(cfg)
+    for same in by_data.values():
+        catalogue = _catalogue(same[0])
+        specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, catalogue))]
+        features = _extract(same[0], catalogue, list(dict.fromkeys(specs)))
+        splits = {OmegaConf.to_yaml(cfg.folds, resolve=True): cfg for cfg in same}
+        tasks = [task for cfg in splits.values() if (task := load(cfg))]
+        if not tasks:
+            raise SplitError("none of these splits is possible on this dataset")
+        _announce(same[0], catalogue, features[0])
+        for task in tasks:
+            _announce_split(task)
+
+
+def _load(cfg: DictConfig) -> Task:
+    catalogue = _catalogue(cfg)
+    features, *fingerprints = _extract(cfg, catalogue, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
+    tracks, genres = features.tracks, [track.genre for track in features.tracks]
+    unknown = np.array([track.artist is None for track in tracks])
+    repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
+    stopping = cfg.recipe.early_stopping
+    folds = instantiate(cfg.folds)(
+        genres,
+        groups(tracks, [(pair.first, pair.second) for pair in repetitions]),
+        [track.part for track in tracks],
+        val_fraction=stopping.val_fraction if stopping.patience else 0.0,
+    )
+    labels = np.array([catalogue.genres.index(genre) for genre in genres])
+    return Task(catalogue, features, labels, folds, repetitions)
+
+
+def _catalogue(cfg: DictConfig) -> Catalogue:
+    catalogue: Catalogue = instantiate(cfg.dataset)
+    return catalogue.without_faults() if cfg.drop_faults else catalogue
+
+
+def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
+    features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
+    faults = features[0].faults
+    if len(faults) > cfg.max_unreadable * len(catalogue.tracks):
+        raise UserError(
+            f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
+            f"max_unreadable={cfg.max_unreadable:g} allows: "
+            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
+        )
+    return features
+
+
+def _fingerprint(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
+    """What repetitions are found by, where the split has to know of them and not all artists are known to tell."""
+    known = [track.artist is not None for track in catalogue.tracks]
+    return [FINGERPRINT] if cfg.folds._target_.endswith(".artist") and any(known) and not all(known) else []
+
+
+def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
+    store = FeatureStore(Path(cfg.cache_dir))
+    log.info("%s: %d tracks in %d genres", catalogue.name, len(features.tracks), len(catalogue.genres))
+    for line in (*catalogue.notes, *(f"skipped {fault.track.path}: {fault.reason}" for fault in features.faults)):
+        log.warning(line)
+    log.info(
+        "features: %.0f MB in %s (python -m genre_cls.store %s --clear deletes them)",
+        store.size() / 1e6, store.root, cfg.cache_dir,
+    )  # fmt: skip
+
+
+def _announce_split(task: Task) -> None:
+    tracks = task.features.tracks
+    log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
+    for pair in task.repetitions:
+        log.warning("kept on one side, as they sound alike: %s and %s", tracks[pair.first].id, tracks[pair.second].id)

@@ -1,0 +1,257 @@
+"""Verdicts on configurations: the published tests on the right pairs, in words that the numbers bear out."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from baycomp import two_on_single
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+
+from genre_cls.comparisons import Difference, main_effects, mcnemar, pairwise
+from genre_cls.estimates import Estimate, crossed, estimate, holm
+from genre_cls.scoring import ConfigResult, FoldResult, names
+
+ROPE = 0.01
+N_TRACKS = 8  # that a fold judges; a power of two, so that accuracies are exact
+GRID = [
+    {"features": features, "model": model, "batch_size": size}
+    for features, model, size in product(("mel", "mfcc"), ("basic", "deep"), ("16", "32"))
+]
+
+
+def a_result(hits: np.ndarray, tracks: np.ndarray | None = None, **params: str) -> ConfigResult:
+    """A configuration that recognises some of the tracks `(n_folds, n_tracks)` that its folds judge."""
+    tracks = np.arange(hits.size).reshape(hits.shape) if tracks is None else tracks
+    n_train = len(np.unique(tracks)) - hits.shape[1] or hits.shape[1]
+    folds = []
+    for index, (own, judged) in enumerate(zip(hits.astype(bool), tracks, strict=True)):
+        labels = judged % 2
+        probabilities = np.eye(2)[np.where(own, labels, 1 - labels)]
+        ids = tuple(map(str, judged))
+        folds.append(FoldResult(index, ids, labels, probabilities, ("a", "b"), {}, n_train, 1.0))
+    return ConfigResult({"features": "mel", "model": "deep", "batch_size": "16"} | params, tuple(folds), 1)
+
+
+@st.composite
+def judgements(draw: st.DrawFn, n: int, most_repeats: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """What n configurations recognise `(n, n_folds, n_tracks)` and which tracks those are `(n_folds, n_tracks)`."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    k, times = draw(st.integers(2, 6)), draw(st.integers(1, most_repeats))
+    tracks = np.concatenate([random.permutation(k * N_TRACKS).reshape(k, N_TRACKS) for _ in range(times)])
+    skill = random.uniform(0.2, 0.9, size=(n, 1, 1))
+    return (random.random((n, *tracks.shape)) < skill).astype(float), tracks
+
+
+@st.composite
+def grids(draw: st.DrawFn, params: Sequence[dict[str, str]] = GRID) -> list[ConfigResult]:
+    """Configurations that have judged the same tracks in the same folds."""
+    hits, tracks = draw(judgements(len(params)))
+    return [a_result(own, tracks, **named) for own, named in zip(hits, params, strict=True)]
+
+
+def accuracies(result: ConfigResult) -> np.ndarray:
+    return np.array([fold.scores["accuracy"] for fold in result.folds])
+
+
+def called(difference: Difference) -> set[str]:
+    return {difference.better, difference.worse}
+
+
+@settings(deadline=None, max_examples=40)
+@given(judgements(2, most_repeats=3))
+def test_a_pair_is_compared_as_baycomp_does(case: tuple[np.ndarray, np.ndarray]) -> None:
+    (first, second), tracks = case
+    k = len(np.unique(tracks)) // N_TRACKS
+    pair = [a_result(first, tracks), a_result(second, tracks, model="basic")]
+    (got,) = pairwise(pair, ROPE)
+    means = [own.mean(axis=1) for own in (first, second)]
+    tails = two_on_single(*means, runs=len(tracks) // k)
+    assert got.p_value == pytest.approx(2 * min(tails), abs=1e-9)
+    _, within, _ = two_on_single(*means, ROPE, len(tracks) // k)
+    assert got.equal == pytest.approx(within, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(judgements(2))
+def test_single_tracks_are_compared_as_statsmodels_does(case: tuple[np.ndarray, np.ndarray]) -> None:
+    (first, second), tracks = case
+    counts = [[np.sum((first == i) & (second == j)) for j in (0, 1)] for i in (0, 1)]
+    got = mcnemar(a_result(first, tracks), a_result(second, tracks))
+    assert got == pytest.approx(mcnemar_of_statsmodels(counts, exact=True).pvalue, abs=1e-9)
+
+
+def test_a_track_that_several_repetitions_judge_is_one_track_to_mcnemar() -> None:
+    once = np.arange(16).reshape(2, 8)
+    first, second = (np.where(once < limit, 1.0, 0.0) for limit in (12, 4))
+    thrice = [a_result(np.tile(hits, (3, 1)), np.tile(once, (3, 1))) for hits in (first, second)]
+    assert mcnemar(*thrice) == mcnemar(a_result(first, once), a_result(second, once)) == 2 / 2**8
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids())
+def test_each_pair_is_compared_once_and_the_better_one_has_the_higher_mean(grid: list[ConfigResult]) -> None:
+    means = {name: accuracies(result).mean() for name, result in zip(names(grid), grid, strict=True)}
+    pairs = pairwise(grid, ROPE)
+    assert len(pairs) == 28
+    assert {frozenset(called(pair)) for pair in pairs} == {frozenset(two) for two in combinations(means, 2)}
+    for pair in pairs:
+        assert pair.accuracy.mean == pytest.approx(means[pair.better] - means[pair.worse], abs=1e-12)
+        assert pair.accuracy.mean >= 0
+    assert means[pairs[0].better] == max(means.values())
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids())
+def test_p_values_are_adjusted_for_all_comparisons_of_a_kind(grid: list[ConfigResult]) -> None:
+    by_name = dict(zip(names(grid), grid, strict=True))
+    pairs = pairwise(grid, ROPE)
+    for compared in (pairs, main_effects(grid, ROPE)):
+        assert [d.p_value for d in compared] == pytest.approx(holm([d.accuracy.p_value for d in compared]))
+        assert all(d.p_value >= d.accuracy.p_value for d in compared)
+    single = holm([mcnemar(by_name[pair.better], by_name[pair.worse]) for pair in pairs])
+    assert [pair.mcnemar for pair in pairs] == pytest.approx(single)
+    assert all(effect.mcnemar is None for effect in main_effects(grid, ROPE))
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids(), st.integers(0, 7), st.integers(0, 7))
+def test_who_swaps_predictions_swaps_verdicts(grid: list[ConfigResult], one: int, other: int) -> None:
+    assume(one != other and abs((accuracies(grid[one]) - accuracies(grid[other])).mean()) > 1e-9)
+    swapped = list(grid)
+    swapped[one] = replace(grid[one], folds=grid[other].folds)
+    swapped[other] = replace(grid[other], folds=grid[one].folds)
+    two = {names(grid)[one], names(grid)[other]}
+    (before,), (after,) = ([d for d in pairwise(some, ROPE) if called(d) == two] for some in (grid, swapped))
+    assert (after.better, after.worse) == (before.worse, before.better)
+    assert (after.accuracy.mean, after.equal) == pytest.approx((before.accuracy.mean, before.equal))
+    assert after.p_value == pytest.approx(before.p_value)
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids())
+def test_a_main_effect_is_that_of_the_mean_over_all_else(grid: list[ConfigResult]) -> None:
+    effects = main_effects(grid, ROPE)
+    assert [called(effect) for effect in effects] == [{"mel", "mfcc"}, {"basic", "deep"}, {"batch 16", "batch 32"}]
+    for axis, effect in zip(GRID[0], effects, strict=True):
+        by_setting = {
+            value: np.mean([accuracies(result) for result in grid if effect_name(axis, result) == value], axis=0)
+            for value in (effect.better, effect.worse)
+        }
+        gains = by_setting[effect.better] - by_setting[effect.worse]
+        expected = estimate(gains.tolist(), test_share=1 / (len(gains) - 1))
+        assert effect.accuracy.mean == pytest.approx(expected.mean, abs=1e-12)
+        assert effect.accuracy.error == pytest.approx(expected.error, abs=1e-12)
+
+
+def effect_name(axis: str, result: ConfigResult) -> str:
+    return result.params[axis] if axis != "batch_size" else f"batch {result.params[axis]}"
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids([{"model": "basic"}, {"model": "deep"}, {"model": "wide"}]))
+def test_each_two_of_an_axis_of_three_settings_are_compared(grid: list[ConfigResult]) -> None:
+    pairs = [called(effect) for effect in main_effects(grid, ROPE)]
+    assert pairs == [{"basic", "deep"}, {"basic", "wide"}, {"deep", "wide"}]
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids([{"recipe.epochs": "20"}, {"recipe.epochs": "60"}]))
+def test_whatever_else_was_set_is_an_axis_too(grid: list[ConfigResult]) -> None:
+    assert [called(effect) for effect in main_effects(grid, ROPE)] == [{"recipe.epochs 20", "recipe.epochs 60"}]
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids([{"features": "mel", "model": "deep"}, {"features": "mfcc", "model": "basic"}]))
+def test_configurations_that_differ_in_two_axes_show_the_effect_of_neither(grid: list[ConfigResult]) -> None:
+    assert main_effects(grid, ROPE) == [] and len(pairwise(grid, ROPE)) == 1
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids(), st.integers(0, 7), st.data())
+def test_a_configuration_of_which_a_fold_is_missing_is_left_out(
+    grid: list[ConfigResult], place: int, data: st.DataObject
+) -> None:
+    gone = data.draw(st.integers(0, len(grid[0].folds) - 1))
+    folds = grid[place].folds
+    partial = list(grid)
+    partial[place] = replace(grid[place], folds=folds[:gone] + folds[gone + 1 :])
+    others = grid[:place] + grid[place + 1 :]
+    for compare in (pairwise, main_effects):
+        assert compare(partial, ROPE) == compare(others, ROPE)
+
+
+def test_configurations_that_miss_different_folds_are_not_compared() -> None:
+    hits = np.tile([1.0, 0.0], (4, 4))
+    first, second = a_result(hits), a_result(1 - hits, model="basic")
+    partial = [replace(first, folds=first.folds[1:]), replace(second, folds=second.folds[:-1])]
+    assert pairwise(partial, ROPE) == main_effects(partial, ROPE) == []
+
+
+@settings(deadline=None, max_examples=10)
+@given(grids())
+def test_one_fold_compares_nothing(grid: list[ConfigResult]) -> None:
+    single = [replace(result, folds=result.folds[:1]) for result in grid]
+    assert pairwise(single, ROPE) == main_effects(single, ROPE) == []
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32), st.integers(2, 6))
+def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: int, n_folds: int) -> None:
+    first, second = np.random.default_rng(seed).integers(2, size=(2, n_folds, N_TRACKS)).astype(float)
+    tracks = np.tile(np.arange(N_TRACKS), (n_folds, 1))
+    pair = [a_result(first, tracks), a_result(second, tracks, model="basic")]
+    expected = crossed(first - second)
+    for got in (*pairwise(pair, ROPE), *main_effects(pair, ROPE)):
+        assert got.accuracy.mean == pytest.approx(abs(expected.mean))
+        assert got.accuracy.error == pytest.approx(expected.error)
+        assert got.accuracy.freedom == pytest.approx(expected.freedom)
+
+
+@given(st.floats(0, 0.5), st.floats(1e-4, 0.1), st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.1))
+def test_the_verdict_is_what_the_numbers_say(
+    mean: float, error: float, freedom: int, p_value: float, rope: float
+) -> None:
+    found = Difference("mel", "mfcc", Estimate(mean, 0.0, error, freedom), p_value, None, rope)
+    verdict = found.verdict
+    if found.equal >= 0.95:
+        assert verdict.startswith("mel and mfcc are practically equal: ")
+    elif p_value < 0.05:
+        assert verdict.startswith("mel beats mfcc by ")
+    else:
+        assert verdict.startswith("mel and mfcc cannot be told apart: ")
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d", verdict)]
+    assert numbers == pytest.approx([100 * mean, 100 * found.accuracy.low, 100 * found.accuracy.high], abs=0.051)
+
+
+@pytest.mark.parametrize(
+    ("missed", "words"),
+    [
+        ((4, 4, 4, 4, 3), "mel · deep · batch 16 beats mel · basic · batch 16 by 47.5 points (95 % "),
+        ((0, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 are practically equal: 0.0 points apart"),
+        ((4, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 10.0 points, but"),
+    ],
+)
+def test_the_verdict_names_both_and_what_lies_between_them(missed: tuple[int, ...], words: str) -> None:
+    worse = np.arange(N_TRACKS) >= np.array(missed)[:, None]
+    (found,) = pairwise([a_result(np.ones_like(worse)), a_result(worse, model="basic")], ROPE)
+    assert found.verdict.startswith(words)
+
+
+def test_the_simulations_of_the_documentation_run() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "statistics.py"
+    done = subprocess.run(
+        [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
+    )
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
+    assert len(rows) == 2 * 7 + 2 * 9
+    shares = [float(share) for row in rows for share in re.findall(r"(\S+) ±", row)]
+    assert shares and all(0 <= share <= 100 for share in shares)
+    assert done.stderr == ""

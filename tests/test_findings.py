@@ -1,0 +1,96 @@
+"""What a report says: the findings are those of the statistics, and nothing is said that the data do not bear out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made import a_result
+
+from genre_cls import findings
+from genre_cls.comparisons import main_effects, pairwise
+from genre_cls.findings import Report
+
+GRID = tuple(
+    a_result(*(base + gain for base in (0.5, 0.6, 0.5, 0.6)), features=features, model=model, batch_size=size)
+    for features, gain in (("mel", 0.3), ("mfcc", 0.0))
+    for model in ("basic", "deep")
+    for size in ("16", "32")
+)
+REPORT = Report("A title", "demo", (), GRID, (), {})
+
+
+def column(sheet: findings.Sheet, name: str) -> list[str]:
+    place = list(sheet.columns).index(name)
+    return [row[place] for row in sheet.rows]
+
+
+def test_the_verdicts_are_those_on_the_axes() -> None:
+    assert findings.verdicts(REPORT) == [effect.verdict for effect in main_effects(GRID, 0.01)]
+    assert findings.verdicts(REPORT)[0].startswith("mel beats mfcc by 30.0 points")
+    assert [line.partition(":")[0] for line in findings.verdicts(REPORT)[1:]] == [
+        "basic and deep are practically equal",
+        "batch 16 and batch 32 are practically equal",
+    ]
+
+
+def test_each_against_each_lists_every_pair_once() -> None:
+    sheet = findings.each_against_each(REPORT)
+    assert len(sheet.rows) == 28
+    assert column(sheet, "better") == [pair.better for pair in pairwise(GRID, 0.01)]
+    assert column(sheet, "practically equal")[0] == "100 %" and column(sheet, "practically equal")[-8] == "0 %"
+
+
+def test_one_fold_says_nothing_of_differences() -> None:
+    report = replace(REPORT, results=(a_result(0.5), a_result(0.9, model="other")))
+    assert findings.verdicts(report) == [] and not findings.each_against_each(report)
+
+
+def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
+    own = a_result(0.5, 0.6, folds="artist")
+    others = {"random": a_result(0.8, 0.9, folds="random"), "filtered": a_result(0.7, 0.7, folds="filtered")}
+    report = Report(
+        "t", "d", (), (own, a_result(0.4, 0.4, model="other", folds="artist")), (), {}, elsewhere={0: others}
+    )
+    sheet = findings.under_other_splits(report)
+    assert list(sheet.columns)[1:4] == ["random", "filtered", "artist"]
+    (row,) = sheet.rows
+    assert row[1:4] == ["85.0 ± 7.1", "70.0 ± 0.0", "55.0 ± 7.1"] and row[4].startswith("30.0 (95 % ")
+    assert findings.verdicts(report)[-1].startswith("mel · cnn · batch 16 scores 30.0 (95 % ")
+    assert findings.verdicts(report)[-1].endswith("points fewer under folds=artist than under folds=random.")
+
+
+def test_a_configuration_that_gains_under_a_stricter_split_is_said_to_gain() -> None:
+    own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, elsewhere={0: {"random": other}}))
+    assert " scores 10.0 " in line and " points more under folds=artist" in line
+
+
+def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
+    good, bad = a_result(0.9, 0.8), a_result(0.8, 0.8, model="other")
+    tracks = {"1.0.9": {"artist": "Ann", "fault": "distorted"}, "0.0.1": {"artist": "Bob", "fault": "distorted"}}
+    report = Report("t", "d", (), (good, bad), (), {}, tracks=tracks)
+    sheet = findings.missed_tracks(report)
+    assert column(sheet, "missed by") == ["100 %"] * 6 + ["50 %"] * 2
+    lines = dict(zip(column(sheet, "track"), sheet.rows, strict=True))
+    assert lines["1.0.9"] == ["1.0.9", "Ann", "blues", "rock", "100 %", "95 %", "distorted"]
+    assert set(column(sheet, "genre")) == {"blues", "rock"}
+    assert findings.known_faults(report) == (
+        "1 of the 2 tracks with a known fault are among these 8; of tracks drawn blindly 0.4 would be."
+    )
+    assert findings.known_faults(REPORT) == ""
+
+
+def test_genres_are_listed_by_recall_with_precision_and_f1() -> None:
+    lopsided = a_result(0.9, 0.6, genres=("blues", "jazz", "rock"))
+    fold = lopsided.folds[0]
+    probabilities = np.where(fold.labels[:, None] == 1, np.eye(3)[0], fold.probabilities)  # all jazz is taken for blues
+    report = replace(REPORT, results=(replace(lopsided, folds=(replace(fold, probabilities=probabilities),)),))
+    sheet = findings.genres(report)
+    assert column(sheet, "genre")[-1] == "jazz" and sheet.rows[-1][1:5] == ["10", "0 %", "0 %", "0 %"]
+    assert sheet.rows[-1][5] == "blues 100 %"
+
+
+@pytest.mark.parametrize("n_folds", [1, 2])
+def test_the_ranking_counts_folds_only_where_they_differ(n_folds: int) -> None:
+    results = (a_result(*[0.5] * n_folds), a_result(0.4, 0.4, model="other"))
+    assert ("folds" in findings.ranking(replace(REPORT, results=results)).columns) == (n_folds == 1)
