@@ -133,6 +133,10 @@ def _difference(
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
     found = crossed(np.stack(gains)) if one.one_test else estimate([gain.mean() for gain in gains], one.test_share)
+    if not found.error:
+        # Folds that agree to the track do not make sure what so few tracks cannot: these are then the error.
+        of_tracks = np.concatenate(gains).std(ddof=1) / np.sqrt(len(one.tracks.track_ids))
+        found = replace(found, error=float(of_tracks))
     if found.mean < 0:
         first, second, found = second, first, replace(found, mean=-found.mean)
     return Difference(first, second, found, found.p_value, single_tracks, rope)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -25,9 +26,9 @@ from genre_cls.features import FeatureSpec, mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity
 from genre_cls.models import n_parameters
-from genre_cls.module import GenreModule, Training, Weights, fit, on_accelerator, saved
+from genre_cls.module import Augmentation, GenreModule, Training, Weights, fit, on_accelerator, saved
 from genre_cls.progress import progress_bar
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions
 from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import (
     NOTE,
@@ -42,6 +43,8 @@ from genre_cls.tracking import (
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
 
 atexit.register(gc.freeze)  # or Python looks through all that torch has loaded once more before it leaves, for seconds
 
@@ -81,8 +84,8 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         return math.nan
     tracker = _tracker(cfg)
     experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
-    model = instantiate(cfg.model, n_genres=len(task.catalogue.genres))
-    params = {**identity.params, "n_parameters": str(n_parameters(model))}
+    model = _model(cfg, len(task.catalogue.genres))
+    params = {**identity.params, "n_parameters": str(cfg.recipe.members * n_parameters(model))}
     tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
     with tracker.run(experiment, identity.title, tags | {"kind": "config"}, params) as parent:
         results = []
@@ -93,7 +96,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
                 child.log(metrics, result.curves, _fold_files(task, identity, weights, result))
             results.append(result)
         in_order = tuple(sorted(results, key=lambda result: result.index))
-        summary = ConfigResult(identity.named, in_order, n_parameters(model))
+        summary = ConfigResult(identity.named, in_order, cfg.recipe.members * n_parameters(model))
         parent.log(summary.summary, {}, _summary_files(task, identity, summary))
     log.info("%s: %s", identity.title, _in_words(summary))
     return summary.estimate("accuracy").mean
@@ -112,34 +115,69 @@ def train_folds(cfg: DictConfig, task: Task, title: str) -> Iterator[tuple[FoldR
 
 
 def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Weights]:
-    """Train a fresh model on a fold and judge it by the held-out tracks."""
+    """Train fresh models on a fold and judge their mean by the held-out tracks."""
     started = perf_counter()
     torch.set_num_threads(cfg.trainer.threads)
-    pl.seed_everything(cfg.seed + fold.index, verbose=False)
-    recipe, spec = cfg.recipe, task.features.spec
-    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, cfg.seed)
-    data = FoldData(task.features, task.labels, fold, windowing)
-    module = GenreModule(
-        instantiate(cfg.model, n_genres=len(task.catalogue.genres)),
-        data.standardisation(),
-        instantiate(recipe.augmentation),
-        instantiate(recipe.optimizer),
-        instantiate(recipe.schedule),
-    )
-    training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
-    windows = fit(module, data, training)
+    trained = [_train_member(cfg, task, fold, member) for member in range(cfg.recipe.members)]
+    windows = replace(trained[0][1], probabilities=np.mean([windows.probabilities for _, windows in trained], axis=0))
     result = FoldResult(
         index=fold.index,
         track_ids=tuple(task.features.tracks[i].id for i in fold.test),
         labels=task.labels[fold.test],
         probabilities=windows.per_track,
         genres=task.catalogue.genres,
-        curves=module.curves,
+        curves=_mean_curves([module.curves for module, _ in trained]),
         n_train=len(fold.train),
         seconds=perf_counter() - started,
         windows=windows,
     )
-    return result, module.weights()
+    weights = [module.weights() for module, _ in trained]
+    return result, {f"{member}.{name}": w for member, own in enumerate(weights) for name, w in own.items()}
+
+
+def _train_member(cfg: DictConfig, task: Task, fold: Fold, member: int) -> tuple[GenreModule, WindowPredictions]:
+    seed = cfg.seed + fold.index + SEEDS_APART * member
+    pl.seed_everything(seed, verbose=False)
+    recipe, spec = cfg.recipe, task.features.spec
+    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, cfg.seed + SEEDS_APART * member)
+    data = FoldData(task.features, task.labels, fold, windowing)
+    module = GenreModule(
+        _model(cfg, len(task.catalogue.genres)),
+        data.standardisation(),
+        _augmentation(cfg),
+        instantiate(recipe.optimizer),
+        instantiate(recipe.schedule),
+    )
+    training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
+    return module, fit(module, data, training)
+
+
+def _mean_curves(members: Sequence[Curves]) -> Curves:
+    """Epoch by epoch, as far as all members came."""
+    epochs = {name: list(zip(*(own[name] for own in members), strict=False)) for name in members[0]}
+    return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}
+
+
+def _model(cfg: DictConfig, n_genres: int) -> nn.Module:
+    """A fresh model that has seen a window, since some take their shape from it."""
+    model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
+    spec: FeatureSpec = instantiate(cfg.features)
+    windows = torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window))
+    try:
+        with torch.no_grad():
+            shape = tuple(model.eval()(windows).shape)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model: fails on {spec.n_bins} bins x {windows.shape[3]} frames: {reason}") from error
+    if shape != (2, n_genres):
+        raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
+    return model.train()
+
+
+def _augmentation(cfg: DictConfig) -> Augmentation:
+    augmentation: Augmentation = instantiate(cfg.recipe.augmentation)
+    # A shift of mel bands is one of pitch; cepstral coefficients have no such order.
+    return augmentation if cfg.features.kind == "mel" else replace(augmentation, bin_shift=0)
 
 
 def _tracker(cfg: DictConfig) -> Tracker:
@@ -155,23 +193,10 @@ def _check_device(device: str) -> None:
 
 def _check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is told before the work, not after."""
-    model = instantiate(cfg.model, n_genres=2)
-    _check_shape(model, instantiate(cfg.features), cfg.recipe.window)
+    model = _model(cfg, n_genres=2)
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
     instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
-    instantiate(cfg.recipe.augmentation)
-
-
-def _check_shape(model: nn.Module, spec: FeatureSpec, window: float) -> None:
-    """Run a model that knows two genres on two windows."""
-    windows = torch.zeros(2, 1, spec.n_bins, spec.n_frames(window))
-    try:
-        shape = tuple(model.eval()(windows).shape)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model: fails on {spec.n_bins} bins x {windows.shape[3]} frames: {reason}") from error
-    if shape != (2, 2):
-        raise UserError(f"model: gives {shape} for two windows and two genres, must give (2, 2)")
+    _augmentation(cfg)
 
 
 def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldResult) -> Files:

@@ -47,6 +47,38 @@ class GenreCNN(nn.Module):
         return self.classifier(self.dropout(self.pool(maps)))
 
 
+class TutorialCNN(nn.Module):
+    """What tutorials on genres build: convolution, pooling, normalisation a block, then all of it into a dense layer.
+
+    Its first dense layer takes its size from the first input, so it has to see one before it is trained or counted.
+
+    Args:
+        n_genres: classes.
+        channels: output channels of each block.
+        units: width of the dense layer.
+        dropout: share of the dense layer's outputs that is zeroed in training.
+
+    Source: Velardo, Deep learning (for audio) with Python, lesson 16 (2020), with padding, so that few bins suffice.
+    """
+
+    def __init__(self, n_genres: int, *, channels: Sequence[int], units: int, dropout: float) -> None:
+        super().__init__()
+        inputs = (1, *channels[:-1])
+        self.blocks = nn.Sequential(*(_pooled_block(n_in, n_out) for n_in, n_out in zip(inputs, channels, strict=True)))
+        self.dense = nn.Sequential(nn.Flatten(), nn.LazyLinear(units), nn.ReLU(), nn.Dropout(dropout))
+        self.classifier = nn.Linear(units, n_genres)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `(batch, n_genres)` of standardised features `(batch, 1, n_bins, n_frames)`."""
+        return self.classifier(self.dense(self.blocks(features)))
+
+
+def _pooled_block(n_in: int, n_out: int) -> nn.Sequential:
+    convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
+    # ReLU and maximum may change places; after pooling a quarter of the values is left to rectify.
+    return nn.Sequential(convolution, nn.MaxPool2d(3, 2, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(n_out))
+
+
 class TimeStatistics(nn.Module):
     """Mean, maximum and standard deviation over time of each channel in each band.
 

@@ -32,6 +32,7 @@ class Augmentation:
     """What is done to a training batch beside cropping.
 
     Args:
+        bin_shift: most bins that a window is moved up or down, as if it were played higher or lower; 0 for none.
         bin_mask: widest band of bins that is masked, as a share of all bins; 0 for none.
         frame_mask: longest stretch of frames that is masked, as a share of the window; 0 for none.
         n_masks: masks of each kind.
@@ -41,11 +42,24 @@ class Augmentation:
     Sources: Park et al., SpecAugment, Interspeech 2019; Zhang et al., mixup, ICLR 2018.
     """
 
+    bin_shift: int = 0
     bin_mask: float = 0.0
     frame_mask: float = 0.0
     n_masks: int = 0
     mixup: float = 0.0
     label_smoothing: float = 0.0
+
+    def shift(self, features: Tensor) -> Tensor:
+        """Move each window up or down on its own, with its outermost bin repeated where nothing is left.
+
+        Args:
+            features: `(batch, 1, n_bins, n_frames)`.
+        """
+        if not self.bin_shift:
+            return features
+        steps = torch.randint(-self.bin_shift, self.bin_shift + 1, (len(features), 1))
+        bins = (torch.arange(features.shape[2]) + steps).clamp(0, features.shape[2] - 1).to(features.device)
+        return features.gather(2, bins[:, None, :, None].expand_as(features))
 
     def mask(self, features: Tensor) -> Tensor:
         """Mask each window's bins and frames on its own with the mean (0, once standardised).
@@ -125,7 +139,8 @@ class GenreModule(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of an augmented batch."""
         features, labels = batch
-        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(self.standardise(features)))
+        shifted = self.standardise(self.augmentation.shift(features))
+        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(shifted))
         logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
         loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
         self._count("train", loss.detach(), logits, labels)

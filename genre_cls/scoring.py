@@ -10,6 +10,8 @@ from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_reca
 
 from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate
 
+Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
+
 AXES = ("features", "model", "batch_size")  # what every configuration is named by
 
 
@@ -57,7 +59,7 @@ class FoldResult:
     labels: Ints
     probabilities: Floats
     genres: tuple[str, ...]
-    curves: Mapping[str, Sequence[float]]
+    curves: Curves
     n_train: int
     seconds: float
     windows: WindowPredictions | None = None

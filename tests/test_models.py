@@ -22,6 +22,19 @@ def model(request: pytest.FixtureRequest, composed: Compose) -> nn.Module:
     return instantiate(composed(f"model={request.param}").model, n_genres=10).eval()
 
 
+@pytest.mark.parametrize(("name", "n_blocks"), [("tutorial_basic", 3), ("tutorial_deep", 5)])
+@pytest.mark.parametrize("shape", [(13, 130), (128, 44), (1, 1)])
+def test_the_tutorials_networks_take_their_size_from_what_they_see_first(
+    composed: Compose, name: str, n_blocks: int, shape: tuple[int, int]
+) -> None:
+    model = instantiate(composed(f"model={name}").model, n_genres=10)
+    assert model(torch.randn(2, 1, *shape)).shape == (2, 10) and depth(model) == n_blocks
+    n_bins, n_frames = (-(-size // 2**n_blocks) for size in shape)  # each block halves them
+    assert (
+        model.dense[1].in_features == model.classifier.in_features // 64 * n_bins * n_frames * (32, 64)[n_blocks == 5]
+    )
+
+
 def depth(model: nn.Module) -> int:
     return sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
 

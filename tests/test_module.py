@@ -66,6 +66,24 @@ def test_masks_are_bands_of_each_window_within_their_share(bin_mask: float, fram
         assert frames.sum(dim=1).max() <= n_masks * int(frame_mask * 30)
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 12), st.integers(0, 1000))
+def test_a_shifted_window_is_the_window_some_bins_higher_or_lower(bin_shift: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    features = torch.randn(4, 1, 8, 5)
+    padded = nn.functional.pad(features, (0, 0, 12, 12), mode="replicate")
+    for one, whole in zip(Augmentation(bin_shift=bin_shift).shift(features), padded, strict=True):
+        found = [step for step in range(-12, 13) if torch.equal(one, whole[:, 12 - step : 20 - step])]
+        assert found and min(map(abs, found)) <= bin_shift
+
+
+def test_every_window_is_shifted_on_its_own() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(20.0)[None, None, :, None].expand(60, 1, 20, 3)
+    steps = 10 - Augmentation(bin_shift=4).shift(ramp)[:, 0, 10, 0]
+    assert set(steps.int().tolist()) == set(range(-4, 5))
+
+
 def test_every_window_is_masked_on_its_own() -> None:
     torch.manual_seed(0)
     for augmentation in (Augmentation(bin_mask=0.3, n_masks=1), Augmentation(frame_mask=0.3, n_masks=1)):

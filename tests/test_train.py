@@ -123,7 +123,7 @@ def test_saved_weights_say_what_they_were_trained_on_and_it_is_what_they_were_no
         files = sweep.files(child)
         with safe_open(files["model.safetensors"], "np") as file:
             description = json.loads(file.metadata()["genre_cls"])
-            assert {"mean", "deviation"} <= set(file.keys())
+            assert {"0.mean", "0.deviation"} <= set(file.keys())
         tested = {row[0] for row in table(files["predictions.csv"])[1:]}
         trained = set(description["trained_on"])
         assert not trained & tested and len(trained | tested) == N_TRACKS
@@ -259,6 +259,39 @@ def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_po
     assert "under folds=artist than under folds=random" in " ".join(done.out.split())
     without = command(train.main, *arguments, "folds=filtered")
     assert without.code == 2 and "error: none of these splits is possible" in without.err
+
+
+@pytest.mark.usefixtures("store_here")
+def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: tuple[str, ...]) -> None:
+    arguments = (*on_music, "model=basic", "batch_size=4", "trainer.workers=1")
+    done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=1,2")
+    assert done.code == 0, done.err
+    runs = {run.data.params["recipe.members"]: run for run in done.parents}
+    sizes = {members: int(run.data.params["n_parameters"]) for members, run in runs.items()}
+    assert sizes["2"] == 2 * sizes["1"]
+    weights = {}
+    for members, run in runs.items():
+        child = next(child for child in done.children(run) if child.info.run_name == "fold 1")
+        with safe_open(done.files(child)["model.safetensors"], "np") as file:
+            weights[members] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert weights["1"].keys() < weights["2"].keys() and len(weights["2"]) == 2 * len(weights["1"])
+    assert all((weights["2"][name] == tensor).all() for name, tensor in weights["1"].items())
+    assert (weights["2"]["0.model.classifier.weight"] != weights["2"]["1.model.classifier.weight"]).any()
+
+
+@pytest.mark.usefixtures("store_here")
+@pytest.mark.parametrize("features", ["mel", "mfcc"])
+def test_the_tutorials_networks_train_on_whole_clips(
+    command: Command, on_music: tuple[str, ...], features: str
+) -> None:
+    short = [argument for argument in on_music if "window" not in argument]
+    done = command(
+        train.main, "-m", *short, "experiment=tutorial", f"features={features}", "recipe.window=1.0", "batch_size=4",
+        "trainer.workers=1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    models = {run.data.params["model"]: int(run.data.params["n_parameters"]) for run in done.parents}
+    assert models.keys() == {"tutorial_basic", "tutorial_deep"} and min(models.values()) > 64 * 32
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

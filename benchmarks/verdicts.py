@@ -1,6 +1,6 @@
 """What a report's statistics are worth: learners whose true accuracies are known, compared as configurations are.
 
-Run as `python benchmarks/statistics.py`; docs/statistics.md holds what came out.
+Run as `python benchmarks/verdicts.py`; docs/statistics.md holds what came out.
 """
 
 import argparse
