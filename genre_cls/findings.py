@@ -1,6 +1,6 @@
 """What a report says, in words and tables of words; `page` shows it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -156,10 +156,9 @@ def genres(report: Report) -> Sheet:
     scores, wrong = best.per_genre, confusions(best.confusion)
     rows = []
     for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
-        shares = [f"{best.genres[other]} {n / scores.n_tracks[i]:.0%}" for true, other, n in wrong if true == i]
-        values = [f"{values[i]:.0%}" for values in (scores.recall, scores.precision, scores.f1)]
-        taken_for = ", ".join(shares[:3]) or "none"
-        rows.append([best.genres[i], str(scores.n_tracks[i]), *(_spaced([*values, taken_for]))])
+        taken_for = [f"{best.genres[other]} {_whole(n / scores.n_tracks[i])}" for true, other, n in wrong if true == i]
+        values = [_whole(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
+        rows.append([best.genres[i], str(scores.n_tracks[i]), *values, ", ".join(taken_for[:3]) or "none"])
     numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
     return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
 
@@ -170,7 +169,7 @@ def missed_tracks(report: Report) -> Sheet:
     rows = []
     for track in report.missed:
         known = report.tracks.get(track.id, {})
-        shares = _spaced([f"{track.missed:.0%}", f"{track.confidence:.0%}"])
+        shares = [_whole(track.missed), _whole(track.confidence)]
         rows.append([track.id, known.get("artist", ""), track.genre, track.taken_for, *shares, known.get("fault", "")])
     return Sheet(columns | {"missed by": "right", "confidence": "right", "known fault": "left"}, rows)
 
@@ -216,7 +215,7 @@ def _accuracy(result: ConfigResult) -> str:
 def _pair(pair: Difference) -> list[str]:
     e = pair.accuracy
     p_values = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (pair.p_value, pair.mcnemar or 0.0)]
-    return [pair.better, pair.worse, _in_points(e), *p_values, *_spaced([f"{pair.equal:.0%}"])]
+    return [pair.better, pair.worse, _in_points(e), *p_values, _whole(pair.equal)]
 
 
 def _split_order(split: str) -> tuple[int, str]:
@@ -239,6 +238,5 @@ def _in_points(e: Estimate) -> str:
     return f"{100 * e.mean:.1f} (95 % {100 * e.low:.1f} to {100 * e.high:.1f})"
 
 
-def _spaced(texts: Iterable[str]) -> list[str]:
-    """With a space before each percent sign."""
-    return [text.replace("%", " %") for text in texts]
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
