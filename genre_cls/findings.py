@@ -182,8 +182,8 @@ def known_faults(report: Report) -> str:
         return ""
     found, n = len(faulty.intersection(track.id for track in report.missed)), len(report.missed)
     return (
-        f"{found} of the {len(faulty)} tracks with a known fault are among these {n}; "
-        f"of tracks drawn blindly {len(faulty) * n / len(judged):.1f} would be."
+        f"Tracks with a known fault: {len(faulty)} in all, {found} among these {n}, "
+        f"where {len(faulty) * n / len(judged):.1f} would be by chance."
     )
 
 

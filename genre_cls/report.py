@@ -66,7 +66,7 @@ def write(cfg: DictConfig, found: "Comparison") -> None:
     note = found.tags.get(NOTE)
     report = Report(
         title="Which features and which CNN classify music genres best?",
-        dataset=found.tags["dataset"],
+        dataset=f"{found.tags['dataset']}, folds={found.tags['folds']}",
         notes=(note,) if note else (),
         results=found.results,
         means=found.means,

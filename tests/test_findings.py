@@ -75,7 +75,7 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
     assert lines["1.0.9"] == ["1.0.9", "Ann", "blues", "rock", "100 %", "95 %", "distorted"]
     assert set(column(sheet, "genre")) == {"blues", "rock"}
     assert findings.known_faults(report) == (
-        "1 of the 2 tracks with a known fault are among these 8; of tracks drawn blindly 0.4 would be."
+        "Tracks with a known fault: 2 in all, 1 among these 8, where 0.4 would be by chance."
     )
     assert findings.known_faults(REPORT) == ""
 
