@@ -32,37 +32,35 @@ def report_only(cfg: DictConfig) -> None:
     """Hydra's job."""
     with one_line_errors():  # in here too, before Hydra adds a line of its own
         check(cfg)
-        found = find(cfg)
-        if found is None:
+        if not write_newest(cfg):
             where = " ".join(f"tracking.{key}={value}" for key, value in cfg.tracking.items() if value)
             raise UserError(f"{where}: no configuration has finished there; run python -m genre_cls.train -m first")
-        write(cfg, found)
 
 
-def find(cfg: DictConfig, *, since: float = 0) -> "Comparison | None":
-    """The configuration that finished last with all that it can be compared to; None if there is none.
-
-    Args:
-        cfg: of it, `tracking` is used.
-        since: the last one must have finished after this time, s since 1970.
-    """
-    if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").exists():
-        return None  # a look at an empty folder leaves it empty
-    return _tracker(cfg).newest(cfg.tracking.experiment, since=since)
-
-
-def write(cfg: DictConfig, found: "Comparison") -> None:
-    """Print the configurations' table, write the page and log it.
+def write_newest(cfg: DictConfig, *, since: float = 0) -> bool:
+    """Report the configuration that finished last and all that it can be compared to; False if there is none.
 
     Args:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
-        found: the configurations.
+        since: the last one must have finished after this time, s since 1970.
     """
+    if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").exists():
+        return False  # a look at an empty folder leaves it empty
+    from genre_cls.tracking import Tracker
+
+    tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+    found = tracker.newest(cfg.tracking.experiment, since=since)
+    if found:
+        _write(cfg, tracker, found)
+    return found is not None
+
+
+def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
+    """Print the configurations' table, write the page and log it."""
     from genre_cls import page
     from genre_cls.findings import Report
     from genre_cls.tracking import NOTE, ui_command
 
-    tracker = _tracker(cfg)
     note = found.tags.get(NOTE)
     report = Report(
         title="Which features and which CNN classify music genres best?",
@@ -83,12 +81,6 @@ def write(cfg: DictConfig, found: "Comparison") -> None:
     Console().print(page.table(report))
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))
-
-
-def _tracker(cfg: DictConfig) -> "Tracker":
-    from genre_cls.tracking import Tracker
-
-    return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:

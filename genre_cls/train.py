@@ -74,12 +74,10 @@ class Sweep(Callback):
         """Write the report of a sweep, if any configuration of it has finished."""
         if not cls._under_way:
             return
-        from genre_cls.report import find, write
+        from genre_cls.report import write_newest
 
         (config, began), cls._under_way = cls._under_way, None
-        comparison = find(config, since=began)
-        if comparison:
-            write(config, comparison)
+        write_newest(config, since=began)
 
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:
