@@ -72,6 +72,17 @@ class Catalogue:
         """The genres' names in alphabetical order: the order of every matrix and probability."""
         return tuple(sorted({track.genre for track in self.tracks}))
 
+    def with_shuffled_genres(self, seed: int) -> "Catalogue":
+        """The same with its genres dealt to the tracks at random: what is recognised then beyond chance has leaked.
+
+        Args:
+            seed: of the deal.
+        """
+        genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
+        tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
+        note = "Genres are dealt to the tracks at random (shuffle_genres=true): nothing can be recognised."
+        return replace(self, tracks=tracks, notes=(*self.notes, note))
+
     def without_faults(self) -> "Catalogue":
         """The same without the tracks that are known to be faulty."""
         sound = tuple(track for track in self.tracks if not track.fault)

@@ -73,7 +73,8 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
     """
     by_data: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
-        by_data.setdefault(f"{cfg.drop_faults} {OmegaConf.to_yaml(cfg.dataset, resolve=True)}", []).append(cfg)
+        data = OmegaConf.masked_copy(cfg, ["dataset", "cache_dir", "drop_faults", "shuffle_genres"])
+        by_data.setdefault(OmegaConf.to_yaml(data, resolve=True), []).append(cfg)
     for same in by_data.values():
         catalogue = _catalogue(same[0])
         specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, catalogue))]
@@ -106,7 +107,9 @@ def _load(cfg: DictConfig) -> Task:
 
 def _catalogue(cfg: DictConfig) -> Catalogue:
     catalogue: Catalogue = instantiate(cfg.dataset)
-    return catalogue.without_faults() if cfg.drop_faults else catalogue
+    if cfg.drop_faults:
+        catalogue = catalogue.without_faults()
+    return catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue
 
 
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,17 @@ def test_faulty_tracks_can_be_left_out_of_gtzan(tmp_path: Path) -> None:
     without = with_them.without_faults()
     assert {*with_them.tracks} - {*without.tracks} == {track for track in with_them.tracks if track.fault}
     assert f"{len(faults)} tracks with known faults" in without.notes[-1]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**9))
+def test_shuffled_genres_keep_their_sizes_and_nothing_else(seed: int) -> None:
+    tracks = tuple(Track(str(n), Path(str(n)), "rock" if n % 3 else "jazz", artist=str(n % 5)) for n in range(60))
+    shuffled = Catalogue("c", tracks).with_shuffled_genres(seed)
+    assert Counter(track.genre for track in shuffled.tracks) == Counter(track.genre for track in tracks)
+    assert [replace(track, genre="") for track in shuffled.tracks] == [replace(track, genre="") for track in tracks]
+    assert [track.genre for track in shuffled.tracks] != [track.genre for track in tracks]
+    assert shuffled == Catalogue("c", tracks).with_shuffled_genres(seed) and "at random" in shuffled.notes[-1]
 
 
 def test_gtzans_tracks_know_their_part_of_the_published_split(tmp_path: Path) -> None:

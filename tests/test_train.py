@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from genre_cls import train
+from genre_cls.catalogue import _gtzan_facts
 
 Command = Callable[..., Any]
 SCORES = ("accuracy", "macro_f1", "log_loss")
@@ -259,6 +261,27 @@ def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_po
     assert "under folds=artist than under folds=random" in " ".join(done.out.split())
     without = command(train.main, *arguments, "folds=filtered")
     assert without.code == 2 and "error: none of these splits is possible" in without.err
+
+
+@pytest.mark.usefixtures("store_here")
+def test_the_published_split_is_trained_several_times_and_judged_by_its_test_part(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path
+) -> None:
+    facts: dict[tuple[str, str], list[str]] = {}
+    for track, known in _gtzan_facts().items():
+        facts.setdefault((track.split(".")[0], known["part"]), []).append(track)
+    random = np.random.default_rng(0)
+    for (genre, part), tracks in facts.items():
+        for track in tracks[: 2 if part else 0]:
+            (tmp_path / "gtzan" / genre).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "gtzan" / genre / f"{track}.wav", random.normal(scale=0.1, size=22050), 22050)
+    shared = [argument for argument in on_music if not argument.startswith(("dataset", "folds"))]
+    here = ("dataset=gtzan", f"dataset.root={tmp_path}/gtzan", "folds=filtered", "folds.repeats=2", "model=basic")
+    done = command(train.main, *shared, *here, "batch_size=8", "trainer.workers=1")
+    assert done.code == 0 and "split: 2 trainings on one split: 20 of 443 train, 20 of 197 valid, 20 of 290" in done.err
+    (parent,) = done.parents
+    folds = [{row[0] for row in table(done.files(child)["predictions.csv"])[1:]} for child in done.children(parent)]
+    assert folds == [{track for (_, part), tracks in facts.items() if part == "test" for track in tracks[:2]}] * 2
 
 
 @pytest.mark.usefixtures("store_here")
