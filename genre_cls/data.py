@@ -1,6 +1,6 @@
 """One fold's tracks as batches of windows: random crops to learn from, fixed windows to be judged by."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features, Matrix
 
-Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames) float16, labels (batch,) int64
+Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,15 @@ class Windowing:
         overlap: smallest share of a window that its neighbour in a cover repeats, 0 to below 1.
         batch_size: windows a batch.
         seed: of the crops and their order.
+        levelled: whether each bin's mean over the clip is taken away, and with it what the whole recording sounds like
+            (cepstral mean normalisation, where bins are MFCCs).
     """
 
     n_frames: int
     overlap: float
     batch_size: int
     seed: int
+    levelled: bool = False
 
 
 class FoldData(pl.LightningDataModule):
@@ -50,6 +53,8 @@ class FoldData(pl.LightningDataModule):
     def __init__(self, features: Features, labels: Indices, fold: Fold, windowing: Windowing) -> None:
         super().__init__()
         self.clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
+        nothing = torch.zeros(features.spec.n_bins, 1, dtype=torch.float16)
+        self.levels = [clip.float().mean(dim=1, keepdim=True) if windowing.levelled else nothing for clip in self.clips]
         self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels)
         self.fold, self.windowing = fold, windowing
@@ -69,7 +74,7 @@ class FoldData(pl.LightningDataModule):
 
     def standardisation(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each bin `(n_bins,)`, over the frames of the training tracks alone."""
-        return standardisation([self.clips[i] for i in self.fold.train])
+        return standardisation(self.clips[i] - self.levels[i] for i in self.fold.train)
 
     def cover(self, tracks: Indices) -> list[tuple[int, int]]:
         """Windows (track, first frame) that cover the tracks, evenly spread, the last one ending with the track."""
@@ -93,7 +98,9 @@ class FoldData(pl.LightningDataModule):
     def batch(self, windows: Sequence[tuple[int, int]]) -> Batch:
         """Cut windows (track, first frame) and stack them."""
         n_frames = self.windowing.n_frames
-        cut = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in windows])
+        cut = torch.stack(
+            [self.clips[track][:, start : start + n_frames] - self.levels[track] for track, start in windows]
+        )
         return cut[:, None], self.labels[[track for track, _ in windows]]  # (batch, 1, n_bins, n_frames)
 
     def last_start(self, track: int) -> int:
@@ -155,7 +162,7 @@ def repeat_to(clip: Matrix, n_frames: int) -> Matrix:
     return np.tile(clip, -(-n_frames // clip.shape[1]))[:, :n_frames]
 
 
-def standardisation(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each bin over all frames of some clips.
 
     Args:
@@ -164,8 +171,9 @@ def standardisation(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         Two float32 vectors `(n_bins,)`; a bin that never changes gets a deviation of 1.
     """
-    variances, means = torch.stack([torch.stack(_moments(clip)) for clip in clips], dim=1)  # (n_clips, n_bins) each
-    weights = torch.tensor([clip.shape[1] for clip in clips], dtype=torch.float64)[:, None]
+    moments, lengths = zip(*((torch.stack(_moments(clip)), clip.shape[1]) for clip in clips), strict=True)
+    variances, means = torch.stack(moments, dim=1)  # (n_clips, n_bins) each
+    weights = torch.tensor(lengths, dtype=torch.float64)[:, None]
     weights /= weights.sum()
     mean = (weights * means).sum(dim=0)
     variance = (weights * (variances + (means - mean) ** 2)).sum(dim=0)

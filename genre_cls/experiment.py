@@ -85,7 +85,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
     tracker = _tracker(cfg)
     experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
     model = _model(cfg, len(task.catalogue.genres))
-    params = {**identity.params, "n_parameters": str(cfg.recipe.members * n_parameters(model))}
+    params = {**identity.params, "n_parameters": str(len(cfg.recipe.members) * n_parameters(model))}
     tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
     with tracker.run(experiment, identity.title, tags | {"kind": "config"}, params) as parent:
         results = []
@@ -96,7 +96,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
                 child.log(metrics, result.curves, _fold_files(task, identity, weights, result))
             results.append(result)
         in_order = tuple(sorted(results, key=lambda result: result.index))
-        summary = ConfigResult(identity.named, in_order, cfg.recipe.members * n_parameters(model))
+        summary = ConfigResult(identity.named, in_order, len(cfg.recipe.members) * n_parameters(model))
         parent.log(summary.summary, {}, _summary_files(task, identity, summary))
     log.info("%s: %s", identity.title, _in_words(summary))
     return summary.estimate("accuracy").mean
@@ -118,7 +118,7 @@ def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Wei
     """Train fresh models on a fold and judge their mean by the held-out tracks."""
     started = perf_counter()
     torch.set_num_threads(cfg.trainer.threads)
-    trained = [_train_member(cfg, task, fold, member) for member in range(cfg.recipe.members)]
+    trained = [_train_member(cfg, task, fold, member) for member in range(len(cfg.recipe.members))]
     windows = replace(trained[0][1], probabilities=np.mean([windows.probabilities for _, windows in trained], axis=0))
     result = FoldResult(
         index=fold.index,
@@ -136,10 +136,11 @@ def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Wei
 
 
 def _train_member(cfg: DictConfig, task: Task, fold: Fold, member: int) -> tuple[GenreModule, WindowPredictions]:
-    seed = cfg.seed + fold.index + SEEDS_APART * member
-    pl.seed_everything(seed, verbose=False)
+    seed = cfg.seed + SEEDS_APART * member
+    pl.seed_everything(seed + fold.index, verbose=False)
     recipe, spec = cfg.recipe, task.features.spec
-    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, cfg.seed + SEEDS_APART * member)
+    levelled = recipe.members[member] == "levelled"
+    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, levelled)
     data = FoldData(task.features, task.labels, fold, windowing)
     module = GenreModule(
         _model(cfg, len(task.catalogue.genres)),

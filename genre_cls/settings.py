@@ -61,6 +61,20 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Several:
+    """A list, not empty, of texts of a few."""
+
+    choices: tuple[str, ...]
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of them."""
+        return isinstance(value, list) and bool(value) and all(item in self.choices for item in value)
+
+    def __str__(self) -> str:
+        return f"a list of {' or '.join(self.choices)}, such as [{','.join(self.choices)}]"
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or false."""
 
@@ -91,7 +105,7 @@ ARGUMENTS = (
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
-RULES: Mapping[str, Number | Text | Switch] = {
+RULES: Mapping[str, Number | Text | Several | Switch] = {
     "batch_size": whole(2),  # batch normalisation needs two
     "seed": SEED,
     "max_unreadable": SHARE,
@@ -120,7 +134,7 @@ RULES: Mapping[str, Number | Text | Switch] = {
     "recipe.epochs": whole(1),
     "recipe.window": Number(0.1, 600),
     "recipe.overlap": Number(0, 0.95),
-    "recipe.members": whole(1),
+    "recipe.members": Several(("plain", "levelled")),
     "recipe.optimizer.lr": Number(TINY),
     "recipe.optimizer.weight_decay": Number(0),
     "recipe.schedule.warmup": Number(0.01, 0.99),

@@ -141,6 +141,18 @@ def test_windows_know_where_in_which_track_they_are(fold_data: MakeData) -> None
     assert np.allclose(windows.start, cut[:, 0, 1, 0].double().numpy() * data.seconds_per_frame)
 
 
+def test_levelled_windows_are_without_their_clips_mean_spectrum(fold_data: MakeData) -> None:
+    clips = noise(9)
+    plain, levelled = (fold_data(clips, range(9), levelled=levelled) for levelled in (False, True))
+    means = [clip.astype(np.float32).mean(axis=1)[None, :, None] for clip in clips]
+    for one, other in zip(plain.predict_dataloader(), levelled.predict_dataloader(), strict=True):
+        expected = [window.float().numpy() - means[track] for window, track in zip(*one, strict=True)]
+        assert np.allclose(other[0].numpy(), expected, atol=1e-3)
+    mean, deviation = levelled.standardisation()
+    frames = np.concatenate([clips[i] - means[i][0] for i in levelled.fold.train], axis=1)
+    assert np.allclose(mean, 0, atol=1e-3) and np.allclose(deviation, frames.std(axis=1), rtol=1e-3)
+
+
 @pytest.mark.parametrize("n_clips", [1, 2, 7])
 def test_standardisation_is_that_of_all_frames_together(n_clips: int) -> None:
     clips = noise(n_clips)

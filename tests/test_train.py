@@ -287,19 +287,20 @@ def test_the_published_split_is_trained_several_times_and_judged_by_its_test_par
 @pytest.mark.usefixtures("store_here")
 def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: tuple[str, ...]) -> None:
     arguments = (*on_music, "model=basic", "batch_size=4", "trainer.workers=1")
-    done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=1,2")
+    done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=[plain],[plain,levelled]")
     assert done.code == 0, done.err
     runs = {run.data.params["recipe.members"]: run for run in done.parents}
-    sizes = {members: int(run.data.params["n_parameters"]) for members, run in runs.items()}
-    assert sizes["2"] == 2 * sizes["1"]
+    one, two = "['plain']", "['plain', 'levelled']"
+    assert int(runs[two].data.params["n_parameters"]) == 2 * int(runs[one].data.params["n_parameters"])
     weights = {}
     for members, run in runs.items():
         child = next(child for child in done.children(run) if child.info.run_name == "fold 1")
         with safe_open(done.files(child)["model.safetensors"], "np") as file:
             weights[members] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert weights["1"].keys() < weights["2"].keys() and len(weights["2"]) == 2 * len(weights["1"])
-    assert all((weights["2"][name] == tensor).all() for name, tensor in weights["1"].items())
-    assert (weights["2"]["0.model.classifier.weight"] != weights["2"]["1.model.classifier.weight"]).any()
+    assert weights[one].keys() < weights[two].keys() and len(weights[two]) == 2 * len(weights[one])
+    assert all((weights[two][name] == tensor).all() for name, tensor in weights[one].items())
+    assert (weights[two]["0.model.classifier.weight"] != weights[two]["1.model.classifier.weight"]).any()
+    assert abs(weights[two]["0.mean"]).max() > 1 > 0.1 > abs(weights[two]["1.mean"]).max()
 
 
 @pytest.mark.usefixtures("store_here")
