@@ -177,7 +177,7 @@ class GenreClassifier:
         first_frames = cover_starts(clip.shape[1], n_frames, usage.overlap)
         features = torch.from_numpy(np.stack([clip[None, :, first : first + n_frames] for first in first_frames]))
         starts = start + np.array(first_frames) * usage.spec.seconds_per_frame
-        return starts, np.minimum(starts + usage.window, end), self._vote(features)
+        return starts, np.minimum(starts + n_frames * usage.spec.seconds_per_frame, end), self._vote(features)
 
     def _vote(self, features: torch.Tensor) -> Floats:
         """Mean of all networks' probabilities `(n_windows, n_genres)` of windows `(n_windows, 1, n_bins, n_frames)`."""

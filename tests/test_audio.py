@@ -1,6 +1,7 @@
 """Decoding: every format, any rate, any number of channels, and a plain reason for what is no audio."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,16 @@ def test_the_segments_of_a_file_are_the_file(
     np.testing.assert_array_equal(np.concatenate(parts), decode(path, 48000))
     assert max(map(len, parts)) <= longest * 48000 + 1 and max(map(len, parts)) - min(map(len, parts)) <= 1
     assert len(parts) == 1 or sum(map(len, parts)) / 48000 > longest * (len(parts) - 1)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.tile(tone(440, 16000, 1.0), 240), 16000)  # 15 MB as float32
+    tracemalloc.start()
+    assert sum(map(len, segments(path, 22050, 5.0))) == pytest.approx(240 * 22050, abs=48)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
 
 
 def test_blocks_of_a_thousand_channels_are_small(tmp_path: Path) -> None:
