@@ -95,7 +95,7 @@ class GenreClassifier:
     def __init__(self, parts: Sequence[SavedModel]) -> None:
         usages = {part.usage for part in parts}
         if len(usages) > 1:
-            raise UserError("these models cannot vote together, as they differ in genres, features or windows")
+            raise UserError("these models cannot vote together, as they differ in model, genres, features or windows")
         (self._usage,) = usages
         self._parts = tuple(parts)
         self._networks = [network for part in parts for network in part.networks]

@@ -41,6 +41,7 @@ class Usage:
         overlap: smallest share of a window that its neighbour in a cover repeats.
         batch_size: windows a batch.
         precision: `auto`, `32-true` or `bf16-mixed`.
+        model: its class and arguments, as JSON.
     """
 
     spec: FeatureSpec
@@ -49,6 +50,7 @@ class Usage:
     overlap: float
     batch_size: int
     precision: str
+    model: str
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     spec = FeatureSpec(**features)
     if spec.n_fft * 60 * spec.sample_rate / spec.hop_length / 2 > LARGEST_STFT:
         raise UserError(f"features.hop_length={spec.hop_length}: would fill the memory with n_fft={spec.n_fft}")
-    return Usage(spec, tuple(genres), *settings.values())
+    model = json.dumps(config["model"], sort_keys=True)
+    window, overlap, batch_size, precision = settings.values()
+    return Usage(spec, tuple(genres), window, overlap, batch_size, precision, model)
 
 
 def _networks(weights: Weights, settings: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,12 @@ def test_one_exported_file_stands_for_all_the_models_and_says_where_they_come_fr
 
 
 def test_models_of_different_configurations_cannot_vote(trained: Any, tmp_path: Path) -> None:
-    for number, parent in enumerate(trained.parents):
-        shutil.copy(trained.files(trained.children(parent)[0])["model.safetensors"], tmp_path / f"{number}.safetensors")
-    with pytest.raises(UserError, match="cannot vote together"):
-        GenreClassifier.load(tmp_path)
+    for one, other in combinations(trained.parents, 2):
+        for number, parent in enumerate((one, other)):
+            file = trained.files(trained.children(parent)[0])["model.safetensors"]
+            shutil.copy(file, tmp_path / f"{number}.safetensors")
+        with pytest.raises(UserError, match="cannot vote together"):
+            GenreClassifier.load(tmp_path)
 
 
 @pytest.mark.parametrize(
