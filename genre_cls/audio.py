@@ -1,6 +1,10 @@
-"""Any audio file to a mono float32 waveform at the rate the features want."""
+"""Any audio file to mono float32 waveforms at the rate the features want, whole or in parts."""
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,9 @@ from numpy.typing import NDArray
 
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
 LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; no header that claims more is right
+FASTEST = 1_000_000  # Hz, above what anything is recorded at
 LOUDEST = 1e12  # full scale is 1; the power of what is louder may overflow
+BLOCK = 1 << 20  # samples of all channels together that are read at once
 
 
 class UnreadableAudio(ValueError):
@@ -30,29 +36,94 @@ def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
     Raises:
         UnreadableAudio: no such file, no audio format, no samples, or NaN or infinite samples.
     """
+    for waveform in segments(path, sample_rate, math.inf):
+        return waveform
+    raise UnreadableAudio("has no samples")
+
+
+def segments(path: Path, sample_rate: int, longest: float) -> Iterator[NDArray[np.float32]]:
+    """Decode one file part by part, each as if it were a file of its own, in memory that its length does not change.
+
+    Args:
+        path: as `decode` takes it.
+        sample_rate: rate of the results in Hz.
+        longest: of a part, s; the file is cut into the fewest parts of equal length. One that is no longer than this
+            comes in one part, which is what `decode` gives.
+
+    Yields:
+        Waveforms as `decode` gives them, none if the file has no samples.
+
+    Raises:
+        UnreadableAudio: as `decode` does, and only when that part's turn has come.
+    """
+    with _opened(path) as file:
+        n_parts = max(1, math.ceil(file.frames / (longest * file.samplerate)))
+        ends = [file.frames * part // n_parts for part in range(n_parts + 1)]
+        for start, end in pairwise(ends):
+            waveform = _read(file, end - start, sample_rate)
+            if not waveform.size:  # for all that the header claims
+                return
+            yield waveform
+
+
+def duration(path: Path) -> float:
+    """What a file claims to last, s.
+
+    Raises:
+        UnreadableAudio: no such file, or no audio format.
+    """
+    with _opened(path) as file:
+        return float(file.frames / file.samplerate)
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from its beginning to its end.
+
+    soundfile seeks after each block of a file that can be sought in, which silences parts of an mp3.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Stream]:
     try:
-        waveform, native_rate = _read(path)
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            raise UnreadableAudio("is no regular file")  # opening a pipe would wait for ever
+        with path.open("rb"):  # where the system will not open it, it knows better than libsndfile why
+            pass
+        with _Stream(os.fsencode(path)) as file:
+            _check(file)
+            yield file
     except (OSError, RuntimeError, TypeError) as error:  # libsndfile's are RuntimeErrors; TypeError for .raw
         raise UnreadableAudio(_reason(path, error)) from error
+
+
+def _check(file: _Stream) -> None:
+    if file.format == "RAW":  # libsndfile's guess from the name, for bytes of no format that it knows
+        raise RuntimeError("Format not recognised")
+    if file.frames > LONGEST:
+        raise RuntimeError("does not tell its length")
+    if not 0 < file.samplerate <= FASTEST:
+        raise RuntimeError(f"has a sample rate of {file.samplerate} Hz")
+
+
+def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]:
+    """The next frames, the channels averaged, at another rate."""
+    waveform = np.concatenate([np.zeros(0, np.float32), *_blocks(file, n_frames)])
     if not np.abs(waveform).max(initial=0) < LOUDEST:  # of NaN, too
         raise UnreadableAudio("has NaN, infinite or absurdly large samples")
-    if native_rate != sample_rate:
-        waveform = soxr.resample(waveform, native_rate, sample_rate, quality="HQ")
-    if not waveform.size:
-        raise UnreadableAudio("has no samples")
-    return waveform
+    if file.samplerate == sample_rate:
+        return waveform
+    return soxr.resample(waveform, file.samplerate, sample_rate, quality="HQ")
 
 
-def _read(path: Path) -> tuple[NDArray[np.float32], int]:
-    with path.open("rb"):  # where the system will not open it, it knows better than libsndfile why
-        pass
-    with soundfile.SoundFile(os.fsencode(path)) as file:
-        if file.format == "RAW":  # libsndfile's guess from the name, for bytes of no format that it knows
-            raise RuntimeError("Format not recognised")
-        if file.frames > LONGEST:
-            raise RuntimeError("does not tell its length")
-        # At once: soundfile seeks between blocks, which silences parts of an mp3.
-        return file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
+def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
+    size = max(1, BLOCK // file.channels)  # a header may claim a thousand channels
+    while n_frames and len(block := file.read(min(size, n_frames), dtype="float32", always_2d=True)):
+        n_frames -= len(block)
+        yield block.mean(axis=1)
 
 
 def _reason(path: Path, error: Exception) -> str:

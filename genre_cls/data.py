@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
-from genre_cls.store import Features, Matrix
+from genre_cls.store import Features
+from genre_cls.windows import cover_starts, repeat_to
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 
@@ -140,26 +141,6 @@ class Crops:
         windows = list(zip(order.tolist(), starts, strict=True))
         for batch in range(len(self)):
             yield self.data.batch(windows[batch * self.batch_size : (batch + 1) * self.batch_size])
-
-
-def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
-    """First frames of the fewest evenly spread windows that cover a clip and overlap by at least a share.
-
-    Args:
-        n_clip: frames of the clip, at least `n_window`.
-        n_window: frames of a window.
-        overlap: share of a window, 0 to below 1.
-    """
-    step = max(1, int(n_window * (1 - overlap)))
-    n_windows = 1 + -(-(n_clip - n_window) // step)
-    return [int(start) for start in np.linspace(0, n_clip - n_window, n_windows)]
-
-
-def repeat_to(clip: Matrix, n_frames: int) -> Matrix:
-    """Repeat a clip that is shorter than a window until it fills one."""
-    if clip.shape[1] >= n_frames:
-        return clip
-    return np.tile(clip, -(-n_frames // clip.shape[1]))[:, :n_frames]
 
 
 def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

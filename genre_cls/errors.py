@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The message is one line: the value, where it came from, what is allowed, what to do.
     """
+
+
+def in_one_line(text: object) -> str:
+    """A text, say a file's name, with its line ends and whatever else no terminal should get written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

@@ -25,8 +25,9 @@ from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec, mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity
+from genre_cls.modelfile import Weights, saved
 from genre_cls.models import n_parameters
-from genre_cls.module import Augmentation, GenreModule, Training, Weights, fit, on_accelerator, saved
+from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions
 from genre_cls.task import Task, load, load_all

@@ -122,3 +122,31 @@ def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -
 def n_parameters(model: nn.Module) -> int:
     """Number of trainable weights."""
     return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
+
+
+def standardised(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """What a model is shown: zero mean and unit variance per bin, float32, channels last.
+
+    Args:
+        features: `(batch, 1, n_bins, n_frames)` as extracted.
+        mean: of each bin `(n_bins, 1)`.
+        deviation: of each bin `(n_bins, 1)`.
+    """
+    return ((features.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+def arithmetic(precision: str, *, accelerator: bool) -> str:
+    """What a setting of precision means on this machine: `auto` is bfloat16 where the hardware computes with it.
+
+    Args:
+        precision: `32-true`, `bf16-mixed` or `auto`.
+        accelerator: whether a GPU computes.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Without these instructions bfloat16 is emulated, and slower than float32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"

@@ -1,10 +1,9 @@
-"""The training of one model: Lightning module, augmentation, learning-rate schedules, the saved file."""
+"""The training of one model: Lightning module, augmentation, learning-rate schedules, the fit."""
 
-import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 import torchaudio.transforms as T
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -20,9 +18,10 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
+from genre_cls.modelfile import Weights
+from genre_cls.models import arithmetic, standardised
 from genre_cls.scoring import WindowPredictions
 
-Weights = Mapping[str, Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
 
@@ -129,8 +128,7 @@ class GenreModule(pl.LightningModule):
 
     def standardise(self, features: Tensor) -> Tensor:
         """Zero mean and unit variance per bin, in float32."""
-        standard = (features.float() - self.mean) / self.deviation
-        return standard.contiguous(memory_format=torch.channels_last)
+        return standardised(features, self.mean, self.deviation)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Smoothed cross-entropy, nats."""
@@ -244,7 +242,7 @@ def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer
     return pl.Trainer(
         accelerator="gpu" if training.device == "cuda" else training.device,
         devices=1,
-        precision=_precision(training),
+        precision=cast(Any, arithmetic(training.precision, accelerator=on_accelerator(training.device))),
         max_epochs=training.epochs,
         callbacks=list(callbacks),
         logger=False,
@@ -254,17 +252,6 @@ def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-
-
-def _precision(training: Training) -> Any:
-    if training.precision != "auto":
-        return training.precision
-    if on_accelerator(training.device):
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Without these instructions bfloat16 is emulated, and slower than float32.
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
 
 
 def on_accelerator(device: str) -> bool:
@@ -289,13 +276,3 @@ def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRSch
 
 def constant(optimizer: Optimizer, total_steps: int) -> None:
     """Leave the learning rate as it is."""
-
-
-def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
-    """Weights and standardisation as a safetensors file, with all that is needed to use them as JSON inside.
-
-    Args:
-        weights: of a trained module.
-        description: plain data: configuration, feature spec, genres, where it comes from.
-    """
-    return save(dict(weights), metadata={"genre_cls": json.dumps(description)})

@@ -1,10 +1,11 @@
 """A bar on the terminal for what takes seconds; nothing where nobody is watching."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 Item = TypeVar("Item")
 
@@ -18,4 +19,11 @@ def progress_bar(items: Iterable[Item], description: str, *, total: int) -> Iter
         total: number of items.
     """
     console = Console(stderr=True)
-    yield from track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # results go above the bar, but not if they go to a file
+    )
+    with bar:
+        yield from bar.track(items, total, description=description)

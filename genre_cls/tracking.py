@@ -26,7 +26,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.estimates import Ints
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, WindowPredictions
 
@@ -127,21 +127,52 @@ class Tracker:
             experiment: name of the experiment to look in; None for all.
             since: the last one must have finished after this time, s since 1970.
         """
-        ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
-        parents = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
+        parents = self._finished(experiment)
         if not parents or parents[0].info.end_time < since * 1000:
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
-        comparable = [run for run in parents if run.data.tags["comparison"] == tags["comparison"]]
-        # They come newest first, so of a configuration that ran twice the last run stays.
-        latest = {run.data.tags["identity"]: run for run in reversed(comparable)}
-        found = [(run, *loaded) for run in latest.values() if (loaded := self._load(run))]
+        found = [(run, *loaded) for run in _comparable(parents) if (loaded := self._load(run))]
         if not found:
             return None
         elsewhere = {place: self._elsewhere(run, parents) for place, (run, *_) in enumerate(found)}
         means, tracks = _facts([folder for *_, folder in found])
         return Comparison(tags, tuple(result for _, result, _ in found), means, tracks, elsewhere)
+
+    def best(self, experiment: str | None = None) -> str | None:
+        """Id of the run of the configuration with the best mean accuracy among those that `newest` compares.
+
+        Args:
+            experiment: name of the experiment to look in; None for all.
+        """
+        runs = _comparable(self._finished(experiment))
+        scores = ("accuracy_mean", "macro_f1_mean")  # the second decides between equals, as in the ranking
+        best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
+        return best.info.run_id if best else None
+
+    def model_files(self, run_id: str) -> list[Path]:
+        """The saved models of a run: of all folds of a configuration, or of one fold.
+
+        Raises:
+            UserError: there is no such run, it is none of these, or a file is no longer there.
+        """
+        try:
+            run = self._client.get_run(run_id)
+            folds = self._folds(run) or ([run] if PARENT in run.data.tags else [])
+            if not folds:
+                raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
+            return [self._file(fold, "model.safetensors") for fold in folds]
+        except (MlflowException, OSError) as error:
+            raise UserError(f"run {run_id} in {self.uri}: {in_one_line(error)}") from error
+
+    def _finished(self, experiment: str | None) -> list[Run]:
+        """The runs of configurations that have finished, newest first."""
+        ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
+        return self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
+
+    def _folds(self, parent: Run) -> list[Run]:
+        query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
+        return self._search([parent.info.experiment_id], query)
 
     def _elsewhere(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
         """What the same configuration last scored on the same tracks under other splits."""
@@ -155,10 +186,9 @@ class Tracker:
 
     def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
         """A configuration with its folds, and its own files; None if somebody has deleted any of them."""
-        query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
-        children = self._search([parent.info.experiment_id], query)
         try:
-            folds = sorted((load_fold(self._folder(child)) for child in children), key=lambda fold: fold.index)
+            folds = [load_fold(self._folder(child)) for child in self._folds(parent)]
+            folds.sort(key=lambda fold: fold.index)
             folder = self._folder(parent)
         except (OSError, MlflowException) as error:
             log.warning("left out %s: %s", parent.info.run_name, error)
@@ -173,6 +203,9 @@ class Tracker:
 
     def _folder(self, run: Run) -> Path:
         return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
+
+    def _file(self, run: Run, name: str) -> Path:
+        return Path(download_artifacts(artifact_uri=f"{run.info.artifact_uri}/{name}", tracking_uri=self.uri))
 
 
 class OpenRun:
@@ -312,6 +345,12 @@ def csv_file(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
     return text.getvalue().encode()
+
+
+def _comparable(parents: Sequence[Run]) -> list[Run]:
+    """Of configurations, newest first, those that can be compared with the newest, each by its last run."""
+    comparable = [run for run in parents if run.data.tags["comparison"] == parents[0].data.tags["comparison"]]
+    return list({run.data.tags["identity"]: run for run in reversed(comparable)}.values())
 
 
 def _same(one: Run, other: Run, tag: str) -> bool:

@@ -221,5 +221,24 @@ def sweep(sweep_under_way: tuple[Path, subprocess.Popen[str]]) -> Outcome:
     return Outcome(folder, process.returncode, out, err)
 
 
+@pytest.fixture(scope="session")
+def trained(on_music: tuple[str, ...], tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Four small configurations with ensembles of two, good ones and bad ones, the last one bad, to predict with."""
+    folder = tmp_path_factory.mktemp("trained") / "a place"
+    folder.mkdir()
+    grid = (
+        "features=mel,mfcc",
+        "model=basic,tutorial_basic",
+        "batch_size=4",
+        "recipe.members=[plain,levelled]",
+        "trainer.workers=1",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *grid, "recipe.members=[plain,levelled]"],
+        cwd=folder, env=os.environ | _environment(tiny_cache), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return Outcome(folder, done.returncode, done.stdout, done.stderr)
+
+
 def _environment(cache: Path) -> Mapping[str, str]:
     return {"GENRE_CLS_CACHE": str(cache), "COLUMNS": "200"}

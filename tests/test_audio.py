@@ -1,6 +1,7 @@
 """Decoding: every format, any rate, any number of channels, and a plain reason for what is no audio."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from genre_cls.audio import EXTENSIONS, UnreadableAudio, decode
+from genre_cls.audio import EXTENSIONS, UnreadableAudio, decode, duration, segments
 from genre_cls.features import FeatureSpec, extract
 
 OPUS = {"format": "OGG", "subtype": "OPUS"}
@@ -247,3 +248,45 @@ def test_any_name_that_the_system_allows_will_do(tmp_path: Path, name: str) -> N
     assert len(decode(path, 22050)) == 22050
     path.write_text("no audio")
     assert reason(path) == "Format not recognised"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(EXTENSIONS), st.integers(1, 3), st.floats(0.3, 5), st.integers(0, 100))
+def test_the_segments_of_a_file_are_the_file(
+    tmp_path_factory: pytest.TempPathFactory, extension: str, n_channels: int, longest: float, seed: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"segments{extension}"
+    waveform = np.random.default_rng(seed).normal(0, 0.1, (60_000 + seed, min(n_channels, 2)))
+    soundfile.write(path, waveform, 48000, **WRITTEN[extension])
+    parts = list(segments(path, 48000, longest))
+    np.testing.assert_array_equal(np.concatenate(parts), decode(path, 48000))
+    assert max(map(len, parts)) <= longest * 48000 + 1 and max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert len(parts) == 1 or sum(map(len, parts)) / 48000 > longest * (len(parts) - 1)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.tile(tone(440, 16000, 1.0), 240), 16000)  # 15 MB as float32
+    tracemalloc.start()
+    assert sum(map(len, segments(path, 22050, 5.0))) == pytest.approx(240 * 22050, abs=48)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+def test_blocks_of_a_thousand_channels_are_small(tmp_path: Path) -> None:
+    channels = np.random.default_rng(0).normal(0, 0.1, (3000, 1000)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", channels, 22050, subtype="FLOAT")
+    assert decode(tmp_path / "a.wav", 22050) == pytest.approx(channels.mean(axis=1), abs=1e-6)
+
+
+def test_the_length_of_a_file_is_told_without_decoding_it(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(440, 8000, 2.5), 8000)
+    assert duration(tmp_path / "a.wav") == 2.5
+
+
+def test_a_pipe_and_an_absurd_sample_rate_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert reason(tmp_path / "pipe.wav") == "is no regular file"
+    soundfile.write(tmp_path / "a.wav", tone(440, 22050), 2_000_000)
+    assert reason(tmp_path / "a.wav") == "has a sample rate of 2000000 Hz"

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_cls.data import FoldData, cover_starts, genre_means, repeat_to, standardisation
+from genre_cls.data import FoldData, genre_means, standardisation
 from genre_cls.folds import Fold
 from genre_cls.store import Features
+from genre_cls.windows import cover_starts, repeat_to
 
 MakeData = Callable[..., FoldData]
 EMPTY = np.array([], dtype=np.int64)

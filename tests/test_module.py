@@ -20,8 +20,9 @@ from torch.optim import SGD, AdamW
 from genre_cls.data import FoldData
 from genre_cls.errors import UserError
 from genre_cls.folds import Fold
+from genre_cls.modelfile import saved
 from genre_cls.models import GenreCNN
-from genre_cls.module import Augmentation, GenreModule, Training, constant, fit, one_cycle, saved
+from genre_cls.module import Augmentation, GenreModule, Training, constant, fit, one_cycle
 
 MakeData = Callable[..., FoldData]
 FOLD = Fold(0, np.arange(2, 14), np.array([], dtype=np.int64), np.array([0, 1, 14, 15]))

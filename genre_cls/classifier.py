@@ -1,0 +1,244 @@
+"""What was trained, put to use: an audio file in, its genres with probabilities out, the same as in evaluation."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genre_cls.audio import UnreadableAudio, duration, segments
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.features import extract
+from genre_cls.modelfile import SavedModel, read, saved
+from genre_cls.models import arithmetic
+from genre_cls.windows import cover_starts, repeat_to
+
+BEST = "best"
+SEGMENT = 60.0  # s, of audio that is in memory at once
+SHORTEST = 0.5  # s, below that there is no music
+LONGEST = 12.0  # h, no piece of music and few recordings are longer
+SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is said of one file.
+
+    Args:
+        genres: names in the order of the columns.
+        probabilities: of the file, the mean over its windows `(n_genres,)`, their sum is 1.
+        seconds: how long the file lasts, s.
+        starts: where each window begins `(n_windows,)`, s; windows do not cover what is silent for a minute.
+        ends: where each window ends `(n_windows,)`, s.
+        windows: probabilities of each window `(n_windows, n_genres)`.
+    """
+
+    genres: tuple[str, ...]
+    probabilities: Floats
+    seconds: float
+    starts: Floats
+    ends: Floats
+    windows: Floats
+
+    @property
+    def genre(self) -> str:
+        """The most probable genre."""
+        return self.ranked[0][0]
+
+    @property
+    def ranked(self) -> list[tuple[str, float]]:
+        """Genres with their probabilities, the most probable first."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        return [(self.genres[i], float(self.probabilities[i])) for i in order]
+
+    def over_time(self, seconds: float = 30.0) -> list[tuple[float, float, str | None]]:
+        """The most probable genre of one stretch of the file after the other.
+
+        Args:
+            seconds: length of a stretch, s; the last one ends with the file.
+
+        Returns:
+            (start in s, end in s, genre): the windows' mean, each weighted by how much of the stretch it covers; None
+            where no window covers any of it.
+        """
+        bounds = [*np.arange(0, self.seconds, seconds).tolist(), self.seconds]
+        return [(start, end, self._between(start, end)) for start, end in pairwise(bounds)]
+
+    def _between(self, start: float, end: float) -> str | None:
+        covered = np.clip(np.minimum(self.ends, end) - np.maximum(self.starts, start), 0, None)  # s
+        return self.genres[int((covered @ self.windows).argmax())] if covered.any() else None
+
+
+class GenreClassifier:
+    """Trained models that vote on the genre of an audio file.
+
+    A file is decoded, turned into features, cut into windows and judged as in evaluation. What lasts longer than
+    `SEGMENT` is cut into the fewest equal segments that do not, each judged as a clip of its own, and all windows are
+    averaged: the memory needed does not grow with the file, and a model that has learned from clips sees clips. Up to
+    that length there is one segment, the whole clip, so the numbers are those of evaluation; beyond it, the floor of
+    the features (`top_db` below the peak) is each segment's, and windows do not reach across segments.
+
+    Args:
+        parts: what was read from model files, all to be used in the same way.
+
+    Raises:
+        UserError: the parts are not models of one configuration.
+    """
+
+    def __init__(self, parts: Sequence[SavedModel]) -> None:
+        usages = {part.usage for part in parts}
+        if len(usages) > 1:
+            raise UserError("these models cannot vote together, as they differ in model, genres, features or windows")
+        (self._usage,) = usages
+        self._parts = tuple(parts)
+        self._networks = [network for part in parts for network in part.networks]
+
+    @classmethod
+    def load(cls, source: str | Path = BEST, *, tracking: str | Path = "mlruns", trust: bool = False) -> Self:
+        """Load what was trained.
+
+        Args:
+            source: `best`, the configuration with the best mean accuracy among those of the newest comparison; the id
+                of an MLflow run, a configuration's (its folds' models vote) or a fold's; a .safetensors file; or a
+                folder of such files, which vote.
+            tracking: the tracking store: its folder, or a server's address.
+            trust: whether a model file may name any class as its model, and so run any code.
+
+        Raises:
+            UserError: there is nothing there, or a file cannot be used.
+        """
+        return cls([read(path, trust=trust) for path in _model_files(source, tracking)])
+
+    @property
+    def genres(self) -> tuple[str, ...]:
+        """Names of the genres."""
+        return self._usage.genres
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that it has learned from."""
+        return self._parts[0].dataset
+
+    def predict(self, path: str | Path) -> Prediction:
+        """Judge one audio file.
+
+        Args:
+            path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
+                `SHORTEST` to `LONGEST`.
+
+        Raises:
+            UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout);
+                the message is the reason, without the path.
+            UserError: the model gives no numbers.
+        """
+        path, judged, seconds = Path(path), [], 0.0
+        if (hours := duration(path) / 3600) > LONGEST:
+            raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
+        for waveform in segments(path, self._usage.spec.sample_rate, max(SEGMENT, 2 * self._usage.window)):
+            length = len(waveform) / self._usage.spec.sample_rate
+            if length >= SHORTEST and np.abs(waveform).max() >= SILENCE:
+                judged.append(self._judge(waveform, seconds, seconds + length))
+            seconds += length
+        if not judged:
+            raise UnreadableAudio(_why_not(seconds))
+        starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
+        return Prediction(self.genres, windows.mean(axis=0), seconds, starts, ends, windows)
+
+    def save(self, path: str | Path) -> None:
+        """Write all of it into one file, which `load` takes, and which needs nothing else.
+
+        Args:
+            path: of the .safetensors file; its folder must be there.
+        """
+        first, *others = (part.description for part in self._parts)
+        folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
+        weights = {
+            f"{member}.{name}": tensor.contiguous()
+            for member, network in enumerate(self._networks)
+            for name, tensor in network.state_dict().items()
+        }
+        partial = Path(f"{path}.partial")
+        partial.write_bytes(saved(weights, {**first, "folds": folds} if others else first))
+        partial.replace(path)
+
+    def _judge(self, waveform: NDArray[np.float32], start: float, end: float) -> tuple[Floats, Floats, Floats]:
+        """Starts and ends of the windows of a clip that begins at `start`, s, and what all networks say of them."""
+        usage = self._usage
+        (clip,) = extract(waveform, [usage.spec])
+        n_frames = usage.spec.n_frames(usage.window)
+        clip = repeat_to(clip, n_frames)
+        first_frames = cover_starts(clip.shape[1], n_frames, usage.overlap)
+        features = torch.from_numpy(np.stack([clip[None, :, first : first + n_frames] for first in first_frames]))
+        level = torch.from_numpy(clip).float().mean(dim=1, keepdim=True)  # (n_bins, 1)
+        starts = start + np.array(first_frames) * usage.spec.seconds_per_frame
+        ends = np.minimum(starts + n_frames * usage.spec.seconds_per_frame, end)
+        return starts, ends, self._vote(features, level)
+
+    def _vote(self, features: torch.Tensor, level: torch.Tensor) -> Floats:
+        """Mean of all networks' probabilities `(n_windows, n_genres)` of windows `(n_windows, 1, n_bins, n_frames)`.
+
+        Levelled networks get the windows without `level`, the clip's mean spectrum `(n_bins, 1)`.
+        """
+        bfloat16 = arithmetic(self._usage.precision, accelerator=False) == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            views = {False: features, True: features - level}
+            batches = {key: torch.split(view, self._usage.batch_size) for key, view in views.items()}
+            votes = [
+                torch.cat([net(batch).double().softmax(dim=1) for batch in batches[net.levelled]])
+                for net in self._networks
+            ]
+            mean: Floats = torch.stack(votes).mean(dim=0).numpy()
+        if not np.isfinite(mean).all():
+            raise UserError("the model gives no numbers for this file")
+        return mean
+
+
+def _why_not(seconds: float) -> str:
+    """Why nothing can be said of a file, all of which lasts so long, s."""
+    if not seconds:
+        return "has no samples"
+    if seconds < SHORTEST:
+        return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
+    return "is silent"
+
+
+def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:
+    path = Path(source).expanduser()
+    if source == BEST or (re.fullmatch("[0-9a-f]{32}", str(source)) and not path.exists()):
+        return _logged(str(source), str(tracking))
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if not found:
+            raise UserError(f"model {in_one_line(source)}: no .safetensors file in this folder")
+        return found
+    if not path.exists():
+        raise UserError(
+            f"model {in_one_line(source)}: no such file; must be best, the id of a run, a .safetensors file or a "
+            "folder of them"
+        )
+    return [path]
+
+
+def _logged(source: str, tracking: str) -> list[Path]:
+    """The model files of a run, or of the best configuration."""
+    uri, folder = (tracking, Path()) if "://" in tracking else ("", Path(tracking).expanduser())
+    if not uri and not (folder / "mlflow.db").exists():
+        raise UserError(
+            f"tracking {in_one_line(tracking)}: no tracking store in this folder; train a model, or name one"
+        )
+    from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
+
+    tracker = Tracker(uri, folder)
+    run_id = tracker.best() if source == BEST else source
+    if not run_id:
+        raise UserError(
+            f"tracking {in_one_line(tracking)}: no configuration has finished there; run genre_cls.train first"
+        )
+    return tracker.model_files(run_id)

@@ -1,0 +1,205 @@
+"""A trained model as one safetensors file, with all that is needed to use it as JSON inside; read with distrust.
+
+A model file is data that may come from anywhere: reading it runs no code that it names, and allocates no more than it
+holds.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import isclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import instantiate
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from genre_cls import models
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.features import FeatureSpec
+from genre_cls.models import standardised
+from genre_cls.settings import RULES
+
+KEY = "genre_cls"  # of the JSON among a file's metadata
+LARGEST_STFT = 1 << 27  # values of a minute's STFT, 1 GB; a hundred times what the default spec gives
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a model is to be used; models of which it is equal can vote together.
+
+    Args:
+        spec: the features that it takes.
+        genres: names in the order of its outputs.
+        window: length of a window, s.
+        overlap: smallest share of a window that its neighbour in a cover repeats.
+        batch_size: windows a batch.
+        precision: `auto`, `32-true` or `bf16-mixed`.
+        model: its class and arguments, as JSON.
+    """
+
+    spec: FeatureSpec
+    genres: tuple[str, ...]
+    window: float
+    overlap: float
+    batch_size: int
+    precision: str
+    model: str
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a file holds.
+
+    Args:
+        networks: that vote; in evaluation mode, on the CPU.
+        usage: how they are to be used.
+        dataset: name of the dataset that they have learned from.
+        description: the JSON, as written by the training.
+    """
+
+    networks: tuple["Network", ...]
+    usage: Usage
+    dataset: str
+    description: Mapping[str, Any]
+
+
+class Network(nn.Module):
+    """A model with its standardisation, by the names that training gives their weights.
+
+    Args:
+        model: `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
+        n_bins: rows of the feature matrices.
+        levelled: whether it takes clips without their mean spectrum.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, model: nn.Module, n_bins: int, levelled: bool) -> None:
+        super().__init__()
+        self.model, self.levelled = model, levelled
+        self.register_buffer("mean", torch.zeros(n_bins, 1))
+        self.register_buffer("deviation", torch.ones(n_bins, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
+        return self.model(standardised(features, self.mean, self.deviation))
+
+
+def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
+    """Weights and standardisation as a safetensors file, with all that is needed to use them as JSON inside.
+
+    Args:
+        weights: of trained modules, named `<member>.<name>`.
+        description: plain data: `config` (YAML), `features`, `genres`, and where the model comes from.
+    """
+    return save(dict(weights), metadata={KEY: json.dumps(description)})
+
+
+def read(path: Path, *, trust: bool = False) -> SavedModel:
+    """Rebuild what `saved` wrote from the file alone.
+
+    Args:
+        path: of the file.
+        trust: whether the file may name any class as its model, and so run any code; else one of `genre_cls.models`.
+
+    Raises:
+        UserError: no such file, no model of genre_cls, or one that cannot be used.
+    """
+    try:
+        weights, text = _contents(path)
+        description = json.loads(text)
+        config = yaml.safe_load(description["config"])
+        usage = _usage(description, config)
+        dataset = str(description["origin"]["dataset"])
+        return SavedModel(_networks(weights, config, usage, trust), usage, dataset, description)
+    except OSError as error:
+        raise UserError(in_one_line(f"{path}: {(error.strerror or str(error)).lower()}")) from error
+    except UserError as error:
+        raise UserError(in_one_line(f"{path}: {error}")) from error
+    except Exception as error:  # whatever parsers and constructors say of nonsense
+        raise UserError(in_one_line(f"{path}: holds no model that can be used: {_short(error)}")) from error
+
+
+def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        with path.open("rb"), safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"is no safetensors file, or not all of one: {_short(error)}") from error
+    if text is None:
+        raise UserError("is not a model of genre_cls: nothing in it says how to use its weights")
+    return weights, text
+
+
+def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
+    recipe, features, genres = config["recipe"], description["features"], description["genres"]
+    settings = {"recipe.window": recipe["window"], "recipe.overlap": recipe["overlap"]}
+    settings |= {"batch_size": config["batch_size"], "trainer.precision": config["trainer"]["precision"]}
+    for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
+        if not RULES[key].allows(value):
+            raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
+    if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
+        raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
+    spec = FeatureSpec(**features)
+    if spec.n_fft * 60 * spec.sample_rate / spec.hop_length / 2 > LARGEST_STFT:
+        raise UserError(f"features.hop_length={spec.hop_length}: would fill the memory with n_fft={spec.n_fft}")
+    model = json.dumps(config["model"], sort_keys=True)
+    window, overlap, batch_size, precision = settings.values()
+    return Usage(spec, tuple(genres), window, overlap, batch_size, precision, model)
+
+
+def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:
+    members: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        member, _, own = name.partition(".")
+        members.setdefault(int(member), {})[own] = tensor
+        if not tensor.isfinite().all():
+            raise UserError(f"weights {name} are not numbers")
+    if not members:
+        raise UserError("has no weights")
+    views = config["recipe"]["members"]  # of a fold's models; a file of several folds has them in turn
+    return tuple(
+        _network(own, config["model"], usage, views[member % len(views)] == "levelled", trust)
+        for member, own in sorted(members.items())
+    )
+
+
+def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, levelled: bool, trust: bool) -> Network:
+    # On the meta device nothing is allocated before the shapes are known to be the file's.
+    with torch.device("cpu" if trust else "meta"):
+        network = Network(_model(settings, len(usage.genres), trust), usage.spec.n_bins, levelled)
+    network.load_state_dict(weights, assign=True)
+    # Channels last, as in training.
+    network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with torch.inference_mode():
+        shape = tuple(network(torch.zeros(2, 1, usage.spec.n_bins, usage.spec.n_frames(usage.window))).shape)
+    if shape != (2, len(usage.genres)):
+        raise UserError(f"gives {shape} for two windows and {len(usage.genres)} genres")
+    return network
+
+
+def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module:
+    if trust:
+        return instantiate(settings, n_genres=n_genres)
+    room, _, name = str(settings["_target_"]).rpartition(".")
+    found = vars(models).get(name) if room == models.__name__ else None
+    if not (isclass(found) and issubclass(found, nn.Module) and found.__module__ == models.__name__):
+        raise UserError(
+            f"names the class {settings['_target_']!s:.60} as its model, which is none of genre_cls.models; "
+            "if you trust whoever made the file with running code on this machine, load it with trust (--trust)"
+        )
+    return found(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})
+
+
+def _short(error: Exception) -> str:
+    line = " ".join((str(error).strip() or "?").split())
+    return f"{type(error).__name__}: {line[:160]}"

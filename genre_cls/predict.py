@@ -1,0 +1,203 @@
+"""The command: `python -m genre_cls.predict song.mp3 folder/` names the genres of your own music.
+
+Nothing heavy is imported before it is needed, so that `--help` and a typo are answered at once.
+"""
+
+import csv
+import json
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from string import ascii_letters
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from genre_cls.audio import EXTENSIONS, UnreadableAudio
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.progress import progress_bar
+from genre_cls.settings import one_line_errors
+
+if TYPE_CHECKING:
+    from genre_cls.classifier import GenreClassifier, Prediction
+
+Judged = Iterator[tuple[Path, "Prediction"]]
+
+LONG = 60.0  # s, above which a file's genres are shown over time
+STRETCH = 30.0  # s, that a letter stands for
+PER_ROW = 20  # letters
+COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
+
+
+def main() -> None:
+    """Name the genres of the files; the exit code is 1 if one cannot be judged, 2 if the command is wrong."""
+    with one_line_errors():
+        arguments = _parser().parse_args()
+        if not (arguments.inputs or arguments.export):
+            raise UserError("nothing to do; name audio files or folders of them, or --export FILE (--help says more)")
+        raise SystemExit(_run(arguments))
+
+
+def _run(arguments: Namespace) -> int:
+    from genre_cls import GenreClassifier
+
+    classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    if classifier.dataset == "demo":
+        _say("note: this model has learned from the synthetic demo set, and has never heard real music")
+    if arguments.export:
+        classifier.save(arguments.export)
+        _say(f"exported: {arguments.export}")
+    files = list(dict.fromkeys(file for path in arguments.inputs for file in _audio_files(path)))
+    failed: list[Path] = []
+    FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
+    return 1 if failed else 0
+
+
+def _judged(classifier: "GenreClassifier", files: Sequence[Path], failed: list[Path]) -> Judged:
+    """Judge one file after the other, each on its own; say of those that cannot be, why."""
+    for file in progress_bar(files, "Listening", total=len(files)) if len(files) > 1 else files:
+        try:
+            yield file, classifier.predict(file)
+        except UnreadableAudio as error:
+            failed.append(file)
+            _say(f"{file}: {error}")
+
+
+def _audio_files(path: Path) -> list[Path]:
+    """The audio files below a folder; anything else as it is, be it audio or not.
+
+    Hidden files are left out, since macOS leaves `._name.wav` beside `name.wav`. A folder without any audio stands for
+    itself, and is refused like any other path that is no audio file.
+    """
+    below = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    shown = (file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    return sorted(file for file in shown if file.is_file()) or [path]
+
+
+def _say(text: str) -> None:
+    print(in_one_line(text), file=sys.stderr)
+
+
+def _print_table(judged: Judged, genres: Sequence[str], top: int) -> None:
+    """A few lines a file: its most probable genres, and, if it is long, which one when."""
+    console = Console(highlight=False, soft_wrap=True)
+    for path, prediction in judged:
+        lines = [Text(f"{in_one_line(path)}  {_clock(prediction.seconds)}", "bold")]
+        lines += [Text(f"  {share:7.1%}  {in_one_line(genre)}") for genre, share in prediction.ranked[:top]]
+        if prediction.seconds > LONG:
+            lines += _strip(prediction, genres)
+        console.print(*lines, sep="\n")
+
+
+def _strip(prediction: "Prediction", genres: Sequence[str]) -> Iterator[Text]:
+    """Rows of letters, one for the genre of each stretch of time, and what they stand for."""
+    stretches = prediction.over_time(STRETCH)
+    letters = _letters(genres)
+    for row in (stretches[first : first + PER_ROW] for first in range(0, len(stretches), PER_ROW)):
+        shown = (_letter(genre, letters) for _, _, genre in row)
+        yield Text.assemble(f"  {_clock(row[0][0]):>8} ", *shown, f" {_clock(row[-1][1])}")
+    heard = [genre for genre in genres if any(genre == one for _, _, one in stretches)]
+    names = [part for genre in heard for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
+    yield Text.assemble(" " * 11, *names, f"(a letter stands for {STRETCH:g} s)")
+
+
+def _letter(genre: str | None, letters: dict[str, str]) -> tuple[str, str]:
+    if genre is None:
+        return "·", ""
+    return letters[genre], f"reverse {COLOURS[list(letters).index(genre) % len(COLOURS)]}"
+
+
+def _letters(genres: Sequence[str]) -> dict[str, str]:
+    """A letter of its own for each genre, if possible the first of its name that is free."""
+    letters: dict[str, str] = {}
+    for genre in genres:
+        free = (c for c in genre + ascii_letters if c.isalnum() and c not in letters.values())
+        letters[genre] = next(free, "?")
+    return letters
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def _print_json(judged: Judged, genres: Sequence[str], top: int) -> None:
+    """A list of objects, one a file."""
+    separator = "["
+    for path, prediction in judged:
+        print(separator, json.dumps(_plain(path, prediction, top)), sep="\n", end="")
+        separator = ","
+    print("\n]" if separator == "," else "[]")
+
+
+def _plain(path: Path, prediction: "Prediction", top: int) -> dict[str, object]:
+    """A prediction as plain data; times in s."""
+    return {
+        "path": str(path),
+        "seconds": prediction.seconds,
+        "genres": [{"genre": genre, "probability": share} for genre, share in prediction.ranked[:top]],
+        "windows": [
+            {"start": start, "end": end, "probabilities": dict(zip(prediction.genres, shares, strict=True))}
+            for start, end, shares in _windows(prediction)
+        ],
+    }
+
+
+def _print_csv(judged: Judged, genres: Sequence[str], top: int) -> None:
+    """A row a file, then a row for each of its windows, with the probabilities of all genres."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "part", "start", "end", "predicted", *(f"p({genre})" for genre in genres)])
+    for path, prediction in judged:
+        file = str(path).encode(errors="backslashreplace").decode()  # names need not be valid UTF-8
+        writer.writerow([file, "file", 0.0, prediction.seconds, prediction.genre, *prediction.probabilities.tolist()])
+        for start, end, shares in _windows(prediction):
+            writer.writerow([file, "window", start, end, genres[shares.index(max(shares))], *shares])
+
+
+def _windows(prediction: "Prediction") -> Iterator[tuple[float, float, list[float]]]:
+    columns = (prediction.starts.tolist(), prediction.ends.tolist(), prediction.windows.tolist())
+    return zip(*columns, strict=True)
+
+
+FORMATS: dict[str, Callable[[Judged, Sequence[str], int], None]] = {
+    "table": _print_table,
+    "json": _print_json,
+    "csv": _print_csv,
+}
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help says more)")
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(
+        prog="genre_cls.predict",
+        description="Names the genres of your own music, by what genre_cls.train has trained.",
+        epilog="Exit code: 0, 1 if a file cannot be judged (the others are), 2 if the command is wrong.",
+    )
+    take = parser.add_argument
+    take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({', '.join(EXTENSIONS)}), folders of it")
+    take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
+         "its folds together), the id of an MLflow run, a .safetensors file or a folder of them")  # fmt: skip
+    take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
+    take("--format", choices=FORMATS, default="table", help="json and csv say what is heard in each window, too")
+    take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else")
+    take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
+    take(
+        "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text}: must be a whole number, at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

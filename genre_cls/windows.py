@@ -1,0 +1,24 @@
+"""Where the windows of a clip are: what a model sees at once."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
+    """First frames of the fewest evenly spread windows that cover a clip and overlap by at least a share.
+
+    Args:
+        n_clip: frames of the clip, at least `n_window`.
+        n_window: frames of a window.
+        overlap: share of a window, 0 to below 1.
+    """
+    step = max(1, int(n_window * (1 - overlap)))
+    n_windows = 1 + -(-(n_clip - n_window) // step)
+    return [int(start) for start in np.linspace(0, n_clip - n_window, n_windows)]
+
+
+def repeat_to(clip: NDArray[np.float16], n_frames: int) -> NDArray[np.float16]:
+    """Repeat a clip that is shorter than a window until it fills one."""
+    if clip.shape[1] >= n_frames:
+        return clip
+    return np.tile(clip, -(-n_frames // clip.shape[1]))[:, :n_frames]

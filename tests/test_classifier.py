@@ -1,0 +1,382 @@
+"""What was trained, put to use: the same numbers as in evaluation, from files that are read with distrust."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
+
+from genre_cls import GenreClassifier, Prediction, classifier
+from genre_cls.errors import UserError
+from genre_cls.modelfile import saved
+
+GENRES = ("hiss & noise", "tones, pure")
+RATE = 22050
+Edit = Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]
+
+
+@pytest.fixture(scope="session")
+def model(trained: Any) -> Path:
+    """The model file of one fold of a good configuration."""
+    assert trained.code == 0, trained.err
+    parent = next(run for run in trained.parents if run.data.params["model"] == "basic")
+    return trained.files(trained.children(parent)[0])["model.safetensors"]
+
+
+def load(trained: Any, source: str | Path) -> GenreClassifier:
+    return GenreClassifier.load(source, tracking=trained.folder / "mlruns")
+
+
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["genre_cls"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def forged(path: Path, model: Path, edit: Edit) -> Path:
+    """A model file like another one, but for what an edit of its description, configuration and weights changes."""
+    description, weights = contents(model)
+    config = yaml.safe_load(description["config"])
+    edit(description, config, weights)
+    path.write_bytes(
+        saved(weights, {"config": yaml.safe_dump(config)} | {k: v for k, v in description.items() if k != "config"})
+    )
+    return path
+
+
+def refusal(path: Path) -> str:
+    """Why a model file is refused: one line that names it."""
+    with pytest.raises(UserError) as error:
+        GenreClassifier.load(path)
+    assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) == 1
+    return str(error.value).removeprefix(f"{path}: ")
+
+
+def sound(path: Path, *seconds: float, rate: int = RATE) -> Path:
+    """A file of noise, then a tone, then noise …, each for so long."""
+    random = np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", rate, 1) as file:
+        for place, length in enumerate(seconds):
+            time = np.arange(round(length * rate)) / rate
+            file.write(0.5 * np.sin(2 * np.pi * 660 * time) if place % 2 else random.normal(0, 0.2, len(time)))
+    return path
+
+
+def test_a_folds_model_says_of_the_tracks_what_it_said_in_evaluation(trained: Any, tiny_music: Path) -> None:
+    judged = 0
+    for parent in trained.parents:
+        for child in trained.children(parent):
+            own = load(trained, child.info.run_id)
+            with trained.files(child)["predictions.csv"].open(newline="") as file:
+                _, *rows = csv.reader(file)
+            for track, _, predicted, *probabilities in rows:
+                prediction = own.predict(tiny_music / track)
+                assert prediction.probabilities == pytest.approx(np.array(probabilities, float), abs=1e-5)
+                assert prediction.genre == predicted and prediction.genres == GENRES
+                judged += 1
+    assert judged == 4 * 12
+
+
+def test_a_configuration_is_its_folds_that_vote(trained: Any, tiny_music: Path) -> None:
+    track = tiny_music / GENRES[1] / "0.wav"
+    for parent in trained.parents:
+        folds = [load(trained, child.info.run_id).predict(track) for child in trained.children(parent)]
+        together = load(trained, parent.info.run_id).predict(track)
+        assert len(folds) == 2
+        np.testing.assert_allclose(together.windows, np.mean([fold.windows for fold in folds], axis=0), atol=1e-12)
+        assert together.probabilities == pytest.approx(together.windows.mean(axis=0))
+
+
+def test_best_is_the_most_accurate_configuration_not_the_last(trained: Any, tiny_music: Path) -> None:
+    track = tiny_music / GENRES[0] / "0.wav"
+    accuracy = {run.info.run_id: run.data.metrics["accuracy_mean"] for run in trained.parents}
+    assert accuracy[trained.parents[-1].info.run_id] < max(accuracy.values())
+    best = GenreClassifier.load(tracking=str(trained.folder / "mlruns")).predict(track).probabilities
+    same = [run for run in accuracy if np.allclose(load(trained, run).predict(track).probabilities, best, atol=1e-12)]
+    assert [accuracy[run] for run in same] == [max(accuracy.values())]
+
+
+def test_a_folder_of_model_files_is_what_they_are_together(trained: Any, tiny_music: Path, tmp_path: Path) -> None:
+    parent = trained.parents[0]
+    for number, child in enumerate(trained.children(parent)):
+        shutil.copy(trained.files(child)["model.safetensors"], tmp_path / f"{number}.safetensors")
+    track = tiny_music / GENRES[1] / "3.wav"
+    expected = load(trained, parent.info.run_id).predict(track).windows
+    np.testing.assert_allclose(GenreClassifier.load(tmp_path).predict(track).windows, expected, atol=1e-12)
+
+
+def test_one_exported_file_stands_for_all_the_models_and_says_where_they_come_from(
+    trained: Any, tiny_music: Path, tmp_path: Path
+) -> None:
+    for parent in trained.parents:
+        whole = load(trained, parent.info.run_id)
+        whole.save(tmp_path / "one.safetensors")
+        alone = GenreClassifier.load(tmp_path / "one.safetensors", tracking="nowhere")
+        for track in sorted(tiny_music.rglob("*.wav"))[::5]:
+            np.testing.assert_allclose(alone.predict(track).windows, whole.predict(track).windows, atol=1e-12)
+        description, weights = contents(tmp_path / "one.safetensors")
+        assert description["genres"] == list(GENRES) and description["origin"]["mlflow.source.git.commit"]
+        assert {name.partition(".")[0] for name in weights} == {"0", "1", "2", "3"}  # two folds of two members
+        assert sorted(t for fold in description["folds"] for t in fold["trained_on"]) == sorted(
+            str(path.relative_to(tiny_music)) for path in tiny_music.rglob("*.wav")
+        )
+        alone.save(tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"one.safetensors", "again.safetensors"}
+
+
+def test_models_of_different_configurations_cannot_vote(trained: Any, tmp_path: Path) -> None:
+    for one, other in combinations(trained.parents, 2):
+        for number, parent in enumerate((one, other)):
+            file = trained.files(trained.children(parent)[0])["model.safetensors"]
+            shutil.copy(file, tmp_path / f"{number}.safetensors")
+        with pytest.raises(UserError, match="cannot vote together"):
+            GenreClassifier.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("0" * 32, "no tracking store in this folder"),
+        ("best", "no tracking store in this folder"),
+        ("here.safetensors", "no such file; must be best, the id of a run, "),
+        ("wo\nrd", "no such file; must be best, the id of a run, "),
+        (".", "no .safetensors file in this folder"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_may_be_given(source: str, reason: str, tmp_path: Path, here: Path) -> None:
+    with pytest.raises(UserError) as error:
+        GenreClassifier.load(source, tracking=tmp_path)
+    assert reason in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert not list(here.iterdir()) and not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_run_that_is_none_or_has_no_models_is_told(trained: Any, store_here: Path) -> None:
+    with pytest.raises(UserError, match=f"run {'0' * 32} in sqlite"):
+        load(trained, "0" * 32)
+    with pytest.raises(UserError, match="no configuration has finished"):
+        GenreClassifier.load(tracking=store_here)
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0, 0.9999))
+def test_a_model_file_cut_short_is_refused(model: Path, tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut.safetensors"
+    path.write_bytes(model.read_bytes()[: int(share * model.stat().st_size)])
+    refusal(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_damaged_model_file_is_refused_or_still_one(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path, content = tmp_path_factory.getbasetemp() / "damaged.safetensors", bytearray(model.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    for place in data.draw(st.lists(st.integers(0, header - 1), min_size=1, max_size=3)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        assert len(GenreClassifier.load(path).genres) == 2
+    except UserError:
+        refusal(path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system", "builtins.eval", "subprocess.Popen", "genre_cls.models.torch.load", "genre_cls.models.nn.Linear",
+        "genre_cls.models.nn", "genre_cls.models.Tensor", "genre_cls.models.n_parameters",
+        "genre_cls.modelfile.Network", "GenreCNN", "genre_cls.models.", "", None, ["genre_cls.models.GenreCNN"],
+    ],
+)  # fmt: skip
+def test_a_model_file_may_name_no_class_but_a_model_of_genre_cls(model: Path, tmp_path: Path, target: object) -> None:
+    path = forged(tmp_path / "a.safetensors", model, lambda _, config, __: config["model"].update(_target_=target))
+    assert "none of genre_cls.models" in refusal(path) and "--trust" in refusal(path)
+
+
+def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
+    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(
+        "from pathlib import Path\nfrom genre_cls.models import GenreCNN\n"
+        "Path(__file__).with_name('ran').touch()\nclass Mine(GenreCNN): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = forged(tmp_path / "a.safetensors", model, lambda _, c, __: c["model"].update(_target_="elsewhere.Mine"))
+    refusal(path)
+    assert not (tmp_path / "ran").exists()
+    track = tiny_music / GENRES[0] / "1.wav"
+    expected = GenreClassifier.load(model).predict(track).windows
+    np.testing.assert_array_equal(GenreClassifier.load(path, trust=True).predict(track).windows, expected)
+    assert (tmp_path / "ran").exists()
+
+
+def test_code_in_the_configuration_and_in_nested_arguments_does_not_run(model: Path, tmp_path: Path) -> None:
+    ran, description = tmp_path / "ran", contents(model)[0]
+    code = f"!!python/object/apply:os.system ['touch {ran}']"
+    path = tmp_path / "yaml.safetensors"
+    path.write_bytes(saved(contents(model)[1], description | {"config": description["config"] + f"\nextra: {code}\n"}))
+    assert "no model that can be used" in refusal(path)
+    nested = {"_target_": "os.system", "_args_": [f"touch {ran}"]}
+    for key in ("dropout", "bands", "channels"):
+        refusal(forged(tmp_path / "a.safetensors", model, lambda _, c, __, key=key: c["model"].update({key: nested})))
+    assert not ran.exists()
+
+
+def _without(key: str) -> Edit:
+    return lambda description, *_: description.pop(key)
+
+
+NONSENSE: Mapping[str, tuple[Edit, str]] = {
+    "a layer that would fill the memory": (
+        lambda _, c, __: c["model"].update(channels=[10**9, 10**9, 10**9]),
+        "no model",
+    ),
+    "a negative layer": (lambda _, c, __: c["model"].update(channels=[-1, 2, 3]), "no model"),
+    "another depth": (
+        lambda _, c, __: c["model"].update(channels=[16], kernel_sizes=[3], strides=[[1, 1]]),
+        "no model",
+    ),
+    "an argument that it does not take": (lambda _, c, __: c["model"].update(colour="red"), "no model"),
+    "steps of nothing": (lambda _, c, __: c["model"].update(strides=[[0, 0]] * 3), "no model"),
+    "an endless window": (lambda _, c, __: c["recipe"].update(window=1e12), "recipe.window=1000000000000.0: must be"),
+    "a window in words": (lambda _, c, __: c["recipe"].update(window="long"), "recipe.window=long: must be"),
+    "a full overlap": (lambda _, c, __: c["recipe"].update(overlap=1.0), "recipe.overlap=1.0: must be"),
+    "no batch": (lambda _, c, __: c.update(batch_size=0), "batch_size=0: must be"),
+    "no recipe": (lambda _, c, __: c.pop("recipe"), "KeyError: 'recipe'"),
+    "another precision": (lambda _, c, __: c["trainer"].update(precision="64"), "trainer.precision=64: must be"),
+    "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
+    "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
+    "other bins": (lambda d, *_: d["features"].update(n_mels=7), "no model"),
+    "an unknown feature": (lambda d, *_: d["features"].update(tempo=1), "features.tempo"),
+    "one genre": (lambda d, *_: d.update(genres=["all"]), "at least two names"),
+    "three genres": (lambda d, *_: d.update(genres=["a", "b", "c"]), "no model"),
+    "genres that are numbers": (lambda d, *_: d.update(genres=[1, 2]), "at least two names"),
+    "no configuration": (lambda d, c, _: c.clear(), "KeyError"),
+    "no features": (_without("features"), "KeyError: 'features'"),
+    "no origin": (_without("origin"), "KeyError: 'origin'"),
+    "no weights": (lambda *all_: all_[2].clear(), "has no weights"),
+    "a weight too few": (lambda *all_: all_[2].pop("0.mean"), "no model"),
+    "a weight too many": (lambda *all_: all_[2].update({"0.more": torch.zeros(1)}), "no model"),
+    "weights of no member": (lambda *all_: all_[2].update({"mean": torch.zeros(1)}), "no model"),
+    "weights that are no numbers": (lambda *all_: all_[2]["0.mean"].fill_(torch.nan), "0.mean are not numbers"),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_model_file_with_nonsense_in_it_is_refused(model: Path, tmp_path: Path, what: str) -> None:
+    edit, reason = NONSENSE[what]
+    assert reason in refusal(forged(tmp_path / "a.safetensors", model, edit))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"text"', "1", "{}", '{"config": 1}', '{"config": "{"}', "[" * 100_000]
+)
+def test_a_description_that_is_none_is_refused(model: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a\nb.safetensors"  # told in one line all the same
+    path.write_bytes(save(contents(model)[1], metadata={"genre_cls": text}))
+    with pytest.raises(UserError, match="no model that can be used") as error:
+        GenreClassifier.load(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    for content in (b"", b"RIFF", b"\xff" * 64, b"Dear diary, today I heard a song." * 9):
+        path.write_bytes(content)
+        assert "is no safetensors file" in refusal(path)
+    path.write_bytes(save({"weight": torch.zeros(2)}))
+    assert "is not a model of genre_cls" in refusal(path)
+
+
+def test_a_file_up_to_the_length_of_a_segment_is_judged_as_one_clip(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, path = GenreClassifier.load(model), sound(tmp_path / "a.wav", 20, 20, 19.9)
+    segmented = own.predict(path)
+    monkeypatch.setattr(classifier, "SEGMENT", 1e9)
+    whole = own.predict(path)
+    for part in ("starts", "ends", "windows", "probabilities"):
+        np.testing.assert_array_equal(getattr(segmented, part), getattr(whole, part))
+
+
+def test_a_longer_file_is_judged_in_segments_and_hardly_differs(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, path = GenreClassifier.load(model), sound(tmp_path / "a.flac", *[5] * 30)  # every segment a like mixture
+    segmented = own.predict(path)
+    assert segmented.seconds == 150 and segmented.ends[-1] == pytest.approx(150)
+    assert (segmented.starts[1:] <= segmented.ends[:-1] + 1e-9).all()  # no gap
+    monkeypatch.setattr(classifier, "SEGMENT", 1e9)
+    assert own.predict(path).probabilities == pytest.approx(segmented.probabilities, abs=0.02)
+
+
+def test_a_silent_segment_has_no_say(model: Path, tmp_path: Path) -> None:
+    own, random = GenreClassifier.load(model), np.random.default_rng(0)
+    loud = random.normal(0, 0.2, 60 * RATE)
+    soundfile.write(tmp_path / "loud.wav", loud, RATE)
+    soundfile.write(tmp_path / "then silent.wav", np.concatenate([loud, np.zeros(60 * RATE)]), RATE)
+    alone, followed = own.predict(tmp_path / "loud.wav"), own.predict(tmp_path / "then silent.wav")
+    np.testing.assert_array_equal(alone.windows, followed.windows)
+    assert [genre for *_, genre in followed.over_time()] == [alone.genre, alone.genre, None, None]
+    assert followed.seconds == 120
+
+
+@pytest.mark.parametrize("extension", [".wav", ".au", ".aiff", ".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize(("rate", "n_channels"), [(8000, 1), (22050, 6), (48000, 2)])
+def test_any_format_rate_and_number_of_channels_will_do(
+    model: Path, tmp_path: Path, extension: str, rate: int, n_channels: int
+) -> None:
+    path = tmp_path / f"a{extension}"
+    channels = np.repeat(
+        np.random.default_rng(0).normal(0, 0.1, (2 * rate, 1)), 2 if extension == ".mp3" else n_channels, 1
+    )
+    soundfile.write(path, channels, rate)
+    prediction = GenreClassifier.load(model).predict(path)
+    assert prediction.seconds == pytest.approx(2, abs=0.1)
+    assert prediction.probabilities.sum() == pytest.approx(1) and prediction.windows.shape[0] == len(prediction.starts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seconds=st.floats(0.5, 500), stretch=st.floats(5, 60), n=st.integers(1, 40), seed=st.integers(0, 99))
+def test_stretches_of_time_cover_the_file_and_each_is_named_after_what_it_sounds_like(
+    seconds: float, stretch: float, n: int, seed: int
+) -> None:
+    bounds = np.linspace(0, seconds, n + 1)
+    windows = np.random.default_rng(seed).dirichlet([1, 1, 1], n)
+    said = Prediction(("a", "b", "c"), windows.mean(axis=0), seconds, bounds[:-1], bounds[1:], windows)
+    stretches = said.over_time(stretch)
+    assert stretches[0][0] == 0 and stretches[-1][1] == seconds
+    assert all(one[1] == next_[0] for one, next_ in pairwise(stretches))
+    assert {genre for *_, genre in stretches} <= {"a", "b", "c"}
+    assert said.over_time(1000) == [(0, seconds, said.genre)]
+    names, shares = zip(*said.ranked, strict=True)
+    assert sorted(names) == ["a", "b", "c"] and list(shares) == sorted(shares, reverse=True)
+
+
+def test_importing_is_quick_and_a_model_file_needs_neither_lightning_nor_mlflow(model: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, genre_cls\nheavy = {'torch', 'mlflow', 'pytorch_lightning', 'hydra', 'numpy'}\n"
+        "print(heavy & set(sys.modules))\n"
+        f"genre_cls.GenreClassifier.load({str(model)!r})\nprint(heavy - set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "set()" and second in ("{'mlflow', 'pytorch_lightning'}", "{'pytorch_lightning', 'mlflow'}")

@@ -1,0 +1,271 @@
+"""The command that predicts, end to end: what it prints in each format, and every input that it must refuse."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from genre_cls import GenreClassifier, predict
+
+Command = Callable[..., Any]
+GENRES = ("hiss & noise", "tones, pure")
+RATE = 22050
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best of the small configurations in one file, which spares the tests the tracking store."""
+    path = tmp_path_factory.mktemp("exported") / "best.safetensors"
+    GenreClassifier.load(tracking=trained.folder / "mlruns").save(path)
+    return path
+
+
+@pytest.fixture
+def judge(command: Command, exported: Path) -> Command:
+    """The command with that file as its model."""
+    return lambda *arguments: command(predict.main, "--model", str(exported), *map(str, arguments))
+
+
+def track(tiny_music: Path, place: int = 0) -> Path:
+    return sorted(tiny_music.rglob("*.wav"))[place]
+
+
+def noise(seconds: float, rate: int = RATE) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.2, round(seconds * rate))
+
+
+def test_the_best_configuration_names_the_genres_of_a_folder(command: Command, trained: Any, tiny_music: Path) -> None:
+    done = command(predict.main, str(tiny_music), "--tracking", str(trained.folder / "mlruns"), "--format", "json")
+    assert done.code == 0 and done.err == ""
+    said = {one["path"]: one["genres"][0]["genre"] for one in json.loads(done.out)}
+    assert said == {str(path): path.parent.name for path in tiny_music.rglob("*.wav")}
+
+
+def test_a_table_ranks_the_genres_of_each_file(judge: Command, tiny_music: Path) -> None:
+    path = track(tiny_music)
+    done = judge(path)
+    head, *ranks = done.out.splitlines()
+    assert done.code == 0 and done.err == "" and head == f"{path}  0:01"
+    rows = [re.fullmatch(r" +(\d+\.\d)%  (.+)", rank) for rank in ranks]
+    assert [row[2] for row in rows if row] == list(GENRES)
+    shares = [float(row[1]) for row in rows if row]
+    assert sum(shares) == pytest.approx(100, abs=0.11) and shares[0] > shares[1]
+    assert judge(path, "--top", 1).out.splitlines() == [head, ranks[0]]
+
+
+def test_json_and_csv_say_the_same_of_files_and_windows(judge: Command, tiny_music: Path) -> None:
+    done = judge(tiny_music, "--format", "json")
+    table = list(csv.DictReader(io.StringIO(judge(tiny_music, "--format", "csv").out)))
+    assert len(json.loads(done.out)) == 12
+    for one in json.loads(done.out):
+        whole, *windows = [row for row in table if row["path"] == one["path"]]
+        assert whole["part"] == "file" and {row["part"] for row in windows} == {"window"}
+        ranked = {entry["genre"]: entry["probability"] for entry in one["genres"]}
+        assert ranked == {genre: float(whole[f"p({genre})"]) for genre in GENRES}
+        assert whole["predicted"] == max(ranked, key=lambda genre: ranked[genre])
+        assert [w["probabilities"] for w in one["windows"]] == [
+            {genre: float(row[f"p({genre})"]) for genre in GENRES} for row in windows
+        ]
+        assert [(w["start"], w["end"]) for w in one["windows"]] == [
+            (float(row["start"]), float(row["end"])) for row in windows
+        ]
+        means = {genre: np.mean([w["probabilities"][genre] for w in one["windows"]]) for genre in GENRES}
+        assert ranked == pytest.approx(means)
+        assert one["seconds"] == float(whole["end"]) == pytest.approx(1.2) == one["windows"][-1]["end"]
+
+
+def test_a_file_is_judged_alone_as_among_many(judge: Command, tiny_music: Path) -> None:
+    together = json.loads(judge(tiny_music, "--format", "json").out)
+    for one in together[::4]:
+        assert json.loads(judge(one["path"], "--format", "json").out) == [one]
+
+
+def test_a_long_file_shows_its_genres_over_time(judge: Command, tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 660 * np.arange(300 * RATE) / RATE)
+    soundfile.write(tmp_path / "a.flac", np.concatenate([noise(360), tone]), RATE)
+    done = judge(tmp_path / "a.flac")
+    head, _, _, *strip = done.out.splitlines()
+    assert head.endswith("  11:00")
+    assert strip[0] == "      0:00 hhhhhhhhhhhhtttttttt 10:00" and strip[1] == "     10:00 tt 11:00"
+    assert strip[2].strip() == f"h {GENRES[0]}  t {GENRES[1]}  (a letter stands for 30 s)"
+
+
+@given(st.lists(st.text(min_size=1), unique=True, max_size=40))
+def test_every_genre_has_a_letter_of_its_own(genres: list[str]) -> None:
+    letters = predict._letters(genres)
+    assert list(letters) == genres and len(set(letters.values())) == len(genres)
+
+
+def test_folders_are_searched_hidden_files_left_out_and_none_judged_twice(
+    judge: Command, tiny_music: Path, tmp_path: Path
+) -> None:
+    content = track(tiny_music).read_bytes()
+    for name in ("a.wav", "deep/er/b.WAV", "deep/._a.wav", ".hidden/c.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = judge(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
+    assert done.code == 0 and [one["path"] for one in json.loads(done.out)] == [
+        str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV"),
+    ]  # fmt: skip
+
+
+def _write(samples: np.ndarray, rate: int = RATE, **how: Any) -> Callable[[Path], object]:
+    return lambda path: soundfile.write(path, samples, rate, **({"format": "WAV", "subtype": "FLOAT"} | how))
+
+
+def _endless(path: Path) -> None:
+    soundfile.write(path, noise(1), RATE, format="FLAC")
+    header = bytearray(path.read_bytes())
+    header[21:26] = bytes([header[21] & 0xF0, *(2**31).to_bytes(4, "big")])  # samples that it claims to have
+    path.write_bytes(header)
+
+
+def _cut(path: Path) -> None:
+    soundfile.write(path, noise(1), RATE, format="FLAC")
+    path.write_bytes(path.read_bytes()[:60])
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "no such file or directory"),
+    "empty": (Path.touch, "is an empty file"),
+    "text": (lambda path: path.write_text("Dear diary"), "Format not recognised"),
+    "html": (lambda path: path.write_text("<html>404</html>" * 999), "Format not recognised"),
+    "picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999)), "Format not recognised"),
+    "cut": (_cut, "unknown error in flac decoder"),
+    "without samples": (_write(noise(0)), "has no samples"),
+    "silent": (_write(np.zeros(3 * RATE)), "is silent"),
+    "all but silent": (_write(noise(3) * 1e-6), "is silent"),
+    "long and silent": (_write(np.zeros(130 * RATE), subtype="PCM_16"), "is silent"),
+    "short": (_write(noise(0.02)), "lasts 0.02 s, less than the 0.5 s that are needed"),
+    "one sample": (_write(np.ones(1)), "less than the 0.5 s that are needed"),
+    "NaN": (_write(np.full(RATE, np.nan)), "has NaN, infinite or absurdly large samples"),
+    "late NaN": (_write(np.append(noise(130), np.nan)), "has NaN, infinite or absurdly large samples"),
+    "infinite": (_write(np.append(noise(1), np.inf)), "has NaN, infinite or absurdly large samples"),
+    "thirteen hours": (_write(np.zeros(50_000), rate=1), "lasts 13.9 h, more than the 12 h that are taken"),
+    "a claim of a day": (_endless, "lasts 27.1 h, more than the 12 h that are taken"),
+    "too fast": (_write(noise(1), rate=2_000_000), "has a sample rate of 2000000 Hz"),
+    "folder": (Path.mkdir, "is a directory"),
+    "pipe": (os.mkfifo, "is no regular file"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_input_is_one_line_and_the_others_are_done(
+    judge: Command, tiny_music: Path, tmp_path: Path, what: str
+) -> None:
+    make, reason = BAD[what]
+    bad, good = tmp_path / "song.wav", track(tiny_music)
+    make(bad)
+    done = judge(good, bad, track(tiny_music, -1), "--format", "json")
+    assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(good), str(track(tiny_music, -1))]
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"{bad}: ") and line.endswith(reason)
+    alone = judge(bad, "--format", "json")
+    assert alone.code == 1 and json.loads(alone.out) == [] and alone.err == done.err
+
+
+def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_path: Path) -> None:
+    names = ("two\nlines.wav", "\x1b[31mred[bold].wav", os.fsdecode(b"caf\xe9.wav"), "emoji \N{MUSICAL SCORE}.wav")
+    for name in names:
+        soundfile.write(os.fsencode(tmp_path / name), noise(1), RATE)
+        done = judge(tmp_path / name, tmp_path / f"not {name}")
+        shown = done.out.splitlines()[0].removesuffix("  0:01")
+        assert len(done.out.splitlines()) == 3 and len(done.err.splitlines()) == 1
+        assert shown.isprintable() and done.err.strip().isprintable() and shown.startswith(str(tmp_path))
+        assert json.loads(judge(tmp_path / name, "--format", "json").out)[0]["path"] == str(tmp_path / name)
+        assert len(list(csv.reader(io.StringIO(judge(tmp_path / name, "--format", "csv").out)))) > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "nothing to do"),
+        (("a.wav", "--top", "0"), "--top: 0: must be a whole number, at least 1"),
+        (("a.wav", "--top", "few"), "--top: few: must be a whole number"),
+        (("a.wav", "--format", "xml"), "invalid choice: 'xml'"),
+        (("a.wav", "--formatt", "csv"), "unrecognized arguments: --formatt"),
+        (("a.wav", "--model"), "--model: expected one argument"),
+        (("a.wav",), "tracking mlruns: no tracking store in this folder"),
+        (("a.wav", "--model", "worst"), "model worst: no such file; must be best, "),
+        (("a.wav", "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),
+        (("a.wav", "--tracking", "http://127.0.0.1:9"), "tracking.uri=http://127.0.0.1:9: "),
+    ],
+)
+def test_a_wrong_command_is_told_in_one_line(command: Command, arguments: tuple[str, ...], reason: str) -> None:
+    done = command(predict.main, *arguments)
+    assert done.code == 2 and done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ") and reason in line and not list(done.folder.iterdir())
+
+
+def test_an_exported_model_works_where_nothing_else_is(
+    command: Command, trained: Any, tiny_music: Path, tmp_path: Path
+) -> None:
+    store, model = str(trained.folder / "mlruns"), str(tmp_path / "my model.safetensors")
+    before = command(predict.main, str(tiny_music), "--tracking", store, "--format", "csv", "--export", model)
+    assert before.code == 0 and before.err == f"exported: {model}\n"
+    after = command(predict.main, str(tiny_music), "--model", model, "--tracking", "nowhere", "--format", "csv")
+    for row, same in zip(csv.reader(io.StringIO(before.out)), csv.reader(io.StringIO(after.out)), strict=True):
+        assert row[:2] == same[:2]
+        assert row[5:] == same[5:] or np.array(row[5:], float) == pytest.approx(np.array(same[5:], float), abs=1e-12)
+    nowhere = command(predict.main, "--model", model, "--export", str(tmp_path / "no folder" / "a.safetensors"))
+    assert nowhere.code == 2 and len(nowhere.err.splitlines()) == 1 and "no folder" in nowhere.err
+
+
+def test_a_model_of_the_demo_set_says_so(command: Command, exported: Path, tiny_music: Path, tmp_path: Path) -> None:
+    with safe_open(exported, "pt") as file:
+        description = json.loads(file.metadata()["genre_cls"])
+    description["origin"]["dataset"] = "demo"
+    save_file(load_file(exported), tmp_path / "demo.safetensors", {"genre_cls": json.dumps(description)})
+    done = command(predict.main, str(track(tiny_music)), "--model", str(tmp_path / "demo.safetensors"))
+    assert done.code == 0 and "synthetic demo set" in done.err and len(done.err.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals")
+def test_with_a_bar_on_the_terminal_the_results_still_go_to_their_file(
+    exported: Path, tiny_music: Path, tmp_path: Path
+) -> None:
+    terminal, end = os.openpty()
+    arguments = (tiny_music, tmp_path / "missing.wav", "--model", exported, "--format", "json")
+    with (tmp_path / "out.json").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "genre_cls.predict", *map(str, arguments)],
+            cwd=tmp_path, stdout=out, stderr=end, env=os.environ | {"TERM": "xterm", "COLUMNS": "300"},
+        )  # fmt: skip
+    os.close(end)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 1 << 16)
+        except OSError:  # what Linux says when the other side is gone
+            break
+    os.close(terminal)
+    assert process.wait(60) == 1
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 12
+    assert b"Listening" in shown and b"missing.wav: no such file or directory" in shown and b"probability" not in shown
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom genre_cls.predict import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print('heavy:', {'torch', 'mlflow', 'pytorch_lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "--export FILE" in done.stdout and "heavy: set()" in done.stdout and done.stderr == ""
