@@ -96,6 +96,7 @@ RULES: Mapping[str, Number | Text | Switch] = {
     "seed": SEED,
     "max_unreadable": SHARE,
     "drop_faults": Switch(),
+    "force": Switch(),
     "skip_impossible": Switch(),
     "rope": SHARE,
     "cache_dir": Text(),
