@@ -191,9 +191,12 @@ class Tracker:
     def _whole(self, child: Run) -> FoldResult | None:
         """A fold from its run, which is closed as FAILED if somebody has damaged it."""
         try:
-            return load_fold(self._folder(child))
+            fold = load_fold(self._folder(child))
+            if changed := _changed(child, fold.scores):
+                raise ValueError(f"{', '.join(changed)} differ from what was logged")
+            return fold
         except (OSError, MlflowException, ValueError, LookupError, BadZipFile) as error:
-            log.warning("%s is trained anew, its files are damaged: %s", child.info.run_name, error)
+            log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
 
@@ -281,7 +284,7 @@ class Tracker:
         if not folds:
             return None
         result = ConfigResult(json.loads(data.tags["named"]), folds, int(data.params["n_parameters"]))
-        if changed := [n for n, v in result.summary.items() if not np.isclose(data.metrics.get(_legal(n), v), v)]:
+        if changed := _changed(parent, result.summary):
             log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
         return result, folder
 
@@ -430,6 +433,12 @@ def csv_file(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
     return text.getvalue().encode()
+
+
+def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
+    """Names of the figures that are not what was logged."""
+    logged = run.data.metrics
+    return [name for name, value in figures.items() if not np.isclose(logged.get(_legal(name), value), value)]
 
 
 def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
