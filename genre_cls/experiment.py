@@ -5,11 +5,9 @@ import gc
 import logging
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from time import perf_counter
 
 import numpy as np
@@ -27,6 +25,7 @@ from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec, mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity
+from genre_cls.lifeline import end_with
 from genre_cls.models import n_parameters
 from genre_cls.module import Augmentation, GenreModule, Training, Weights, fit, on_accelerator, saved
 from genre_cls.progress import progress_bar
@@ -136,22 +135,11 @@ def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) 
     parallel = Parallel(
         n_jobs=1 if on_accelerator(cfg.trainer.device) else workers,
         return_as="generator_unordered",
-        initializer=_end_with,
+        initializer=end_with,
         initargs=(os.getpid(),),
     )
     jobs = (delayed(train_fold)(cfg, task, fold) for fold in folds)
     yield from progress_bar(parallel(jobs), title, total=len(folds))
-
-
-def _end_with(parent: int) -> None:
-    """Let a worker end soon after the main process was killed; it would train on, and then wait for minutes."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Weights]:
