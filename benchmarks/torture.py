@@ -51,7 +51,7 @@ def main() -> None:
 def torment(folder: Path, longest: float, moments: random.Random, n_kills: int, kills: Counter[str]) -> None:
     """Start a grid again and again, each time killed at a random moment, until one start gets through."""
     while kills.total() < n_kills:
-        process = start(folder)
+        process = start(folder, workers=moments.choice((1, 2)))
         try:
             process.wait(moments.uniform(0, longest))
             finish(process)
@@ -64,11 +64,11 @@ def torment(folder: Path, longest: float, moments: random.Random, n_kills: int, 
     finish(start(folder))
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
-    """The grid as a user starts it, in a folder with a cache of its own."""
+def start(folder: Path, workers: int = 1) -> "subprocess.Popen[str]":
+    """The grid as a user starts it, in a folder with a cache of its own; how many workers there are changes nothing."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "genre_cls.train", *GRID], cwd=folder,
+        [sys.executable, "-m", "genre_cls.train", *GRID, f"trainer.workers={workers}"], cwd=folder,
         env=os.environ | {"GENRE_CLS_CACHE": str(folder / "cache")}, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
