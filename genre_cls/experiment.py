@@ -25,6 +25,7 @@ from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec, mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity
+from genre_cls.lifeline import end_with
 from genre_cls.modelfile import Weights, saved
 from genre_cls.models import n_parameters
 from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
@@ -34,7 +35,9 @@ from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import (
     NOTE,
     PARENT,
+    Earlier,
     Files,
+    Texts,
     Tracker,
     confusion_file,
     csv_file,
@@ -65,10 +68,12 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         _check_device(cfg.trainer.device)
         _check_buildable(cfg)
     load_all(configurations)
+    for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
+        Tracker(uri, Path(folder)).close_dead()
 
 
 def judge(cfg: DictConfig, identity: Identity) -> float:
-    """Cross-validate one configuration and log it.
+    """Cross-validate one configuration and log it; folds that an earlier command has finished are taken over.
 
     Args:
         cfg: the configuration, composed and checked.
@@ -85,34 +90,58 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         return math.nan
     tracker = _tracker(cfg)
     experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
-    model = _model(cfg, len(task.catalogue.genres))
-    params = {**identity.params, "n_parameters": str(len(cfg.recipe.members) * n_parameters(model))}
-    tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
-    with tracker.run(experiment, identity.title, tags | {"kind": "config"}, params) as parent:
-        results = []
-        for result, weights in train_folds(cfg, task, identity.title):
-            own = tags | {"kind": "fold", PARENT: parent.run_id}
-            with tracker.run(experiment, f"fold {result.index + 1}", own, params, lasted=result.seconds) as child:
-                metrics = result.scores | {"seconds": result.seconds}
-                child.log(metrics, result.curves, _fold_files(task, identity, weights, result))
-            results.append(result)
-        in_order = tuple(sorted(results, key=lambda result: result.index))
-        summary = ConfigResult(identity.named, in_order, len(cfg.recipe.members) * n_parameters(model))
-        parent.log(summary.summary, {}, _summary_files(task, identity, summary))
+    key = identity.key(task.inputs)
+    with tracker.claim(key, identity.title) as claim:
+        earlier = Earlier(experiment) if cfg.force else tracker.earlier(experiment, key)
+        if earlier.folds:
+            taken = len(earlier.folds), len(task.folds)
+            log.info("%s: %d of %d folds taken over (force=true trains them anew)", identity.title, *taken)
+        summary = _complete(cfg, task, identity, tracker, claim, earlier)
     log.info("%s: %s", identity.title, _in_words(summary))
     return summary.estimate("accuracy").mean
 
 
-def train_folds(cfg: DictConfig, task: Task, title: str) -> Iterator[tuple[FoldResult, Weights]]:
-    """Train all folds, side by side on a CPU, and give each as soon as it is done.
+def _complete(
+    cfg: DictConfig, task: Task, identity: Identity, tracker: Tracker, claim: Texts, earlier: Earlier
+) -> ConfigResult:
+    """Train the folds that an earlier command has not finished, and log them and the whole."""
+    size = len(cfg.recipe.members) * n_parameters(_model(cfg, len(task.catalogue.genres)))
+    done = {result.index: result for result in earlier.folds}
+    left = [fold for fold in task.folds if fold.index not in done]
+    if earlier.run_id and earlier.finished and not left:
+        tracker.confirm(earlier.run_id)
+        return ConfigResult(identity.named, earlier.folds, size)
+    params = {**identity.params, "n_parameters": str(size)}
+    tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note, **claim}
+    whole = tags | {"kind": "config"}
+    with tracker.run(earlier.experiment_id, identity.title, whole, params, again=earlier.run_id) as parent:
+        for result, weights in train_folds(cfg, task, left, identity.title):
+            own = tags | {"kind": "fold", PARENT: parent.run_id}
+            name = f"fold {result.index + 1}"
+            with tracker.run(earlier.experiment_id, name, own, params, lasted=result.seconds) as child:
+                metrics = result.scores | {"seconds": result.seconds}
+                child.log(metrics, result.curves, _fold_files(task, identity, weights, result))
+            done[result.index] = result
+        summary = ConfigResult(identity.named, tuple(done[index] for index in sorted(done)), size)
+        parent.log(summary.summary, {}, _summary_files(task, identity, summary))
+    return summary
+
+
+def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) -> Iterator[tuple[FoldResult, Weights]]:
+    """Train some folds, side by side on a CPU, and give each as soon as it is done.
 
     A fold gets few threads and every core a fold: that is faster than one fold on all cores, where the threads wait
     for each other, and the numbers do not depend on how many cores there are.
     """
     workers = cfg.trainer.workers or max(1, (os.cpu_count() or 1) // cfg.trainer.threads)
-    parallel = Parallel(n_jobs=1 if on_accelerator(cfg.trainer.device) else workers, return_as="generator_unordered")
-    jobs = (delayed(train_fold)(cfg, task, fold) for fold in task.folds)
-    yield from progress_bar(parallel(jobs), title, total=len(task.folds))
+    parallel = Parallel(
+        n_jobs=1 if on_accelerator(cfg.trainer.device) else workers,
+        return_as="generator_unordered",
+        initializer=end_with,
+        initargs=(os.getpid(),),
+    )
+    jobs = (delayed(train_fold)(cfg, task, fold) for fold in folds)
+    yield from progress_bar(parallel(jobs), title, total=len(folds))
 
 
 def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Weights]:

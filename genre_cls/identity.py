@@ -1,6 +1,7 @@
 """What a configuration is called, what tells it apart, and where a run of it came from."""
 
 import getpass
+import inspect
 import json
 import os
 import platform
@@ -10,9 +11,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 
 from hydra.conf import HydraConf
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
@@ -21,8 +24,17 @@ from genre_cls.settings import leaves
 
 # Settings that say where and how a run happens but not what it computes.
 ELSEWHERE = (
-    "cache_dir", "report_dir", "max_unreadable", "rope", "skip_impossible",
+    "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
+)  # fmt: skip
+
+# The package as it is when this process begins; who edits it meanwhile does not change what is running.
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
+# Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
+# is better than to take over what the present code would not compute.
+SHOWING = (
+    "classifier", "comparisons", "findings", "modelfile", "page", "plots", "predict", "progress", "report", "tracking",
+    "train",
 )  # fmt: skip
 
 
@@ -37,6 +49,7 @@ class Identity:
         yaml: the resolved configuration.
         fingerprint: equal for two runs that would compute the same from the same data.
         setup: equal for two runs that would differ in nothing but who trains and who is judged.
+        code: equal for two runs of code that computes the same.
     """
 
     named: Mapping[str, str]
@@ -45,6 +58,16 @@ class Identity:
     yaml: str
     fingerprint: str
     setup: str
+    code: str
+
+    def key(self, inputs: str) -> str:
+        """Equal for two configurations whose folds may stand for each other: the same settings, code and data.
+
+        Args:
+            inputs: digest of what the data give to training.
+        """
+        # Two precisions are one configuration to compare, but not to continue: their bits differ.
+        return digest(self.fingerprint, self.params["trainer.precision"], self.code, inputs)
 
     @property
     def title(self) -> str:
@@ -57,6 +80,7 @@ class Identity:
         return {
             "identity": self.fingerprint,
             "setup": self.setup,
+            "code": self.code,
             "named": json.dumps(dict(self.named)),
             "dataset": self.dataset,
             "folds": self.named["folds"],
@@ -85,7 +109,9 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
     resolved = OmegaConf.to_yaml(cfg, resolve=True)
-    return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup))
+    targets = {value for key, value in settings.items() if key.endswith("_target_")}
+    code = digest(_package(), sorted(map(_source, targets)), version("torch").partition("+")[0])
+    return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup), code)
 
 
 def digest(*parts: object) -> str:
@@ -97,6 +123,20 @@ def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
     return shlex.join([*program.split(), *sys.argv[1:]])
+
+
+def _package() -> list[tuple[str, str]]:
+    """This package's sources that a result can depend on."""
+    return sorted((name, text) for name, text in SOURCES.items() if name not in SHOWING)
+
+
+def _source(target: str) -> str:
+    """Source of the file that a `_target_` is from, which may be a user's own model; empty if there is none."""
+    try:
+        module = inspect.getmodule(get_object(target))
+        return inspect.getsource(module) if module and module.__package__ != genre_cls.__name__ else ""
+    except (ImportError, OSError, TypeError):  # no such thing, which is told where it is made, or not in Python
+        return ""
 
 
 def _machine() -> str:

@@ -75,9 +75,11 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
         elsewhere=found.elsewhere,
     )
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    folder = _write_files(Path(cfg.report_dir), files)
-    with tracker.run(tracker.experiment(EXPERIMENT), report.dataset, {"kind": "report"}, {}) as run:
-        run.log({}, {}, files)
+    experiment = tracker.experiment(EXPERIMENT)
+    with tracker.claim("report", "report") as claim:
+        folder = _write_files(Path(cfg.report_dir), files)
+        with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
+            run.log({}, {}, files)
     Console().print(page.table(report))
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))

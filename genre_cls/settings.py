@@ -111,6 +111,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "max_unreadable": SHARE,
     "drop_faults": Switch(),
     "shuffle_genres": Switch(),
+    "force": Switch(),
     "skip_impossible": Switch(),
     "rope": SHARE,
     "cache_dir": Text(),

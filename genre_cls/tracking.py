@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
+from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 NOTE = "mlflow.note.content"  # the tag that they show as a run's description
+KEY = "resume_key"  # the tag that says whose folds may stand for each other's
+LOCK = "lock"  # the tag that names the lock that a living run's process holds
+CONFIRMED = "confirmed"  # the tag for when a later command found all of a configuration done, ms since 1970
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
 BATCH = 1000  # metrics that MLflow takes in one call
@@ -62,12 +67,29 @@ class Comparison:
     elsewhere: Mapping[int, Mapping[str, ConfigResult]]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier commands have left of a configuration.
+
+    Args:
+        experiment_id: where its run is, or will be.
+        run_id: of its run; None if there is none.
+        folds: those that are done, by index.
+        finished: whether the run was brought to its end.
+    """
+
+    experiment_id: str
+    run_id: str | None = None
+    folds: tuple[FoldResult, ...] = ()
+    finished: bool = False
+
+
 class Tracker:
     """A connection to an MLflow store.
 
     Args:
         uri: of a tracking server or a database; empty for the local store.
-        folder: the local store's: `mlflow.db` and `artifacts/` are in it.
+        folder: the local store's: `mlflow.db` and `artifacts/` are in it. `locks/` is in it for every store.
 
     Raises:
         UserError: no server answers.
@@ -76,9 +98,10 @@ class Tracker:
     def __init__(self, uri: str, folder: Path) -> None:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
         self._artifacts = None if uri else folder.resolve() / "artifacts"
+        self._locks = folder.resolve() / "locks"
         self.uri = store_uri(uri, folder)
         if not uri:
-            _make_database(folder.resolve(), self.uri)
+            _make_database(folder.resolve())
         self._client = _connect(self.uri)
 
     def experiment(self, name: str) -> str:
@@ -97,21 +120,111 @@ class Tracker:
         return str(known.experiment_id)
 
     @contextmanager
-    def run(self, experiment_id: str, name: str, tags: Texts, params: Texts, lasted: float = 0) -> Iterator["OpenRun"]:
+    def claim(self, key: str, name: str, *, wait: bool = True) -> Iterator[dict[str, str]]:
+        """Keep something to this process until it is done with it, or dead: the system then releases the lock.
+
+        It holds against all processes with the same `locks/`. Whoever gets the lock knows that nobody works under it,
+        so runs under it that are still open are a dead process's, and are closed as KILLED.
+
+        Args:
+            key: of what is claimed.
+            name: of it, in words.
+            wait: whether to wait for another process that has it.
+
+        Yields:
+            Tags for the runs under the claim.
+
+        Raises:
+            Timeout: another process has it, and that is not waited for.
+        """
+        lock = FileLock(self._locks / f"{key}.lock")
+        tags = {KEY: key, LOCK: f"{self._place()}/{key}"}
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise
+            log.info("%s: another process is at it, waiting", name)
+            lock.acquire()
+        try:
+            for run in self._open_runs():
+                if run.data.tags.get(LOCK) == tags[LOCK]:
+                    self._client.set_terminated(run.info.run_id, "KILLED")
+            yield tags
+        finally:
+            lock.release()
+
+    def close_dead(self) -> None:
+        """Close as KILLED what dead processes with the same `locks/` have left open."""
+        for place, _, key in {run.data.tags.get(LOCK, "").partition("/") for run in self._open_runs()}:
+            if place == self._place():
+                with suppress(Timeout), self.claim(key, "", wait=False):
+                    pass
+
+    def _open_runs(self) -> list[Run]:
+        ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
+        return self._search(ids, "attributes.status = 'RUNNING'")
+
+    def _place(self) -> str:
+        """Names this folder of locks in tags, for on a server there are runs of processes that have another."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        path = self._locks / "name"
+        with FileLock(self._locks / "name.lock"):
+            if not path.exists() or not path.read_text():
+                path.write_text(uuid4().hex)
+            return path.read_text()
+
+    def earlier(self, experiment_id: str, key: str) -> Earlier:
+        """What there is of a configuration; for the process that has claimed its key.
+
+        Args:
+            experiment_id: where its run is.
+            key: that of its claim.
+        """
+        parents = self._search([experiment_id], f"tags.kind = 'config' and tags.{KEY} = '{key}'")
+        # One that is open belongs to a process with other locks, which is left alone.
+        closed = [run for run in parents if run.info.status != "RUNNING"]
+        if not closed:
+            return Earlier(experiment_id)
+        newest = max(closed, key=lambda run: run.info.start_time)
+        folds = [fold for child in self._children(newest) if (fold := self._whole(child))]
+        return Earlier(experiment_id, newest.info.run_id, _by_index(folds), newest.info.status == "FINISHED")
+
+    def _whole(self, child: Run) -> FoldResult | None:
+        """A fold from its run, which is closed as FAILED if somebody has damaged it."""
+        try:
+            fold = load_fold(self._folder(child))
+            if changed := _changed(child, fold.scores):
+                raise ValueError(f"{', '.join(changed)} differ from what was logged")
+            return fold
+        except (OSError, MlflowException, ValueError, LookupError, BadZipFile) as error:
+            log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
+            self._client.set_terminated(child.info.run_id, "FAILED")
+            return None
+
+    def confirm(self, run_id: str) -> None:
+        """Note that a configuration was asked for again and is as it should be, so that a report counts it in."""
+        self._client.set_tag(run_id, CONFIRMED, str(int(time.time() * 1000)))
+
+    @contextmanager
+    def run(
+        self, experiment_id: str, name: str, tags: Texts, params: Texts, *, lasted: float = 0, again: str | None = None
+    ) -> Iterator["OpenRun"]:
         """Open a run; it ends as FINISHED, as FAILED on an exception, or as KILLED on an interrupt.
 
         Args:
             experiment_id: what `experiment` gave.
             name: shown in MLflow.
             tags: of the run.
-            params: of the run.
+            params: of the run; of one that is continued, those that it lacks are added.
             lasted: how long ago its work began, s.
+            again: id of a run to continue; None for a new one.
         """
         began = int((time.time() - lasted) * 1000)
-        run_id = self._client.create_run(experiment_id, began, dict(tags), name).info.run_id
+        run_id = again or self._client.create_run(experiment_id, began, dict(tags), name).info.run_id
         status = "FAILED"
         try:
-            self._client.log_batch(run_id, params=[Param(_legal(key), value) for key, value in params.items()])
+            self._describe(run_id, tags, params)
             yield OpenRun(self._client, run_id)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -119,6 +232,13 @@ class Tracker:
             raise
         finally:
             self._client.set_terminated(run_id, status)
+
+    def _describe(self, run_id: str, tags: Texts, params: Texts) -> None:
+        run = self._client.get_run(run_id)
+        new = [Param(_legal(key), value) for key, value in params.items() if _legal(key) not in run.data.params]
+        changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
+        self._client.log_batch(run_id, params=new, tags=changed)
+        self._client.update_run(run_id, "RUNNING")
 
     def newest(self, experiment: str | None = None, *, since: float = 0) -> Comparison | None:
         """The configuration that finished last and all that can be compared with it; None if none has finished.
@@ -128,7 +248,7 @@ class Tracker:
             since: the last one must have finished after this time, s since 1970.
         """
         parents = self._finished(experiment)
-        if not parents or parents[0].info.end_time < since * 1000:
+        if not parents or _moment(parents[0]) < since * 1000:
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
@@ -158,7 +278,7 @@ class Tracker:
         """
         try:
             run = self._client.get_run(run_id)
-            folds = self._folds(run) or ([run] if PARENT in run.data.tags else [])
+            folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
             if not folds:
                 raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
             return [self._file(fold, "model.safetensors") for fold in folds]
@@ -168,11 +288,8 @@ class Tracker:
     def _finished(self, experiment: str | None) -> list[Run]:
         """The runs of configurations that have finished, newest first."""
         ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
-        return self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
-
-    def _folds(self, parent: Run) -> list[Run]:
-        query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
-        return self._search([parent.info.experiment_id], query)
+        runs = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
+        return sorted(runs, key=_moment, reverse=True)
 
     def _elsewhere(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
         """What the same configuration last scored on the same tracks under other splits."""
@@ -187,8 +304,7 @@ class Tracker:
     def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
         """A configuration with its folds, and its own files; None if somebody has deleted any of them."""
         try:
-            folds = [load_fold(self._folder(child)) for child in self._folds(parent)]
-            folds.sort(key=lambda fold: fold.index)
+            folds = _by_index([load_fold(self._folder(child)) for child in self._children(parent)])
             folder = self._folder(parent)
         except (OSError, MlflowException) as error:
             log.warning("left out %s: %s", parent.info.run_name, error)
@@ -196,10 +312,14 @@ class Tracker:
         data = parent.data
         if not folds:
             return None
-        result = ConfigResult(json.loads(data.tags["named"]), tuple(folds), int(data.params["n_parameters"]))
-        if changed := [n for n, v in result.summary.items() if not np.isclose(data.metrics.get(_legal(n), v), v)]:
+        result = ConfigResult(json.loads(data.tags["named"]), folds, int(data.params["n_parameters"]))
+        if changed := _changed(parent, result.summary):
             log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
         return result, folder
+
+    def _children(self, parent: Run) -> list[Run]:
+        query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
+        return self._search([parent.info.experiment_id], query)
 
     def _folder(self, run: Run) -> Path:
         return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
@@ -353,6 +473,22 @@ def _comparable(parents: Sequence[Run]) -> list[Run]:
     return list({run.data.tags["identity"]: run for run in reversed(comparable)}.values())
 
 
+def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
+    """Names of the figures that are not what was logged."""
+    logged = run.data.metrics
+    return [name for name, value in figures.items() if not np.isclose(logged.get(_legal(name), value), value)]
+
+
+def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
+    """In order, each once."""
+    return tuple(fold for _, fold in sorted({fold.index: fold for fold in folds}.items()))
+
+
+def _moment(run: Run) -> int:
+    """When a configuration was last found finished, ms since 1970."""
+    return max(run.info.end_time, int(run.data.tags.get(CONFIRMED, 0)))
+
+
 def _same(one: Run, other: Run, tag: str) -> bool:
     return tag in one.data.tags and one.data.tags[tag] == other.data.tags.get(tag)
 
@@ -375,15 +511,18 @@ def _connect(uri: str) -> MlflowClient:
     return client
 
 
-def _make_database(folder: Path, uri: str) -> None:
+def _make_database(folder: Path) -> None:
     """Make the folder's database if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mlflow.db"
     for chatty in ("alembic", "mlflow.store.db"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Several processes that make the tables at once break each other's migrations.
+    # Several processes that make the tables at once break each other's migrations, and a kill leaves half of them.
     with FileLock(folder / "mlflow.lock"):
         if not path.exists():
-            MlflowClient(uri).search_experiments()
-            with closing(sqlite3.connect(path)) as connection:
+            partial = folder / "mlflow.partial"
+            partial.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{partial}").search_experiments()
+            with closing(sqlite3.connect(partial)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # halves the time of a write
+            partial.replace(path)

@@ -230,7 +230,6 @@ def trained(on_music: tuple[str, ...], tiny_cache: Path, tmp_path_factory: pytes
         "features=mel,mfcc",
         "model=basic,tutorial_basic",
         "batch_size=4",
-        "recipe.members=[plain,levelled]",
         "trainer.workers=1",
     )
     done = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.identity import Identity, command, digest, identify
+from genre_cls.identity import SHOWING, SOURCES, Identity, command, digest, identify
 from genre_cls.settings import leaves
 
 Compose = Callable[..., DictConfig]
@@ -25,6 +25,7 @@ ELSEWHERE = {
     "tracking.experiment=x": "where results are kept",
     "tracking.uri=sqlite:///x": "where results are kept",
     "rope=0.1": "how the report words it",
+    "force=true": "whether it is computed again",
     "skip_impossible=true": "what is done about splits that are not",
     "max_unreadable=0.5": "what is done about files, which the dataset's digest knows",
     "dataset.cache_dir=/x": "where the audio is kept",
@@ -70,12 +71,39 @@ def test_the_folder_of_the_music_does_not_change_it(identity_of: Callable[..., I
 def test_every_other_setting_changes_it(composed: Compose, features: str) -> None:
     cfg, hydra = as_job(composed(f"features={features}"))
     elsewhere = {override.partition("=")[0] for override in ELSEWHERE}
-    original = identify(cfg, hydra).fingerprint
+    original = identify(cfg, hydra)
     for key, value in leaves(cfg):
         other = cfg.copy()
         OmegaConf.update(other, key, changed(value), force_add=True)
-        same = identify(other, hydra).fingerprint == original
-        assert same == (key in elsewhere), key
+        identity = identify(other, hydra)
+        assert (identity.fingerprint == original.fingerprint) == (key in elsewhere), key
+        # Folds of another precision are compared as the same configuration, but not taken over.
+        assert (identity.key("data") == original.key("data")) == (key in elsewhere - {"trainer.precision"}), key
+
+
+def test_other_data_or_other_code_is_never_taken_over(
+    identity_of: Callable[..., Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = identity_of()
+    assert original.key("data") == identity_of().key("data") != original.key("other data")
+    assert set(SHOWING) < SOURCES.keys()
+    for name, text in SOURCES.items():
+        with monkeypatch.context() as patch:
+            patch.setitem(SOURCES, name, f"{text}# edited")
+            edited = identity_of()
+        assert (edited.key("data") == original.key("data")) == (name in SHOWING), name
+        assert edited.fingerprint == original.fingerprint
+
+
+def test_an_edit_of_a_users_own_model_is_other_code(
+    identity_of: Callable[..., Identity], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = tmp_path / "my_own_model.py"
+    mine.write_text("class Model:\n    width = 1\n")
+    before, again = (identity_of("model._target_=my_own_model.Model").key("") for _ in range(2))
+    mine.write_text("class Model:\n    width = 10\n")
+    assert before == again != identity_of("model._target_=my_own_model.Model").key("")
 
 
 def test_it_is_the_same_in_whatever_way_a_setting_came_about(identity_of: Callable[..., Identity]) -> None:

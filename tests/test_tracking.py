@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -335,3 +336,78 @@ def test_a_store_makes_no_folder_where_the_command_runs(
     monkeypatch.chdir(elsewhere)
     assert found(Tracker("", folder)) == {} and store(Tracker("", folder), "a", 1.0)
     assert not list(elsewhere.iterdir())
+
+
+def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    tracker = Tracker("", folder)
+    with tracker.claim("k", "it") as claim, tracker.run(tracker.experiment("e"), "held", claim, {}):
+        ready.set()
+        time.sleep(600)
+
+
+def test_open_runs_of_the_dead_are_closed_and_those_of_the_living_and_of_others_are_not(
+    tracker: Tracker, folder: Path
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=hold, args=(folder, ready))
+    holder.start()
+    client, where = MlflowClient(tracker.uri), tracker.experiment("e")
+    for tags in ({}, {"lock": "another folder of locks/k"}):
+        client.create_run(where, tags=tags, run_name="other's")
+    assert ready.wait(60)
+    tracker.close_dead()
+    assert statuses(tracker) == {"held": "RUNNING", "other's": "RUNNING"}
+    with pytest.raises(Timeout), tracker.claim("k", "it", wait=False):
+        pass
+    holder.kill()
+    holder.join()
+    tracker.close_dead()
+    assert statuses(tracker) == {"held": "KILLED", "other's": "RUNNING"}
+
+
+def statuses(tracker: Tracker) -> dict[str, str]:
+    runs = MlflowClient(tracker.uri).search_runs([tracker.experiment("e")])
+    return {run.info.run_name: run.info.status for run in runs}
+
+
+def test_a_continued_run_keeps_its_beginning_and_its_settings_and_takes_new_tags(tracker: Tracker) -> None:
+    where = tracker.experiment("e")
+    with pytest.raises(ValueError, match="oh"), tracker.run(where, "n", {"a": "1", "b": "1"}, {"p": "1"}) as first:
+        raise ValueError("oh")
+    before = run(tracker, first.run_id)
+    with tracker.run(where, "n", {"a": "2"}, {"p": "2", "q": "2"}, again=first.run_id) as second:
+        assert run(tracker, first.run_id).info.status == "RUNNING"
+    after = run(tracker, second.run_id)
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+    assert after.info.start_time == before.info.start_time and after.data.params == {"p": "1", "q": "2"}
+    assert (after.data.tags["a"], after.data.tags["b"]) == ("2", "1")
+
+
+def test_a_database_that_was_killed_in_the_making_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    with sqlite3.connect(folder / "mlflow.partial") as connection:
+        connection.execute("create table experiments (experiment_id integer)")
+    tracker = Tracker("", folder)
+    assert store(tracker, "a", 1.0) and found(tracker) == {"a": 1.0}
+    assert not (folder / "mlflow.partial").exists()
+
+
+def test_what_was_asked_for_again_counts_as_new(tracker: Tracker) -> None:
+    old = store(tracker, "a", 1.0, comparison="old")
+    store(tracker, "b", 0.5, comparison="new")
+    now = time.time()
+    time.sleep(0.005)
+    assert found(tracker) == {"b": 0.5} and tracker.newest(since=now) is None
+    tracker.confirm(old)
+    assert found(tracker) == {"a": 1.0} and tracker.newest(since=now) is not None
+
+
+def test_a_fold_that_is_there_twice_counts_once(tracker: Tracker) -> None:
+    parent = store(tracker, "a", 1.0, 0.8)
+    fold = a_fold(1, 0.8)
+    with tracker.run(tracker.experiment("e"), "fold 1", {"kind": "fold", PARENT: parent}, {}) as child:
+        child.log(fold.scores, fold.curves, fold_files(fold))
+    comparison = tracker.newest()
+    assert comparison is not None and [len(result.folds) for result in comparison.results] == [2]

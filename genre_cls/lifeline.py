@@ -1,0 +1,24 @@
+"""Worker processes that end with the main one. Nothing heavy is imported: it works while a worker is still starting."""
+
+import os
+import time
+from threading import Thread
+
+EVERY = 1.0  # s between two looks
+
+
+def end_with(parent: int) -> None:
+    """Let this process end soon after its parent, which may be killed without a word.
+
+    Left alone, joblib's workers train on when that happens, and then wait for five minutes.
+
+    Args:
+        parent: process id.
+    """
+    Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(EVERY)
+    os._exit(1)

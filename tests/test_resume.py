@@ -1,0 +1,231 @@
+"""Stop and go on: a command that was killed, or given twice at once, ends as one that nobody disturbed."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+from hydra.core.global_hydra import GlobalHydra
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import DictConfig
+
+from genre_cls import experiment, train
+
+Command = Callable[..., Any]
+Table = dict[tuple[str, str], Any]
+
+ONE = ("features=mel", "model=basic", "batch_size=4", "folds.k=3", "trainer.workers=1")
+CALLS = ("create_run", "log_batch", "log_artifacts", "update_run", "set_terminated")  # by which MLflow is written to
+TORTURE = Path(__file__).parent.parent / "benchmarks" / "torture.py"
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and signals")
+
+
+def numbers(run: Run) -> dict[str, float]:
+    """What does not depend on how fast the machine is."""
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
+
+
+def table(outcome: Any) -> Table:
+    """What a store holds in the end: each configuration's numbers, each fold's numbers and predictions."""
+    rows: list[tuple[tuple[str, str], Any]] = []
+    for parent in finished(outcome.parents):
+        rows.append(((parent.info.run_name, ""), numbers(parent)))
+        for child in finished(outcome.children(parent)):
+            predictions = outcome.files(child)["predictions.csv"].read_bytes()
+            rows.append(((parent.info.run_name, child.info.run_name), (numbers(child), predictions)))
+    assert len(rows) == len(dict(rows)), "something is there twice"
+    return dict(rows)
+
+
+def finished(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.info.status == "FINISHED"]
+
+
+def open_runs(outcome: Any) -> list[Run]:
+    ids = [found.experiment_id for found in outcome.client.search_experiments()]
+    return list(outcome.client.search_runs(ids, "attributes.status = 'RUNNING'"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path, on_music: tuple[str, ...]) -> Table:
+    """What the command comes to in a store of its own that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(fresh_store, folder / "mlruns")
+    process = fork(lambda: os.chdir(folder), "-m", *on_music, *ONE)
+    assert ended(process) == 0
+    return table(Outcome(folder, 0, "", ""))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The folds that this process trains, as it does."""
+    folds: list[int] = []
+    real = experiment.train_fold
+
+    def counted(cfg: DictConfig, task: Any, fold: Any) -> Any:
+        folds.append(fold.index)
+        return real(cfg, task, fold)
+
+    monkeypatch.setattr(experiment, "train_fold", counted)
+    return folds
+
+
+@pytest.mark.usefixtures("store_here")
+def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_or_anything_that_matters_has_changed(
+    command: Command, on_music: tuple[str, ...], trained: list[int]
+) -> None:
+    first = command(train.main, "-m", *on_music, *ONE)
+    assert sorted(trained) == [0, 1, 2] and "taken over" not in first.err
+    shutil.rmtree(first.folder / "report")
+    second = command(train.main, "-m", *on_music, *ONE, "trainer.threads=2", "rope=0.5")
+    assert (second.code, sorted(trained)) == (0, [0, 1, 2])
+    assert "mel basic 4: 3 of 3 folds taken over (force=true" in second.err
+    assert table(second) == table(first) and second.parents[0].info.run_id == first.parents[0].info.run_id
+    assert ranking(second) == ranking(first) and (first.folder / "report" / "report.html").exists()
+    forced = command(train.main, "-m", *on_music, *ONE, "force=true")
+    assert sorted(trained) == [0, 0, 1, 1, 2, 2] and "taken over" not in forced.err
+    old, new = forced.parents
+    assert (len(finished(forced.parents)), numbers(old)) == (2, numbers(new))
+    assert len(ranking(forced)) == len(ranking(first))
+    other = command(train.main, "-m", *on_music, *ONE, "recipe.optimizer.lr=0.002")
+    assert len(trained) == 9 and "taken over" not in other.err
+
+
+def ranking(outcome: Any) -> list[str]:
+    """The rows of the report's table, less the times."""
+    rows = [line.split("|") for line in (outcome.folder / "report" / "report.md").read_text().splitlines()]
+    return ["|".join(row[:7]) for row in rows if len(row) == 11]
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_damaged_fold_is_trained_anew_and_the_others_are_kept(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
+) -> None:
+    first = command(train.main, "-m", *on_music, *ONE)
+    for name, size in {"predictions.csv": 350, "windows.npz": 300}.items():
+        trained.clear()
+        (child,) = [run for run in finished(first.children(first.parents[0])) if run.info.run_name == "fold 2"]
+        path = first.files(child)[name]
+        path.write_bytes(path.read_bytes()[:size])
+        first = command(train.main, "-m", *on_music, *ONE)
+        assert trained == [1] and "fold 2 is trained anew" in first.err, name
+        assert table(first) == undisturbed and len(first.parents) == 1
+
+
+def test_a_command_that_is_killed_loses_no_fold_leaves_no_worker_and_goes_on(
+    store_here: Path, command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *ONE[:-1], "trainer.workers=2"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    with closing(sqlite3.connect(store_here / "mlflow.db")) as connection:
+        kept = wait_for(lambda: connection.execute("select run_uuid from runs where status = 'FINISHED'").fetchone())
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    wait_for(lambda: not alive(process.pid), seconds=5)
+    done = command(train.main, "-m", *on_music, *ONE)
+    assert done.code == 0 and 1 <= len(trained) <= 2 and f"{3 - len(trained)} of 3 folds taken over" in done.err
+    (parent,) = done.parents
+    assert kept[0] in [child.info.run_id for child in finished(done.children(parent))]
+    assert open_runs(done) == [] and table(done) == undisturbed
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group still is."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(line.split()[0] == str(group) and not line.split()[1].startswith("Z") for line in listed.splitlines())
+
+
+@pytest.mark.usefixtures("store_here")
+@pytest.mark.parametrize("further", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_after_any_write_to_the_store_it_goes_on_and_ends_as_if_undisturbed(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, further: int
+) -> None:
+    for n_writes in range(1, 100, further):  # each start gets further than the one before
+        code = in_a_fork(lambda n=n_writes: killed_after(n), "-m", *on_music, *ONE)
+        if code != -signal.SIGKILL:
+            break
+    assert code == 0 and n_writes > 10
+    done = command(train.main, "-m", *on_music, *ONE)
+    assert "3 of 3 folds taken over" in done.err and open_runs(done) == []
+    assert table(done) == undisturbed and len(done.parents) == 1
+
+
+def killed_after(n_writes: int) -> None:
+    """Let this process die after some writes to the store."""
+    left = [n_writes]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = real(*arguments, **named)
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for name in CALLS:
+        setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+
+
+def in_a_fork(prepare: Callable[[], None], *arguments: str) -> int:
+    """The exit code of the command in a process that need not import all anew."""
+    return ended(fork(prepare, *arguments))
+
+
+def fork(prepare: Callable[[], None], *arguments: str) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        GlobalHydra.instance().clear()
+        sys.argv = ["genre_cls/train.py", *arguments]
+        prepare()
+        train.main()
+        os._exit(0)
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+    finally:
+        os._exit(70)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_two_at_once_train_each_fold_once_and_both_report(
+    here: Path, on_music: tuple[str, ...], undisturbed: Table
+) -> None:
+    processes = [fork(lambda: None, "-m", *on_music, *ONE, f"report_dir={name}") for name in ("a", "b")]
+    assert [ended(process) for process in processes] == [0, 0]
+    done = Outcome(here, 0, "", "")
+    (parent,) = done.parents
+    assert open_runs(done) == [] and table(done) == undisturbed and len(done.children(parent)) == 3
+    assert all((here / name / "report.html").stat().st_size for name in ("a", "b"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, TORTURE, "--kills", "4"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
