@@ -76,6 +76,16 @@ def duration(path: Path) -> float:
         return float(file.frames / file.samplerate)
 
 
+def audio_files(folder: Path) -> list[Path]:
+    """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) and hidden folders' are left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(path for path in found if not _is_hidden(path.relative_to(folder)) and path.is_file())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is read from its beginning to its end.
 

@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
-from genre_cls.audio import EXTENSIONS
+from genre_cls.audio import EXTENSIONS, audio_files
 from genre_cls.errors import UserError
 from genre_cls.progress import progress_bar
 
@@ -156,7 +156,7 @@ def folder(root: str | None) -> Catalogue:
         Track(path.relative_to(base).as_posix(), path, genre.name)
         for genre in base.iterdir()
         if genre.is_dir() and not genre.name.startswith(".")
-        for path in _audio_files(genre)
+        for path in audio_files(genre)
     ]
     facts = _metadata(base / "metadata.csv")
     named = (replace(track, artist=facts.get(track.id, {}).get("artist") or None) for track in found)
@@ -229,7 +229,7 @@ def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
 
 def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
     facts = _gtzan_facts()
-    for path in _audio_files(folder):
+    for path in audio_files(folder):
         number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
         known = facts.get(f"{genre}.{number}", {})
         facts_or_none = {key: known.get(key) or None for key in ("artist", "repeats", "fault", "part")}
@@ -241,16 +241,6 @@ def _gtzan_facts() -> dict[str, dict[str, str]]:
     """What is known about each track, by id."""
     lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
     return {row["track"]: row for row in csv.DictReader(lines)}
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) and hidden folders' are no tracks."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in found if not _is_hidden(path.relative_to(folder)) and path.is_file())
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:

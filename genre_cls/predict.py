@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from genre_cls.audio import EXTENSIONS, UnreadableAudio
+from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
 from genre_cls.settings import one_line_errors
@@ -49,7 +49,7 @@ def _run(arguments: Namespace) -> int:
     if arguments.export:
         classifier.save(arguments.export)
         _say(f"exported: {arguments.export}")
-    files = list(dict.fromkeys(file for path in arguments.inputs for file in _audio_files(path)))
+    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
     failed: list[Path] = []
     FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
     return 1 if failed else 0
@@ -65,15 +65,12 @@ def _judged(classifier: "GenreClassifier", files: Sequence[Path], failed: list[P
             _say(f"{file}: {error}")
 
 
-def _audio_files(path: Path) -> list[Path]:
+def _inputs(path: Path) -> list[Path]:
     """The audio files below a folder; anything else as it is, be it audio or not.
 
-    Hidden files are left out, since macOS leaves `._name.wav` beside `name.wav`. A folder without any audio stands for
-    itself, and is refused like any other path that is no audio file.
+    A folder without any audio stands for itself, and is refused like any other path that is no audio file.
     """
-    below = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
-    shown = (file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    return sorted(file for file in shown if file.is_file()) or [path]
+    return audio_files(path) or [path]
 
 
 def _say(text: str) -> None:

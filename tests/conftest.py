@@ -239,5 +239,25 @@ def trained(on_music: tuple[str, ...], tiny_cache: Path, tmp_path_factory: pytes
     return Outcome(folder, done.returncode, done.stdout, done.stderr)
 
 
+@pytest.fixture(scope="session")
+def quick_help(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """What a command's `--help` prints, which loads nothing heavy, says nothing else and leaves nothing."""
+
+    def shown(module: str) -> str:
+        folder = tmp_path_factory.mktemp("help")
+        code = (
+            f"import sys\nfrom {module} import main\n"
+            "try:\n    main()\n"
+            "finally:\n    print('heavy:', {'torch', 'mlflow', 'pytorch_lightning'} & set(sys.modules))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--help"], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert "heavy: set()" in done.stdout and done.stderr == "" and not list(folder.iterdir())
+        return done.stdout
+
+    return shown
+
+
 def _environment(cache: Path) -> Mapping[str, str]:
     return {"GENRE_CLS_CACHE": str(cache), "COLUMNS": "200"}
