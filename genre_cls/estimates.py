@@ -86,6 +86,17 @@ def estimate(values: Sequence[float], test_share: float) -> Estimate:
     return Estimate(mean, std, std * float(np.sqrt(1 / n + test_share)), max(n - 1, 1))
 
 
+def sampled(values: Floats) -> Estimate:
+    """Mean over tracks that one training has judged, which are the only sample there is.
+
+    Args:
+        values: what it made of each track, 1 for recognised say `(n_tracks,)`.
+    """
+    n = len(values)
+    error = float(values.std(ddof=1)) / n**0.5 if n > 1 else 0.0
+    return Estimate(float(values.mean()), 0.0, error, max(n - 1, 1))
+
+
 def crossed(values: Floats) -> Estimate:
     """Mean over several trainings that judge the same tracks; both are a sample, so both add to the error.
 

@@ -1,6 +1,6 @@
 """Which tracks train and which are judged: from labels, artists and published parts alone, without touching a file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +27,9 @@ class Fold:
     train: Indices
     val: Indices
     test: Indices
+
+
+Split = Callable[[Sequence[str], Indices | None, Sequence[str | None]], list[Fold]]
 
 
 def random(
@@ -128,6 +131,26 @@ def filtered(
     teach = np.sort(np.concatenate([places["train"], places["valid"]]))
     train, val = (places["train"], places["valid"]) if val_fraction else (teach, teach[:0])
     return [Fold(index, train, val, places["test"]) for index in range(repeats)]
+
+
+def within(
+    tracks: Indices, split: Split, labels: Sequence[str], groups: Indices | None, parts: Sequence[str | None]
+) -> list[Fold]:
+    """Split some of the tracks as if there were no others.
+
+    Args:
+        tracks: which, indices in ascending order.
+        split: one of the functions above, all but its first three arguments given.
+        labels: the genre of each track, of all there are.
+        groups: equal numbers for tracks that must stay on one side `(n_tracks,)`, or None.
+        parts: the published part of each track.
+
+    Returns:
+        Folds of the tracks, as indices among all there are.
+    """
+    own = None if groups is None else groups[tracks]
+    folds = split([labels[i] for i in tracks], own, [parts[i] for i in tracks])
+    return [Fold(fold.index, tracks[fold.train], tracks[fold.val], tracks[fold.test]) for fold in folds]
 
 
 def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence[Fold]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate
+from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, sampled
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
 
@@ -206,6 +206,8 @@ class ConfigResult:
 
     def estimate(self, score: str) -> Estimate:
         """Mean of a fold score (a key of `FoldResult.scores`) with its error."""
+        if len(self.folds) == 1 and score == "accuracy":
+            return sampled(self.folds[0].hits)
         if self.one_test and score == "accuracy":
             return crossed(np.stack([fold.hits for fold in self.folds]))
         return estimate([fold.scores[score] for fold in self.folds], self.test_share)

@@ -28,16 +28,19 @@ class Number:
     low: float = -math.inf
     high: float = math.inf
     whole: bool = False
+    optional: bool = False
 
     def allows(self, value: object) -> bool:
         """Whether a value is one of them."""
+        if value is None:
+            return self.optional
         kinds = (int,) if self.whole else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool):
             return False
         return self.low <= value <= self.high and value < math.inf
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
+        kind = ("null or " if self.optional else "") + ("a whole number" if self.whole else "a number")
         if self.high == math.inf:
             return f"{kind}, at least {self.low:g}"
         return f"{kind} from {self.low:g} to {self.high:g}"
@@ -112,6 +115,8 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "drop_faults": Switch(),
     "shuffle_genres": Switch(),
     "force": Switch(),
+    "fold": Number(0, whole=True, optional=True),
+    "inside": Switch(),
     "skip_impossible": Switch(),
     "rope": SHARE,
     "cache_dir": Text(),
@@ -233,6 +238,8 @@ def explain(error: Exception) -> str:
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     group, _, option = config_file.rpartition("/")
+    if (group, option) == ("hydra/sweeper", "optuna"):
+        return "hydra/sweeper=optuna: Optuna is not installed; pip install 'genre_cls[hpo]'"
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 

@@ -13,7 +13,7 @@ from genre_cls.catalogue import Catalogue, groups
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
-from genre_cls.folds import Fold, Indices, SplitError, describe
+from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest
 from genre_cls.store import Features, FeatureStore
 
@@ -100,15 +100,26 @@ def _load(cfg: DictConfig) -> Task:
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     unknown = np.array([track.artist is None for track in tracks])
     repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
-    stopping = cfg.recipe.early_stopping
-    folds = instantiate(cfg.folds)(
-        genres,
-        groups(tracks, [(pair.first, pair.second) for pair in repetitions]),
-        [track.part for track in tracks],
-        val_fraction=stopping.val_fraction if stopping.patience else 0.0,
-    )
+    together = groups(tracks, [(pair.first, pair.second) for pair in repetitions])
+    folds = _folds(cfg, genres, together, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     return Task(catalogue, features, labels, folds, repetitions)
+
+
+def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
+    stopping = cfg.recipe.early_stopping
+    split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
+    folds: list[Fold] = split(genres, together, parts)
+    if cfg.fold is None:
+        if cfg.inside:
+            raise UserError("inside=true: needs the fold inside of which settings are chosen, such as fold=0")
+        return folds
+    if cfg.fold >= len(folds):
+        raise UserError(f"fold={cfg.fold}: must be null or from 0 to {len(folds) - 1}, as there are {len(folds)} folds")
+    fold = folds[cfg.fold]
+    if not cfg.inside:
+        return [fold]
+    return within(np.sort(np.concatenate([fold.train, fold.val])), split, genres, together, parts)
 
 
 def _catalogue(cfg: DictConfig) -> Catalogue:

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus, configure_log
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.settings import CONF, check, one_line_errors
 
@@ -48,9 +48,11 @@ class Sweep(Callback):
 
     Before the first job: every configuration is checked, and all features are extracted in one pass over the
     audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
+    A search (`inside`) ends with its winner being judged by the fold that took no part in it.
     """
 
     _under_way: tuple[DictConfig, float] | None = None  # the sweep's settings, and when it began
+    _best: tuple[float, DictConfig] | None = None  # accuracy and settings of the best configuration of a search
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
@@ -60,6 +62,13 @@ class Sweep(Callback):
         """Prepare all configurations of a sweep."""
         _prepare(config, expand)
         Sweep._under_way = config, time.time()
+
+    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember the best configuration of a search."""
+        job = kwargs["job_return"]
+        if job.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
+            known = [Sweep._best] if Sweep._best else []
+            Sweep._best = max([*known, (job.return_value, config)], key=lambda one: one[0])
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say where to look at a single configuration."""
@@ -78,6 +87,22 @@ class Sweep(Callback):
 
         (config, began), cls._under_way = cls._under_way, None
         write_newest(config, since=began)
+        if cls._best:
+            (_, winner), cls._best = cls._best, None
+            _judge_winner(winner)
+
+
+def _judge_winner(config: DictConfig) -> None:
+    """Train a search's winner on all that chose it, and judge it by the fold that has not been looked at."""
+    from genre_cls.experiment import judge
+    from genre_cls.identity import identify
+
+    overrides = OmegaConf.to_container(config.hydra.overrides.task)
+    log.info("chosen inside of fold %d: %s", config.fold + 1, " ".join(overrides))
+    log.info("judged by fold %d, which took no part in the choice:", config.fold + 1)
+    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    cfg.inside = False
+    judge(cfg, identify(cfg, config.hydra))
 
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -235,3 +236,25 @@ def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
 def test_folds_by_artist_need_artists() -> None:
     with pytest.raises(UserError, match="the dataset names no artists"):
         folds.artist(HALF, None, k=2, seed=0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(labels_and_k(at_least=12), SEEDS, st.data())
+def test_a_split_within_some_tracks_knows_no_others(
+    case: tuple[list[str], int], seed: int, data: st.DataObject
+) -> None:
+    labels, _ = case
+    outer = data.draw(st.sampled_from(folds.random(labels, k=2, seed=seed)))
+    split = partial(folds.random, k=2, seed=seed)
+    inner = folds.within(outer.train, split, labels, None, [None] * len(labels))
+    assert sorted(np.concatenate([fold.test for fold in inner])) == outer.train.tolist()
+    for fold in inner:
+        assert sorted(np.concatenate([fold.train, fold.val, fold.test])) == outer.train.tolist()
+
+
+def test_a_split_within_some_tracks_keeps_their_artists_apart() -> None:
+    labels, artists = ["rock", "jazz"] * 12, np.arange(24) // 2
+    split = partial(folds.artist, k=2, seed=0, tolerance=1.0)
+    outer = split(labels, artists, [])[0]
+    for fold in folds.within(outer.train, split, labels, artists, [None] * 24):
+        assert not set(artists[fold.train]) & set(artists[fold.test])

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -182,6 +183,14 @@ def test_trainings_that_judge_the_same_tracks_add_the_tracks_to_the_error(some: 
 
 @settings(deadline=None, max_examples=40)
 @given(results())
+def test_one_training_is_as_sure_as_its_tracks_allow(result: ConfigResult) -> None:
+    fold = result.folds[0]
+    assume(len(fold.hits) > 1)
+    got = replace(result, folds=(fold,)).estimate("accuracy")
+    expected = stats.ttest_1samp(fold.hits, 0)
+    assert (got.mean, got.low, got.high) == pytest.approx((fold.hits.mean(), *expected.confidence_interval(0.95)))
+
+
 def test_the_summary_names_every_figure(result: ConfigResult) -> None:
     figures = dict(result.summary)
     for score in result.folds[0].scores:

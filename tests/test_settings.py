@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import report, train
 from genre_cls.errors import UserError
-from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, leaves
+from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, explain, leaves
 
 Compose = Callable[..., DictConfig]
 Command = Callable[..., Any]
@@ -78,7 +79,8 @@ def test_a_range_ends_where_it_says(key: str, rule: Number) -> None:
     step = 1 if rule.whole else 1e-9
     for value in (int(end) if rule.whole else end for end in ends):
         assert rule.allows(value), value
-    wrong = [rule.low - step, inf, -inf, nan, "1", "many", None, True, [1], {"a": 1}]
+    assert rule.allows(None) == rule.optional
+    wrong = [rule.low - step, inf, -inf, nan, "1", "many", True, [1], {"a": 1}]
     wrong += [rule.high + step, HUGE] if rule.high < inf else []
     wrong += [rule.low + 0.5] if rule.whole else []
     for value in wrong:
@@ -192,3 +194,8 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
     for argument in ("tracking.folder=3", "model=deep", "report_dri=x"):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
+
+
+def test_a_search_without_optuna_says_what_to_install() -> None:
+    error = MissingConfigException("no such file", "hydra/sweeper/optuna", ["basic"])
+    assert explain(error) == "hydra/sweeper=optuna: Optuna is not installed; pip install 'genre_cls[hpo]'"

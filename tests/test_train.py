@@ -285,6 +285,44 @@ def test_the_published_split_is_trained_several_times_and_judged_by_its_test_par
 
 
 @pytest.mark.usefixtures("store_here")
+def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took_no_part(
+    command: Command, store_here: Path, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=choice(mel,mfcc)", "model=basic", "batch_size=4", "recipe.window=0.5")
+    space += ("recipe.optimizer.lr=0.003", "recipe.optimizer.weight_decay=0.01", "recipe.augmentation.mixup=0.0")
+    space += ("model.dropout=0.3", "folds=random", "hydra.sweeper.n_trials=3")
+    got = command(train.main, "experiment=search", *on_music, *space)
+    assert got.code == 0, got.err
+    winner = next(run for run in got.parents if run.data.params["inside"] == "False")
+    trials = [run for run in got.parents if run.data.params["inside"] == "True"]
+    judged = {row[0] for child in got.children(winner) for row in table(got.files(child)["predictions.csv"])[1:]}
+    heard = {
+        row[0]
+        for run in trials
+        for child in got.children(run)
+        for row in table(got.files(child)["predictions.csv"])[1:]
+    }
+    assert len(judged) == len(heard) == N_TRACKS // 2 and not judged & heard
+    best = max(run.data.metrics["accuracy_mean"] for run in trials)
+    chosen = [run for run in trials if run.data.params["features"] == winner.data.params["features"]]
+    assert chosen[0].data.metrics["accuracy_mean"] == best
+    assert f"chosen inside of fold 1: features={winner.data.params['features']}" in got.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("fold=2",), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
+        (("inside=true",), "inside=true: needs the fold inside of which settings are chosen, such as fold=0"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_told(
+    command: Command, on_music: tuple[str, ...], settings: tuple[str, ...], reason: str
+) -> None:
+    got = command(train.main, *on_music, *settings)
+    assert (got.code, got.err.splitlines()[-1]) == (2, f"error: {reason}")
+
+
 def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: tuple[str, ...]) -> None:
     arguments = (*on_music, "model=basic", "batch_size=4", "trainer.workers=1")
     done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=[plain],[plain,levelled]")
