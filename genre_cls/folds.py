@@ -162,6 +162,8 @@ def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence
         folds: what one of the functions above made of them.
     """
     tests = [fold.test for fold in folds]
+    if len(folds) == 1:
+        return f"1 fold tests {len(tests[0])} tracks"
     if all(np.array_equal(test, tests[0]) for test in tests):
         return f"{len(folds)} trainings on one split: {_present(parts)}"
     sizes = [len(test) for test in tests]
