@@ -28,8 +28,8 @@ GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "met
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 GTZAN_HELP = (
-    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. Get it from the dataset's page "
-    '(search "GTZAN genre collection", 1.2 GB, on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
+    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets it "
+    'from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
     "and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
     "dataset=demo needs no download at all."
 )
