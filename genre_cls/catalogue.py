@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,14 @@ from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files
 from genre_cls.errors import UserError
 from genre_cls.progress import progress_bar
+from genre_cls.whole import written
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 GTZAN_HELP = (
-    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets it "
-    'from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
+    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
+    'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
     "and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
     "dataset=demo needs no download at all."
 )
@@ -266,6 +268,7 @@ def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> 
 def _synthesise_one(job: tuple[synthesiser.DemoTrack, Path, _Recipe]) -> None:
     track, path, recipe = job
     waveform = synthesiser.synthesise(track, **asdict(recipe))
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
-    partial.replace(path)
+    encoded = BytesIO()  # libsndfile does not tell that a disk is full
+    soundfile.write(encoded, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
+    with written(path) as file:
+        file.write(encoded.getbuffer())

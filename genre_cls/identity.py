@@ -34,7 +34,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # is better than to take over what the present code would not compute.
 SHOWING = (
     "classifier", "comparisons", "download", "findings", "modelfile", "page", "plots", "predict", "progress", "report",
-    "tracking", "train",
+    "spool", "tracking", "train",
 )  # fmt: skip
 
 

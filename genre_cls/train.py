@@ -4,10 +4,11 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 """
 
 import logging
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -50,7 +51,7 @@ class Sweep(Callback):
     audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
     """
 
-    _under_way: tuple[DictConfig, float] | None = None  # the sweep's settings, and when it began
+    _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and the word that tells it from others
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
@@ -59,7 +60,10 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep."""
         _prepare(config, expand)
-        Sweep._under_way = config, time.time()
+        from genre_cls.tracking import SWEEP
+
+        os.environ[SWEEP] = uuid4().hex  # which jobs inherit that are other processes
+        Sweep._under_way = config, os.environ[SWEEP]
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say where to look at a single configuration."""
@@ -76,8 +80,8 @@ class Sweep(Callback):
             return
         from genre_cls.report import write_newest
 
-        (config, began), cls._under_way = cls._under_way, None
-        write_newest(config, since=began)
+        (config, word), cls._under_way = cls._under_way, None
+        write_newest(config, sweep=word)
 
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:

@@ -188,6 +188,28 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A disk of its own, by `small_disk(kilobytes)`; called again it gets another size, or becomes read-only."""
+    folder = tmp_path / "small disk"
+
+    def mounted(kilobytes: int, mode: str = "rw") -> Path:
+        options = f"size={kilobytes}k,{mode}" if not folder.is_mount() else f"remount,size={kilobytes}k,{mode}"
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip("cannot mount a small disk here")
+        return folder
+
+    if not shutil.which("mount"):
+        pytest.skip("cannot mount a small disk here")
+    yield mounted
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def sweep_under_way(
     request: pytest.FixtureRequest,

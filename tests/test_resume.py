@@ -17,6 +17,7 @@ from conftest import Outcome
 from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 
 from genre_cls import experiment, train
@@ -212,6 +213,48 @@ def fork(prepare: Callable[[], None], *arguments: str) -> int:
 
 def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.usefixtures("store_here")
+@pytest.mark.parametrize("n_failures", [pytest.param(1, marks=pytest.mark.slow), 10_000])
+def test_folds_that_cannot_be_logged_are_kept_and_logged_later(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int],
+    monkeypatch: pytest.MonkeyPatch, n_failures: int,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        fail(patch, after=4, times=n_failures)  # the configuration's run is open, and the first fold's
+        done = command(train.main, "-m", *on_music, *ONE)
+    spool = done.folder / "mlruns" / "spool"
+    assert sorted(trained) == [0, 1, 2] and "Traceback" not in done.err
+    assert f"not logged yet, kept in {spool}" in done.err
+    if n_failures == 1:  # it was back before the end
+        assert done.code == 0
+    else:
+        assert done.code == 2 and "report:" not in done.err
+        (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+        assert "is away" in line and f"3 finished folds are kept in {spool}, the same command logs them" in line
+        assert {path.name for path in spool.glob("*/2/*")} > {"model.safetensors", "predictions.csv", "fold.json"}
+        (spool / next(spool.iterdir()) / "1" / "predictions.csv").write_text("damaged")
+        done = command(train.main, "-m", *on_music, *ONE)
+        assert sorted(trained) == [0, 1, 1, 2] and "2 of 3 folds taken over" in done.err and done.code == 0
+    assert open_runs(done) == [] and table(done) == undisturbed and not list(spool.iterdir())
+
+
+def fail(patch: pytest.MonkeyPatch, after: int, times: int) -> None:
+    """Let the store be away for some calls after some others."""
+    calls = [0]
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls[0] += 1
+            if after < calls[0] <= after + times:
+                raise MlflowException("the store is away")
+            return real(*arguments, **named)
+
+        return call
+
+    for name in CALLS:
+        patch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
 
 
 def test_two_at_once_train_each_fold_once_and_both_report(
