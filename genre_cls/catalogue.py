@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
 from genre_cls.whole import written
 
@@ -204,7 +204,10 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return {row["path"]: row for row in csv.DictReader(file)}
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise KeyError("path")
+            return {row["path"]: row for row in rows}
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
 
@@ -246,6 +249,15 @@ def _gtzan_facts() -> dict[str, dict[str, str]]:
 
 
 def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    tracks = list(tracks)
+    for track in tracks:
+        try:
+            f"{track.id} {track.path.absolute()}".encode()
+        except UnicodeEncodeError as error:
+            path = in_one_line(track.path)
+            raise UserError(
+                f"{path}: is named in another encoding than UTF-8; rename the file or its folder"
+            ) from error
     return tuple(sorted(tracks, key=lambda track: track.id))
 
 

@@ -10,6 +10,7 @@ import shlex
 import sqlite3
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -516,8 +517,9 @@ def _comparable(parents: Sequence[Run]) -> list[Run]:
 
 def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
     """Names of the figures that are not what was logged."""
-    logged = run.data.metrics
-    return [name for name, value in figures.items() if not np.isclose(logged.get(_legal(name), value), value)]
+    logged, names = run.data.metrics, Counter(map(_legal, figures))
+    known = {name: logged.get(_legal(name), value) for name, value in figures.items() if names[_legal(name)] == 1}
+    return [name for name, value in known.items() if not np.isclose(value, figures[name])]
 
 
 def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:

@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     with one_line_errors():
         try:
             judge_one()

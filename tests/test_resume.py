@@ -269,6 +269,34 @@ def test_two_at_once_train_each_fold_once_and_both_report(
 
 
 @pytest.mark.slow
+def test_four_at_once_with_overlapping_grids_train_each_fold_once(
+    here: Path, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_of_folds = here / "folds"
+    real = experiment.train_fold
+
+    def noted(cfg: DictConfig, task: Any, fold: Any) -> Any:
+        with list_of_folds.open("a") as file:
+            file.write(f"{cfg.features.kind} {cfg.batch_size} {fold.index}\n")
+        return real(cfg, task, fold)
+
+    monkeypatch.setattr(experiment, "train_fold", noted)
+    small = [word for word in ONE if not word.startswith(("features", "batch_size"))]
+    grids = [("mfcc,mel", "4,8"), ("mel,mfcc", "4"), ("mel", "8,4"), ("mfcc,mel", "8,4")]
+    processes = [
+        fork(lambda: None, "-m", *on_music, *small, f"features={kinds}", f"batch_size={sizes}", f"report_dir={place}")
+        for place, (kinds, sizes) in enumerate(grids)
+    ]
+    assert [ended(process) for process in processes] == [0, 0, 0, 0]
+    trained = list_of_folds.read_text().splitlines()
+    assert len(trained) == len(set(trained)) == 12
+    done = Outcome(here, 0, "", "")
+    assert open_runs(done) == [] and len(table(done)) == 4 + 12 and len(done.parents) == 4
+    assert all((here / str(place) / "report.html").stat().st_size for place in range(4))
+    assert not list(here.rglob("*.partial")) and not list(here.glob("mlruns/spool/*"))
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, TORTURE, "--kills", "4"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

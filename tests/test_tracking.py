@@ -23,6 +23,7 @@ from genre_cls.tracking import (
     PARENT,
     SWEEP,
     Tracker,
+    _changed,
     confusion_file,
     fold_files,
     genre_means_file,
@@ -104,6 +105,7 @@ def test_a_fresh_store_is_one_database_beside_its_artifacts(tracker: Tracker, fo
     assert not (folder.parent / "artifacts").exists()
     with sqlite3.connect(folder / "mlflow.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert "--host 127.0.0.1" in ui_command(tracker.uri)
     assert str(folder) in ui_command(tracker.uri) and f"'{tracker.uri}'" in ui_command(tracker.uri)
 
 
@@ -439,10 +441,10 @@ def test_a_full_disk_is_told_by_the_store(tracker: Tracker, folder: Path, small_
     disk = small_disk(20_000)
     full = Tracker("", shutil.copytree(folder, disk / "mlruns"))
     fill(disk)
-    with pytest.raises(UserError, match="(?i)(full|no space left on device).*the same command") as told:
-        with full.failures_told():
-            for name in map(str, range(10)):
-                store(full, name, 1.0)
+    told_so = pytest.raises(UserError, match=r"(?i)(full|no space left on device).*the same command")
+    with told_so as told, full.failures_told():
+        for name in map(str, range(10)):
+            store(full, name, 1.0)
     assert "\n" not in str(told.value)
     (disk / "filling").unlink()
     store(full, "later", 1.0)
@@ -484,6 +486,14 @@ def test_what_was_asked_for_again_counts_as_new_to_all_who_asked(
         monkeypatch.setenv(SWEEP, word)
         tracker.confirm(old)
     assert found(tracker) == {"a": 1.0} and tracker.newest(sweep="one") and tracker.newest(sweep="other")
+
+
+def test_genres_whose_names_are_alike_to_mlflow_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
+    fold = replace(a_fold(0, 0.8), genres=("a,b", "a;b"))
+    with tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
+        open_run.log(fold.scores, {}, {})
+    assert _changed(run(tracker, open_run.run_id), fold.scores) == []
+    assert _changed(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
 
 
 def test_a_fold_that_is_there_twice_counts_once(tracker: Tracker) -> None:
