@@ -254,9 +254,8 @@ def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
         try:
             f"{track.id} {track.path.absolute()}".encode()
         except UnicodeEncodeError as error:
-            path = in_one_line(track.path)
             raise UserError(
-                f"{path}: is named in another encoding than UTF-8; rename the file or its folder"
+                in_one_line(f"{track.path}: is named in no UTF-8; rename the file or its folder")
             ) from error
     return tuple(sorted(tracks, key=lambda track: track.id))
 
