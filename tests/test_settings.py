@@ -199,7 +199,8 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 STRANGE = [
     "", "null", "nan", "inf", "-inf", "1e999", "-0.0", "0x10", "1_000", "true", "'", '"', "${oc.env:HOME}",
     "${nothing}", "${..seed}", "???", "[", "[]", "[1,[2]]", "{}", "{a:1}", "a,b", "range(3)", "choice(a,b)",
-    "!!python/name:os.system", "a\nb", "\N{MUSICAL SCORE}", "9" * 400, "x" * 5000, "/dev/null/x", "\x1b[31m", "=", "a=b",
+    "!!python/name:os.system", "a\nb", "\N{MUSICAL SCORE}", "9" * 400, "x" * 5000, "/dev/null/x",
+    "\x1b[31m", "=", "a=b",
 ]  # fmt: skip
 VALUES = st.sampled_from(STRANGE) | st.integers().map(str) | st.floats().map(str) | st.text(max_size=9)
 
