@@ -146,6 +146,7 @@ def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
     found = {}
     for folder in spool.folders():
         try:
+            spool.files(folder)
             if (fold := load_fold(folder)).index not in logged:
                 found[fold.index] = fold
                 continue

@@ -3,12 +3,16 @@
 A fold is a folder `<tracking.folder>/spool/<resume_key>/<index>` with the very files that become its run's artifacts.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError
 from genre_cls.whole import disk_failure, written
+
+SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
 
 
 class Spool:
@@ -36,7 +40,8 @@ class Spool:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            for name, content in files.items():
+            sums = json.dumps({name: _sum(content) for name, content in files.items()}).encode()
+            for name, content in (*files.items(), (SUMS, sums)):
                 with written(partial / name) as file:
                     file.write(content)
             partial.rename(self.path / str(index))
@@ -49,8 +54,18 @@ class Spool:
         return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
 
     def files(self, folder: Path) -> dict[str, bytes]:
-        """What was kept of a fold."""
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        """What was kept of a fold.
+
+        Args:
+            folder: one of `folders`.
+
+        Raises:
+            ValueError, LookupError: it is damaged.
+        """
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        if json.loads(files.pop(SUMS)) != {name: _sum(content) for name, content in files.items()}:
+            raise ValueError("differs from what was kept")
+        return files
 
     def drop(self, folder: Path) -> None:
         """Delete a fold, since the store has it or it is damaged; and with the last one all that is left."""
@@ -62,3 +77,7 @@ class Spool:
     def clear(self) -> None:
         """Delete all folds."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _sum(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

@@ -194,11 +194,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     folder = tmp_path / "small disk"
 
     def mounted(kilobytes: int, mode: str = "rw") -> Path:
-        options = f"size={kilobytes}k,{mode}" if not folder.is_mount() else f"remount,size={kilobytes}k,{mode}"
+        there = folder.is_mount()
+        options = f"size={kilobytes}k,{mode}" + (",remount" if there else "")
         folder.mkdir(exist_ok=True)
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
-        )
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        assert not (done.returncode and there), done.stderr
         if done.returncode:
             pytest.skip("cannot mount a small disk here")
         return folder

@@ -37,6 +37,25 @@ def test_a_fold_that_was_cut_off_is_none_and_is_replaced(spool: Spool) -> None:
     assert spool.files(spool.folders()[0]) == FILES and len(list(spool.path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("damage", ["a byte", "cut short", "a file is gone", "a file too many", "no checksums"])
+def test_a_fold_that_is_damaged_is_not_given_out(spool: Spool, damage: str) -> None:
+    spool.put(1, FILES)
+    (folder,) = spool.folders()
+    match damage:
+        case "a byte":
+            (folder / "fold.json").write_bytes(b"{]")
+        case "cut short":
+            (folder / "model.safetensors").write_bytes(bytes(999))
+        case "a file is gone":
+            (folder / "fold.json").unlink()
+        case "a file too many":
+            (folder / "x").touch()
+        case _:
+            (folder / "sums.json").unlink()
+    with pytest.raises((ValueError, LookupError)):
+        spool.files(folder)
+
+
 def test_keys_are_kept_apart(spool: Spool, tmp_path: Path) -> None:
     spool.put(0, FILES)
     other = Spool(tmp_path, "other")

@@ -429,8 +429,9 @@ def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
     tracker: Tracker, folder: Path, small_disk: Callable[..., Path]
 ) -> None:
     store(tracker, "a", 1.0)
-    read_only = Tracker("", shutil.copytree(folder, small_disk(20_000) / "mlruns"))
+    disk = shutil.copytree(folder, small_disk(20_000) / "mlruns")
     small_disk(20_000, "ro")
+    read_only = Tracker("", disk)
     assert found(read_only) == {"a": 1.0}
     with pytest.raises(UserError, match=r"mlflow\.db: .*make the folder writable") as told, read_only.failures_told():
         read_only.experiment("new")
