@@ -97,9 +97,9 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
     if task is None:
         return math.nan
     tracker = _tracker(cfg)
-    experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
     key = identity.key(task.inputs)
     with tracker.failures_told(), tracker.claim(key, identity.title) as claim:
+        experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
         earlier = Earlier(experiment) if cfg.force else tracker.earlier(experiment, key)
         summary = _complete(cfg, task, identity, tracker, claim, earlier)
     log.info("%s: %s", identity.title, _in_words(summary))

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from hydra.core.utils import JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,8 @@ def main() -> None:
         try:
             judge_one()
         except Exception:
-            Sweep.report()  # what did finish is worth one all the same
+            with suppress(UserError):  # of a store that is away, say, which is told already
+                Sweep.report()  # what did finish is worth one all the same
             raise
         Sweep.report()
 
