@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
 LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; no header that claims more is right
+AT_ONCE = 1 << 28  # samples of a part, as they are or resampled: 3.4 hours at 22.05 kHz, 1 GB
 FASTEST = 1_000_000  # Hz, above what anything is recorded at
 LOUDEST = 1e12  # full scale is 1; the power of what is louder may overflow
 BLOCK = 1 << 20  # samples of all channels together that are read at once
@@ -34,7 +35,7 @@ def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
         Waveform `(n_samples,)`, float32, full scale at +-1, the channels averaged.
 
     Raises:
-        UnreadableAudio: no such file, no audio format, no samples, or NaN or infinite samples.
+        UnreadableAudio: no such file, no audio format, no samples, NaN or infinite samples, or too many for memory.
     """
     for waveform in segments(path, sample_rate, math.inf):
         return waveform
@@ -58,6 +59,10 @@ def segments(path: Path, sample_rate: int, longest: float) -> Iterator[NDArray[n
     """
     with _opened(path) as file:
         n_parts = max(1, math.ceil(file.frames / (longest * file.samplerate)))
+        largest = file.frames / n_parts * max(1, sample_rate / file.samplerate)
+        if largest > AT_ONCE:
+            hours = file.frames / file.samplerate / 3600
+            raise UnreadableAudio(f"lasts {hours:.1f} hours at {file.samplerate} Hz, too long to be held at once")
         ends = [file.frames * part // n_parts for part in range(n_parts + 1)]
         for start, end in pairwise(ends):
             waveform = _read(file, end - start, sample_rate)

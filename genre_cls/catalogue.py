@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,16 @@ from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
+from genre_cls.whole import written
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 GTZAN_HELP = (
-    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. Get it from the dataset's page "
-    '(search "GTZAN genre collection", 1.2 GB, on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
+    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
+    'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
     "and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
     "dataset=demo needs no download at all."
 )
@@ -202,7 +204,10 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return {row["path"]: row for row in csv.DictReader(file)}
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise KeyError("path")
+            return {row["path"]: row for row in rows}
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
 
@@ -244,6 +249,14 @@ def _gtzan_facts() -> dict[str, dict[str, str]]:
 
 
 def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    tracks = list(tracks)
+    for track in tracks:
+        try:
+            f"{track.id} {track.path.absolute()}".encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                in_one_line(f"{track.path}: is named in no UTF-8; rename the file or its folder")
+            ) from error
     return tuple(sorted(tracks, key=lambda track: track.id))
 
 
@@ -266,6 +279,7 @@ def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> 
 def _synthesise_one(job: tuple[synthesiser.DemoTrack, Path, _Recipe]) -> None:
     track, path, recipe = job
     waveform = synthesiser.synthesise(track, **asdict(recipe))
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
-    partial.replace(path)
+    encoded = BytesIO()  # libsndfile does not tell that a disk is full
+    soundfile.write(encoded, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
+    with written(path) as file:
+        file.write(encoded.getbuffer())

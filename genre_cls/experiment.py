@@ -5,8 +5,8 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -21,7 +21,7 @@ from torch import nn
 from genre_cls import plots
 from genre_cls.catalogue import Track
 from genre_cls.data import FoldData, Windowing, genre_means
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec, mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity
@@ -31,8 +31,12 @@ from genre_cls.models import n_parameters
 from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions
+from genre_cls.spool import Spool
 from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import (
+    DAMAGED,
+    FAILURES,
+    KEY,
     NOTE,
     PARENT,
     Earlier,
@@ -43,6 +47,7 @@ from genre_cls.tracking import (
     csv_file,
     fold_files,
     genre_means_file,
+    load_fold,
     tracks_file,
 )  # fmt: skip
 
@@ -62,14 +67,17 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     Raises:
         UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
-    for uri in {cfg.tracking.uri for cfg in configurations} - {""}:
-        Tracker(uri, Path())  # a server that does not answer is told before the work, not after
+    for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
+        if uri or Path(folder, "mlflow.db").exists():
+            Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
         _check_device(cfg.trainer.device)
         _check_buildable(cfg)
     load_all(configurations)
     for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
-        Tracker(uri, Path(folder)).close_dead()
+        tracker = Tracker(uri, Path(folder))
+        with tracker.failures_told():
+            tracker.close_dead()
 
 
 def judge(cfg: DictConfig, identity: Identity) -> float:
@@ -89,13 +97,10 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
     if task is None:
         return math.nan
     tracker = _tracker(cfg)
-    experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
     key = identity.key(task.inputs)
-    with tracker.claim(key, identity.title) as claim:
+    with tracker.failures_told(), tracker.claim(key, identity.title) as claim:
+        experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
         earlier = Earlier(experiment) if cfg.force else tracker.earlier(experiment, key)
-        if earlier.folds:
-            taken = len(earlier.folds), len(task.folds)
-            log.info("%s: %d of %d folds taken over (force=true trains them anew)", identity.title, *taken)
         summary = _complete(cfg, task, identity, tracker, claim, earlier)
     log.info("%s: %s", identity.title, _in_words(summary))
     return summary.estimate("accuracy").mean
@@ -104,27 +109,81 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
 def _complete(
     cfg: DictConfig, task: Task, identity: Identity, tracker: Tracker, claim: Texts, earlier: Earlier
 ) -> ConfigResult:
-    """Train the folds that an earlier command has not finished, and log them and the whole."""
+    """Train the folds that no earlier command has finished, and log them and the whole."""
     size = len(cfg.recipe.members) * n_parameters(_model(cfg, len(task.catalogue.genres)))
+    spool = Spool(Path(cfg.tracking.folder), claim[KEY])
+    if cfg.force:
+        spool.clear()
     done = {result.index: result for result in earlier.folds}
+    done |= _kept(spool, done)
     left = [fold for fold in task.folds if fold.index not in done]
-    if earlier.run_id and earlier.finished and not left:
+    if done:
+        taken = len(done), len(task.folds)
+        log.info("%s: %d of %d folds taken over (force=true trains them anew)", identity.title, *taken)
+    if earlier.run_id and earlier.finished and len(earlier.folds) == len(task.folds):
         tracker.confirm(earlier.run_id)
         return ConfigResult(identity.named, earlier.folds, size)
     params = {**identity.params, "n_parameters": str(size)}
     tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note, **claim}
     whole = tags | {"kind": "config"}
     with tracker.run(earlier.experiment_id, identity.title, whole, params, again=earlier.run_id) as parent:
+        own = tags | {"kind": "fold", PARENT: parent.run_id}
+        outbox = _Outbox(spool, tracker, earlier.experiment_id, own)
+        outbox.empty()
         for result, weights in train_folds(cfg, task, left, identity.title):
-            own = tags | {"kind": "fold", PARENT: parent.run_id}
-            name = f"fold {result.index + 1}"
-            with tracker.run(earlier.experiment_id, name, own, params, lasted=result.seconds) as child:
-                metrics = result.scores | {"seconds": result.seconds}
-                child.log(metrics, result.curves, _fold_files(task, identity, weights, result))
+            spool.put(result.index, _fold_files(task, identity, weights, result))
             done[result.index] = result
+            outbox.empty_if_possible()
+        outbox.empty()
         summary = ConfigResult(identity.named, tuple(done[index] for index in sorted(done)), size)
         parent.log(summary.summary, {}, _summary_files(task, identity, summary))
+    tracker.confirm(parent.run_id)
     return summary
+
+
+def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
+    """The folds that an earlier command has finished but not logged; what is damaged or logged is deleted."""
+    found = {}
+    for folder in spool.folders():
+        try:
+            spool.files(folder)
+            if (fold := load_fold(folder)).index not in logged:
+                found[fold.index] = fold
+                continue
+        except (OSError, *DAMAGED) as error:
+            log.warning("%s: is damaged and trained anew: %s", folder, in_one_line(error))
+        spool.drop(folder)
+    return found
+
+
+@dataclass
+class _Outbox:
+    """Moves finished folds from the spool to the store; while the store is away, they stay where they are."""
+
+    spool: Spool
+    tracker: Tracker
+    experiment_id: str
+    tags: Texts
+    away: bool = False
+
+    def empty(self) -> None:
+        """Log all folds; raises whatever the store does if it is away."""
+        for folder in self.spool.folders():
+            fold = load_fold(folder)
+            name = f"fold {fold.index + 1}"
+            with self.tracker.run(self.experiment_id, name, self.tags, {}, lasted=fold.seconds) as child:
+                child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, self.spool.files(folder))
+            self.spool.drop(folder)
+
+    def empty_if_possible(self) -> None:
+        """Log all folds, unless the store is away: training then goes on, and at its end there is another try."""
+        if self.away:
+            return
+        try:
+            self.empty()
+        except FAILURES as error:
+            self.away = True
+            log.warning("not logged yet, kept in %s: %s", self.spool.path, in_one_line(error))
 
 
 def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) -> Iterator[tuple[FoldResult, Weights]]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
+from genre_cls.whole import written
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.tracking import Comparison, Tracker
@@ -37,21 +38,22 @@ def report_only(cfg: DictConfig) -> None:
             raise UserError(f"{where}: no configuration has finished there; run python -m genre_cls.train -m first")
 
 
-def write_newest(cfg: DictConfig, *, since: float = 0) -> bool:
+def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
     """Report the configuration that finished last and all that it can be compared to; False if there is none.
 
     Args:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
-        since: the last one must have finished after this time, s since 1970.
+        sweep: word of the command that must have confirmed the last one; None for any.
     """
     if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").exists():
         return False  # a look at an empty folder leaves it empty
     from genre_cls.tracking import Tracker
 
     tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
-    found = tracker.newest(cfg.tracking.experiment, since=since)
-    if found:
-        _write(cfg, tracker, found)
+    with tracker.failures_told():
+        found = tracker.newest(cfg.tracking.experiment, sweep=sweep)
+        if found:
+            _write(cfg, tracker, found)
     return found is not None
 
 
@@ -88,9 +90,8 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+        with written(folder / name) as file:
+            file.write(content)
     return folder
 
 

@@ -215,7 +215,7 @@ def one_line_errors() -> Iterator[None]:
         print("error: an option is chosen by its name, as in model=deep (--help lists them)", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -27,7 +27,9 @@ from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
 from genre_cls.features import FeatureSpec
 from genre_cls.progress import progress_bar
+from genre_cls.whole import written
 
+CHANGED = "changed while it was read; the next start reads it anew"
 SAVE_EVERY = 64  # tracks between two saves of the ledger: what a kill during extraction costs at most
 
 Matrix = NDArray[np.float16]
@@ -132,7 +134,11 @@ class FeatureStore:
 
     def _digest_of(self, track: Track) -> str | OSError:
         try:
-            return self._ledger.record(track.path, _file_digest(track.path))
+            before = _stamp(track.path)
+            digest = _file_digest(track.path)
+            if _stamp(track.path) != before:
+                return OSError(CHANGED)
+            return self._ledger.record(track.path, digest)
         except OSError as error:
             return error
 
@@ -147,6 +153,8 @@ class FeatureStore:
         """Fill the cache; returns the digests of the files that could not be read, each with the reason."""
         faults = {}
         for done, (job, reason) in enumerate(zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True)):
+            if not reason and self._ledger.digest(job.path) != job.digest:
+                reason = CHANGED  # so that its features, which are in no ledger, are those of we do not know what
             if reason:
                 faults[job.digest] = reason
             else:
@@ -199,9 +207,8 @@ class Ledger:
             return
         with FileLock(self._path.with_suffix(".lock")):
             self.load()
-            partial = self._path.with_suffix(".partial")
-            partial.write_text(json.dumps(self._lines))
-            partial.replace(self._path)
+            with written(self._path) as file:
+                file.write(json.dumps(self._lines).encode())
         self._new.clear()
 
 
@@ -239,10 +246,8 @@ def _fill(job: _Job) -> str | None:
 
 def _write(entry: Path, matrix: Matrix) -> None:
     entry.parent.mkdir(exist_ok=True)
-    partial = entry.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with written(entry) as file:
         np.save(file, matrix)
-    partial.replace(entry)
 
 
 def _map(entry: Path) -> Matrix:

@@ -10,6 +10,7 @@ import shlex
 import sqlite3
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from mlflow.tracking import MlflowClient
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.estimates import Ints
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, WindowPredictions
+from genre_cls.whole import disk_failure
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,17 @@ NOTE = "mlflow.note.content"  # the tag that they show as a run's description
 KEY = "resume_key"  # the tag that says whose folds may stand for each other's
 LOCK = "lock"  # the tag that names the lock that a living run's process holds
 CONFIRMED = "confirmed"  # the tag for when a later command found all of a configuration done, ms since 1970
+SWEEPS = "sweeps"  # the tag with the words of the last commands that count a configuration in
+SWEEP = "GENRE_CLS_SWEEP"  # the environment variable with the word of the present command
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+N_SWEEPS = 20  # whose words are kept
+RETRIES = "5"  # of a call to a server, with pauses that double: a minute; MLflow's own are four
 FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
 BATCH = 1000  # metrics that MLflow takes in one call
+
+FAILURES = (MlflowException, OSError)  # what comes out of MLflow if a server, a disk or a database fails
+DAMAGED = (ValueError, LookupError, TypeError, BadZipFile)  # what `load_fold` says of files that are cut short or worse
+STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 Texts = Mapping[str, str]
 Files = Mapping[str, bytes]  # name of an artifact to its content
@@ -97,11 +107,14 @@ class Tracker:
 
     def __init__(self, uri: str, folder: Path) -> None:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         self._artifacts = None if uri else folder.resolve() / "artifacts"
-        self._locks = folder.resolve() / "locks"
+        self._folder = folder.resolve()
+        self._locks = self._folder / "locks"
         self.uri = store_uri(uri, folder)
         if not uri:
-            _make_database(folder.resolve())
+            _make_database(self._folder)
+            _check_database(self._folder / "mlflow.db")
         self._client = _connect(self.uri)
 
     def experiment(self, name: str) -> str:
@@ -147,12 +160,16 @@ class Tracker:
             log.info("%s: another process is at it, waiting", name)
             lock.acquire()
         try:
-            for run in self._open_runs():
-                if run.data.tags.get(LOCK) == tags[LOCK]:
-                    self._client.set_terminated(run.info.run_id, "KILLED")
+            self._close_open(tags[LOCK])
             yield tags
+            self._close_open(tags[LOCK])  # what could not be closed while the store was away
         finally:
             lock.release()
+
+    def _close_open(self, lock: str) -> None:
+        for run in self._open_runs():
+            if run.data.tags.get(LOCK) == lock:
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def close_dead(self) -> None:
         """Close as KILLED what dead processes with the same `locks/` have left open."""
@@ -160,6 +177,27 @@ class Tracker:
             if place == self._place():
                 with suppress(Timeout), self.claim(key, "", wait=False):
                     pass
+
+    @contextmanager
+    def failures_told(self) -> Iterator[None]:
+        """Tell in one line what the store, not the program, has failed in.
+
+        Raises:
+            UserError: a server that is away, a disk that is full or read-only, a damaged database.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise UserError(disk_failure(self._folder, error) + self._what_is_kept()) from error
+        except MlflowException as error:
+            if error.error_code not in STORE_FAILED:
+                raise
+            raise UserError(_failure(self.uri, error) + self._what_is_kept()) from error
+
+    def _what_is_kept(self) -> str:
+        kept = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
+        where = self._folder / "spool"
+        return f"; {kept} finished folds are kept in {where}, the same command logs them" if kept else ""
 
     def _open_runs(self) -> list[Run]:
         ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
@@ -193,18 +231,22 @@ class Tracker:
     def _whole(self, child: Run) -> FoldResult | None:
         """A fold from its run, which is closed as FAILED if somebody has damaged it."""
         try:
-            fold = load_fold(self._folder(child))
+            fold = load_fold(self._files(child))
             if changed := _changed(child, fold.scores):
                 raise ValueError(f"{', '.join(changed)} differ from what was logged")
             return fold
-        except (OSError, MlflowException, ValueError, LookupError, BadZipFile) as error:
+        except (*FAILURES, *DAMAGED) as error:
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
 
     def confirm(self, run_id: str) -> None:
-        """Note that a configuration was asked for again and is as it should be, so that a report counts it in."""
-        self._client.set_tag(run_id, CONFIRMED, str(int(time.time() * 1000)))
+        """Note that a configuration is as this command wants it, so that its report counts it in."""
+        words = self._client.get_run(run_id).data.tags.get(SWEEPS, "").split()
+        if (word := os.environ.get(SWEEP)) and word not in words:
+            words.append(word)
+        tags = {CONFIRMED: str(int(time.time() * 1000)), SWEEPS: " ".join(words[-N_SWEEPS:])}
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     @contextmanager
     def run(
@@ -222,16 +264,14 @@ class Tracker:
         """
         began = int((time.time() - lasted) * 1000)
         run_id = again or self._client.create_run(experiment_id, began, dict(tags), name).info.run_id
-        status = "FAILED"
         try:
             self._describe(run_id, tags, params)
             yield OpenRun(self._client, run_id)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
+        except BaseException as error:
+            with suppress(*FAILURES):  # the store may be what has failed
+                self._client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        finally:
-            self._client.set_terminated(run_id, status)
+        self._client.set_terminated(run_id, "FINISHED")
 
     def _describe(self, run_id: str, tags: Texts, params: Texts) -> None:
         run = self._client.get_run(run_id)
@@ -240,15 +280,17 @@ class Tracker:
         self._client.log_batch(run_id, params=new, tags=changed)
         self._client.update_run(run_id, "RUNNING")
 
-    def newest(self, experiment: str | None = None, *, since: float = 0) -> Comparison | None:
+    def newest(self, experiment: str | None = None, *, sweep: str | None = None) -> Comparison | None:
         """The configuration that finished last and all that can be compared with it; None if none has finished.
 
         Args:
             experiment: name of the experiment to look in; None for all.
-            since: the last one must have finished after this time, s since 1970.
+            sweep: word of the command that must have confirmed the last one, whatever the clock says; None for any.
         """
         parents = self._finished(experiment)
-        if not parents or _moment(parents[0]) < since * 1000:
+        if sweep:  # its own come first, though the clock may have been put back
+            parents.sort(key=lambda run: _is_of(run, sweep), reverse=True)
+        if not parents or (sweep and not _is_of(parents[0], sweep)):
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
@@ -304,16 +346,16 @@ class Tracker:
     def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
         """A configuration with its folds, and its own files; None if somebody has deleted any of them."""
         try:
-            folds = _by_index([load_fold(self._folder(child)) for child in self._children(parent)])
-            folder = self._folder(parent)
-        except (OSError, MlflowException) as error:
-            log.warning("left out %s: %s", parent.info.run_name, error)
+            folds = _by_index([load_fold(self._files(child)) for child in self._children(parent)])
+            if not folds:
+                return None
+            named, n_parameters = json.loads(parent.data.tags["named"]), int(parent.data.params["n_parameters"])
+            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent)
+            figures = result.summary
+        except (*FAILURES, *DAMAGED) as error:
+            log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
             return None
-        data = parent.data
-        if not folds:
-            return None
-        result = ConfigResult(json.loads(data.tags["named"]), folds, int(data.params["n_parameters"]))
-        if changed := _changed(parent, result.summary):
+        if changed := _changed(parent, figures):
             log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
         return result, folder
 
@@ -321,7 +363,7 @@ class Tracker:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
         return self._search([parent.info.experiment_id], query)
 
-    def _folder(self, run: Run) -> Path:
+    def _files(self, run: Run) -> Path:
         return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
 
     def _file(self, run: Run, name: str) -> Path:
@@ -475,8 +517,9 @@ def _comparable(parents: Sequence[Run]) -> list[Run]:
 
 def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
     """Names of the figures that are not what was logged."""
-    logged = run.data.metrics
-    return [name for name, value in figures.items() if not np.isclose(logged.get(_legal(name), value), value)]
+    logged, names = run.data.metrics, Counter(map(_legal, figures))
+    known = {name: logged.get(_legal(name), value) for name, value in figures.items() if names[_legal(name)] == 1}
+    return [name for name, value in known.items() if not np.isclose(value, figures[name])]
 
 
 def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
@@ -487,6 +530,10 @@ def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
 def _moment(run: Run) -> int:
     """When a configuration was last found finished, ms since 1970."""
     return max(run.info.end_time, int(run.data.tags.get(CONFIRMED, 0)))
+
+
+def _is_of(run: Run, sweep: str) -> bool:
+    return sweep in run.data.tags.get(SWEEPS, "").split()
 
 
 def _same(one: Run, other: Run, tag: str) -> bool:
@@ -503,18 +550,60 @@ def _connect(uri: str) -> MlflowClient:
     try:
         if uri.startswith("http"):
             with suppress(HTTPError):  # it answers, if only to those it knows
-                urlopen(uri, timeout=10).close()  # MLflow itself would give up after four minutes
+                urlopen(uri, timeout=10).close()  # MLflow itself would give up after a minute
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, ModuleNotFoundError, OSError) as error:
+    except MlflowException as error:
+        raise UserError(_failure(uri, error)) from error
+    except (ModuleNotFoundError, OSError) as error:
         raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
+
+
+def _failure(uri: str, error: MlflowException) -> str:
+    """One line on what a store has failed in: where, why, and the way out."""
+    reason = in_one_line(str(error).strip().partition("\n")[0])
+    if not uri.startswith("sqlite:"):
+        return f"tracking.uri={uri}: {reason}; the same command goes on when it answers"
+    path = uri.removeprefix("sqlite:///")
+    for words, way_out in WAYS_OUT.items():
+        if re.search(words, reason):
+            return f"{path}: {reason}; {way_out}"
+    return f"{path}: {reason}"
+
+
+# What SQLite says, to what can be done about it.
+WAYS_OUT = {
+    "full": "make room; the same command then goes on",
+    "readonly|unable to open": "make the folder writable; the same command then goes on",
+    "locked": "another program keeps it to itself; the same command goes on when that has ended",
+    "": (
+        "put a copy of it back, or move it away and start with a new one, for which all is trained anew; "
+        "what was logged as files stays in artifacts/ beside it"
+    ),
+}
+
+
+def _check_database(path: Path) -> None:
+    """Tell a damaged database before the work; MLflow would try for minutes to open it."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            connection.execute("SELECT version_num FROM alembic_version")  # MLflow's
+    except sqlite3.OperationalError as error:  # locked, read-only
+        raise UserError(_failure(f"sqlite:///{path}", MlflowException(str(error)))) from error
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise UserError(_failure(f"sqlite:///{path}", MlflowException(f"is damaged ({found})")))
 
 
 def _make_database(folder: Path) -> None:
     """Make the folder's database if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mlflow.db"
+    if path.exists():
+        return
     for chatty in ("alembic", "mlflow.store.db"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Several processes that make the tables at once break each other's migrations, and a kill leaves half of them.

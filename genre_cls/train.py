@@ -4,10 +4,13 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 """
 
 import logging
-import time
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -17,6 +20,7 @@ from hydra.core.utils import JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
 
 log = logging.getLogger(__name__)
@@ -24,11 +28,13 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     with one_line_errors():
         try:
             judge_one()
         except Exception:
-            Sweep.report()  # what did finish is worth one all the same
+            with suppress(UserError):  # of a store that is away, say, which is told already
+                Sweep.report()  # what did finish is worth one all the same
             raise
         Sweep.report()
 
@@ -51,7 +57,7 @@ class Sweep(Callback):
     A search (`inside`) ends with its winner being judged by the fold that took no part in it.
     """
 
-    _under_way: tuple[DictConfig, float] | None = None  # the sweep's settings, and when it began
+    _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and the word that tells it from others
     _best: tuple[float, DictConfig] | None = None  # accuracy and settings of the best configuration of a search
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -61,7 +67,10 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep."""
         _prepare(config, expand)
-        Sweep._under_way = config, time.time()
+        from genre_cls.tracking import SWEEP
+
+        os.environ[SWEEP] = uuid4().hex  # which jobs inherit that are other processes
+        Sweep._under_way = config, os.environ[SWEEP]
 
     def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the best configuration of a search."""
@@ -85,8 +94,8 @@ class Sweep(Callback):
             return
         from genre_cls.report import write_newest
 
-        (config, began), cls._under_way = cls._under_way, None
-        write_newest(config, since=began)
+        (config, word), cls._under_way = cls._under_way, None
+        write_newest(config, sweep=word)
         if cls._best:
             (_, winner), cls._best = cls._best, None
             _judge_winner(winner)

@@ -188,6 +188,29 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A disk of its own, by `small_disk(kilobytes)`; called again it gets another size, or becomes read-only."""
+    folder = tmp_path / "small disk"
+
+    def mounted(kilobytes: int, mode: str = "rw") -> Path:
+        there = folder.is_mount()
+        options = f"size={kilobytes}k,{mode}" + (",remount" if there else "")
+        folder.mkdir(exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        assert not (done.returncode and there), done.stderr
+        if done.returncode:
+            pytest.skip("cannot mount a small disk here")
+        return folder
+
+    if not shutil.which("mount"):
+        pytest.skip("cannot mount a small disk here")
+    yield mounted
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def sweep_under_way(
     request: pytest.FixtureRequest,

@@ -290,3 +290,63 @@ def test_a_pipe_and_an_absurd_sample_rate_are_refused(tmp_path: Path) -> None:
     assert reason(tmp_path / "pipe.wav") == "is no regular file"
     soundfile.write(tmp_path / "a.wav", tone(440, 22050), 2_000_000)
     assert reason(tmp_path / "a.wav") == "has a sample rate of 2000000 Hz"
+
+
+RATES = (1, 2, 7, 100, 999, 8000, 22050, 96000, 192000, 768000)
+
+
+def test_any_rate_and_any_number_of_channels_will_do(tmp_path: Path) -> None:
+    for rate in RATES:
+        for n_channels in (1, 2, 5, 32):
+            n_samples = min(4000, 40 * rate)
+            channels = np.random.default_rng(rate).normal(0, 0.1, (n_samples, n_channels))
+            soundfile.write(tmp_path / "a.wav", channels, rate, subtype="FLOAT")
+            decoded = decode(tmp_path / "a.wav", 22050)
+            assert len(decoded) == pytest.approx(n_samples * 22050 / rate, abs=1) and np.isfinite(decoded).all()
+
+
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(22050), 22050, subtype="PCM_U8")
+    header = bytearray(path.read_bytes())
+    header[24:28] = (1).to_bytes(4, "little")  # 22050 samples at 1 Hz are six hours
+    path.write_bytes(header)
+    tracemalloc.start()
+    assert reason(path) == "lasts 6.1 hours at 1 Hz, too long to be held at once"
+    assert len(next(segments(path, 22050, 60))) == pytest.approx(60 * 22050, rel=0.02)  # in parts it is none too long
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+
+
+def _fuzzed(folder: Path, data: st.DataObject) -> None:
+    extension = data.draw(st.sampled_from(EXTENSIONS))
+    path = folder / f"fuzzed{extension}"
+    soundfile.write(path, tone(440, 8000, 0.25), 48000, **WRITTEN[extension])
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):  # headers are at the beginning
+        content[data.draw(st.integers(0, min(127, len(content) - 1)))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))] + data.draw(st.binary(max_size=40)))
+    tracemalloc.start()
+    try:
+        assert np.isfinite(decode(path, 22050)).all()
+    except UnreadableAudio as error:
+        assert len(str(error).splitlines()) == 1
+    assert tracemalloc.get_traced_memory()[1] < 3e9
+    tracemalloc.stop()
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_header_that_lies_is_refused_or_believed_within_bounds(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    _fuzzed(tmp_path_factory.getbasetemp(), data)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(data=st.data())
+def test_many_headers_that_lie_are_refused_or_believed_within_bounds(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    _fuzzed(tmp_path_factory.getbasetemp(), data)

@@ -1,6 +1,7 @@
 """Catalogues: GTZAN however it was unpacked, anybody's folders, and the demo set made once."""
 
 import multiprocessing
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -428,8 +429,38 @@ def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
     assert [(track.id, track.artist) for track in tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
 
 
-@pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"path\n\xff\xfe\xfa\n"])
+@pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])
 def test_a_metadata_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with the columns path, artist and exclude"):
         catalogue._metadata(tmp_path / "metadata.csv")
+
+
+LINES = st.lists(st.lists(st.sampled_from(["path", "artist", "exclude", "a/1.wav", "1", '"', "\r", "\0", "é", ""])))
+ROWS = LINES.map(lambda lines: "\n".join(",".join(line) for line in lines).encode())
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")) | ROWS)
+def test_whatever_stands_in_a_metadata_file_it_is_read_or_told(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    base = tmp_path_factory.getbasetemp() / "with metadata"
+    for genre in "ab":
+        touch(base / genre / "1.wav")
+    (base / "metadata.csv").write_bytes(content)
+    try:
+        assert {track.genre for track in folder(str(base)).tracks} == {"a", "b"}
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and str(base) in str(error)
+
+
+def test_a_name_that_is_not_utf8_is_told_before_any_work(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "1.wav")
+    bad = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        touch(bad / "1.wav")
+    except OSError:
+        pytest.skip("not on this file system")
+    text = told(lambda: folder(str(tmp_path)))
+    assert "caf" in text and "UTF-8" in text and text.encode()

@@ -3,20 +3,24 @@
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from conftest import Outcome
 from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 
 from genre_cls import experiment, train
@@ -214,6 +218,48 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.usefixtures("store_here")
+@pytest.mark.parametrize("n_failures", [pytest.param(1, marks=pytest.mark.slow), 10_000])
+def test_folds_that_cannot_be_logged_are_kept_and_logged_later(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int],
+    monkeypatch: pytest.MonkeyPatch, n_failures: int,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        fail(patch, after=4, times=n_failures)  # the configuration's run is open, and the first fold's
+        done = command(train.main, "-m", *on_music, *ONE)
+    spool = done.folder / "mlruns" / "spool"
+    assert sorted(trained) == [0, 1, 2] and "Traceback" not in done.err
+    assert f"not logged yet, kept in {spool}" in done.err
+    if n_failures == 1:  # it was back before the end
+        assert done.code == 0
+    else:
+        assert done.code == 2 and "report:" not in done.err
+        (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+        assert "is away" in line and f"3 finished folds are kept in {spool}, the same command logs them" in line
+        assert {path.name for path in spool.glob("*/2/*")} > {"model.safetensors", "predictions.csv", "fold.json"}
+        (spool / next(spool.iterdir()) / "1" / "predictions.csv").write_text("damaged")
+        done = command(train.main, "-m", *on_music, *ONE)
+        assert sorted(trained) == [0, 1, 1, 2] and "2 of 3 folds taken over" in done.err and done.code == 0
+    assert open_runs(done) == [] and table(done) == undisturbed and not list(spool.iterdir())
+
+
+def fail(patch: pytest.MonkeyPatch, after: int, times: int) -> None:
+    """Let the store be away for some calls after some others."""
+    calls = [0]
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls[0] += 1
+            if after < calls[0] <= after + times:
+                raise MlflowException("the store is away")
+            return real(*arguments, **named)
+
+        return call
+
+    for name in CALLS:
+        patch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
+
+
 def test_two_at_once_train_each_fold_once_and_both_report(
     here: Path, on_music: tuple[str, ...], undisturbed: Table
 ) -> None:
@@ -223,6 +269,130 @@ def test_two_at_once_train_each_fold_once_and_both_report(
     (parent,) = done.parents
     assert open_runs(done) == [] and table(done) == undisturbed and len(done.children(parent)) == 3
     assert all((here / name / "report.html").stat().st_size for name in ("a", "b"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("comes_back", [True, False], ids=["away for a while", "gone for good"])
+def test_a_server_that_goes_away_costs_nothing(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int],
+    monkeypatch: pytest.MonkeyPatch, here: Path, comes_back: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5" if comes_back else "1")
+    servers = [Server(here)]
+    on_server = (*on_music, *ONE, f"tracking.uri={servers[0].uri}")
+    real = experiment._Outbox.empty
+
+    def disturbed(outbox: Any) -> None:
+        if outbox.spool.folders() and not stopped:  # the first fold is about to be logged
+            stopped.append(servers[0].stop())
+            if comes_back:
+                Timer(5, lambda: servers.append(Server(here, servers[0].port))).start()
+        real(outbox)
+
+    stopped: list[None] = []
+    monkeypatch.setattr(experiment._Outbox, "empty", disturbed)
+    try:
+        done = command(train.main, "-m", *on_server)
+        if not comes_back:
+            (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+            assert done.code == 2 and servers[0].uri in line and "3 finished folds are kept in" in line
+            assert "Traceback" not in done.err and len(list(here.glob("mlruns/spool/*/*/model.safetensors"))) == 3
+            servers.append(Server(here, servers[0].port))
+            done = command(train.main, "-m", *on_server)
+            assert "3 of 3 folds taken over" in done.err
+        assert done.code == 0 and sorted(trained) == [0, 1, 2]
+    finally:
+        servers[-1].stop()
+    assert table(OnServer(here, 0, "", "")) == undisturbed and not list(here.glob("mlruns/spool/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [20, 200, 600, 1500, 4000], ids=lambda room: f"{room} KB of room")
+def test_a_disk_that_fills_up_under_the_store_costs_nothing_but_time(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, fresh_store: Path,
+    small_disk: Callable[..., Path], here: Path, room: int,
+) -> None:  # fmt: skip
+    disk = small_disk(100_000)
+    folder = shutil.copytree(fresh_store, disk / "mlruns")
+    (here / "mlruns").symlink_to(folder)
+    small_disk(room + sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) // 1024)
+    done = command(train.main, "-m", *on_music, *ONE)
+    assert done.code in (0, 2) and "Traceback" not in done.err
+    if done.code:
+        (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+        assert str(disk) in line and ("full" in line or "no space" in line)
+    small_disk(100_000)
+    done = command(train.main, "-m", *on_music, *ONE)
+    assert done.code == 0 and open_runs(done) == [] and table(done) == undisturbed
+    assert not list(disk.rglob("*.partial")) and not list(disk.glob("mlruns/spool/*"))
+
+
+class Server:
+    """MLflow's own, on loopback, with all it has in a folder; nothing proxied, so that what it keeps can be read."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.port = port or free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        store = f"sqlite:///{folder}/server.db"
+        where = ("--backend-store-uri", store, "--default-artifact-root", (folder / "artifacts").as_uri())
+        address = ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1", "--no-serve-artifacts")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *where, *address],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait_for(self._answers, seconds=120)
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return bool(urlopen(f"{self.uri}/health", timeout=5).status == 200)
+        return False
+
+    def stop(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class OnServer(Outcome):
+    """What a server has stored."""
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder}/server.db")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_four_at_once_with_overlapping_grids_train_each_fold_once(
+    here: Path, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_of_folds = here / "folds"
+    real = experiment.train_fold
+
+    def noted(cfg: DictConfig, task: Any, fold: Any) -> Any:
+        with list_of_folds.open("a") as file:
+            file.write(f"{cfg.features.kind} {cfg.batch_size} {fold.index}\n")
+        return real(cfg, task, fold)
+
+    monkeypatch.setattr(experiment, "train_fold", noted)
+    small = [word for word in ONE if not word.startswith(("features", "batch_size"))]
+    grids = [("mfcc,mel", "4,8"), ("mel,mfcc", "4"), ("mel", "8,4"), ("mfcc,mel", "8,4")]
+    processes = [
+        fork(lambda: None, "-m", *on_music, *small, f"features={kinds}", f"batch_size={sizes}", f"report_dir={place}")
+        for place, (kinds, sizes) in enumerate(grids)
+    ]
+    assert [ended(process) for process in processes] == [0, 0, 0, 0]
+    trained = list_of_folds.read_text().splitlines()
+    assert len(trained) == len(set(trained)) == 12
+    done = Outcome(here, 0, "", "")
+    assert open_runs(done) == [] and len(table(done)) == 4 + 12 and len(done.parents) == 4
+    assert all((here / str(place) / "report.html").stat().st_size for place in range(4))
+    assert not list(here.rglob("*.partial")) and not list(here.glob("mlruns/spool/*"))
 
 
 @pytest.mark.slow

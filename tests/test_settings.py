@@ -10,9 +10,11 @@ import pytest
 import torch
 from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls import report, train
+from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, explain, leaves
 
@@ -199,3 +201,66 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 def test_a_search_without_optuna_says_what_to_install() -> None:
     error = MissingConfigException("no such file", "hydra/sweeper/optuna", ["basic"])
     assert explain(error) == "hydra/sweeper=optuna: Optuna is not installed; pip install 'genre_cls[hpo]'"
+
+
+STRANGE = [
+    "", "null", "nan", "inf", "-inf", "1e999", "-0.0", "0x10", "1_000", "true", "'", '"', "${oc.env:HOME}",
+    "${nothing}", "${..seed}", "???", "[", "[]", "[1,[2]]", "{}", "{a:1}", "a,b", "range(3)", "choice(a,b)",
+    "!!python/name:os.system", "a\nb", "\N{MUSICAL SCORE}", "9" * 400, "x" * 5000, "/dev/null/x",
+    "\x1b[31m", "=", "a=b",
+]  # fmt: skip
+VALUES = st.sampled_from(STRANGE) | st.integers().map(str) | st.floats().map(str) | st.text(max_size=9)
+
+
+def _fuzz(command: Command, key: str, value: str, sign: str) -> None:
+    """Whatever is given: the settings are good, or there is one line, and in no case work or an exception."""
+    done = command(train.main, f"{sign}{key}={value}")
+    assert done.code == 2 and done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ") and len(line) > 10
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after the settings' check says so and stops."""
+
+    def prepare(configurations: Any) -> None:
+        raise UserError("the settings are good")
+
+    monkeypatch.setattr(experiment, "prepare", prepare)
+
+
+FUZZED = {
+    "key": st.sampled_from([*RULES, *GROUPS]) | st.text(max_size=9).filter(lambda text: not text.startswith("-")),
+    "value": VALUES,
+    "sign": st.sampled_from(["", "", "+", "++", "~"]),
+}
+LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@pytest.mark.usefixtures("no_work")
+@settings(max_examples=25, deadline=None, suppress_health_check=LENIENT)
+@given(**FUZZED)
+def test_any_value_of_any_setting_is_good_or_told_in_one_line(
+    command: Command, key: str, value: str, sign: str
+) -> None:
+    _fuzz(command, key, value, sign)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_work")
+@settings(max_examples=1500, deadline=None, suppress_health_check=LENIENT)
+@given(**FUZZED)
+def test_many_values_of_all_settings_are_good_or_told_in_one_line(
+    command: Command, key: str, value: str, sign: str
+) -> None:
+    _fuzz(command, key, value, sign)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_m_may_stand_anywhere(command: Command, place: int) -> None:
+    arguments = ["model=basic", "features=mel"]
+    arguments.insert(place, "-m")
+    done = command(train.main, *arguments)
+    assert done.err == "error: the settings are good\n"

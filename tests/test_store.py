@@ -19,8 +19,9 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from genre_cls import audio, features
+from genre_cls import audio, features, store
 from genre_cls.catalogue import Track
+from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.store import Features, FeatureStore, Ledger, spec_key
 
@@ -262,12 +263,37 @@ def test_a_deleted_ledger_and_a_deleted_cache_are_survived(tracks: list[Track], 
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
 
 
+def test_a_disk_that_is_full_costs_what_does_not_fit_and_is_told(
+    tracks: list[Track], small_disk: Callable[..., Path], computed: list[str]
+) -> None:
+    cache = small_disk(4 * 5)  # five pages for the ledger, three folders' worth of entries, no more
+    with pytest.raises(UserError, match="no space left on device") as told:
+        FeatureStore(cache).load(tracks, [MEL])
+    assert "\n" not in str(told.value) and str(cache) in str(told.value)
+    small_disk(1000)
+    for _ in range(2):
+        assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert list(cache.rglob("*.partial")) == []
+
+
+def test_a_read_only_cache_gives_what_it_has_and_tells_what_it_cannot(
+    tracks: list[Track], small_disk: Callable[..., Path]
+) -> None:
+    cache = small_disk(1000)
+    FeatureStore(cache).load(tracks, [MEL])
+    small_disk(1000, "ro")
+    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    with pytest.raises(OSError, match="Read-only") as told:
+        FeatureStore(cache).load(tracks, [MFCC])
+    assert str(cache) in str(told.value.filename)
+
+
 def test_a_cut_off_extraction_is_completed(tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save_half(file: Any, matrix: Any) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"npy: no space left on device; .* goes on"):
         patch.setattr("genre_cls.store.np.save", save_half)
         FeatureStore(cache).load(tracks, [MEL])
     assert entries(cache) == []
@@ -316,6 +342,42 @@ def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], ca
     (gone,) = FeatureStore(cache).load(tracks, [MEL])
     assert [fault.track for fault in gone.faults] == [tracks[1]]
     assert_right([gone])
+
+
+def test_a_file_that_changes_or_vanishes_while_it_is_read_is_told_and_spoils_nothing(
+    tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, digest = audio.decode, store._file_digest
+    contents = [track.path.read_bytes() for track in tracks]
+
+    def meddled(path: Path, rate: int) -> NDArray[np.float32]:
+        if path == tracks[0].path:
+            write(path, 99)
+            touch_later(path)
+        if path == tracks[1].path:
+            path.unlink()
+        return decode(path, rate)
+
+    def meddled_earlier(path: Path) -> str:
+        read = digest(path)
+        if path == tracks[2].path:
+            touch_later(path)
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audio, "decode", meddled)
+        patch.setattr(store, "_file_digest", meddled_earlier)
+        (part,) = FeatureStore(cache).load(tracks, [MEL])
+    told = {fault.track.id: fault.reason for fault in part.faults}
+    assert part.tracks == tuple(tracks[3:]) and told.pop("t1") == "no such file or directory"
+    assert told.keys() == {"t0", "t2"} and all(reason.startswith("changed while") for reason in told.values())
+    assert_right([part])
+    for _ in range(2):  # as they are now, then as they were
+        (part,) = FeatureStore(cache).load([track for track in tracks if track.path.exists()], [MEL])
+        assert not part.faults
+        assert_right([part])
+        for track, content in zip(tracks, contents, strict=True):
+            overwrite(track.path, content)
 
 
 def test_nothing_but_faults_gives_nothing(unreadable: list[Track], cache: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from genre_cls.errors import UserError
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.tracking import (
     PARENT,
+    SWEEP,
     Tracker,
+    _changed,
     confusion_file,
     fold_files,
     genre_means_file,
@@ -102,6 +105,7 @@ def test_a_fresh_store_is_one_database_beside_its_artifacts(tracker: Tracker, fo
     assert not (folder.parent / "artifacts").exists()
     with sqlite3.connect(folder / "mlflow.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert "--host 127.0.0.1" in ui_command(tracker.uri)
     assert str(folder) in ui_command(tracker.uri) and f"'{tracker.uri}'" in ui_command(tracker.uri)
 
 
@@ -241,10 +245,25 @@ def test_an_experiment_can_be_looked_at_alone(tracker: Tracker) -> None:
     assert found(tracker, "mine") == {"a": 1.0} and found(tracker, "nobody's") == {}
 
 
-def test_what_finished_before_is_not_this_sweeps(tracker: Tracker) -> None:
-    store(tracker, "a", 1.0)
-    now = time.time() + 0.01
-    assert tracker.newest(since=now) is None and tracker.newest(since=now - 60) is not None
+def test_what_finished_before_is_not_this_sweeps(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = store(tracker, "a", 1.0)
+    assert tracker.newest(sweep="mine") is None
+    monkeypatch.setenv(SWEEP, "mine")
+    tracker.confirm(run_id)
+    assert tracker.newest(sweep="mine") is not None
+
+
+def test_a_clock_that_is_put_back_hides_nothing_of_a_sweep(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, hours in {"a": 2, "b": 1, "c": 0}.items():  # the later, the earlier
+        monkeypatch.setattr("genre_cls.tracking.time.time", lambda hours=hours: 1.8e9 + 3600 * hours)
+        monkeypatch.setattr(
+            "mlflow.tracking._tracking_service.client.get_current_time_millis", lambda: int(1000 * time.time())
+        )
+        monkeypatch.setenv(SWEEP, f"sweep of {name}".replace(" ", "_"))
+        tracker.confirm(store(tracker, name, 1.0, comparison=name))
+    for name in "abc":
+        comparison = tracker.newest(sweep=f"sweep_of_{name}")
+        assert comparison is not None and [r.params["model"] for r in comparison.results] == [name]
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
@@ -384,6 +403,70 @@ def test_a_continued_run_keeps_its_beginning_and_its_settings_and_takes_new_tags
     assert (after.data.tags["a"], after.data.tags["b"]) == ("2", "1")
 
 
+@pytest.mark.parametrize("damage", ["garbage", "cut short", "a page of zeros", "another database"])
+def test_a_damaged_database_is_named_at_once_with_the_way_out(folder: Path, damage: str) -> None:
+    path = folder / "mlflow.db"
+    content = path.read_bytes()
+    damages = {
+        "garbage": b"no database" * 1000,
+        "cut short": content[: len(content) // 2],
+        "a page of zeros": content[:8192] + bytes(4096 * 8) + content[4096 * 10 :],
+        "another database": b"",
+    }
+    path.write_bytes(damages[damage])
+    if damage == "another database":
+        path.unlink()
+        with sqlite3.connect(path) as connection:
+            connection.execute("create table experiments (name text)")
+    began = time.monotonic()
+    with pytest.raises(UserError, match="put a copy of it back, or move it away") as told:
+        Tracker("", folder).newest()
+    assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
+    assert time.monotonic() - began < 5
+
+
+def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
+    tracker: Tracker, folder: Path, small_disk: Callable[..., Path]
+) -> None:
+    store(tracker, "a", 1.0)
+    disk = shutil.copytree(folder, small_disk(20_000) / "mlruns")
+    small_disk(20_000, "ro")
+    read_only = Tracker("", disk)
+    assert found(read_only) == {"a": 1.0}
+    with pytest.raises(UserError, match=r"mlflow\.db: .*make the folder writable") as told, read_only.failures_told():
+        read_only.experiment("new")
+    assert "\n" not in str(told.value)
+
+
+def test_a_full_disk_is_told_by_the_store(tracker: Tracker, folder: Path, small_disk: Callable[..., Path]) -> None:
+    disk = small_disk(20_000)
+    full = Tracker("", shutil.copytree(folder, disk / "mlruns"))
+    fill(disk)
+    told_so = pytest.raises(UserError, match=r"(?i)(full|no space left on device).*the same command")
+    with told_so as told, full.failures_told():
+        for name in map(str, range(10)):
+            store(full, name, 1.0)
+    assert "\n" not in str(told.value)
+    (disk / "filling").unlink()
+    store(full, "later", 1.0)
+    assert found(full) and not list(disk.rglob("*.partial"))
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filling").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.parametrize("name", ["fold.json", "predictions.csv"])
+def test_a_report_leaves_out_what_is_damaged(tracker: Tracker, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    store(tracker, "a", 1.0)
+    parent = store(tracker, "b", 1.0)
+    path = artifacts(tracker, children(tracker, parent)[0]) / name
+    path.write_bytes(path.read_bytes()[:60])
+    assert found(tracker) == {"a": 1.0} and "left out b" in caplog.text
+
+
 def test_a_database_that_was_killed_in_the_making_is_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "mlruns"
     folder.mkdir()
@@ -394,14 +477,24 @@ def test_a_database_that_was_killed_in_the_making_is_made_anew(tmp_path: Path) -
     assert not (folder / "mlflow.partial").exists()
 
 
-def test_what_was_asked_for_again_counts_as_new(tracker: Tracker) -> None:
+def test_what_was_asked_for_again_counts_as_new_to_all_who_asked(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = store(tracker, "a", 1.0, comparison="old")
     store(tracker, "b", 0.5, comparison="new")
-    now = time.time()
-    time.sleep(0.005)
-    assert found(tracker) == {"b": 0.5} and tracker.newest(since=now) is None
-    tracker.confirm(old)
-    assert found(tracker) == {"a": 1.0} and tracker.newest(since=now) is not None
+    assert found(tracker) == {"b": 0.5} and tracker.newest(sweep="one") is None
+    for word in ("one", "other"):
+        monkeypatch.setenv(SWEEP, word)
+        tracker.confirm(old)
+    assert found(tracker) == {"a": 1.0} and tracker.newest(sweep="one") and tracker.newest(sweep="other")
+
+
+def test_genres_whose_names_are_alike_to_mlflow_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
+    fold = replace(a_fold(0, 0.8), genres=("a,b", "a;b"))
+    with tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
+        open_run.log(fold.scores, {}, {})
+    assert _changed(run(tracker, open_run.run_id), fold.scores) == []
+    assert _changed(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
 
 
 def test_a_fold_that_is_there_twice_counts_once(tracker: Tracker) -> None:

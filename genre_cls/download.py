@@ -1,0 +1,343 @@
+"""GTZAN from a mirror: `python -m genre_cls.download [FOLDER]` fetches, checks and unpacks it; cut off, it goes on.
+
+In the folder there is `genres.tar.gz.partial` while it is fetched, `genres.partial/` while it is unpacked, and
+`genres/` once it is whole. Neither the mirrors nor the archive are trusted.
+"""
+
+import argparse
+import logging
+import os
+import re
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from gzip import GzipFile
+from hashlib import sha256
+from http.client import HTTPException, HTTPResponse
+from itertools import cycle
+from pathlib import Path, PurePosixPath
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.settings import CONF, one_line_errors
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 18  # bytes read at once
+PROGRESS = 1 << 20  # bytes that an attempt must add, or it brought nothing
+SLOWEST = 1000  # bytes per second; what comes more slowly has stalled
+LONGEST_PAUSE = 60.0  # s
+AT_ONCE = 1 << 20  # bytes of an unpacked archive in memory at once; a tar's headers may claim any size
+
+HELP = "What is here stays: the same command goes on. --mirror ADDRESS takes the archive from elsewhere."
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an archive may be had and what is taken for it: the values of `conf/download.yaml`.
+
+    Args:
+        mirrors: addresses, tried in turn.
+        sha256: of the archive; None if unknown, then only gzip's own checksum is held to.
+        largest_archive: bytes.
+        largest_content: bytes, unpacked.
+        most_files: of the archive, folders included.
+        timeout: s that a mirror may be silent for.
+        attempts: in a row that bring nothing, after which all is given up.
+        pause: s before the second attempt, then doubled.
+    """
+
+    mirrors: tuple[str, ...]
+    sha256: str | None
+    largest_archive: int
+    largest_content: int
+    most_files: int
+    timeout: float
+    attempts: int
+    pause: float
+
+
+def main() -> None:
+    """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command goes on where an earlier one was cut off."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    own = os.environ.get("GTZAN_ROOT") or "gtzan"
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(own), help="default: $GTZAN_ROOT, else ./gtzan")
+    parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    with one_line_errors():
+        source = configured()
+        if arguments.mirror:
+            source = replace(source, mirrors=tuple(arguments.mirror))
+        folder = arguments.folder.expanduser()
+        get(source, folder)
+        _say_what_is_there(folder)
+
+
+def configured() -> Source:
+    """What `conf/download.yaml` says."""
+    from omegaconf import OmegaConf
+
+    values = {str(key): value for key, value in OmegaConf.load(CONF / "download.yaml").items()}
+    return Source(**values | {"mirrors": tuple(values["mirrors"])})
+
+
+def get(source: Source, folder: Path) -> None:
+    """Have the archive's content in a folder.
+
+    Args:
+        source: of the archive.
+        folder: is made if it is not there; nothing is fetched if `genres/` is in it.
+
+    Raises:
+        UserError: no mirror has it, no space, no permission, or an archive that is not what it should be.
+    """
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "download.lock"):
+        if (folder / "genres").exists():
+            return
+        archive = folder / "genres.tar.gz.partial"
+        with _failures_told(folder):
+            fetch(source, archive)
+            unpack(source, archive, folder)
+            archive.unlink()
+
+
+def _say_what_is_there(folder: Path) -> None:
+    from genre_cls.catalogue import gtzan
+
+    found = gtzan(str(folder))
+    print(f"{folder}: {len(found.tracks)} tracks; train on them with dataset=gtzan dataset.root={folder}")
+    for note in found.notes:
+        print(note)
+
+
+class _Failed(Exception):
+    """One attempt at one mirror; the message says why."""
+
+
+def fetch(source: Source, archive: Path) -> None:
+    """Have the whole archive, from whichever mirrors.
+
+    Args:
+        source: of it.
+        archive: where it goes; what is there already is its beginning.
+
+    Raises:
+        UserError: several attempts in a row brought nothing, or it would not fit.
+    """
+    most, idle = _size(archive), 0
+    for mirror in cycle(source.mirrors):
+        try:
+            if not _is_whole(source, archive):
+                _transfer(source, mirror, archive)
+                _verify(source, archive)
+            return
+        except _Failed as error:
+            idle = 0 if _size(archive) >= most + PROGRESS else idle + 1
+            most = max(most, _size(archive))
+            reason = in_one_line(f"{mirror}: {error}")
+            if idle >= source.attempts:
+                raise UserError(f"{reason}; gave up after {idle} attempts that brought nothing. {HELP}") from error
+            log.warning("%s; trying again", reason)
+            time.sleep(min(LONGEST_PAUSE, source.pause * 2**idle / 2))
+
+
+def _is_whole(source: Source, archive: Path) -> bool:
+    """Whether there is nothing left to fetch, say since there was no space to unpack it."""
+    return bool(source.sha256) and archive.exists() and _digest(archive) == source.sha256
+
+
+def _transfer(source: Source, mirror: str, archive: Path) -> None:
+    """Add to the archive what a mirror sends."""
+    start = _size(archive)
+    if not mirror.startswith(("http://", "https://")):
+        raise _Failed("must begin with http:// or https://")
+    with _network_failures():
+        request = Request(mirror, headers={"Range": f"bytes={start}-", "User-Agent": "genre_cls"} if start else {})
+        try:
+            answer = urlopen(request, timeout=source.timeout)
+        except HTTPError as error:
+            if error.code == 416 and start:  # nothing beyond what is here
+                return
+            raise
+    with answer:
+        if not isinstance(answer, HTTPResponse):
+            raise _Failed("leads away from HTTP")
+        start = _start(answer, start)
+        end = start + int(answer.length or 0)
+        _check_size(source, max(end, start), start, archive)
+        with archive.open("r+b" if start else "wb") as file:
+            file.truncate(file.seek(start))
+            for chunk in _chunks(source, answer):
+                file.write(chunk)
+                if file.tell() > source.largest_archive:
+                    archive.unlink()
+                    raise _Failed(f"sends more than {_mb(source.largest_archive)}")
+    if _size(archive) < end:
+        raise _Failed(f"cut off after {_mb(_size(archive))} of {_mb(end)}")
+
+
+def _start(answer: HTTPResponse, asked: int) -> int:
+    """Where in the archive the answer begins: a server need not know ranges."""
+    if answer.status != 206:
+        return 0
+    given = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    if not given or int(given[1]) != asked:
+        raise _Failed("sends another range than was asked for")
+    return asked
+
+
+def _check_size(source: Source, size: int, start: int, archive: Path) -> None:
+    if size > source.largest_archive:
+        raise _Failed(f"offers {_mb(size)}, at most {_mb(source.largest_archive)} are expected")
+    needed = size - start + source.largest_content
+    free = shutil.disk_usage(archive.parent).free
+    if free < needed:
+        raise UserError(
+            f"{archive.parent}: {_mb(free)} free, {_mb(needed)} needed for the rest of the archive and its content; "
+            "make room or name another folder"
+        )
+
+
+def _chunks(source: Source, answer: HTTPResponse) -> Iterator[bytes]:
+    """What comes, as it comes, as long as it comes at a pace."""
+    since, received = time.monotonic(), 0
+    while True:
+        with _network_failures():
+            chunk = answer.read1(CHUNK)
+        if not chunk:
+            return
+        yield chunk
+        received += len(chunk)
+        if (passed := time.monotonic() - since) > source.timeout:
+            if received < SLOWEST * passed:
+                raise _Failed(f"stalled: {received} bytes in {passed:.0f} s")
+            since, received = time.monotonic(), 0
+
+
+@contextmanager
+def _network_failures() -> Iterator[None]:
+    """Tell the network's failures from the disk's, both of which are OSErrors."""
+    try:
+        yield
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: no address at all
+        raise _Failed(str(error) or type(error).__name__) from error
+
+
+def _verify(source: Source, archive: Path) -> None:
+    """Hold the archive to its checksum; another file is deleted, as nothing can go on from it."""
+    found = _digest(archive)
+    if not source.sha256:
+        log.info("sha256 %s, which nothing in conf/download.yaml says must be another", found)
+    elif found != source.sha256:
+        archive.unlink()
+        raise _Failed(f"another file than expected: sha256 {found}, must be {source.sha256}")
+
+
+def _digest(archive: Path) -> str:
+    digest = sha256()
+    with archive.open("rb") as file:
+        while block := file.read(AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def unpack(source: Source, archive: Path, folder: Path) -> None:
+    """Unpack the archive's `genres/` into a folder, all of it or nothing.
+
+    Args:
+        source: its bounds.
+        archive: a tar in gzip; one that is refused is deleted.
+        folder: gets `genres/`.
+
+    Raises:
+        UserError: it is damaged, or holds anything but files and folders below `genres/` within the bounds.
+    """
+    partial = folder / "genres.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        _extract(source, archive, partial)
+        (partial / "genres").rename(folder / "genres")
+    except Exception as error:  # whatever parsers say of nonsense
+        if isinstance(error, UserError) or getattr(error, "errno", None):
+            raise  # the disk's failure, not the archive's
+        archive.unlink()
+        raise UserError(in_one_line(f"{archive}: refused and deleted: {error}")) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Refused(Exception):
+    """What an archive must not hold."""
+
+
+def _extract(source: Source, archive: Path, folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python unpacks archives without looking: take 3.11.4 or newer")
+    total = 0
+    with _Bounded(archive, source) as content, tarfile.open(fileobj=content, errorlevel=2) as tar:
+        for files, member in enumerate(tar, 1):
+            total += member.size
+            _check_member(member)
+            if files > source.most_files or total > source.largest_content:
+                raise _Refused(f"more than {source.most_files} files or {_mb(source.largest_content)}")
+            tar.extract(member, folder, set_attrs=False, filter="data")
+        while content.read(AT_ONCE):  # to the end, where gzip has its checksum
+            pass
+    if not (folder / "genres").is_dir():
+        raise _Refused("has no folder genres")
+
+
+def _check_member(member: tarfile.TarInfo) -> None:
+    path = PurePosixPath(member.name)
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        raise _Refused(f"{member.name!r} is a link or a device, where only files and folders are expected")
+    if path.parts[:1] != ("genres",) or ".." in path.parts:
+        raise _Refused(f"{member.name!r} does not lie below genres/")
+
+
+class _Bounded(GzipFile):
+    """An archive's content, of which no more comes than it may have, and little at once, whatever a header claims."""
+
+    def __init__(self, path: Path, source: Source) -> None:
+        super().__init__(path, "rb")
+        # A tar adds a header and padding to each file, some of them long.
+        self._limit = source.largest_content + 4096 * source.most_files
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes."""
+        if size is None or not 0 <= size <= AT_ONCE:
+            raise _Refused("a header that claims an absurd size")
+        if self.tell() > self._limit:
+            raise _Refused(f"more than {_mb(self._limit)}")
+        return super().read(size)
+
+
+@contextmanager
+def _failures_told(folder: Path) -> Iterator[None]:
+    """Name the folder where the disk's errors name no file: a full disk's do not."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(in_one_line(f"{error.filename or folder}: {reason}; the same command then goes on")) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+if __name__ == "__main__":
+    main()

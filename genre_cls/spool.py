@@ -1,0 +1,83 @@
+"""Finished folds on disk, until the tracking store has them: nothing is lost while it is away.
+
+A fold is a folder `<tracking.folder>/spool/<resume_key>/<index>` with the very files that become its run's artifacts.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+
+from genre_cls.errors import UserError
+from genre_cls.whole import disk_failure, written
+
+SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
+
+
+class Spool:
+    """The folds of one configuration that are not logged yet; for the process that has claimed its key.
+
+    Args:
+        folder: `tracking.folder`.
+        key: of the claim.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.path = folder.resolve() / "spool" / key
+
+    def put(self, index: int, files: Mapping[str, bytes]) -> None:
+        """Keep a fold: all of its files or none.
+
+        Args:
+            index: of the fold.
+            files: their names and contents.
+
+        Raises:
+            UserError: the disk is full or read-only.
+        """
+        partial = self.path / f"{index}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            sums = json.dumps({name: _sum(content) for name, content in files.items()}).encode()
+            for name, content in (*files.items(), (SUMS, sums)):
+                with written(partial / name) as file:
+                    file.write(content)
+            partial.rename(self.path / str(index))
+        except OSError as error:
+            raise UserError(disk_failure(self.path, error)) from error
+
+    def folders(self) -> list[Path]:
+        """Those of the whole folds, in order."""
+        found = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        """What was kept of a fold.
+
+        Args:
+            folder: one of `folders`.
+
+        Raises:
+            ValueError, LookupError: it is damaged.
+        """
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        if json.loads(files.pop(SUMS)) != {name: _sum(content) for name, content in files.items()}:
+            raise ValueError("differs from what was kept")
+        return files
+
+    def drop(self, folder: Path) -> None:
+        """Delete a fold, since the store has it or it is damaged; and with the last one all that is left."""
+        folder.rename(folder.with_name(f"{folder.name}.partial"))  # a kill amid deletion leaves no half fold
+        shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
+        if not self.folders():
+            self.clear()
+
+    def clear(self) -> None:
+        """Delete all folds."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _sum(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

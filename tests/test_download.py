@@ -1,0 +1,435 @@
+"""The download: from mirrors that misbehave, on loopback, to a whole data set or one line that says why not."""
+
+import gzip
+import io
+import shutil
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genre_cls import download
+from genre_cls.catalogue import GTZAN_GENRES
+from genre_cls.download import Source, configured, fetch, get, unpack
+from genre_cls.errors import UserError
+
+Answer = Callable[["Handler", int], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers request after request as it is told, the last way again and again."""
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        server: Any = self.server
+        server.starts.append(start)
+        server.answers[min(len(server.starts), len(server.answers)) - 1](self, start)
+
+    def send(self, start: int, *, status: int = 206, claim: int | None = None, first: int | None = None) -> None:
+        body = self.archive[start:]
+        self.head(status if start else 200, len(body) if claim is None else claim, start)
+        with suppress(OSError):
+            self.wfile.write(body if first is None else body[:first])
+
+    def head(self, status: int, length: int | None, start: int = 0, **further: str) -> None:
+        self.send_response(status)
+        headers = {"Content-Length": length, "Location": further.get("location")}
+        if status == 206:
+            headers["Content-Range"] = f"bytes {start}-{len(self.archive) - 1}/{len(self.archive)}"
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, str(value))
+        self.end_headers()
+
+    @property
+    def archive(self) -> bytes:
+        server: Any = self.server
+        return server.archive
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def well(handler: Handler, start: int) -> None:
+    handler.send(start)
+
+
+def drops(handler: Handler, start: int) -> None:
+    """The connection ends after 20 KB, whatever was promised."""
+    handler.send(start, first=20_000)
+
+
+def stalls(handler: Handler, start: int) -> None:
+    handler.send(start, first=20_000)
+    time.sleep(1)
+
+
+def trickles(handler: Handler, start: int) -> None:
+    handler.head(200, len(handler.archive))
+    with suppress(OSError):
+        for byte in handler.archive[:40]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+
+
+def is_silent(handler: Handler, start: int) -> None:
+    time.sleep(1)
+
+
+def knows_no_ranges(handler: Handler, start: int) -> None:
+    handler.head(200, len(handler.archive))
+    handler.wfile.write(handler.archive)
+
+
+def sends_another_range(handler: Handler, start: int) -> None:
+    if not start:
+        drops(handler, start)
+        return
+    handler.head(206, len(handler.archive), 0)
+    with suppress(OSError):
+        handler.wfile.write(handler.archive)
+
+
+def claims_less(handler: Handler, start: int) -> None:
+    handler.send(start, claim=30_000)
+
+
+def claims_more(handler: Handler, start: int) -> None:
+    if start >= len(handler.archive):
+        handler.head(416, 0)
+    else:
+        handler.send(start, claim=len(handler.archive) - start + 5000)
+
+
+def claims_nothing(handler: Handler, start: int) -> None:
+    handler.head(200, None)
+    handler.wfile.write(handler.archive)
+
+
+def claims_the_moon(handler: Handler, start: int) -> None:
+    handler.head(200, 10**13)
+
+
+def never_ends(handler: Handler, start: int) -> None:
+    handler.head(200, None)
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(b"\0" * 100_000)
+
+
+def is_gone(handler: Handler, start: int) -> None:
+    handler.head(404, 0)
+
+
+def is_overloaded(handler: Handler, start: int) -> None:
+    handler.head(503, 0)
+
+
+def sends_a_page(handler: Handler, start: int) -> None:
+    handler.head(200, 20)
+    handler.wfile.write(b"<html>Log in!</html>")
+
+
+def speaks_no_http(handler: Handler, start: int) -> None:
+    handler.wfile.write(b"220 welcome to ftp\r\n")
+
+
+def redirects(handler: Handler, start: int) -> None:
+    if handler.path == "/there":
+        handler.send(start)
+    else:
+        handler.head(302, 0, location="/there")
+
+
+def redirects_in_a_circle(handler: Handler, start: int) -> None:
+    handler.head(302, 0, location=handler.path)
+
+
+def redirects_to_a_file(handler: Handler, start: int) -> None:
+    handler.head(302, 0, location="file:///etc/passwd")
+
+
+RECOVERED = (
+    drops, stalls, trickles, is_silent, knows_no_ranges, sends_another_range, claims_less, claims_more, claims_nothing,
+    claims_the_moon, never_ends, is_gone, is_overloaded, sends_a_page, speaks_no_http, redirects,
+    redirects_in_a_circle, redirects_to_a_file,
+)  # fmt: skip
+ALONE_ENOUGH = (well, drops, stalls, knows_no_ranges, claims_more, claims_nothing, redirects)
+
+
+@pytest.fixture(scope="module")
+def archive() -> bytes:
+    """As GTZAN's, of ten tracks that hardly compress."""
+    noise = np.random.default_rng(0).bytes
+    return packed({f"genres/{genre}/{genre}.00000.au": noise(12_000) for genre in GTZAN_GENRES})
+
+
+def packed(files: dict[str, bytes], *further: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for member in further:
+            tar.addfile(member, io.BytesIO(bytes(min(member.size, 1000))))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def mirror(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Start servers that answer in given ways."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "PROGRESS", 1000)
+    servers: list[Any] = []
+
+    def start(*answers: Answer) -> Any:
+        server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.answers, server.starts, server.archive = answers, [], archive
+        server.address = f"http://127.0.0.1:{server.server_port}/genres.tar.gz"
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def source(archive: bytes, *mirrors: Any, **change: Any) -> Source:
+    values: dict[str, Any] = {
+        "mirrors": tuple(m.address for m in mirrors), "sha256": sha256(archive).hexdigest(),
+        "largest_archive": 500_000, "largest_content": 500_000, "most_files": 30,
+        "timeout": 0.2, "attempts": 3, "pause": 0.001,
+    }  # fmt: skip
+    return Source(**values | change)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def is_whole(folder: Path) -> bool:
+    """Ten tracks and nothing half."""
+    left = content(folder).keys() - {"download.lock"}
+    return len(left) == 10 and all(name.startswith("genres/") for name in left)
+
+
+@pytest.mark.parametrize("fault", RECOVERED, ids=lambda fault: fault.__name__)
+def test_whatever_one_mirror_does_another_makes_up_for_it(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
+) -> None:
+    get(source(archive, mirror(fault), mirror(well)), tmp_path)
+    assert is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ALONE_ENOUGH, ids=lambda fault: fault.__name__)
+def test_a_single_mirror_with_a_bad_day_is_enough(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
+) -> None:
+    get(source(archive, mirror(fault)), tmp_path)
+    assert is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("fault", sorted({*RECOVERED} - {*ALONE_ENOUGH}, key=lambda f: f.__name__))
+def test_when_no_mirror_gets_any_further_it_ends_in_one_line_and_bounded_space(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
+) -> None:
+    only = mirror(fault)
+    with pytest.raises(UserError, match=r"gave up after 3 attempts.*--mirror") as told:
+        get(source(archive, only), tmp_path)
+    assert "\n" not in str(told.value) and only.address in str(told.value)
+    assert not (tmp_path / "genres").exists() and sum(map(len, content(tmp_path).values())) < 1_000_000
+
+
+def test_what_was_fetched_is_not_fetched_again_not_even_from_another_mirror(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path
+) -> None:
+    one, other = mirror(drops), mirror(drops)
+    get(source(archive, one, other), tmp_path)
+    starts = sorted(one.starts + other.starts)
+    assert starts == list(range(0, len(archive), 20_000)) and is_whole(tmp_path)
+
+
+def test_a_command_that_was_cut_off_goes_on(mirror: Callable[..., Any], archive: bytes, tmp_path: Path) -> None:
+    (tmp_path / "genres.tar.gz.partial").write_bytes(archive[:50_000])
+    (tmp_path / "genres.partial" / "genres").mkdir(parents=True)
+    server = mirror(well)
+    get(source(archive, server), tmp_path)
+    assert server.starts == [50_000] and is_whole(tmp_path)
+    get(source(archive, server), tmp_path)
+    assert server.starts == [50_000]
+
+
+@pytest.mark.parametrize("left", [b"rubbish " * 10_000, b"rubbish " * 100_000])
+def test_a_beginning_that_is_rubbish_is_thrown_away(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, left: bytes
+) -> None:
+    (tmp_path / "genres.tar.gz.partial").write_bytes(left)
+    get(source(archive, mirror(claims_more, well)), tmp_path)
+    assert is_whole(tmp_path)
+
+
+def test_an_archive_that_is_whole_needs_no_network(archive: bytes, tmp_path: Path) -> None:
+    (tmp_path / "genres.tar.gz.partial").write_bytes(archive)
+    get(source(archive, mirrors=("http://127.0.0.1:9/none",)), tmp_path)
+    assert is_whole(tmp_path)
+
+
+def test_without_a_known_checksum_it_is_told_and_gzips_own_is_held_to(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    get(source(archive, mirror(drops), sha256=None), tmp_path / "good")
+    assert is_whole(tmp_path / "good") and sha256(archive).hexdigest() in caplog.text
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "genres.tar.gz.partial").write_bytes(archive[:30_000] + b"!" + archive[30_001:50_000])
+    with pytest.raises(UserError, match="refused and deleted"):
+        get(source(archive, mirror(well), sha256=None), tmp_path / "bad")
+    assert content(tmp_path / "bad").keys() == {"download.lock"}
+
+
+def test_too_little_space_is_told_before_anything_is_fetched(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 550_000))
+    with pytest.raises(UserError, match=r"0\.6 MB free, 0\.6 MB needed .* make room"):
+        fetch(source(archive, mirror(well)), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_disk_that_is_full_all_the_same_is_told_with_the_folder_and_nothing_is_lost(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=f"{tmp_path}: no space left on device"):
+        patch.setattr(tarfile.TarFile, "extract", full)
+        get(source(archive, mirror(well)), tmp_path)
+    assert content(tmp_path).keys() == {"download.lock", "genres.tar.gz.partial"}
+    get(source(archive, mirrors=("http://127.0.0.1:9/none",)), tmp_path)
+    assert is_whole(tmp_path)
+
+
+def member(name: str, **values: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made
+
+
+def claiming(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """An archive whose first header claims a size that is not there."""
+    return gzip.compress(member("genres/a.au", size=size, type=kind).tobuf(tarfile.GNU_FORMAT) + bytes(5000))
+
+
+HOSTILE = {
+    "a path upwards": packed({"genres/../../evil": b"x"}),
+    "an absolute path": packed({"/tmp/evil": b"x"}),
+    "another folder": packed({"evil/a.au": b"x"}),
+    "a link": packed({}, member("genres/a", type=tarfile.SYMTYPE, linkname="/etc/passwd")),
+    "a hard link": packed({}, member("genres/a", type=tarfile.LNKTYPE, linkname="genres/b")),
+    "a file through a link": packed({}, member("genres/a", type=tarfile.SYMTYPE, linkname="/"), member("genres/a/b")),
+    "a device": packed({}, member("genres/a", type=tarfile.CHRTYPE, devmajor=1, devminor=5)),
+    "a pipe": packed({}, member("genres/a", type=tarfile.FIFOTYPE)),
+    "an unknown kind": packed({}, member("genres/a", type=b"Z")),
+    "a sparse file": packed({}, member("genres/a", type=tarfile.GNUTYPE_SPARSE)),
+    "too many files": packed({f"genres/{i}": b"" for i in range(31)}),
+    "too large a file": claiming(10**12),
+    "too large a name": claiming(10**12, tarfile.GNUTYPE_LONGNAME),
+    "too large a header": claiming(10**12, tarfile.XHDTYPE),
+    "too much in all": packed({f"genres/{i}": bytes(100_000) for i in range(6)}),
+    "a bomb after the end": packed({"genres/a": b""})[:-8] + gzip.compress(bytes(5_000_000)),
+    "a bomb": gzip.compress(bytes(10_000_000)),
+    "a file as genres": packed({"genres": b"x"}),
+    "nothing": packed({}),
+    "no tar": gzip.compress(b"hello" * 1000),
+    "no gzip": b"hello" * 1000,
+    "not a byte": b"",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_is_refused_whole(tmp_path: Path, hostile: bytes) -> None:
+    folder = tmp_path / "outer" / "gtzan"
+    folder.mkdir(parents=True)
+    path = folder / "archive"
+    path.write_bytes(hostile)
+    with pytest.raises(UserError, match="refused and deleted") as told:
+        unpack(source(hostile, most_files=30), path, folder)
+    assert "\n" not in str(told.value)
+    assert list(folder.iterdir()) == [] and list(folder.parent.iterdir()) == [folder]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_archive_gives_all_of_it_or_nothing(
+    archive: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    plain = bytearray(gzip.decompress(archive))
+    if data.draw(st.booleans()):  # within the tar, where gzip's checksum does not help
+        for place in data.draw(st.lists(st.integers(0, len(plain) // 512 - 1).map(lambda b: 512 * b), max_size=3)):
+            plain[place + data.draw(st.integers(0, 511))] = data.draw(st.integers(0, 255))
+        damaged = gzip.compress(bytes(plain), 0)
+    else:
+        damaged = archive[: data.draw(st.integers(0, len(archive) - 1))]
+    (folder / "archive").write_bytes(damaged)
+    try:
+        unpack(source(damaged), folder / "archive", folder)
+    except (UserError, OSError):
+        assert not (folder / "genres").exists()
+    assert not (folder / "genres.partial").exists() and {p.name for p in folder.iterdir()} <= {"archive", "genres"}
+    shutil.rmtree(folder)
+
+
+def test_the_command_ends_with_a_data_set_that_training_finds(
+    mirror: Callable[..., Any],
+    archive: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known = source(archive)
+    monkeypatch.setattr(download, "configured", lambda: known)
+    monkeypatch.setattr(sys, "argv", ["download", str(tmp_path / "gtzan"), "--mirror", mirror(drops).address])
+    download.main()
+    shown = capsys.readouterr().out
+    assert f"10 tracks; train on them with dataset=gtzan dataset.root={tmp_path / 'gtzan'}" in shown
+    assert "GTZAN is not complete" in shown
+
+
+def test_the_command_tells_in_one_line_that_there_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(download, "configured", lambda: source(b"", attempts=1))
+    for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n"):
+        monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), "--mirror", address])
+        with pytest.raises(SystemExit) as end:
+            download.main()
+        assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_is_configured_has_mirrors_a_checksum_and_bounds() -> None:
+    known = configured()
+    assert all(address.startswith("http") for address in known.mirrors) and len(known.mirrors) == 2
+    assert known.sha256 and len(bytes.fromhex(known.sha256)) == 32
+    assert known.largest_archive + known.largest_content < 4e9 and known.most_files > 1000
+
+
+def test_help_is_quick(quick_help: Callable[[str], str]) -> None:
+    assert "GTZAN" in quick_help("genre_cls.download")

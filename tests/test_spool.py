@@ -1,0 +1,76 @@
+"""The spool: finished folds are kept whole until the store has them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genre_cls.errors import UserError
+from genre_cls.spool import Spool
+
+FILES = {"fold.json": b"{}", "model.safetensors": bytes(1000)}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path, "key")
+
+
+def test_what_is_kept_comes_back_in_order_and_goes_one_by_one_and_leaves_nothing(spool: Spool) -> None:
+    assert spool.folders() == []
+    for index in (10, 2, 0):
+        spool.put(index, FILES)
+    assert [folder.name for folder in spool.folders()] == ["0", "2", "10"]
+    for left in (2, 1, 0):
+        assert spool.files(spool.folders()[0]) == FILES
+        spool.drop(spool.folders()[0])
+        assert len(spool.folders()) == left
+    assert not spool.path.exists()
+
+
+def test_a_fold_that_was_cut_off_is_none_and_is_replaced(spool: Spool) -> None:
+    half = spool.path / "1.partial"
+    half.mkdir(parents=True)
+    (half / "predictions.csv").write_text("half")
+    assert spool.folders() == []
+    spool.put(1, FILES)
+    assert spool.files(spool.folders()[0]) == FILES and len(list(spool.path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", ["a byte", "cut short", "a file is gone", "a file too many", "no checksums"])
+def test_a_fold_that_is_damaged_is_not_given_out(spool: Spool, damage: str) -> None:
+    spool.put(1, FILES)
+    (folder,) = spool.folders()
+    match damage:
+        case "a byte":
+            (folder / "fold.json").write_bytes(b"{]")
+        case "cut short":
+            (folder / "model.safetensors").write_bytes(bytes(999))
+        case "a file is gone":
+            (folder / "fold.json").unlink()
+        case "a file too many":
+            (folder / "x").touch()
+        case _:
+            (folder / "sums.json").unlink()
+    with pytest.raises((ValueError, LookupError)):
+        spool.files(folder)
+
+
+def test_keys_are_kept_apart(spool: Spool, tmp_path: Path) -> None:
+    spool.put(0, FILES)
+    other = Spool(tmp_path, "other")
+    other.clear()
+    assert other.folders() == [] and len(spool.folders()) == 1
+    spool.clear()
+    assert spool.folders() == []
+
+
+def test_a_full_disk_keeps_no_half_fold_and_the_others(small_disk: Callable[..., Path]) -> None:
+    spool = Spool(small_disk(100), "key")
+    spool.put(0, FILES)
+    with pytest.raises(UserError, match="no space left"):
+        spool.put(1, FILES | {"z": bytes(200_000)})
+    assert [folder.name for folder in spool.folders()] == ["0"]
+    small_disk(400)
+    spool.put(1, FILES | {"z": bytes(200_000)})
+    assert len(spool.folders()) == 2

@@ -1,0 +1,61 @@
+"""Files that are whole or not there, on disks that are full or read-only."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genre_cls.errors import UserError
+from genre_cls.whole import written
+
+SmallDisk = Callable[..., Path]
+
+
+def write(path: Path, content: bytes) -> None:
+    with written(path) as file:
+        file.write(content)
+
+
+def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write(path, b"old")
+    with written(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_is_broken_off_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), written(tmp_path / "file") as file:
+        file.write(b"half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_the_files_name_and_costs_only_that_file(small_disk: SmallDisk) -> None:
+    path = small_disk(100) / "a\nfile"
+    write(path, b"old")
+    with pytest.raises(UserError, match=r"a\\nfile: no space left on device; .*same command goes on$"):
+        write(path, bytes(200_000))
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+    small_disk(400)
+    write(path, bytes(200_000))
+    assert path.stat().st_size == 200_000
+
+
+def test_a_read_only_disk_a_missing_folder_and_a_folder_in_its_place_are_told(
+    small_disk: SmallDisk, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    places = {
+        small_disk(100, "ro") / "file": "read-only file system",
+        tmp_path / "no" / "file": "no such file or directory",
+        tmp_path / "folder": "is a directory",
+        Path("/dev/null/file"): "not a directory",
+    }
+    for path, reason in places.items():
+        with pytest.raises(UserError, match=reason) as told:
+            write(path, b"x")
+        assert str(path) in str(told.value)
