@@ -21,7 +21,7 @@ from genre_cls.progress import progress_bar
 from genre_cls.settings import one_line_errors
 
 if TYPE_CHECKING:
-    from genre_cls.classifier import GenreClassifier, Prediction
+    from genre_cls.prediction import Classifier, Prediction
 
 Judged = Iterator[tuple[Path, "Prediction"]]
 
@@ -41,21 +41,34 @@ def main() -> None:
 
 
 def _run(arguments: Namespace) -> int:
-    from genre_cls import GenreClassifier
-
-    classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    classifier = _classifier(arguments)
     if classifier.dataset == "demo":
         _say("note: this model has learned from the synthetic demo set, and has never heard real music")
-    if arguments.export:
-        classifier.save(arguments.export)
-        _say(f"exported: {arguments.export}")
     files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
     failed: list[Path] = []
     FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
     return 1 if failed else 0
 
 
-def _judged(classifier: "GenreClassifier", files: Sequence[Path], failed: list[Path]) -> Judged:
+def _classifier(arguments: Namespace) -> "Classifier":
+    """The model, exported if that is asked for."""
+    if Path(arguments.model).suffix == ".onnx":
+        if arguments.export:
+            raise UserError(f"model {in_one_line(arguments.model)}: an .onnx file cannot be exported again; name the "
+                            "run or file that it comes from")  # fmt: skip
+        from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
+
+        return OnnxClassifier.load(arguments.model)
+    from genre_cls.classifier import GenreClassifier
+
+    classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    if arguments.export:
+        classifier.save(arguments.export)
+        _say(f"exported: {arguments.export}")
+    return classifier
+
+
+def _judged(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Judged:
     """Judge one file after the other, each on its own; say of those that cannot be, why."""
     for file in progress_bar(files, "Listening", total=len(files)) if len(files) > 1 else files:
         try:
@@ -179,10 +192,11 @@ def _parser() -> ArgumentParser:
     take = parser.add_argument
     take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({', '.join(EXTENSIONS)}), folders of it")
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
-         "its folds together), the id of an MLflow run, a .safetensors file or a folder of them")  # fmt: skip
+         "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
     take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
     take("--format", choices=FORMATS, default="table", help="json and csv say what is heard in each window, too")
-    take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else")
+    take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else: "
+         ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
     take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
     take(
         "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
