@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.explanation import explained
 from genre_cls.features import extract
 from genre_cls.modelfile import SavedModel, read, saved
 from genre_cls.models import arithmetic
-from genre_cls.prediction import Floats, Prediction, listen, longest_clip
+from genre_cls.prediction import Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.windows import cover_starts, repeat_to
 
 BEST = "best"
@@ -84,6 +85,26 @@ class GenreClassifier:
         usage = self._usage
         longest = longest_clip(usage.window)
         return listen(Path(path), self.genres, self._judge, sample_rate=usage.spec.sample_rate, longest=longest)
+
+    def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
+        """Say what in an audio file speaks for a genre, by integrated gradients; takes some seconds a network.
+
+        Args:
+            path: as `predict` takes it; what is explained is the first of the clips that it judges, so all of a file
+                of up to `SEGMENT`.
+            genre: to explain; None for the most probable one of the file.
+
+        Raises:
+            UnreadableAudio: the clip cannot be judged.
+            UserError: there is no such genre.
+        """
+        genre = genre or self.predict(path).genre
+        if genre not in self.genres:
+            raise UserError(f"genre {in_one_line(genre)}: must be one of {in_one_line(', '.join(self.genres))}")
+        usage = self._usage
+        rate, longest = usage.spec.sample_rate, longest_clip(usage.window)
+        waveform = first_clip(Path(path), sample_rate=rate, longest=longest)
+        return explained(self._networks, usage, waveform, self.genres.index(genre))
 
     def save(self, path: str | Path) -> None:
         """Write all of it into one file, which needs nothing else.

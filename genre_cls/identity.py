@@ -33,8 +33,8 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
 SHOWING = (
-    "classifier", "comparisons", "extras", "findings", "modelfile", "onnx_export", "onnx_model", "page", "plots",
-    "predict", "prediction", "progress", "report", "tracking", "train",
+    "classifier", "comparisons", "explanation", "extras", "findings", "modelfile", "onnx_export", "onnx_model", "page",
+    "plots", "predict", "prediction", "progress", "report", "tracking", "train",
 )  # fmt: skip
 
 

@@ -41,21 +41,50 @@ def main() -> None:
 
 
 def _run(arguments: Namespace) -> int:
+    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
+    _check(arguments, files)
     classifier = _classifier(arguments)
     if classifier.dataset == "demo":
         _say("note: this model has learned from the synthetic demo set, and has never heard real music")
-    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
     failed: list[Path] = []
     FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
+    if arguments.explain and not failed:
+        _explain(classifier, files[0], arguments.explain)
     return 1 if failed else 0
+
+
+def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
+    """Draw what in a file speaks for its genre."""
+    from genre_cls import plots
+    from genre_cls.classifier import GenreClassifier
+
+    assert isinstance(classifier, GenreClassifier)  # _check has seen to that
+    explanation = classifier.explain(file)
+    seconds = explanation.mel.shape[1] * explanation.seconds_per_frame
+    title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
+    note = f"Integrated gradients from the training tracks' mean, over the first {seconds:.0f} s."
+    partial = Path(f"{picture}.partial")
+    partial.write_bytes(plots.png(plots.explanation(explanation, title=title, note=note)))
+    partial.replace(picture)
+    _say(f"explained: {picture}")
+
+
+def _check(arguments: Namespace, files: Sequence[Path]) -> None:
+    """Refuse what cannot be done together, before anything takes its time."""
+    if Path(arguments.model).suffix == ".onnx" and (arguments.export or arguments.explain):
+        what = "exported again" if arguments.export else "explained"
+        raise UserError(
+            f"model {in_one_line(arguments.model)}: an .onnx file cannot be {what}; name the run or file it comes from"
+        )
+    if arguments.explain and len(files) != 1:
+        raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
+    if arguments.explain and arguments.explain.suffix.lower() != ".png":
+        raise UserError(f"--explain {in_one_line(arguments.explain)}: must end in .png")
 
 
 def _classifier(arguments: Namespace) -> "Classifier":
     """The model, exported if that is asked for."""
     if Path(arguments.model).suffix == ".onnx":
-        if arguments.export:
-            raise UserError(f"model {in_one_line(arguments.model)}: an .onnx file cannot be exported again; name the "
-                            "run or file that it comes from")  # fmt: skip
         from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
 
         return OnnxClassifier.load(arguments.model)
@@ -197,6 +226,7 @@ def _parser() -> ArgumentParser:
     take("--format", choices=FORMATS, default="table", help="json and csv say what is heard in each window, too")
     take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
+    take("--explain", type=Path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
     take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
     take(
         "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"

@@ -71,6 +71,29 @@ class Prediction:
         return self.genres[int((covered @ self.windows).argmax())] if covered.any() else None
 
 
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What in a clip speaks for a genre and what against it.
+
+    Args:
+        genre: that is explained.
+        mel: log-mel spectrogram of the clip `(n_mels, n_frames)`, dB.
+        evidence: what each of its values adds to the genre's logit less the mean of all genres' logits
+            `(n_mels, n_frames)`; negative where it speaks against the genre.
+        difference: that logit of the clip less that of a clip that is the training tracks' mean throughout: the sum of
+            the evidence, but for the error of integration.
+        frequencies: centres of the mel bands `(n_mels,)`, Hz.
+        seconds_per_frame: time between frames, s.
+    """
+
+    genre: str
+    mel: NDArray[np.float32]
+    evidence: NDArray[np.float32]
+    difference: float
+    frequencies: Floats
+    seconds_per_frame: float
+
+
 class Classifier(Protocol):
     """Whatever says which genres a file is of."""
 
@@ -114,6 +137,19 @@ def listen(path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: in
         raise UnreadableAudio(_why_not(seconds))
     starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
     return Prediction(genres, windows.mean(axis=0), seconds, starts, ends, windows)
+
+
+def first_clip(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:
+    """The first of the clips that `listen` judges, as a waveform `(n_samples,)`.
+
+    Raises:
+        UnreadableAudio: the file, or this part of it, cannot be judged.
+    """
+    waveform = next(segments(path, sample_rate, longest), np.zeros(0, np.float32))
+    seconds = len(waveform) / sample_rate
+    if seconds < SHORTEST or np.abs(waveform).max() < SILENCE:
+        raise UnreadableAudio(_why_not(seconds))
+    return waveform
 
 
 def longest_clip(window: float) -> float:
