@@ -187,14 +187,13 @@ def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:
 
 def _logged(source: str, tracking: str) -> list[Path]:
     """The model files of a run, or of the best configuration."""
-    uri, folder = (tracking, Path()) if "://" in tracking else ("", Path(tracking).expanduser())
-    if not uri and not (folder / "mlflow.db").exists():
+    if "://" not in tracking and not (Path(tracking).expanduser() / "mlflow.db").exists():
         raise UserError(
             f"tracking {in_one_line(tracking)}: no tracking store in this folder; train a model, or name one"
         )
     from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
 
-    tracker = Tracker(uri, folder)
+    tracker = Tracker.at(tracking)
     run_id = tracker.best() if source == BEST else source
     if not run_id:
         raise UserError(

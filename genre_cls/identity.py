@@ -34,7 +34,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # is better than to take over what the present code would not compute.
 SHOWING = (
     "classifier", "comparisons", "explanation", "extras", "findings", "modelfile", "onnx_export", "onnx_model", "page",
-    "plots", "predict", "prediction", "progress", "report", "tracking", "train",
+    "plots", "predict", "prediction", "progress", "registry", "report", "served", "tracking", "train",
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     """Name the genres of the files; the exit code is 1 if one cannot be judged, 2 if the command is wrong."""
     with one_line_errors():
         arguments = _parser().parse_args()
-        if not (arguments.inputs or arguments.export):
+        if not (arguments.inputs or arguments.export or arguments.register):
             raise UserError("nothing to do; name audio files or folders of them, or --export FILE (--help says more)")
         raise SystemExit(_run(arguments))
 
@@ -71,8 +71,9 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
 
 def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     """Refuse what cannot be done together, before anything takes its time."""
-    if Path(arguments.model).suffix == ".onnx" and (arguments.export or arguments.explain):
-        what = "exported again" if arguments.export else "explained"
+    asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
+    if Path(arguments.model).suffix == ".onnx" and any(asked.values()):
+        what = next(what for what, wanted in asked.items() if wanted)
         raise UserError(
             f"model {in_one_line(arguments.model)}: an .onnx file cannot be {what}; name the run or file it comes from"
         )
@@ -83,7 +84,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 
 
 def _classifier(arguments: Namespace) -> "Classifier":
-    """The model, exported if that is asked for."""
+    """The model, exported and registered if that is asked for."""
     if Path(arguments.model).suffix == ".onnx":
         from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
 
@@ -94,6 +95,11 @@ def _classifier(arguments: Namespace) -> "Classifier":
     if arguments.export:
         classifier.save(arguments.export)
         _say(f"exported: {arguments.export}")
+    if arguments.register:
+        from genre_cls.registry import registered
+
+        address, command = registered(classifier, arguments.register, arguments.tracking)
+        _say(f"registered: {address}; serve it: {command}")
     return classifier
 
 
@@ -227,6 +233,7 @@ def _parser() -> ArgumentParser:
     take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
     take("--explain", type=Path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
+    take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
     take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
     take(
         "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+import yaml
 
 from genre_cls import GenreClassifier
 from genre_cls.features import FeatureSpec
@@ -23,11 +24,15 @@ SPECS = {
 }
 
 
+SHAPE: dict[str, Any] = {
+    "channels": [8, 8], "kernel_sizes": [5, 3], "strides": [[2, 2], [1, 2]], "bands": 3, "dropout": 0.5,
+}  # fmt: skip
+
+
 def a_network(spec: FeatureSpec, seed: int, levelled: bool) -> Network:
     """A CNN with random weights, as sure as a trained one."""
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {"channels": [8, 8], "kernel_sizes": [5, 3], "strides": [[2, 2], [1, 2]], "bands": 3}
-    network = Network(GenreCNN(len(GENRES), **shape, dropout=0.5), spec.n_bins, levelled)
+    network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, levelled)
     network.mean += torch.randn(spec.n_bins, 1) * 10 - (0 if levelled else 40)
     network.deviation *= 15
     for weights in network.model.parameters():
@@ -36,10 +41,16 @@ def a_network(spec: FeatureSpec, seed: int, levelled: bool) -> Network:
 
 
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:
-    """A plain and a levelled network that vote, in float32."""
+    """A plain and a levelled network that vote, in float32; it can be saved and loaded again."""
     usage = Usage(spec, GENRES, window, overlap, 16, "32-true", "{}")
     networks = (a_network(spec, 0, False), a_network(spec, 1, True))
-    description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}, "scores": {"a": 1}}
+    recipe = {"window": window, "overlap": overlap, "members": ["plain", "levelled"]}
+    model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
+    config = {"recipe": recipe, "model": model, "batch_size": 16, "trainer": {"precision": "32-true"}}
+    description = {
+        "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec),
+        "origin": {"dataset": "folder"}, "scores": {"a": 1},
+    }  # fmt: skip
     return GenreClassifier([SavedModel(networks, usage, "folder", description)])
 
 
