@@ -299,7 +299,8 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
     extent = (0.0, smooth.shape[1] * explained.seconds_per_frame, -0.5, len(smooth) - 0.5)
     shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
-    lower.set(aspect="auto", xlabel="time (s)")
+    lower.set(aspect="auto")
+    lower.set_xlabel("time (s)", size=8)
     _style_bar(figure.colorbar(heard, ax=upper, pad=0.01), "dB")
     shades = ScalarMappable(shown.norm, shown.cmap)  # its own bar would be as faint as the weakest evidence
     bar = figure.colorbar(shades, ax=lower, pad=0.01, ticks=(-1, 0, 1))
@@ -322,7 +323,7 @@ def draw_mel(
     """
     extent = (0.0, mel.shape[1] * seconds_per_frame, -0.5, len(mel) - 0.5)
     image = axes.imshow(mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
-    seen = [hz for hz in HERTZ if frequencies[0] <= hz <= frequencies[-1]]
+    seen = [hz for hz in HERTZ if frequencies[0] <= hz <= frequencies[-1]][-5:]
     axes.set_yticks(np.interp(seen, frequencies, range(len(mel))), [str(hz) for hz in seen], size=7)
     axes.set_ylabel("frequency (Hz)", size=8)
     axes.tick_params(labelsize=7)
