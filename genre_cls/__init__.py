@@ -1,11 +1,15 @@
 """genre_cls: which features and which CNN classify music genres best?"""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genre_cls.classifier import GenreClassifier, Prediction
+    from genre_cls.classifier import GenreClassifier
+    from genre_cls.onnx_model import OnnxClassifier
+    from genre_cls.prediction import Prediction
 
-__all__ = ["GenreClassifier", "Prediction"]
+__all__ = ["GenreClassifier", "OnnxClassifier", "Prediction"]
+ROOMS = {"GenreClassifier": "classifier", "OnnxClassifier": "onnx_model", "Prediction": "prediction"}
 __version__ = "0.1.0"
 
 
@@ -13,6 +17,4 @@ def __getattr__(name: str) -> Any:
     """Import what takes seconds when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from genre_cls import classifier
-
-    return getattr(classifier, name)
+    return getattr(import_module(f"genre_cls.{ROOMS[name]}"), name)

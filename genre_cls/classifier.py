@@ -1,79 +1,23 @@
 """What was trained, put to use: an audio file in, its genres with probabilities out, the same as in evaluation."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genre_cls.audio import UnreadableAudio, duration, segments
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.explanation import explained
 from genre_cls.features import extract
 from genre_cls.modelfile import SavedModel, read, saved
 from genre_cls.models import arithmetic
+from genre_cls.prediction import Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.windows import cover_starts, repeat_to
 
 BEST = "best"
-SEGMENT = 60.0  # s, of audio that is in memory at once
-SHORTEST = 0.5  # s, below that there is no music
-LONGEST = 12.0  # h, no piece of music and few recordings are longer
-SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What is said of one file.
-
-    Args:
-        genres: names in the order of the columns.
-        probabilities: of the file, the mean over its windows `(n_genres,)`, their sum is 1.
-        seconds: how long the file lasts, s.
-        starts: where each window begins `(n_windows,)`, s; windows do not cover what is silent for a minute.
-        ends: where each window ends `(n_windows,)`, s.
-        windows: probabilities of each window `(n_windows, n_genres)`.
-    """
-
-    genres: tuple[str, ...]
-    probabilities: Floats
-    seconds: float
-    starts: Floats
-    ends: Floats
-    windows: Floats
-
-    @property
-    def genre(self) -> str:
-        """The most probable genre."""
-        return self.ranked[0][0]
-
-    @property
-    def ranked(self) -> list[tuple[str, float]]:
-        """Genres with their probabilities, the most probable first."""
-        order = np.argsort(-self.probabilities, kind="stable")
-        return [(self.genres[i], float(self.probabilities[i])) for i in order]
-
-    def over_time(self, seconds: float = 30.0) -> list[tuple[float, float, str | None]]:
-        """The most probable genre of one stretch of the file after the other.
-
-        Args:
-            seconds: length of a stretch, s; the last one ends with the file.
-
-        Returns:
-            (start in s, end in s, genre): the windows' mean, each weighted by how much of the stretch it covers; None
-            where no window covers any of it.
-        """
-        bounds = [*np.arange(0, self.seconds, seconds).tolist(), self.seconds]
-        return [(start, end, self._between(start, end)) for start, end in pairwise(bounds)]
-
-    def _between(self, start: float, end: float) -> str | None:
-        covered = np.clip(np.minimum(self.ends, end) - np.maximum(self.starts, start), 0, None)  # s
-        return self.genres[int((covered @ self.windows).argmax())] if covered.any() else None
 
 
 class GenreClassifier:
@@ -138,38 +82,62 @@ class GenreClassifier:
                 the message is the reason, without the path.
             UserError: the model gives no numbers.
         """
-        path, judged, seconds = Path(path), [], 0.0
-        if (hours := duration(path) / 3600) > LONGEST:
-            raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
-        for waveform in segments(path, self._usage.spec.sample_rate, max(SEGMENT, 2 * self._usage.window)):
-            length = len(waveform) / self._usage.spec.sample_rate
-            if length >= SHORTEST and np.abs(waveform).max() >= SILENCE:
-                judged.append(self._judge(waveform, seconds, seconds + length))
-            seconds += length
-        if not judged:
-            raise UnreadableAudio(_why_not(seconds))
-        starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
-        return Prediction(self.genres, windows.mean(axis=0), seconds, starts, ends, windows)
+        usage = self._usage
+        longest = longest_clip(usage.window)
+        return listen(Path(path), self.genres, self._judge, sample_rate=usage.spec.sample_rate, longest=longest)
 
-    def save(self, path: str | Path) -> None:
-        """Write all of it into one file, which `load` takes, and which needs nothing else.
+    def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
+        """Say what in an audio file speaks for a genre, by integrated gradients; takes some seconds a network.
 
         Args:
-            path: of the .safetensors file; its folder must be there.
+            path: as `predict` takes it; what is explained is the first of the clips that it judges, so all of a file
+                of up to `SEGMENT`.
+            genre: to explain; None for the most probable one of the file.
+
+        Raises:
+            UnreadableAudio: the clip cannot be judged.
+            UserError: there is no such genre.
+        """
+        genre = genre or self.predict(path).genre
+        if genre not in self.genres:
+            raise UserError(f"genre {in_one_line(genre)}: must be one of {in_one_line(', '.join(self.genres))}")
+        usage = self._usage
+        rate, longest = usage.spec.sample_rate, longest_clip(usage.window)
+        waveform = first_clip(Path(path), sample_rate=rate, longest=longest)
+        return explained(self._networks, usage, waveform, self.genres.index(genre))
+
+    def save(self, path: str | Path) -> None:
+        """Write all of it into one file, which needs nothing else.
+
+        Args:
+            path: of the file, whose folder must be there: .onnx makes it a graph from waveform to probabilities, which
+                `OnnxClassifier` runs (needs the extra `onnx`); any other ending a safetensors file, which `load` takes.
+
+        Raises:
+            UserError: the extra is not installed, or the model cannot be written so.
         """
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
+        description = {**first, "folds": folds} if others else first
+        partial = Path(f"{path}.partial")
+        partial.write_bytes(self._as_onnx(description) if Path(path).suffix == ".onnx" else self._saved(description))
+        partial.replace(path)
+
+    def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
+        from genre_cls.onnx_export import exported  # needs an extra
+
+        return exported(self._networks, self._usage, description)
+
+    def _saved(self, description: Mapping[str, Any]) -> bytes:
         weights = {
             f"{member}.{name}": tensor.contiguous()
             for member, network in enumerate(self._networks)
             for name, tensor in network.state_dict().items()
         }
-        partial = Path(f"{path}.partial")
-        partial.write_bytes(saved(weights, {**first, "folds": folds} if others else first))
-        partial.replace(path)
+        return saved(weights, description)
 
-    def _judge(self, waveform: NDArray[np.float32], start: float, end: float) -> tuple[Floats, Floats, Floats]:
-        """Starts and ends of the windows of a clip that begins at `start`, s, and what all networks say of them."""
+    def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""
         usage = self._usage
         (clip,) = extract(waveform, [usage.spec])
         n_frames = usage.spec.n_frames(usage.window)
@@ -177,8 +145,8 @@ class GenreClassifier:
         first_frames = cover_starts(clip.shape[1], n_frames, usage.overlap)
         features = torch.from_numpy(np.stack([clip[None, :, first : first + n_frames] for first in first_frames]))
         level = torch.from_numpy(clip).float().mean(dim=1, keepdim=True)  # (n_bins, 1)
-        starts = start + np.array(first_frames) * usage.spec.seconds_per_frame
-        ends = np.minimum(starts + n_frames * usage.spec.seconds_per_frame, end)
+        starts = np.array(first_frames) * usage.spec.seconds_per_frame
+        ends = np.minimum(starts + n_frames * usage.spec.seconds_per_frame, len(waveform) / usage.spec.sample_rate)
         return starts, ends, self._vote(features, level)
 
     def _vote(self, features: torch.Tensor, level: torch.Tensor) -> Floats:
@@ -200,15 +168,6 @@ class GenreClassifier:
         return mean
 
 
-def _why_not(seconds: float) -> str:
-    """Why nothing can be said of a file, all of which lasts so long, s."""
-    if not seconds:
-        return "has no samples"
-    if seconds < SHORTEST:
-        return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
-    return "is silent"
-
-
 def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:
     path = Path(source).expanduser()
     if source == BEST or (re.fullmatch("[0-9a-f]{32}", str(source)) and not path.exists()):
@@ -228,14 +187,13 @@ def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:
 
 def _logged(source: str, tracking: str) -> list[Path]:
     """The model files of a run, or of the best configuration."""
-    uri, folder = (tracking, Path()) if "://" in tracking else ("", Path(tracking).expanduser())
-    if not uri and not (folder / "mlflow.db").exists():
+    if "://" not in tracking and not (Path(tracking).expanduser() / "mlflow.db").exists():
         raise UserError(
             f"tracking {in_one_line(tracking)}: no tracking store in this folder; train a model, or name one"
         )
     from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
 
-    tracker = Tracker(uri, folder)
+    tracker = Tracker.at(tracking)
     run_id = tracker.best() if source == BEST else source
     if not run_id:
         raise UserError(

@@ -101,7 +101,7 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
             if stft not in power:
                 power[stft] = _power_spectrogram(samples, *stft)
             if bands not in log_mels:
-                log_mels[bands] = _log_mel(power[stft], bands)
+                log_mels[bands] = log_mel(power[stft], bands)
             features.append(_finish(log_mels[bands], spec))
     return features
 
@@ -130,15 +130,16 @@ def _power_spectrogram(samples: Tensor, n_fft: int, hop_length: int) -> Tensor:
     return stft.real.square() + stft.imag.square()  # several times as fast as power=2.0, which takes a root first
 
 
-def _log_mel(power: Tensor, spec: FeatureSpec) -> Tensor:
+def log_mel(power: Tensor, spec: FeatureSpec) -> Tensor:
+    """Decibels `(n_mels, n_frames)` of a whole clip's power spectrogram `(n_fft // 2 + 1, n_frames)`."""
     mel = _filterbank(spec) @ power  # (n_mels, n_frames)
     decibels = 10 * torch.log10(mel.clamp(min=AMIN))
     # The floor is this clip's own, so that no clip's features depend on another's.
     return decibels.clamp(min=decibels.max() - spec.top_db)
 
 
-def _finish(log_mel: Tensor, spec: FeatureSpec) -> NDArray[np.float16]:
-    feature = log_mel if spec.kind == "mel" else _dct(spec.n_mfcc, spec.n_mels) @ log_mel
+def _finish(decibels: Tensor, spec: FeatureSpec) -> NDArray[np.float16]:
+    feature = decibels if spec.kind == "mel" else cosines(spec.n_mfcc, spec.n_mels) @ decibels
     return feature.half().numpy()
 
 
@@ -156,5 +157,6 @@ def _filterbank(spec: FeatureSpec) -> Tensor:
 
 
 @lru_cache
-def _dct(n_mfcc: int, n_mels: int) -> Tensor:
+def cosines(n_mfcc: int, n_mels: int) -> Tensor:
+    """The DCT-II `(n_mfcc, n_mels)` that makes MFCCs of a log-mel spectrogram; its rows are orthonormal."""
     return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()  # (n_mfcc, n_mels)

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from genre_cls.comparisons import RISK, SURE, Difference
 from genre_cls.estimates import Floats, Ints
+from genre_cls.prediction import Explanation
 from genre_cls.scoring import Calibration, ConfigResult, FoldResult, GenreMeans, names, rank
 
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
@@ -35,6 +39,7 @@ EQUAL: dict[str, Any] = {"label": f"practically equal ({100 * SURE:.0f} % sure)"
 UNDECIDED: dict[str, Any] = {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"}
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PANELS_PER_ROW = 5
+SMOOTHING = (1.5, 3.0)  # of evidence, standard deviation in bands and frames
 SMALLEST_DOT, LARGEST_DOT = 4, 15  # diameters in points
 
 
@@ -275,6 +280,54 @@ def leak(protocols: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
     _tidy(axes)
     _legend(figure, handles, names([*protocols.values()][:1])[0], n_columns=min(3, len(protocols)))
     return figure
+
+
+def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure:
+    """Draw what a clip sounds like, and below, over the same in grey, what speaks for its genre and what against.
+
+    Args:
+        explained: of one clip; its evidence is smoothed, since single values are noise.
+        title: above.
+        note: small print below.
+    """
+    figure = _figure(9.0, 5.0, note, title)
+    upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
+    heard = draw_mel(upper, explained.mel, explained.frequencies, explained.seconds_per_frame)
+    draw_mel(lower, explained.mel, explained.frequencies, explained.seconds_per_frame, cmap="Greys")
+    smooth = gaussian_filter(explained.evidence, SMOOTHING, mode="constant")
+    limit = float(np.quantile(np.abs(smooth), 0.995)) or 1.0
+    opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
+    extent = (0.0, smooth.shape[1] * explained.seconds_per_frame, -0.5, len(smooth) - 0.5)
+    shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
+    lower.set(aspect="auto")
+    lower.set_xlabel("time (s)", size=8)
+    _style_bar(figure.colorbar(heard, ax=upper, pad=0.01), "dB")
+    shades = ScalarMappable(shown.norm, shown.cmap)  # its own bar would be as faint as the weakest evidence
+    bar = figure.colorbar(shades, ax=lower, pad=0.01, ticks=(-1, 0, 1))
+    bar.ax.set_yticklabels(["against", "neither", "for"])
+    _style_bar(bar, f"evidence for {_plain(explained.genre)}")
+    return figure
+
+
+def draw_mel(
+    axes: Axes, mel: NDArray[np.float32], frequencies: Floats, seconds_per_frame: float, *, cmap: str = "magma"
+) -> AxesImage:
+    """Draw a log-mel spectrogram `(n_mels, n_frames)`, dB, with Hz on its axis.
+
+    Args:
+        axes: to draw in.
+        mel: dB.
+        frequencies: centres of the bands `(n_mels,)`, Hz.
+        seconds_per_frame: time between frames, s.
+        cmap: colours.
+    """
+    extent = (0.0, mel.shape[1] * seconds_per_frame, -0.5, len(mel) - 0.5)
+    image = axes.imshow(mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
+    seen = [hz for hz in HERTZ if frequencies[0] <= hz <= frequencies[-1]][-5:]
+    axes.set_yticks(np.interp(seen, frequencies, range(len(mel))), [str(hz) for hz in seen], size=7)
+    axes.set_ylabel("frequency (Hz)", size=8)
+    axes.tick_params(labelsize=7)
+    return image
 
 
 def png(figure: Figure) -> bytes:

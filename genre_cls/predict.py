@@ -21,7 +21,7 @@ from genre_cls.progress import progress_bar
 from genre_cls.settings import one_line_errors
 
 if TYPE_CHECKING:
-    from genre_cls.classifier import GenreClassifier, Prediction
+    from genre_cls.prediction import Classifier, Prediction
 
 Judged = Iterator[tuple[Path, "Prediction"]]
 
@@ -35,27 +35,75 @@ def main() -> None:
     """Name the genres of the files; the exit code is 1 if one cannot be judged, 2 if the command is wrong."""
     with one_line_errors():
         arguments = _parser().parse_args()
-        if not (arguments.inputs or arguments.export):
+        if not (arguments.inputs or arguments.export or arguments.register):
             raise UserError("nothing to do; name audio files or folders of them, or --export FILE (--help says more)")
         raise SystemExit(_run(arguments))
 
 
 def _run(arguments: Namespace) -> int:
-    from genre_cls import GenreClassifier
-
-    classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
+    _check(arguments, files)
+    classifier = _classifier(arguments)
     if classifier.dataset == "demo":
         _say("note: this model has learned from the synthetic demo set, and has never heard real music")
-    if arguments.export:
-        classifier.save(arguments.export)
-        _say(f"exported: {arguments.export}")
-    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
     failed: list[Path] = []
     FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
+    if arguments.explain and not failed:
+        _explain(classifier, files[0], arguments.explain)
     return 1 if failed else 0
 
 
-def _judged(classifier: "GenreClassifier", files: Sequence[Path], failed: list[Path]) -> Judged:
+def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
+    """Draw what in a file speaks for its genre."""
+    from genre_cls import plots
+    from genre_cls.classifier import GenreClassifier
+
+    assert isinstance(classifier, GenreClassifier)  # _check has seen to that
+    explanation = classifier.explain(file)
+    seconds = explanation.mel.shape[1] * explanation.seconds_per_frame
+    title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
+    note = f"Integrated gradients from the training tracks' mean, over the first {seconds:.0f} s."
+    partial = Path(f"{picture}.partial")
+    partial.write_bytes(plots.png(plots.explanation(explanation, title=title, note=note)))
+    partial.replace(picture)
+    _say(f"explained: {picture}")
+
+
+def _check(arguments: Namespace, files: Sequence[Path]) -> None:
+    """Refuse what cannot be done together, before anything takes its time."""
+    asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
+    if Path(arguments.model).suffix == ".onnx" and any(asked.values()):
+        what = next(what for what, wanted in asked.items() if wanted)
+        raise UserError(
+            f"model {in_one_line(arguments.model)}: an .onnx file cannot be {what}; name the run or file it comes from"
+        )
+    if arguments.explain and len(files) != 1:
+        raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
+    if arguments.explain and arguments.explain.suffix.lower() != ".png":
+        raise UserError(f"--explain {in_one_line(arguments.explain)}: must end in .png")
+
+
+def _classifier(arguments: Namespace) -> "Classifier":
+    """The model, exported and registered if that is asked for."""
+    if Path(arguments.model).suffix == ".onnx":
+        from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
+
+        return OnnxClassifier.load(arguments.model)
+    from genre_cls.classifier import GenreClassifier
+
+    classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    if arguments.export:
+        classifier.save(arguments.export)
+        _say(f"exported: {arguments.export}")
+    if arguments.register:
+        from genre_cls.registry import registered
+
+        address, command = registered(classifier, arguments.register, arguments.tracking)
+        _say(f"registered: {address}; serve it: {command}")
+    return classifier
+
+
+def _judged(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Judged:
     """Judge one file after the other, each on its own; say of those that cannot be, why."""
     for file in progress_bar(files, "Listening", total=len(files)) if len(files) > 1 else files:
         try:
@@ -179,10 +227,13 @@ def _parser() -> ArgumentParser:
     take = parser.add_argument
     take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({', '.join(EXTENSIONS)}), folders of it")
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
-         "its folds together), the id of an MLflow run, a .safetensors file or a folder of them")  # fmt: skip
+         "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
     take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
     take("--format", choices=FORMATS, default="table", help="json and csv say what is heard in each window, too")
-    take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else")
+    take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else: "
+         ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
+    take("--explain", type=Path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
+    take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
     take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
     take(
         "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"

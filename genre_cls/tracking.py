@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
 from uuid import uuid4
@@ -116,6 +116,11 @@ class Tracker:
             _make_database(self._folder)
             _check_database(self._folder / "mlflow.db")
         self._client = _connect(self.uri)
+
+    @classmethod
+    def at(cls, place: str) -> Self:
+        """A connection to the store in a folder, which is made if it is not there, or to the server at an address."""
+        return cls(place, Path()) if "://" in place else cls("", Path(place).expanduser())
 
     def experiment(self, name: str) -> str:
         """Id of the experiment of this name, which is made if it is not there."""

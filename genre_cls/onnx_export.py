@@ -1,0 +1,173 @@
+"""Trained models with their features as one ONNX graph: from a clip's waveform to its genres' probabilities.
+
+The graph takes a whole clip, not its windows, since the floor of the features and the mean spectrum that some networks
+are levelled by are the clip's own.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv1d, pad
+
+from genre_cls.errors import UserError
+from genre_cls.extras import needs
+from genre_cls.features import FeatureSpec, cosines, log_mel
+from genre_cls.modelfile import Network, Usage
+from genre_cls.onnx_model import INPUT, KEY, OUTPUTS, session
+from genre_cls.prediction import longest_clip
+
+with needs("onnx"):
+    import onnx
+
+OPSET = 17  # the first with STFT
+AGREED = 1e-4  # by which probabilities may differ from PyTorch's
+
+
+def exported(networks: Sequence[Network], usage: Usage, description: Mapping[str, Any]) -> bytes:
+    """Write models as an ONNX file, after it has been tried against PyTorch.
+
+    Args:
+        networks: that vote, as `modelfile.read` gives them.
+        usage: how they are to be used.
+        description: plain data for the file's metadata: `genres`, `features`, `origin`, …
+
+    Returns:
+        A graph that computes in float32. It takes `waveform`, float32 `(n_samples,)`, a whole clip: mono at the rate
+        that its metadata name, full scale at +-1, 0.5 s to `segment` s. It gives `probabilities` `(n_genres,)`,
+        `windows` `(n_windows, n_genres)`, and the windows' `starts` and `ends`, float64 `(n_windows,)`, s.
+
+    Raises:
+        UserError: the graph cannot be made, or does not compute what PyTorch does.
+    """
+    whole = Whole(networks, usage)
+    graph = _traced(whole, usage.spec.sample_rate)
+    segment = longest_clip(usage.window)
+    metadata = {KEY: dict(description) | {"segment": segment}, "genres": list(usage.genres)}
+    plain = {"sample_rate": usage.spec.sample_rate, "longest_clip": segment, "origin": description["origin"]}
+    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in (metadata | plain).items()})
+    content = graph.SerializeToString()
+    _compare(content, whole, usage)
+    return content
+
+
+class Whole(nn.Module):
+    """What `GenreClassifier` does with a clip, in operators that ONNX knows.
+
+    Args:
+        networks: that vote.
+        usage: how they are to be used.
+    """
+
+    basis: Tensor
+
+    def __init__(self, networks: Sequence[Network], usage: Usage) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.levelled = [network.levelled for network in networks]
+        self.spec, self.overlap = usage.spec, usage.overlap
+        self.n_frames = usage.spec.n_frames(usage.window)
+        self.register_buffer("basis", _basis(usage.spec))
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Probabilities of a clip `(n_samples,)` and of its windows, whose starts and ends, s; see `exported`."""
+        clip = self._features(waveform)  # (n_bins, n_clip)
+        first, n_repeated = self._cover(torch.as_tensor(clip.shape[1]))  # (n_windows,)
+        # A clip that is shorter than a window is repeated until it fills one.
+        level = clip[:, _up_to(n_repeated) % clip.shape[1]].mean(dim=1, keepdim=True)  # (n_bins, 1)
+        frames = (first[:, None] + torch.arange(self.n_frames)) % clip.shape[1]  # (n_windows, n_frames)
+        plain = clip[:, frames].permute(1, 0, 2)[:, None]  # (n_windows, 1, n_bins, n_frames)
+        votes = [
+            network(plain - level if levelled else plain).softmax(dim=1)
+            for network, levelled in zip(self.networks, self.levelled, strict=True)
+        ]
+        windows = torch.stack(votes).mean(dim=0)  # (n_windows, n_genres)
+        starts = first.double() * self.spec.seconds_per_frame
+        ends = starts + self.n_frames * self.spec.seconds_per_frame
+        length = torch.as_tensor(waveform.shape[0]).double()[None] / self.spec.sample_rate
+        return windows.mean(dim=0), windows, starts, torch.minimum(ends, length)
+
+    def _features(self, waveform: Tensor) -> Tensor:
+        """What `features.extract` computes, rounded to float16 as it is."""
+        decibels = log_mel(self._power(waveform), self.spec)
+        feature = decibels if self.spec.kind == "mel" else cosines(self.spec.n_mfcc, self.spec.n_mels) @ decibels
+        return feature.half().float()
+
+    def _power(self, waveform: Tensor) -> Tensor:
+        """Power spectrogram `(n_fft // 2 + 1, n_frames)`."""
+        n_fft, hop = self.spec.n_fft, self.spec.hop_length
+        padded = pad(waveform, (n_fft // 2, n_fft // 2))
+        if _is_power_of_two(n_fft):
+            pairs = torch.stft(padded[None], n_fft, hop, window=self.basis, center=False, return_complex=False)
+            return pairs.square().sum(dim=-1)[0]
+        real, imaginary = conv1d(padded[None, None], self.basis, stride=hop)[0].square().chunk(2)
+        return real + imaginary
+
+    def _cover(self, n_clip: Tensor) -> tuple[Tensor, Tensor]:
+        """First frames of the windows (`windows.cover_starts`), and how many there are to cover (`repeat_to`)."""
+        n_repeated = n_clip.clamp(min=self.n_frames)
+        step = max(1, int(self.n_frames * (1 - self.overlap)))
+        last = n_repeated - self.n_frames  # first frame of the last window
+        steps = torch.div(last + (step - 1), step, rounding_mode="floor")
+        place = _up_to(steps + 1)
+        # Vectors, as the export divides doubles without a dimension in float32, which misses by a frame.
+        spread = place.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
+        return torch.where(place == steps, last, spread.long()), n_repeated
+
+
+def _up_to(n: Tensor) -> Tensor:
+    return torch.arange(n)  # type: ignore[call-overload]  # a tensor, so that the graph counts anew for each clip
+
+
+def _basis(spec: FeatureSpec) -> Tensor:
+    """The Hann window; where onnxruntime's STFT is imprecise, cosines and sines under it, a filter per frequency."""
+    window = torch.hann_window(spec.n_fft, dtype=torch.float64)
+    if _is_power_of_two(spec.n_fft):
+        return window.float()
+    turns = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
+    angles = turns.double() * (2 * np.pi / spec.n_fft)  # (n_fft // 2 + 1, n_fft)
+    return (torch.cat([angles.cos(), angles.sin()]) * window).float()[:, None]
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n & (n - 1) == 0
+
+
+def _traced(whole: Whole, sample_rate: int) -> Any:
+    """The graph of a clip of any length."""
+    buffer = io.BytesIO()
+    axes = {name: {0: "n_windows"} for name in OUTPUTS[1:]} | {INPUT: {0: "n_samples"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the way by tracing, the only one that needs nothing but onnx
+        try:
+            torch.onnx.export(
+                whole.eval(), (_noise(2.0, sample_rate),), buffer,  # type: ignore[arg-type]
+                opset_version=OPSET, dynamo=False,
+                input_names=[INPUT], output_names=list(OUTPUTS), dynamic_axes=axes,
+            )  # fmt: skip
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"this model cannot be written as ONNX: {reason:.160}") from error
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _compare(content: bytes, whole: Whole, usage: Usage) -> None:
+    """See that the graph gives what PyTorch gives, for a clip of less than a window and one of several."""
+    running = session(content)
+    for seconds in (0.6 * usage.window, 3.3 * usage.window):
+        waveform = _noise(max(0.5, seconds), usage.spec.sample_rate)
+        with torch.inference_mode():
+            expected = [value.numpy() for value in whole(waveform)]
+        given = running.run(list(OUTPUTS), {INPUT: waveform.numpy()})
+        for name, one, other in zip(OUTPUTS, given, expected, strict=True):
+            if one.shape != other.shape or not np.abs(one - other).max() <= AGREED:
+                raise UserError(f"this model cannot be written as ONNX: its {name} differ from PyTorch's")
+
+
+def _noise(seconds: float, sample_rate: int) -> Tensor:
+    return 0.1 * torch.randn(round(seconds * sample_rate), generator=torch.Generator().manual_seed(0))

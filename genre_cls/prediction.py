@@ -1,0 +1,166 @@
+"""What is said of one file, and how a file is heard part by part; needs neither PyTorch nor a model's format."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genre_cls.audio import UnreadableAudio, duration, segments
+
+SEGMENT = 60.0  # s, of audio that is in memory at once
+SHORTEST = 0.5  # s, below that there is no music
+LONGEST = 12.0  # h, no piece of music and few recordings are longer
+SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
+
+Floats = NDArray[np.float64]
+# What is said of a clip `(n_samples,)`: starts and ends of its windows `(n_windows,)`, s from the clip's beginning, and
+# their probabilities `(n_windows, n_genres)`.
+Judge = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is said of one file.
+
+    Args:
+        genres: names in the order of the columns.
+        probabilities: of the file, the mean over its windows `(n_genres,)`, their sum is 1.
+        seconds: how long the file lasts, s.
+        starts: where each window begins `(n_windows,)`, s; windows do not cover what is silent for a minute.
+        ends: where each window ends `(n_windows,)`, s.
+        windows: probabilities of each window `(n_windows, n_genres)`.
+    """
+
+    genres: tuple[str, ...]
+    probabilities: Floats
+    seconds: float
+    starts: Floats
+    ends: Floats
+    windows: Floats
+
+    @property
+    def genre(self) -> str:
+        """The most probable genre."""
+        return self.ranked[0][0]
+
+    @property
+    def ranked(self) -> list[tuple[str, float]]:
+        """Genres with their probabilities, the most probable first."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        return [(self.genres[i], float(self.probabilities[i])) for i in order]
+
+    def over_time(self, seconds: float = 30.0) -> list[tuple[float, float, str | None]]:
+        """The most probable genre of one stretch of the file after the other.
+
+        Args:
+            seconds: length of a stretch, s; the last one ends with the file.
+
+        Returns:
+            (start in s, end in s, genre): the windows' mean, each weighted by how much of the stretch it covers; None
+            where no window covers any of it.
+        """
+        bounds = [*np.arange(0, self.seconds, seconds).tolist(), self.seconds]
+        return [(start, end, self._between(start, end)) for start, end in pairwise(bounds)]
+
+    def _between(self, start: float, end: float) -> str | None:
+        covered = np.clip(np.minimum(self.ends, end) - np.maximum(self.starts, start), 0, None)  # s
+        return self.genres[int((covered @ self.windows).argmax())] if covered.any() else None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What in a clip speaks for a genre and what against it.
+
+    Args:
+        genre: that is explained.
+        mel: log-mel spectrogram of the clip `(n_mels, n_frames)`, dB.
+        evidence: what each of its values adds to the genre's logit less the mean of all genres' logits
+            `(n_mels, n_frames)`; negative where it speaks against the genre.
+        difference: that logit of the clip less that of a clip that is the training tracks' mean throughout: the sum of
+            the evidence, but for the error of integration.
+        frequencies: centres of the mel bands `(n_mels,)`, Hz.
+        seconds_per_frame: time between frames, s.
+    """
+
+    genre: str
+    mel: NDArray[np.float32]
+    evidence: NDArray[np.float32]
+    difference: float
+    frequencies: Floats
+    seconds_per_frame: float
+
+
+class Classifier(Protocol):
+    """Whatever says which genres a file is of."""
+
+    @property
+    def genres(self) -> tuple[str, ...]:
+        """Names of the genres."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that it has learned from."""
+
+    def predict(self, path: str | Path) -> Prediction:
+        """Judge one audio file."""
+
+
+def listen(path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: int, longest: float) -> Prediction:
+    """Judge one audio file, part by part.
+
+    Args:
+        path: a file in any format that libsndfile reads, of any sample rate and number of channels, from `SHORTEST` to
+            `LONGEST`.
+        genres: names in the order of the judge's columns.
+        judge: says of a clip which windows it has and what is heard in them.
+        sample_rate: that the judge takes, Hz.
+        longest: clip that the judge takes, s; a longer file is cut into the fewest equal clips that are not longer.
+
+    Raises:
+        UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout); the
+            message is the reason, without the path.
+    """
+    judged, seconds = [], 0.0
+    if (hours := duration(path) / 3600) > LONGEST:
+        raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
+    for waveform in segments(path, sample_rate, longest):
+        length = len(waveform) / sample_rate
+        if length >= SHORTEST and np.abs(waveform).max() >= SILENCE:
+            starts, ends, windows = judge(waveform)
+            judged.append((seconds + starts, seconds + ends, windows))
+        seconds += length
+    if not judged:
+        raise UnreadableAudio(_why_not(seconds))
+    starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
+    return Prediction(genres, windows.mean(axis=0), seconds, starts, ends, windows)
+
+
+def first_clip(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:
+    """The first of the clips that `listen` judges, as a waveform `(n_samples,)`.
+
+    Raises:
+        UnreadableAudio: the file, or this part of it, cannot be judged.
+    """
+    waveform = next(segments(path, sample_rate, longest), np.zeros(0, np.float32))
+    seconds = len(waveform) / sample_rate
+    if seconds < SHORTEST or np.abs(waveform).max() < SILENCE:
+        raise UnreadableAudio(_why_not(seconds))
+    return waveform
+
+
+def longest_clip(window: float) -> float:
+    """How long a clip may be that is judged as one, s, for a model that hears windows of so many s."""
+    return max(SEGMENT, 2 * window)
+
+
+def _why_not(seconds: float) -> str:
+    """Why nothing can be said of a file, all of which lasts so long, s."""
+    if not seconds:
+        return "has no samples"
+    if seconds < SHORTEST:
+        return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
+    return "is silent"

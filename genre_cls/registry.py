@@ -1,0 +1,82 @@
+"""MLflow's registry: a trained model under a name and version, with what it takes, what it gives and an example."""
+
+import io
+import logging
+import os
+import shlex
+import tempfile
+import warnings
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import soundfile
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+import genre_cls
+from genre_cls.classifier import GenreClassifier
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.tracking import Tracker
+
+EXPERIMENT = "genre_cls models"
+CODE = Path(__file__).with_name("served.py")  # a script of MLflow's, not to be imported
+INPUT, MODEL = "audio", "model"  # as in that file
+
+
+def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str, str]:
+    """Register a classifier as a new version of a model.
+
+    Args:
+        classifier: to register.
+        name: of the model, which is made if there is none.
+        tracking: the tracking store: its folder, or a server's address.
+
+    Returns:
+        Address of the version, `models:/NAME/VERSION`, and the command that serves it on this machine.
+
+    Raises:
+        UserError: the store does not take it.
+    """
+    tracker = Tracker.at(tracking)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(tracker.uri)
+    try:
+        address = _logged(classifier, name, tracker)
+    except MlflowException as error:
+        raise UserError(f"register {in_one_line(name)} in {tracker.uri}: {in_one_line(error)}") from error
+    store, model = shlex.quote(f"MLFLOW_TRACKING_URI={tracker.uri}"), shlex.quote(address)
+    return address, f"env {store} mlflow models serve -m {model} --env-manager local --host 127.0.0.1"
+
+
+def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:
+    experiment = tracker.experiment(EXPERIMENT)
+    # MLflow prints and warns of what is no concern of the user; what goes wrong comes as an exception.
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = Path(folder) / "genres.safetensors"
+        classifier.save(file)
+        with mlflow.start_run(experiment_id=experiment, run_name=name):
+            logged = mlflow.pyfunc.log_model(
+                name="model", python_model=str(CODE), artifacts={MODEL: str(file)}, registered_model_name=name,
+                signature=_signature(classifier.genres), input_example=_example(),
+                pip_requirements=[f"genre_cls=={genre_cls.__version__}"],
+            )  # fmt: skip
+    return f"models:/{name}/{logged.registered_model_version}"
+
+
+def _signature(genres: tuple[str, ...]) -> ModelSignature:
+    """A file's bytes to its genre and all probabilities; JSON has the bytes in base64."""
+    shares = [ColSpec("double", f"p({genre})") for genre in genres]
+    return ModelSignature(Schema([ColSpec("binary", INPUT)]), Schema([ColSpec("string", "genre"), *shares]))
+
+
+def _example() -> pd.DataFrame:
+    """A second of a tone as a WAV file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.3 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000), 8000, format="WAV")
+    return pd.DataFrame({INPUT: [buffer.getvalue()]})

@@ -1,0 +1,63 @@
+"""Networks as if they had been trained, and music for them, for tests of what is done with networks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+import yaml
+
+from genre_cls import GenreClassifier
+from genre_cls.features import FeatureSpec
+from genre_cls.modelfile import Network, SavedModel, Usage
+from genre_cls.models import GenreCNN
+
+GENRES = ("hiss & noise", "tones, pure", "else")
+RATE = 22050
+SPECS = {
+    "mel": FeatureSpec(kind="mel"),
+    "mfcc": FeatureSpec(kind="mfcc"),
+    "no power of two": FeatureSpec(kind="mel", n_fft=1000, hop_length=300, n_mels=40),
+    "odd": FeatureSpec(kind="mfcc", n_fft=999, hop_length=400, n_mels=32, n_mfcc=13, top_db=30),
+    "another rate": FeatureSpec(kind="mel", sample_rate=8000, n_fft=512, hop_length=128, n_mels=32, f_max=4000),
+}
+
+
+SHAPE: dict[str, Any] = {
+    "channels": [8, 8], "kernel_sizes": [5, 3], "strides": [[2, 2], [1, 2]], "bands": 3, "dropout": 0.5,
+}  # fmt: skip
+
+
+def a_network(spec: FeatureSpec, seed: int, levelled: bool) -> Network:
+    """A CNN with random weights, as sure as a trained one."""
+    torch.manual_seed(seed)
+    network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, levelled)
+    network.mean += torch.randn(spec.n_bins, 1) * 10 - (0 if levelled else 40)
+    network.deviation *= 15
+    for weights in network.model.parameters():
+        weights.data *= 2
+    return network.eval()
+
+
+def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:
+    """A plain and a levelled network that vote, in float32; it can be saved and loaded again."""
+    usage = Usage(spec, GENRES, window, overlap, 16, "32-true", "{}")
+    networks = (a_network(spec, 0, False), a_network(spec, 1, True))
+    recipe = {"window": window, "overlap": overlap, "members": ["plain", "levelled"]}
+    model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
+    config = {"recipe": recipe, "model": model, "batch_size": 16, "trainer": {"precision": "32-true"}}
+    description = {
+        "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec),
+        "origin": {"dataset": "folder"}, "scores": {"a": 1},
+    }  # fmt: skip
+    return GenreClassifier([SavedModel(networks, usage, "folder", description)])
+
+
+def music(path: Path, seconds: float, seed: int = 0) -> Path:
+    """A gliding tone with its octave that comes and goes, over noise."""
+    random, time = np.random.default_rng(seed), np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * (random.uniform(100, 1000) * time + 30 * np.sin(time))
+    sound = np.sin(phase) * (np.sin(5 * time) > 0) + 0.3 * np.sin(2 * phase) + random.normal(0, 0.03, len(time))
+    soundfile.write(path, 0.3 * sound, RATE)
+    return path

@@ -1,0 +1,133 @@
+"""Why a clip is of a genre: shares that add up to the logit, and lie where the model listens."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from networks import GENRES, SPECS, a_classifier, a_network, music
+from torch import Tensor, nn
+
+from genre_cls import GenreClassifier, plots, predict
+from genre_cls.audio import UnreadableAudio, decode
+from genre_cls.errors import UserError
+from genre_cls.explanation import explained
+from genre_cls.features import extract
+from genre_cls.modelfile import Network, Usage
+from genre_cls.windows import cover_starts, repeat_to
+
+SMALL = replace(SPECS["another rate"], n_mels=24)
+SMALL_MFCC = replace(SMALL, kind="mfcc", n_mfcc=10)
+
+
+class Listener(nn.Module):
+    """Hears the mean of some bands and nothing else; linear."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        heard = features[:, 0, 5:9].mean(dim=(1, 2))
+        return torch.stack([heard, -heard, 0 * heard], dim=1)
+
+
+def usage_of(spec: Any) -> Usage:
+    return Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
+
+
+@pytest.mark.parametrize("levelled", [False, True])
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MFCC], ids=["mel", "mfcc"])
+@pytest.mark.parametrize("seconds", [0.5, 1.9])
+def test_the_evidence_adds_up_to_the_difference_of_the_logits(
+    tmp_path: Path, spec: Any, levelled: bool, seconds: float
+) -> None:
+    waveform, network = decode(music(tmp_path / "a.wav", seconds), spec.sample_rate), a_network(spec, 3, levelled)
+    usage = usage_of(spec)
+    (clip,) = extract(waveform, [spec])
+    n_frames = spec.n_frames(usage.window)
+    whole = torch.from_numpy(repeat_to(clip, n_frames)).float()
+    view = whole - whole.mean(dim=1, keepdim=True) if levelled else whole
+    starts = cover_starts(whole.shape[1], n_frames, usage.overlap)
+    windows = torch.stack([view[None, :, start : start + n_frames] for start in starts])
+    with torch.no_grad():
+        gained = (network(windows) - network(network.mean.expand(-1, n_frames)[None, None])).mean(dim=0)
+    for genre in range(len(GENRES)):
+        said = explained([network], usage, waveform, genre)
+        expected = float(gained[genre] - gained.mean())
+        assert said.genre == GENRES[genre] and said.evidence.shape == said.mel.shape == (24, clip.shape[1])
+        assert said.difference == pytest.approx(expected, abs=0.02)
+        assert said.evidence.sum() == pytest.approx(said.difference, abs=0.02 + 0.02 * abs(said.difference))
+        assert np.abs(said.evidence).sum() > 0.2
+
+
+def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
+    waveform, networks = decode(music(tmp_path / "a.wav", 1.5), 8000), [a_network(SMALL, n, n > 0) for n in range(2)]
+    single = [explained([network], usage_of(SMALL), waveform, 1) for network in networks]
+    both = explained(networks, usage_of(SMALL), waveform, 1)
+    np.testing.assert_allclose(both.evidence, (single[0].evidence + single[1].evidence) / 2, atol=1e-6)
+    assert both.difference == pytest.approx((single[0].difference + single[1].difference) / 2)
+
+
+def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Path) -> None:
+    waveform, network = decode(music(tmp_path / "a.wav", 1.5), 8000), Network(Listener(), 24, False)
+    network.mean += -40
+    said = [explained([network], usage_of(SMALL), waveform, genre) for genre in range(3)]
+    assert not np.delete(said[0].evidence, range(5, 9), axis=0).any() and said[0].evidence[5:9].any(axis=1).all()
+    heard = said[0].mel[5:9] + 40  # dB above what the training tracks have
+    n_windows = len(cover_starts(said[0].mel.shape[1], SMALL.n_frames(0.7), 0.3))
+    once = said[0].evidence[5:9, :5] * n_windows * 4 * SMALL.n_frames(0.7)  # frames that one window covers
+    np.testing.assert_allclose(once, heard[:, :5], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(said[1].evidence, -said[0].evidence, atol=1e-6)
+    assert not said[2].evidence.any()
+
+
+def test_the_most_probable_genre_is_explained_unless_another_is_named(tmp_path: Path) -> None:
+    whole, path = a_classifier(SMALL), music(tmp_path / "a.wav", 1)
+    assert whole.explain(path).genre == whole.predict(path).genre
+    assert whole.explain(path, GENRES[2]).genre == GENRES[2]
+    with pytest.raises(UserError, match=f"genre polka: must be one of {GENRES[0]}, "):
+        whole.explain(path, "polka")
+    with pytest.raises(UnreadableAudio, match="no such file"):
+        whole.explain(tmp_path / "none.wav", GENRES[0])
+
+
+def test_the_picture_has_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -> None:
+    said = a_classifier(SMALL).explain(music(tmp_path / "a.wav", 2))
+    figure = plots.explanation(said, title="costs $1 or $2", note="as told")
+    heard, shown = figure.axes[:2]
+    assert len(heard.images) == 1 and len(shown.images) == 2
+    np.testing.assert_array_equal(heard.images[0].get_array(), said.mel)
+    assert shown.get_xlim() == pytest.approx((0, said.mel.shape[1] * said.seconds_per_frame))
+    assert [label.get_text() for label in heard.get_yticklabels()][-1] == "2000"
+    assert plots.png(figure).startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def explain(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The command, with a model that needs no training."""
+    monkeypatch.setattr(GenreClassifier, "load", lambda *_, **__: a_classifier(SMALL))
+    return lambda *arguments: command(predict.main, *map(str, arguments))
+
+
+def test_the_command_draws_what_speaks_for_the_genre(explain: Callable[..., Any], tmp_path: Path) -> None:
+    done = explain(music(tmp_path / "a.wav", 1), "--explain", tmp_path / "why.png")
+    assert done.code == 0 and done.err == f"explained: {tmp_path / 'why.png'}\n" and "a.wav" in done.out
+    assert imread(tmp_path / "why.png").std() > 0.05
+    assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "why.png", "a place"}
+
+
+def test_what_cannot_be_explained_is_told_in_one_line(explain: Callable[..., Any], tmp_path: Path) -> None:
+    path = music(tmp_path / "a.wav", 1)
+    for arguments, reason in (
+        ((path, music(tmp_path / "b.wav", 1)), "--explain draws one audio file, not 2; name one"),
+        ((), "nothing to do"),
+        ((path, "--model", "a.onnx"), "model a.onnx: an .onnx file cannot be explained"),
+    ):
+        done = explain(*arguments, "--explain", tmp_path / "why.png")
+        assert done.code == 2 and reason in done.err and len(done.err.splitlines()) == 1 and done.out == ""
+    wrong = explain(path, "--explain", tmp_path / "why.jpg")
+    assert wrong.code == 2 and "why.jpg: must end in .png" in wrong.err
+    bad = explain(tmp_path / "none.wav", "--explain", tmp_path / "why.png")
+    assert bad.code == 1 and bad.err.endswith("none.wav: no such file or directory\n")
+    assert not list(tmp_path.glob("why*"))

@@ -1,0 +1,249 @@
+"""A model as ONNX: the same probabilities from a waveform, without PyTorch, from a file that says what it needs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import GENRES, SPECS, a_classifier, music
+from torch import Tensor, nn
+
+from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
+from genre_cls.errors import UserError
+from genre_cls.modelfile import Network, SavedModel, Usage
+from genre_cls.onnx_export import exported
+
+GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
+
+
+class Opaque(nn.Module):
+    """A model that ONNX has no operators for."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.linalg.eigvals(features[:, 0, :3, :3]).abs()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[GenreClassifier, OnnxClassifier]]:
+    """A classifier and what was exported of it, once a spec."""
+    made: dict[str, tuple[GenreClassifier, OnnxClassifier]] = {}
+
+    def of(name: str) -> tuple[GenreClassifier, OnnxClassifier]:
+        if name not in made:
+            path, whole = tmp_path_factory.mktemp("onnx") / "a.onnx", a_classifier(SPECS[name])
+            whole.save(path)
+            made[name] = whole, OnnxClassifier.load(path)
+        return made[name]
+
+    return of
+
+
+def assert_same(one: Prediction, other: Prediction) -> None:
+    assert one.genres == other.genres and one.seconds == other.seconds
+    np.testing.assert_allclose(one.windows, other.windows, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(one.starts, other.starts, atol=1e-9)
+    np.testing.assert_allclose(one.ends, other.ends, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_graph_gives_the_probabilities_that_pytorch_gives(
+    pair: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    whole, graph = pair(name)
+    predictions = [whole.predict(music(tmp_path / f"{n}.wav", 1 + 2.3 * n, n)) for n in range(5)]
+    for n, prediction in enumerate(predictions):
+        assert_same(graph.predict(tmp_path / f"{n}.wav"), prediction)
+    spread = np.ptp([prediction.probabilities for prediction in predictions], axis=0).max()
+    assert spread > 0.01  # else agreement would say little
+
+
+@settings(max_examples=40, deadline=None)
+@given(seconds=st.floats(0.5, 6))
+def test_a_clip_of_any_length_has_the_same_windows(
+    pair: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, seconds: float
+) -> None:
+    path = music(tmp_path_factory.getbasetemp() / "any.wav", seconds)
+    whole, graph = pair("mel")
+    assert_same(graph.predict(path), whole.predict(path))
+
+
+def test_a_long_file_is_judged_in_the_same_segments(pair: Callable[..., Any], tmp_path: Path) -> None:
+    path = music(tmp_path / "long.wav", 61)
+    whole, graph = pair("another rate")
+    assert_same(graph.predict(path), whole.predict(path))
+
+
+@settings(max_examples=8, deadline=None)
+@given(window=st.floats(0.3, 3), overlap=st.floats(0, 0.9), seconds=st.floats(0.5, 7))
+def test_any_window_and_overlap_will_do(
+    tmp_path_factory: pytest.TempPathFactory, window: float, overlap: float, seconds: float
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    whole = a_classifier(SPECS["another rate"], window, overlap)
+    whole.save(folder / "any.onnx")
+    path = music(folder / "any.wav", seconds)
+    assert_same(OnnxClassifier.load(folder / "any.onnx").predict(path), whole.predict(path))
+
+
+def test_on_trained_models_of_every_kind_it_gives_what_they_give(
+    trained: Any, tiny_music: Path, tmp_path: Path
+) -> None:
+    for parent in trained.parents:
+        whole = GenreClassifier.load(parent.info.run_id, tracking=trained.folder / "mlruns")
+        whole._usage = replace(whole._usage, precision="32-true")
+        whole.save(tmp_path / "a.onnx")
+        graph = OnnxClassifier.load(tmp_path / "a.onnx")
+        for path in sorted(tiny_music.rglob("*.wav"))[::3]:
+            assert_same(graph.predict(path), whole.predict(path))
+
+
+@pytest.mark.skipif(not GTZAN.is_dir(), reason="GTZAN_ROOT names no folder")
+@pytest.mark.parametrize("name", ["mel", "mfcc"])
+def test_on_real_music_it_gives_what_pytorch_gives(pair: Callable[..., Any], name: str) -> None:
+    whole, graph = pair(name)
+    for path in sorted(GTZAN.rglob("*.wav"))[::25]:
+        assert_same(graph.predict(path), whole.predict(path))
+
+
+def test_the_file_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> None:
+    a_classifier(SPECS["another rate"], window=40).save(tmp_path / "a.onnx")
+    graph = onnx.load(tmp_path / "a.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    said = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
+    assert said["genres"] == list(GENRES) and said["sample_rate"] == 8000 and said["longest_clip"] == 80
+    assert said["origin"] == {"dataset": "folder"}
+    assert said["genre_cls"]["features"]["n_mels"] == 32 and said["genre_cls"]["scores"] == {"a": 1}
+    assert [value.name for value in graph.graph.input] == ["waveform"]
+    assert [value.name for value in graph.graph.output] == ["probabilities", "windows", "starts", "ends"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_model_that_cannot_be_exported_is_told_and_no_file_is_left(tmp_path: Path) -> None:
+    spec = SPECS["another rate"]
+    usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
+    description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
+    opaque = GenreClassifier(
+        [SavedModel((Network(Opaque(), spec.n_bins, False).eval(),), usage, "folder", description)]
+    )
+    with pytest.raises(UserError, match="cannot be written as ONNX: ") as error:
+        opaque.save(tmp_path / "a.onnx")
+    assert len(str(error.value).splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fickle(nn.Module):
+        """Branches by its input, which a trace does not see."""
+
+        def forward(self, features: Tensor) -> Tensor:
+            return features.mean(dim=(2, 3)).repeat(1, 3) * torch.tensor([0.0, 1, 2]) * (1 if len(features) > 2 else -1)
+
+    spec = SPECS["another rate"]
+    usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
+    with pytest.raises(UserError, match="differ from PyTorch's"):
+        exported([Network(Fickle(), spec.n_bins, False).eval()], usage, {"genres": [], "origin": {"dataset": "folder"}})
+
+
+def test_the_command_exports_and_predicts_by_what_it_exported(
+    command: Callable[..., Any], trained: Any, tiny_music: Path, tmp_path: Path
+) -> None:
+    store, path = str(trained.folder / "mlruns"), str(tmp_path / "a.onnx")
+    before = command(predict.main, str(tiny_music), "--tracking", store, "--format", "json", "--export", path)
+    assert before.code == 0 and before.err == f"exported: {path}\n"
+    after = command(predict.main, str(tiny_music), "--model", path, "--format", "json")
+    assert after.code == 0 and after.err == ""
+    for one, other in zip(json.loads(before.out), json.loads(after.out), strict=True):
+        assert one["path"] == other["path"] and one["genres"][0]["genre"] == other["genres"][0]["genre"]
+        # bfloat16, in which PyTorch may compute, has three digits
+        shares = [{entry["genre"]: entry["probability"] for entry in said["genres"]} for said in (one, other)]
+        assert shares[0] == pytest.approx(shares[1], abs=0.02)
+    again = command(predict.main, "--model", path, "--export", str(tmp_path / "b.onnx"))
+    assert again.code == 2 and "cannot be exported again" in again.err and not (tmp_path / "b.onnx").exists()
+
+
+def test_to_predict_by_it_takes_no_pytorch(tmp_path: Path) -> None:
+    a_classifier(SPECS["mel"]).save(tmp_path / "a.onnx")
+    music(tmp_path / "a.wav", 1)
+    code = (
+        "import sys\nfrom genre_cls.predict import main\ntry:\n    main()\n"
+        "finally:\n    print({'torch', 'torchaudio', 'mlflow', 'onnx', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--model", "a.onnx", "a.wav"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_without_the_extra_it_is_told_how_to_install_it(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").touch()
+    code = "import sys\nsys.modules['onnxruntime'] = None\nfrom genre_cls.predict import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--model", "a.onnx", "a.wav"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: onnxruntime is not installed; pip install 'genre_cls[onnx]' brings it\n"
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("content") / "a.onnx"
+    a_classifier(SPECS["another rate"]).save(path)
+    return path.read_bytes()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        OnnxClassifier.load(path)
+    assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(share=st.floats(0, 0.999))
+def test_a_file_cut_short_is_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut.onnx"
+    path.write_bytes(content[: int(share * len(content))])
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"genre_cls": "{"}, {"genre_cls": "[]"}, {"genre_cls": '{"genres": ["a"], "origin": {"dataset": "x"}}'}],
+)
+def test_a_graph_that_is_no_model_of_genre_cls_is_refused(
+    content: bytes, tmp_path: Path, metadata: dict[str, str]
+) -> None:
+    graph = onnx.load_from_string(content)
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, metadata)
+    (tmp_path / "a.onnx").write_bytes(graph.SerializeToString())
+    assert "holds no ONNX model of genre_cls" in refusal(tmp_path / "a.onnx")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.onnx").endswith("no such file or directory")
+
+
+def test_a_graph_may_not_take_its_weights_from_another_file(content: bytes, tmp_path: Path) -> None:
+    graph = onnx.load_from_string(content)
+    onnx.save_model(graph, tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    assert (tmp_path / "w").exists()
+    refusal(tmp_path / "a.onnx")
+
+
+def test_windows_of_the_graph_lie_as_in_a_cover(pair: Callable[..., Any], tmp_path: Path) -> None:
+    said = pair("mel")[1].predict(music(tmp_path / "a.wav", 5))
+    assert said.starts[0] == 0 and said.ends[-1] == pytest.approx(5)
+    assert (said.starts[1:] < said.ends[:-1]).all()

@@ -1,0 +1,156 @@
+"""The registry: a version that MLflow loads without a pickle, says what it takes, and answers requests."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from networks import GENRES, SPECS, a_classifier, music
+
+from genre_cls import GenreClassifier, predict
+from genre_cls.errors import UserError
+from genre_cls.registry import registered
+
+Registered = tuple[GenreClassifier, str, Path]
+
+
+@pytest.fixture(scope="module")
+def version(fresh_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]:
+    """A classifier, the address under which it is registered, and the store."""
+    store = shutil.copytree(fresh_store, tmp_path_factory.mktemp("registry") / "my runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        address, command = registered(loadable(), "genres", str(store))
+        assert f"sqlite:///{store}/mlflow.db" in command and address in command and not list(Path().iterdir())
+    yield loadable(), address, store
+    mlflow.set_tracking_uri(None)
+
+
+def loadable() -> GenreClassifier:
+    return a_classifier(SPECS["another rate"])
+
+
+def test_a_version_says_what_it_takes_and_gives_and_has_an_example(version: Registered) -> None:
+    _, address, _ = version
+    info = mlflow.models.get_model_info(address)
+    assert [(one["name"], one["type"]) for one in info.signature.inputs.to_dict()] == [("audio", "binary")]
+    assert info.signature.outputs.input_names() == ["genre", *(f"p({genre})" for genre in GENRES)]
+    example = Model.load(address).load_input_example(address)
+    assert list(example.columns) == ["audio"] and len(example) == 1
+
+
+def test_a_version_gives_what_the_classifier_gives(version: Registered, tmp_path: Path) -> None:
+    whole, address, _ = version
+    paths = [music(tmp_path / f"{n}.{kind}", 1 + n, n) for n, kind in enumerate(("wav", "flac", "mp3"))]
+    loaded = mlflow.pyfunc.load_model(address)
+    given = loaded.predict(pd.DataFrame({"audio": [path.read_bytes() for path in paths]}))
+    for (_, row), path in zip(given.iterrows(), paths, strict=True):
+        said = whole.predict(path)
+        assert row["genre"] == said.genre
+        assert [row[f"p({genre})"] for genre in GENRES] == pytest.approx(said.probabilities.tolist(), abs=1e-6)
+    with pytest.raises(MlflowException, match="audio file 1 Format not recognised"):
+        loaded.predict(pd.DataFrame({"audio": [paths[0].read_bytes(), b"Dear diary"]}))
+
+
+def test_nothing_of_it_is_a_pickle(version: Registered, tmp_path: Path) -> None:
+    _, address, _ = version
+    files = list(Path(mlflow.artifacts.download_artifacts(address, dst_path=tmp_path)).rglob("*"))
+    assert {"served.py", "genres.safetensors"} <= {path.name for path in files}
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")]
+    assert not [path for path in files if path.is_file() and path.read_bytes()[:1] == b"\x80"]  # how pickles begin
+
+
+def test_registering_again_makes_another_version(version: Registered) -> None:
+    whole, address, store = version
+    assert address == "models:/genres/1"
+    assert registered(whole, "genres", str(store))[0] == "models:/genres/2"
+    versions = MlflowClient(f"sqlite:///{store}/mlflow.db").search_model_versions("name = 'genres'")
+    assert sorted(one.version for one in versions) == [1, 2]
+
+
+def test_a_name_that_mlflow_refuses_is_told_in_one_line(version: Registered) -> None:
+    with pytest.raises(UserError, match=r"^register no/slash in sqlite") as error:
+        registered(version[0], "no/slash", str(version[2]))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_command_registers_and_says_how_to_serve(
+    command: Callable[..., Any], store_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenreClassifier, "load", lambda *_, **__: loadable())
+    done = command(predict.main, "--register", "mine")
+    assert done.code == 0 and done.out == "", done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith("registered: models:/mine/1; serve it: env ") and "--env-manager local" in line
+    assert [path.name for path in done.folder.iterdir()] == ["mlruns"]
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it_and_answers_a_real_request(version: Registered, tmp_path: Path) -> None:
+    whole, address, store = version
+    path = music(tmp_path / "a.wav", 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "models", "serve", "-m", address, "--env-manager", "local",
+         "--host", "127.0.0.1", "--port", str(port)],
+        env=os.environ | {
+            "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # of uvicorn, which it starts
+        }, cwd=tmp_path,
+        start_new_session=True,
+    ) as server:  # fmt: skip
+        try:
+            wait_for(f"http://127.0.0.1:{port}/ping", server)
+            code, answer = ask(port, path.read_bytes())
+            bad, reason = ask(port, b"Dear diary")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+    said = whole.predict(path)
+    assert code == 200 and answer["predictions"][0]["genre"] == said.genre
+    shares = [answer["predictions"][0][f"p({genre})"] for genre in GENRES]
+    assert shares == pytest.approx(said.probabilities.tolist(), abs=1e-6)
+    assert bad == 400 and "Format not recognised" in json.dumps(reason)
+
+
+def ask(port: int, audio: bytes) -> tuple[int, Any]:
+    """Status and answer to a file."""
+    rows = {"dataframe_split": {"columns": ["audio"], "data": [[base64.b64encode(audio).decode()]]}}
+    request = Request(
+        f"http://127.0.0.1:{port}/invocations", json.dumps(rows).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert server.poll() is None
+        try:
+            urlopen(address, timeout=5).close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.5)
+    raise TimeoutError(address)
