@@ -16,7 +16,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobStatus, configure_log
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -72,12 +72,11 @@ class Sweep(Callback):
         os.environ[SWEEP] = uuid4().hex  # which jobs inherit that are other processes
         Sweep._under_way = config, os.environ[SWEEP]
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the best configuration of a search."""
-        job = kwargs["job_return"]
-        if job.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
+        if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
             known = [Sweep._best] if Sweep._best else []
-            Sweep._best = max([*known, (job.return_value, config)], key=lambda one: one[0])
+            Sweep._best = max([*known, (job_return.return_value, config)], key=lambda one: one[0])
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say where to look at a single configuration."""
@@ -106,10 +105,9 @@ def _judge_winner(config: DictConfig) -> None:
     from genre_cls.experiment import judge
     from genre_cls.identity import identify
 
-    overrides = OmegaConf.to_container(config.hydra.overrides.task)
-    log.info("chosen inside of fold %d: %s", config.fold + 1, " ".join(overrides))
+    log.info("chosen inside of fold %d: %s", config.fold + 1, " ".join(config.hydra.overrides.task))
     log.info("judged by fold %d, which took no part in the choice:", config.fold + 1)
-    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     cfg.inside = False
     judge(cfg, identify(cfg, config.hydra))
 
