@@ -156,10 +156,11 @@ class GenreClassifier:
         """
         bfloat16 = arithmetic(self._usage.precision, accelerator=False) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            views = {False: features, True: features - level}
-            batches = {key: torch.split(view, self._usage.batch_size) for key, view in views.items()}
+            plain, levelled = (torch.split(one, self._usage.batch_size) for one in (features, features - level))
             votes = [
-                torch.cat([net(batch).double().softmax(dim=1) for batch in batches[net.levelled]])
+                torch.cat(
+                    [net(batch).double().softmax(dim=1) for batch in (levelled if net.view == "levelled" else plain)]
+                )
                 for net in self._networks
             ]
             mean: Floats = torch.stack(votes).mean(dim=0).numpy()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genre_cls.folds import Fold, Indices
+from genre_cls.models import modulation_spectrum
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
 from genre_cls.windows import cover_starts, repeat_to
@@ -26,15 +27,14 @@ class Windowing:
         overlap: smallest share of a window that its neighbour in a cover repeats, 0 to below 1.
         batch_size: windows a batch.
         seed: of the crops and their order.
-        levelled: whether each bin's mean over the clip is taken away, and with it what the whole recording sounds like
-            (cepstral mean normalisation, where bins are MFCCs).
+        view: how a model sees a window, one of `windows.VIEWS`.
     """
 
     n_frames: int
     overlap: float
     batch_size: int
     seed: int
-    levelled: bool = False
+    view: str = "plain"
 
 
 class FoldData(pl.LightningDataModule):
@@ -55,7 +55,8 @@ class FoldData(pl.LightningDataModule):
         super().__init__()
         self.clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
         nothing = torch.zeros(features.spec.n_bins, 1, dtype=torch.float16)
-        self.levels = [clip.float().mean(dim=1, keepdim=True) if windowing.levelled else nothing for clip in self.clips]
+        levelled = windowing.view == "levelled"
+        self.levels = [clip.float().mean(dim=1, keepdim=True) if levelled else nothing for clip in self.clips]
         self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels)
         self.fold, self.windowing = fold, windowing
@@ -74,8 +75,14 @@ class FoldData(pl.LightningDataModule):
         return Windows(self, self.cover(self.fold.test))
 
     def standardisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each bin `(n_bins,)`, over the frames of the training tracks alone."""
-        return standardisation(self.clips[i] - self.levels[i] for i in self.fold.train)
+        """Mean and deviation, over the training tracks alone, of each value that is shown (`models.shape_of`)."""
+        if self.windowing.view == "modulation":
+            windows = Windows(self, self.cover(self.fold.train))
+            spectra = torch.cat([modulation_spectrum(features) for features, _ in windows])[:, 0]
+            deviation, mean = torch.std_mean(spectra, dim=0, correction=0)
+            return mean, torch.where(deviation > 1e-4, deviation, 1.0)
+        mean, deviation = standardisation(self.clips[i] - self.levels[i] for i in self.fold.train)
+        return mean[:, None], deviation[:, None]
 
     def cover(self, tracks: Indices) -> list[tuple[int, int]]:
         """Windows (track, first frame) that cover the tracks, evenly spread, the last one ending with the track."""

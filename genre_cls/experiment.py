@@ -27,7 +27,7 @@ from genre_cls.folds import Fold
 from genre_cls.identity import Identity
 from genre_cls.lifeline import end_with
 from genre_cls.modelfile import Weights, saved
-from genre_cls.models import n_parameters
+from genre_cls.models import n_parameters, shown
 from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions
@@ -110,7 +110,8 @@ def _complete(
     cfg: DictConfig, task: Task, identity: Identity, tracker: Tracker, claim: Texts, earlier: Earlier
 ) -> ConfigResult:
     """Train the folds that no earlier command has finished, and log them and the whole."""
-    size = len(cfg.recipe.members) * n_parameters(_model(cfg, len(task.catalogue.genres)))
+    genres, views = len(task.catalogue.genres), cfg.recipe.members
+    size = sum(n_parameters(_model(cfg, genres, view)) for view in views)
     spool = Spool(Path(cfg.tracking.folder), claim[KEY])
     if cfg.force:
         spool.clear()
@@ -227,16 +228,16 @@ def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Wei
 def _train_member(cfg: DictConfig, task: Task, fold: Fold, member: int) -> tuple[GenreModule, WindowPredictions]:
     seed = cfg.seed + SEEDS_APART * member
     pl.seed_everything(seed + fold.index, verbose=False)
-    recipe, spec = cfg.recipe, task.features.spec
-    levelled = recipe.members[member] == "levelled"
-    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, levelled)
+    recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[member]
+    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view)
     data = FoldData(task.features, task.labels, fold, windowing)
     module = GenreModule(
-        _model(cfg, len(task.catalogue.genres)),
+        _model(cfg, len(task.catalogue.genres), view),
         data.standardisation(),
         _augmentation(cfg),
         instantiate(recipe.optimizer),
         instantiate(recipe.schedule),
+        view,
     )
     training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
     return module, fit(module, data, training)
@@ -248,17 +249,19 @@ def _mean_curves(members: Sequence[Curves]) -> Curves:
     return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}
 
 
-def _model(cfg: DictConfig, n_genres: int) -> nn.Module:
+def _model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
     """A fresh model that has seen a window, since some take their shape from it."""
     model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
     spec: FeatureSpec = instantiate(cfg.features)
-    windows = torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window))
+    windows = shown(
+        torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window)), torch.zeros(()), torch.ones(()), view
+    )
     try:
         with torch.no_grad():
             shape = tuple(model.eval()(windows).shape)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"model: fails on {spec.n_bins} bins x {windows.shape[3]} frames: {reason}") from error
+        raise UserError(f"model: fails on {windows.shape[2]} bins x {windows.shape[3]} frames: {reason}") from error
     if shape != (2, n_genres):
         raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
     return model.train()
@@ -283,7 +286,7 @@ def _check_device(device: str) -> None:
 
 def _check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is told before the work, not after."""
-    model = _model(cfg, n_genres=2)
+    model, *_ = [_model(cfg, 2, view) for view in dict.fromkeys(cfg.recipe.members)]
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
     instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)

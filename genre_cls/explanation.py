@@ -34,9 +34,9 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
     starts = cover_starts(mel.shape[1], n_frames, usage.overlap)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
     for network in networks:
-        view = mel - mel.mean(dim=1, keepdim=True) if network.levelled else mel
+        seen = mel - mel.mean(dim=1, keepdim=True) if network.view == "levelled" else mel
         for start in starts:
-            shares, gained = _integrated(network, basis, view[:, start : start + n_frames], genre)
+            shares, gained = _integrated(network, basis, seen[:, start : start + n_frames], genre)
             evidence[:, start : start + n_frames] += shares
             difference += gained
     n = len(networks) * len(starts)
@@ -49,9 +49,12 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
 def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:
     """What each value of a window `(n_mels, n_frames)` adds to the logit, and what all of them do.
 
-    The path begins at the training tracks' mean, of which a network is shown zeros.
+    The path begins at the training tracks' mean, of which a network is shown zeros; for one that sees modulations
+    alone, at the window's own mean, in which nothing moves.
     """
-    origin = basis.T @ network.mean  # (n_mels, 1), since the rows of the basis are orthonormal
+    still = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
+    # The rows of the basis are orthonormal.
+    origin = still if network.view == "modulation" else basis.T @ network.mean
     middles = (torch.arange(STEPS) + 0.5) / STEPS
     path = (origin + middles[:, None, None] * (window - origin)).requires_grad_()  # (STEPS, n_mels, n_frames)
     (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from genre_cls import models
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec
-from genre_cls.models import standardised
+from genre_cls.models import shape_of, shown
 from genre_cls.settings import RULES
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
@@ -76,21 +76,21 @@ class Network(nn.Module):
     Args:
         model: `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
         n_bins: rows of the feature matrices.
-        levelled: whether it takes clips without their mean spectrum.
+        view: how it sees a window, one of `windows.VIEWS`; it takes levelled windows without the clip's mean spectrum.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, model: nn.Module, n_bins: int, levelled: bool) -> None:
+    def __init__(self, model: nn.Module, n_bins: int, view: str) -> None:
         super().__init__()
-        self.model, self.levelled = model, levelled
-        self.register_buffer("mean", torch.zeros(n_bins, 1))
-        self.register_buffer("deviation", torch.ones(n_bins, 1))
+        self.model, self.view = model, view
+        self.register_buffer("mean", torch.zeros(shape_of(view, n_bins)))
+        self.register_buffer("deviation", torch.ones(shape_of(view, n_bins)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.model(standardised(features, self.mean, self.deviation))
+        return self.model(shown(features, self.mean, self.deviation, self.view))
 
 
 def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
@@ -167,16 +167,18 @@ def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: 
     if not members:
         raise UserError("has no weights")
     views = config["recipe"]["members"]  # of a fold's models; a file of several folds has them in turn
+    if not RULES["recipe.members"].allows(views):
+        raise UserError(f"recipe.members={views!s:.40}: must be {RULES['recipe.members']}")
     return tuple(
-        _network(own, config["model"], usage, views[member % len(views)] == "levelled", trust)
+        _network(own, config["model"], usage, views[member % len(views)], trust)
         for member, own in sorted(members.items())
     )
 
 
-def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, levelled: bool, trust: bool) -> Network:
+def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: str, trust: bool) -> Network:
     # On the meta device nothing is allocated before the shapes are known to be the file's.
     with torch.device("cpu" if trust else "meta"):
-        network = Network(_model(settings, len(usage.genres), trust), usage.spec.n_bins, levelled)
+        network = Network(_model(settings, len(usage.genres), trust), usage.spec.n_bins, view)
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

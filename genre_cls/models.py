@@ -3,10 +3,15 @@
 A new model is a class whose first argument is `n_genres`, and a file in `conf/model/` that names it.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+MODULATION_BANDS, MODULATION_RATES = 32, 12  # of a modulation spectrum
+SLOWEST = 2  # cycles a window
+QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
 
 
 class GenreCNN(nn.Module):
@@ -98,16 +103,23 @@ class TimeStatistics(nn.Module):
         """Statistics `(batch, bands * channels * COUNT)` of maps `(batch, channels, bins, frames)`."""
         batch, n_channels, n_bins, n_frames = maps.shape
         flat = maps.permute(0, 2, 3, 1).flatten(2)  # (batch, bins, frames * channels), no copy of channels_last maps
-        rows = (self._averages(n_bins, maps) @ flat).float().view(batch, self.bands, n_frames, n_channels)
+        rows = (averages(n_bins, self.bands, like=maps) @ flat).float().view(batch, self.bands, n_frames, n_channels)
         mean = rows.mean(dim=2, keepdim=True)  # (batch, bands, 1, channels)
         variance = (rows - mean).square().mean(dim=2)  # many times faster than Tensor.var on a CPU
         return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=2).flatten(1)
 
-    def _averages(self, n_bins: int, like: Tensor) -> Tensor:
-        """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few."""
-        bins, band = torch.arange(n_bins, device=like.device), torch.arange(self.bands, device=like.device)[:, None]
-        inside = (bins >= band * n_bins // self.bands) & (bins * self.bands < (band + 1) * n_bins)
-        return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
+
+def averages(n_bins: int, bands: int, *, like: Tensor) -> Tensor:
+    """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few.
+
+    Args:
+        n_bins: rows that are averaged.
+        bands: slices of them.
+        like: what the matrix is to be multiplied with.
+    """
+    bins, band = torch.arange(n_bins, device=like.device), torch.arange(bands, device=like.device)[:, None]
+    inside = (bins >= band * n_bins // bands) & (bins * bands < (band + 1) * n_bins)
+    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
 def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
@@ -133,6 +145,56 @@ def standardised(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         deviation: of each bin `(n_bins, 1)`.
     """
     return ((features.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tensor:
+    """What a model is shown in a view; of the levelled one, the clip's mean spectrum has been taken away before.
+
+    Args:
+        features: `(batch, 1, n_bins, n_frames)` as extracted.
+        mean: of each value that is shown, of the `shape_of` the view.
+        deviation: likewise.
+        view: one of `windows.VIEWS`.
+    """
+    return standardised(modulation_spectrum(features) if view == "modulation" else features, mean, deviation)
+
+
+def shape_of(view: str, n_bins: int) -> tuple[int, int]:
+    """Shape of a view's standardisation: a value for each bin, or for each band and rate."""
+    return (min(n_bins, MODULATION_BANDS), MODULATION_RATES) if view == "modulation" else (n_bins, 1)
+
+
+def modulation_spectrum(features: Tensor) -> Tensor:
+    """How strongly each band swells and fades at each rate: what rhythm and articulation leave when all else is gone.
+
+    Args:
+        features: `(batch, 1, n_bins, n_frames)` as extracted.
+
+    Returns:
+        Log energies `(batch, 1, n_bands, n_rates)`, float32. The rates are spaced evenly by their logarithm, from
+        `SLOWEST` cycles a window to half a cycle a frame.
+
+    Source: Pampalk, Computational models of music similarity, PhD thesis, TU Wien (2006), ch. 2.2, fluctuation
+    patterns; without its weights for how loud and how strong a fluctuation is felt, which are for a model to learn.
+    """
+    n_bins, n_frames = features.shape[2:]
+    with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
+        waves = averages(n_bins, min(n_bins, MODULATION_BANDS), like=features.float()) @ features.float()
+        waves = (waves - waves.mean(dim=3, keepdim=True)) * torch.hann_window(n_frames, device=features.device)
+        cycles, bands = _modulation_bands(n_frames, features.device)
+        angles = cycles * torch.arange(n_frames, device=features.device)[:, None] * (2 * math.pi / n_frames)
+        energies = (waves @ angles.cos()).square() + (waves @ angles.sin()).square()  # matrices, which ONNX knows, too
+        return (energies @ bands + QUIETEST).log()
+
+
+def _modulation_bands(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cycles a window of each Fourier coefficient `(n_cycles,)`, and what averages them `(n_cycles, n_rates)`."""
+    cycles = torch.arange(n_frames // 2 + 1, device=device)
+    edges = torch.logspace(math.log10(SLOWEST), math.log10(max(n_frames / 2, 2 * SLOWEST)), MODULATION_RATES + 1)
+    low, high = edges[:-1].to(device), edges[1:].to(device)
+    nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for rates between which there is none
+    inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)
+    return cycles, inside / inside.sum(dim=0)
 
 
 def arithmetic(precision: str, *, accelerator: bool) -> str:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
 from genre_cls.modelfile import Weights
-from genre_cls.models import arithmetic, standardised
+from genre_cls.models import arithmetic, shown
 from genre_cls.scoring import WindowPredictions
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -94,10 +94,11 @@ class GenreModule(pl.LightningModule):
 
     Args:
         model: `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
-        standardisation: mean and standard deviation of each bin `(n_bins,)`.
+        standardisation: mean and standard deviation of each value that is shown (`models.shape_of`).
         augmentation: what is done to training batches.
         make_optimizer: from weights to optimiser.
         make_schedule: from optimiser and total number of steps to schedule.
+        view: how the model sees a window, one of `windows.VIEWS`.
     """
 
     mean: Tensor
@@ -110,25 +111,27 @@ class GenreModule(pl.LightningModule):
         augmentation: Augmentation,
         make_optimizer: MakeOptimizer,
         make_schedule: MakeSchedule,
+        view: str = "plain",
     ) -> None:
         super().__init__()
+        self.view = view
         # Channels last: about twice as fast on CPUs and on tensor cores.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         mean, deviation = standardisation
-        self.register_buffer("mean", mean[:, None])  # (n_bins, 1)
-        self.register_buffer("deviation", deviation[:, None])
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
         self.curves: dict[str, list[float]] = {}
         self._sums: dict[str, Tensor] = {}
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.model(self.standardise(features))
+        return self.model(self.show(features))
 
-    def standardise(self, features: Tensor) -> Tensor:
-        """Zero mean and unit variance per bin, in float32."""
-        return standardised(features, self.mean, self.deviation)
+    def show(self, features: Tensor) -> Tensor:
+        """What the model sees of them, with zero mean and unit variance, in float32."""
+        return shown(features, self.mean, self.deviation, self.view)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Smoothed cross-entropy, nats."""
@@ -137,8 +140,8 @@ class GenreModule(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of an augmented batch."""
         features, labels = batch
-        shifted = self.standardise(self.augmentation.shift(features))
-        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(shifted))
+        seen = self.show(self.augmentation.shift(features))
+        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(seen))
         logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
         loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
         self._count("train", loss.detach(), logits, labels)

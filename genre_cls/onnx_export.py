@@ -69,7 +69,7 @@ class Whole(nn.Module):
     def __init__(self, networks: Sequence[Network], usage: Usage) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.levelled = [network.levelled for network in networks]
+        self.levelled = [network.view == "levelled" for network in networks]
         self.spec, self.overlap = usage.spec, usage.overlap
         self.n_frames = usage.spec.n_frames(usage.window)
         self.register_buffer("basis", _basis(usage.spec))

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genre_cls.errors import UserError
+from genre_cls.windows import VIEWS
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
@@ -74,7 +75,8 @@ class Several:
         return isinstance(value, list) and bool(value) and all(item in self.choices for item in value)
 
     def __str__(self) -> str:
-        return f"a list of {' or '.join(self.choices)}, such as [{','.join(self.choices)}]"
+        *others, last = self.choices
+        return f"a list of {', '.join(others)} or {last}, such as [{','.join(self.choices)}]"
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.epochs": whole(1),
     "recipe.window": Number(0.1, 600),
     "recipe.overlap": Number(0, 0.95),
-    "recipe.members": Several(("plain", "levelled")),
+    "recipe.members": Several(VIEWS),
     "recipe.optimizer.lr": Number(TINY),
     "recipe.optimizer.weight_decay": Number(0),
     "recipe.schedule.warmup": Number(0.01, 0.99),

@@ -3,6 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+# How a model may see a window: as it is; without the clip's mean spectrum, and with it what the whole recording sounds
+# like (cepstral mean normalisation, where bins are MFCCs); or as its modulation spectrum alone.
+VIEWS = ("plain", "levelled", "modulation")
+
 
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
     """First frames of the fewest evenly spread windows that cover a clip and overlap by at least a share.
