@@ -129,7 +129,7 @@ def _complete(
     whole = tags | {"kind": "config"}
     with tracker.run(earlier.experiment_id, identity.title, whole, params, again=earlier.run_id) as parent:
         own = tags | {"kind": "fold", PARENT: parent.run_id}
-        outbox = _Outbox(spool, tracker, earlier.experiment_id, own)
+        outbox = _Outbox(spool, tracker, earlier.experiment_id, own, params)
         outbox.empty()
         for result, weights in train_folds(cfg, task, left, identity.title):
             spool.put(result.index, _fold_files(task, identity, weights, result))
@@ -165,6 +165,7 @@ class _Outbox:
     tracker: Tracker
     experiment_id: str
     tags: Texts
+    params: Texts
     away: bool = False
 
     def empty(self) -> None:
@@ -172,7 +173,7 @@ class _Outbox:
         for folder in self.spool.folders():
             fold = load_fold(folder)
             name = f"fold {fold.index + 1}"
-            with self.tracker.run(self.experiment_id, name, self.tags, {}, lasted=fold.seconds) as child:
+            with self.tracker.run(self.experiment_id, name, self.tags, self.params, lasted=fold.seconds) as child:
                 child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, self.spool.files(folder))
             self.spool.drop(folder)
 

@@ -13,6 +13,7 @@ from genre_cls.modelfile import Network, Usage
 from genre_cls.prediction import Explanation
 from genre_cls.windows import cover_starts, repeat_to
 
+FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
 
 
@@ -55,12 +56,20 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     still = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
     # The rows of the basis are orthonormal.
     origin = still if network.view == "modulation" else basis.T @ network.mean
-    middles = (torch.arange(STEPS) + 0.5) / STEPS
-    path = (origin + middles[:, None, None] * (window - origin)).requires_grad_()  # (STEPS, n_mels, n_frames)
+    ends = _ends(network.view)[:, None, None]
+    middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
+    path = (origin + middles * (window - origin)).requires_grad_()  # (n_steps, n_mels, n_frames)
     (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)
     with torch.no_grad():
         end, start = _logit(network, basis, torch.stack([window, origin.expand_as(window)]), genre)
-    return (window - origin) * gradients.mean(dim=0), float(end - start)
+    return (window - origin) * (gradients * widths).sum(dim=0), float(end - start)
+
+
+def _ends(view: str) -> Tensor:
+    """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
+    if view != "modulation":
+        return torch.linspace(0, 1, STEPS + 1)
+    return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
 
 
 def _logit(network: Network, basis: Tensor, mels: Tensor, genre: int) -> Tensor:

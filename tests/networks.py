@@ -12,6 +12,7 @@ from genre_cls import GenreClassifier
 from genre_cls.features import FeatureSpec
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.models import GenreCNN
+from genre_cls.windows import VIEWS
 
 GENRES = ("hiss & noise", "tones, pure", "else")
 RATE = 22050
@@ -29,11 +30,11 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def a_network(spec: FeatureSpec, seed: int, levelled: bool) -> Network:
+def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
     """A CNN with random weights, as sure as a trained one."""
     torch.manual_seed(seed)
-    network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, levelled)
-    network.mean += torch.randn(spec.n_bins, 1) * 10 - (0 if levelled else 40)
+    network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, view)
+    network.mean += torch.randn(network.mean.shape) * 10 - {"plain": 40, "levelled": 0, "modulation": -4}[view]
     network.deviation *= 15
     for weights in network.model.parameters():
         weights.data *= 2
@@ -41,10 +42,10 @@ def a_network(spec: FeatureSpec, seed: int, levelled: bool) -> Network:
 
 
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:
-    """A plain and a levelled network that vote, in float32; it can be saved and loaded again."""
+    """A network of each view that vote, in float32; it can be saved and loaded again."""
     usage = Usage(spec, GENRES, window, overlap, 16, "32-true", "{}")
-    networks = (a_network(spec, 0, False), a_network(spec, 1, True))
-    recipe = {"window": window, "overlap": overlap, "members": ["plain", "levelled"]}
+    networks = tuple(a_network(spec, seed, view) for seed, view in enumerate(VIEWS))
+    recipe = {"window": window, "overlap": overlap, "members": list(VIEWS)}
     model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
     config = {"recipe": recipe, "model": model, "batch_size": 16, "trainer": {"precision": "32-true"}}
     description = {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from genre_cls.data import FoldData, genre_means, standardisation
 from genre_cls.folds import Fold
+from genre_cls.models import modulation_spectrum, shape_of
 from genre_cls.store import Features
 from genre_cls.windows import cover_starts, repeat_to
 
@@ -144,14 +145,28 @@ def test_windows_know_where_in_which_track_they_are(fold_data: MakeData) -> None
 
 def test_levelled_windows_are_without_their_clips_mean_spectrum(fold_data: MakeData) -> None:
     clips = noise(9)
-    plain, levelled = (fold_data(clips, range(9), levelled=levelled) for levelled in (False, True))
+    plain, levelled = (fold_data(clips, range(9), view=view) for view in ("plain", "levelled"))
     means = [clip.astype(np.float32).mean(axis=1)[None, :, None] for clip in clips]
     for one, other in zip(plain.predict_dataloader(), levelled.predict_dataloader(), strict=True):
         expected = [window.float().numpy() - means[track] for window, track in zip(*one, strict=True)]
         assert np.allclose(other[0].numpy(), expected, atol=1e-3)
     mean, deviation = levelled.standardisation()
     frames = np.concatenate([clips[i] - means[i][0] for i in levelled.fold.train], axis=1)
-    assert np.allclose(mean, 0, atol=1e-3) and np.allclose(deviation, frames.std(axis=1), rtol=1e-3)
+    assert np.allclose(mean, 0, atol=1e-3) and np.allclose(deviation[:, 0], frames.std(axis=1), rtol=1e-3)
+
+
+def test_modulations_are_standardised_by_the_windows_that_cover_the_training_tracks(fold_data: MakeData) -> None:
+    clips = noise(9)
+    data = fold_data(clips, range(9), view="modulation")
+    windows = torch.cat([modulation_spectrum(data.batch(data.cover(data.fold.train))[0])])[:, 0].numpy()
+    mean, deviation = data.standardisation()
+    assert mean.shape == deviation.shape == shape_of("modulation", len(clips[0]))
+    assert np.allclose(mean, windows.mean(axis=0), atol=1e-4) and np.allclose(deviation, windows.std(axis=0), atol=1e-4)
+
+
+def test_a_modulation_that_never_changes_is_not_divided_by_nothing(fold_data: MakeData) -> None:
+    _, deviation = fold_data([np.zeros((4, 20))] * 9, range(9), view="modulation").standardisation()
+    assert (deviation == 1).all()
 
 
 @pytest.mark.parametrize("n_clips", [1, 2, 7])

@@ -18,7 +18,7 @@ from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract
 from genre_cls.modelfile import Network, Usage
-from genre_cls.windows import cover_starts, repeat_to
+from genre_cls.windows import VIEWS, cover_starts, repeat_to
 
 SMALL = replace(SPECS["another rate"], n_mels=24)
 SMALL_MFCC = replace(SMALL, kind="mfcc", n_mfcc=10)
@@ -36,22 +36,23 @@ def usage_of(spec: Any) -> Usage:
     return Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
 
 
-@pytest.mark.parametrize("levelled", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("spec", [SMALL, SMALL_MFCC], ids=["mel", "mfcc"])
 @pytest.mark.parametrize("seconds", [0.5, 1.9])
 def test_the_evidence_adds_up_to_the_difference_of_the_logits(
-    tmp_path: Path, spec: Any, levelled: bool, seconds: float
+    tmp_path: Path, spec: Any, view: str, seconds: float
 ) -> None:
-    waveform, network = decode(music(tmp_path / "a.wav", seconds), spec.sample_rate), a_network(spec, 3, levelled)
+    waveform, network = decode(music(tmp_path / "a.wav", seconds), spec.sample_rate), a_network(spec, 3, view)
     usage = usage_of(spec)
     (clip,) = extract(waveform, [spec])
     n_frames = spec.n_frames(usage.window)
     whole = torch.from_numpy(repeat_to(clip, n_frames)).float()
-    view = whole - whole.mean(dim=1, keepdim=True) if levelled else whole
+    heard = whole - whole.mean(dim=1, keepdim=True) if view == "levelled" else whole
     starts = cover_starts(whole.shape[1], n_frames, usage.overlap)
-    windows = torch.stack([view[None, :, start : start + n_frames] for start in starts])
+    windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
+    origins = windows.mean(dim=3, keepdim=True) if view == "modulation" else network.mean[None, None]
     with torch.no_grad():
-        gained = (network(windows) - network(network.mean.expand(-1, n_frames)[None, None])).mean(dim=0)
+        gained = (network(windows) - network(origins.expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):
         said = explained([network], usage, waveform, genre)
         expected = float(gained[genre] - gained.mean())
@@ -62,7 +63,10 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
 
 
 def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
-    waveform, networks = decode(music(tmp_path / "a.wav", 1.5), 8000), [a_network(SMALL, n, n > 0) for n in range(2)]
+    waveform, networks = (
+        decode(music(tmp_path / "a.wav", 1.5), 8000),
+        [a_network(SMALL, n, view) for n, view in enumerate(VIEWS[:2])],
+    )
     single = [explained([network], usage_of(SMALL), waveform, 1) for network in networks]
     both = explained(networks, usage_of(SMALL), waveform, 1)
     np.testing.assert_allclose(both.evidence, (single[0].evidence + single[1].evidence) / 2, atol=1e-6)
@@ -70,7 +74,7 @@ def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
 
 
 def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Path) -> None:
-    waveform, network = decode(music(tmp_path / "a.wav", 1.5), 8000), Network(Listener(), 24, False)
+    waveform, network = decode(music(tmp_path / "a.wav", 1.5), 8000), Network(Listener(), 24, "plain")
     network.mean += -40
     said = [explained([network], usage_of(SMALL), waveform, genre) for genre in range(3)]
     assert not np.delete(said[0].evidence, range(5, 9), axis=0).any() and said[0].evidence[5:9].any(axis=1).all()

@@ -118,7 +118,7 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
     torch.manual_seed(3)
     loss = module.training_step((features, labels), 0)
     torch.manual_seed(3)
-    blends, partner, share = module.augmentation.mix(module.standardise(features))
+    blends, partner, share = module.augmentation.mix(module.show(features))
     logits = module.model(blends)  # in training mode as before; the batch's own statistics are the same
     smooth = torch.full((len(labels), 2), 0.1)
     targets = [smooth + 0.8 * nn.functional.one_hot(own, 2) for own in (labels, labels[partner])]
@@ -129,7 +129,7 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
 def test_standardised_features_have_no_mean_and_unit_deviation(fold_data: MakeData) -> None:
     data = fold_data(clips(), LABELS, FOLD)
     frames = torch.cat([data.clips[i] for i in FOLD.train], dim=1)[None, None]
-    standard = a_module(data).standardise(frames)
+    standard = a_module(data).show(frames)
     assert standard.dtype == torch.float32
     assert torch.allclose(standard.mean(dim=3), torch.zeros(12), atol=1e-4)
     assert torch.allclose(standard.std(dim=3, correction=0), torch.ones(12), atol=1e-3)

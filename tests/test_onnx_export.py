@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_exported_is_told_and_no_file_is_left(tmp_path: P
     usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
     opaque = GenreClassifier(
-        [SavedModel((Network(Opaque(), spec.n_bins, False).eval(),), usage, "folder", description)]
+        [SavedModel((Network(Opaque(), spec.n_bins, "plain").eval(),), usage, "folder", description)]
     )
     with pytest.raises(UserError, match="cannot be written as ONNX: ") as error:
         opaque.save(tmp_path / "a.onnx")
@@ -151,7 +151,9 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
     spec = SPECS["another rate"]
     usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
     with pytest.raises(UserError, match="differ from PyTorch's"):
-        exported([Network(Fickle(), spec.n_bins, False).eval()], usage, {"genres": [], "origin": {"dataset": "folder"}})
+        exported(
+            [Network(Fickle(), spec.n_bins, "plain").eval()], usage, {"genres": [], "origin": {"dataset": "folder"}}
+        )
 
 
 def test_the_command_exports_and_predicts_by_what_it_exported(

@@ -169,7 +169,7 @@ def test_who_is_sure_and_right_is_calibrated_and_who_is_sure_and_wrong_is_not() 
 @given(results())
 def test_the_mean_of_a_score_is_estimated_from_its_folds(result: ConfigResult) -> None:
     tested = float(np.mean([len(fold.labels) / fold.n_train for fold in result.folds]))
-    for score in result.folds[0].scores:
+    for score in result.folds[0].scores.keys() - ({"accuracy"} if len(result.folds) == 1 else set()):
         assert result.estimate(score) == estimate([fold.scores[score] for fold in result.folds], tested)
 
 
@@ -191,6 +191,8 @@ def test_one_training_is_as_sure_as_its_tracks_allow(result: ConfigResult) -> No
     assert (got.mean, got.low, got.high) == pytest.approx((fold.hits.mean(), *expected.confidence_interval(0.95)))
 
 
+@settings(deadline=None, max_examples=40)
+@given(results())
 def test_the_summary_names_every_figure(result: ConfigResult) -> None:
     figures = dict(result.summary)
     for score in result.folds[0].scores:
