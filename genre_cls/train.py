@@ -4,8 +4,10 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from hydra.core.utils import JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from genre_cls.errors import UserError
+from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, check, one_line_errors
 
 log = logging.getLogger(__name__)
@@ -39,6 +43,8 @@ def judge_one(cfg: DictConfig) -> float:
     from genre_cls.experiment import judge
     from genre_cls.identity import identify
 
+    if parent_process():  # in a launcher's worker, which would train on if the command were killed
+        end_with(os.getppid())
     check(cfg)
     return judge(cfg, identify(cfg, HydraConfig.get()))
 
@@ -59,7 +65,10 @@ class Sweep(Callback):
         _prepare(config, lambda config: [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prepare all configurations of a sweep."""
+        """Prepare all configurations of a sweep, wherever the launcher runs them."""
+        with one_line_errors():
+            if config.inside and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+                raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
         _prepare(config, expand)
         Sweep._under_way = config, time.time()
 
