@@ -81,7 +81,8 @@ def test_a_job_that_fails_elsewhere_is_told_in_one_line_and_the_others_are_repor
     on_music: tuple[str, ...], tmp_path: Path, launcher: str
 ) -> None:
     rates = "recipe.optimizer.lr=0.003,1e30"
-    got = launched(tmp_path, "-m", "features=mel", "model=basic", rates, *on_music, f"hydra/launcher={launcher}")
+    grid = ("-m", "features=mel", "model=basic", "batch_size=4", rates)
+    got = launched(tmp_path, *grid, *on_music, "recipe.epochs=4", f"hydra/launcher={launcher}")
     assert got.code == 2 and "Traceback" not in got.err
     assert [line for line in got.err.splitlines() if line.startswith("error: ")] == [
         "error: training has diverged to infinity; a lower recipe.optimizer.lr may help"
