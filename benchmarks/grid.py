@@ -105,15 +105,14 @@ def traced(overrides: list[str]) -> None:
     """The command as a user gives it, its parts wrapped from outside."""
     trace = Trace()
     with trace.phase("imports"):
-        from genre_cls import experiment, report, store, train
+        from genre_cls import experiment, report, store, train  # what the command imports on its way, at once
     trace.calls(experiment, "prepare", "checks and data")
     trace.calls(store.FeatureStore, "load", "features")
     trace.calls(experiment, "judge", "logging")
     trace.waits(experiment, "train_folds", "training")
     trace.calls(report, "write_newest", "report")
     sys.argv = ["genre_cls.train", "-m", *overrides]
-    with trace.phase(REST):
-        train.main()
+    train.main()
     print(json.dumps({"seconds": trace.seconds, "in_folds": trace.in_folds}))
 
 
