@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from omegaconf import DictConfig
 
 from genre_cls import experiment, train
+from genre_cls.errors import UserError
 
 Command = Callable[..., Any]
 
@@ -106,6 +107,18 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
         monkeypatch.setattr(experiment, "parent_process", lambda parent=parent: parent)
         assert list(experiment.train_folds(cfg, None, [], "title")) == []  # type: ignore[arg-type]
     assert asked == [3, 1]
+
+
+def test_a_launchers_worker_ends_with_the_command(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_with: list[int] = []
+    monkeypatch.setattr(train, "end_with", ends_with.append)
+    for parent, watched in ((None, []), ("the command's process", [os.getppid()])):
+        monkeypatch.setattr(train, "parent_process", lambda parent=parent: parent)
+        with pytest.raises(UserError, match="seed"):  # there is nothing to judge here
+            train.judge_one.__wrapped__(composed("seed=-1"))
+        assert ends_with == watched
 
 
 @needs("joblib")
