@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from omegaconf import DictConfig
 from torch import nn
 
@@ -192,11 +193,13 @@ def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) 
     """Train some folds, side by side on a CPU, and give each as soon as it is done.
 
     A fold gets few threads and every core a fold: that is faster than one fold on all cores, where the threads wait
-    for each other, and the numbers do not depend on how many cores there are.
+    for each other, and the numbers do not depend on how many cores there are. In a worker of a launcher's, which has
+    others beside it, the folds take turns.
     """
-    workers = cfg.trainer.workers or max(1, (os.cpu_count() or 1) // cfg.trainer.threads)
+    workers = cfg.trainer.workers or max(1, cpu_count() // cfg.trainer.threads)  # the cores that this process may use
+    alone = on_accelerator(cfg.trainer.device) or parent_process() is not None
     parallel = Parallel(
-        n_jobs=1 if on_accelerator(cfg.trainer.device) else workers,
+        n_jobs=1 if alone else workers,
         return_as="generator_unordered",
         initializer=end_with,
         initargs=(os.getpid(),),

@@ -107,6 +107,12 @@ ARGUMENTS = (
     "recipe.schedule.",
     "recipe.augmentation.",
 )
+PLUGINS = {  # options of Hydra's that an extra brings
+    "hydra/sweeper=optuna": "hpo",
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=submitit_slurm": "slurm",
+}
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
@@ -240,8 +246,8 @@ def explain(error: Exception) -> str:
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     group, _, option = config_file.rpartition("/")
-    if (group, option) == ("hydra/sweeper", "optuna"):
-        return "hydra/sweeper=optuna: Optuna is not installed; pip install 'genre_cls[hpo]'"
+    if extra := PLUGINS.get(f"{group}={option}"):
+        return f"{group}={option}: its plugin is not installed; pip install 'genre_cls[{extra}]'"
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.errors import UserError
+from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, check, one_line_errors
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ def judge_one(cfg: DictConfig) -> float:
     from genre_cls.experiment import judge
     from genre_cls.identity import identify
 
+    if parent_process():  # in a launcher's worker, which would train on if the command were killed
+        end_with(os.getppid())
     check(cfg)
     return judge(cfg, identify(cfg, HydraConfig.get()))
 
@@ -65,7 +69,10 @@ class Sweep(Callback):
         _prepare(config, lambda config: [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prepare all configurations of a sweep."""
+        """Prepare all configurations of a sweep, wherever the launcher runs them."""
+        with one_line_errors():
+            if config.inside and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+                raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
         _prepare(config, expand)
         from genre_cls.tracking import SWEEP
 

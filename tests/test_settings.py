@@ -198,9 +198,14 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
 
 
-def test_a_search_without_optuna_says_what_to_install() -> None:
-    error = MissingConfigException("no such file", "hydra/sweeper/optuna", ["basic"])
-    assert explain(error) == "hydra/sweeper=optuna: Optuna is not installed; pip install 'genre_cls[hpo]'"
+@pytest.mark.parametrize(
+    ("option", "extra"),
+    [("sweeper/optuna", "hpo"), ("launcher/joblib", "joblib"), ("launcher/submitit_slurm", "slurm")],
+)
+def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, extra: str) -> None:
+    error = MissingConfigException("no such file", f"hydra/{option}", ["basic"])
+    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; pip install 'genre_cls[{extra}]'"
+    assert explain(error) == told
 
 
 STRANGE = [

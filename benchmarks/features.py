@@ -1,0 +1,143 @@
+"""Mel spectrograms and MFCCs of the same files by librosa, torchaudio and genre_cls, decoding included.
+
+Run as `python benchmarks/features.py FOLDER`; docs/benchmarks.md holds what came out. Needs the extra `bench`.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import soundfile
+import torch
+
+from genre_cls.audio import audio_files, duration
+from genre_cls.catalogue import Track
+from genre_cls.features import FeatureSpec
+from genre_cls.store import FeatureStore
+
+SPECS = [FeatureSpec(kind="mel"), FeatureSpec(kind="mfcc")]  # librosa's defaults: FFTs of 2048 samples, a hop of 512
+MEL, MFCC = SPECS
+STFT = {"n_fft": MEL.n_fft, "hop_length": MEL.hop_length, "n_mels": MEL.n_mels}
+OURS, FLOOR = "genre_cls", "decoding alone"
+
+Paths = Sequence[Path]
+Way = Callable[[Paths], None]
+
+
+def main() -> None:
+    """Time all ways in turn, round by round, so that what slows the machine down slows them all."""
+    options = _options()
+    ways = available()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = chosen(audio_files(options.folder or generated(Path(folder), options)), options.tracks)
+        for way in ways.values():
+            way(paths[:1])  # what is loaded or compiled at the first call
+        rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
+        seconds = sum(map(duration, paths))
+    print(f"{len(paths)} files, {seconds:.0f} s of audio, {os.cpu_count()} cores, {len(rounds)} rounds in turn\n")
+    print(table({name: [each[name] for each in rounds] for name in ways}))
+
+
+def librosa(paths: Paths) -> None:
+    """As tutorials do: one kind after the other, each from the waveform."""
+    import librosa
+
+    for path in paths:
+        samples, rate = librosa.load(path, sr=MEL.sample_rate)
+        librosa.power_to_db(librosa.feature.melspectrogram(y=samples, sr=rate, **STFT), ref=np.max)
+        librosa.feature.mfcc(y=samples, sr=rate, n_mfcc=MFCC.n_mfcc, **STFT)
+
+
+def torchaudio(paths: Paths) -> None:
+    """Its transforms clip by clip, with all of torch's threads; soundfile decodes, since it cannot itself."""
+    from torchaudio import transforms as T
+
+    decibels = T.AmplitudeToDB(top_db=MEL.top_db)
+    mel = T.MelSpectrogram(MEL.sample_rate, norm="slaney", mel_scale="slaney", **STFT)
+    mfcc = T.MFCC(MEL.sample_rate, MFCC.n_mfcc, melkwargs={"norm": "slaney", "mel_scale": "slaney", **STFT})
+    for path in paths:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        waveform = torch.from_numpy(samples).mean(dim=1)
+        if rate != MEL.sample_rate:
+            waveform = T.Resample(rate, MEL.sample_rate)(waveform)
+        decibels(mel(waveform))
+        mfcc(waveform)
+
+
+def genre_cls(paths: Paths) -> None:
+    """A cold cache: digests, one decode and one STFT for both kinds, and the cache's files written."""
+    tracks = [Track(str(path), path, "") for path in paths]
+    with tempfile.TemporaryDirectory() as folder:
+        both = FeatureStore(Path(folder)).load(tracks, SPECS)
+        if faults := both[0].faults:
+            raise SystemExit(f"{faults[0].track.path}: {faults[0].reason}")
+
+
+def decoding(paths: Paths) -> None:
+    """What no way can do without: every file read by soundfile, on all cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda path: len(soundfile.read(path, dtype="float32")[0]), paths):
+            pass
+
+
+def available() -> dict[str, Way]:
+    """The ways whose libraries are installed; a missing one is named."""
+    ways: dict[str, Way] = {"torchaudio": torchaudio, OURS: genre_cls, FLOOR: decoding}
+    if find_spec("librosa"):
+        return {"librosa": librosa, **ways}
+    print("left out librosa: not installed (the extra `bench` has it)\n")
+    return ways
+
+
+def timed(way: Way, paths: Paths) -> float:
+    """Wall time, s."""
+    began = perf_counter()
+    way(paths)
+    return perf_counter() - began
+
+
+def table(seconds: dict[str, list[float]]) -> str:
+    """Median and range of each way, and how many times as long as ours it takes."""
+    middle = {name: median(each) for name, each in seconds.items()}
+    lines = ["| way | s, median | s, range | times genre_cls's |", "| :-- | --: | --: | --: |"]
+    for name, each in seconds.items():
+        lines.append(f"| {name} | {middle[name]:.2f} | {_range(each)} | {middle[name] / middle[OURS]:.2f} |")
+    return "\n".join(lines)
+
+
+def _range(seconds: Sequence[float]) -> str:
+    return f"{min(seconds):.2f}–{max(seconds):.2f}"
+
+
+def chosen(paths: Paths, n: int) -> Paths:
+    """As many of the files, evenly spread, so that all genres are there; 0 for all of them."""
+    return paths[:: max(1, len(paths) // n)][:n] if n else paths
+
+
+def generated(folder: Path, options: argparse.Namespace) -> Path:
+    """Noise in files, for a machine without music: FFTs take as long, lossless decoding is quicker than an mp3's."""
+    random = np.random.default_rng(0)
+    for number in range(options.tracks or 20):
+        noise = 0.1 * random.standard_normal(int(options.seconds * MEL.sample_rate), dtype=np.float32)
+        soundfile.write(folder / f"{number:05}.wav", noise, MEL.sample_rate)
+    return folder
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="of audio files (default: 20 generated ones)")
+    parser.add_argument("--tracks", type=int, default=0, help="how many of the files, 0 for all (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all ways in turn (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=30, help="length of a generated clip (default: %(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

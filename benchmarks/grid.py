@@ -1,0 +1,137 @@
+"""Where the wall time of a grid goes: imports, data, features, training, logging, report.
+
+Run as `python benchmarks/grid.py [OVERRIDES]`; docs/benchmarks.md holds what came out.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
+REST = "Hydra, workers' end, the rest"
+PYTHON = "Python's start and exit"
+
+
+class Trace:
+    """Wall time of this process by phase; what is nested counts for the innermost."""
+
+    def __init__(self) -> None:
+        self.seconds = Counter[str]()
+        self.in_folds = 0.0  # what the folds say they took, s
+        self._phases, self._since = [REST], perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What happens inside belongs to a phase."""
+        self._count()
+        self._phases.append(name)
+        try:
+            yield
+        finally:
+            self._count()
+            self._phases.pop()
+
+    def calls(self, owner: Any, name: str, phase: str) -> None:
+        """Let each call of a function or method belong to a phase."""
+        function = getattr(owner, name)
+
+        def traced(*arguments: Any, **keywords: Any) -> Any:
+            with self.phase(phase):
+                return function(*arguments, **keywords)
+
+        setattr(owner, name, traced)
+
+    def waits(self, owner: Any, name: str, phase: str) -> None:
+        """Let the waiting for each fold that a generator gives belong to a phase."""
+        function: Callable[..., Iterator[Any]] = getattr(owner, name)
+
+        def traced(*arguments: Any) -> Iterator[Any]:
+            results = function(*arguments)
+            while True:
+                with self.phase(phase):
+                    result = next(results, None)
+                if result is None:
+                    return
+                self.in_folds += result[0].seconds
+                yield result
+
+        setattr(owner, name, traced)
+
+    def _count(self) -> None:
+        now = perf_counter()
+        self.seconds[self._phases[-1]] += now - self._since
+        self._since = now
+
+
+def main() -> None:
+    """Trace one grid and say what share of it is not training."""
+    options = _options()
+    if options.traced:
+        traced(options.overrides)
+        return
+    overrides = [*(options.overrides or GRID), f"trainer.workers={options.workers}"]
+    with tempfile.TemporaryDirectory() as folder:
+        began = perf_counter()
+        found = in_a_process(overrides, Path(folder), options.cache or Path(folder, "cache"))
+        wall = perf_counter() - began
+    seconds = {**found["seconds"], PYTHON: wall - sum(found["seconds"].values())}
+    print(f"python -m genre_cls.train -m {' '.join(overrides)}: {wall:.0f} s\n\n{table(seconds)}\n")
+    training = found["in_folds"] / options.workers
+    print(f"folds: {found['in_folds']:.0f} s / {options.workers} workers = {training:.0f} s")
+    print(f"not training: {1 - training / wall:.1%} of the wall time")
+
+
+def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, Any]:
+    """What a grid in a store of its own says of itself."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).resolve(), "--traced", *overrides], cwd=folder, text=True, check=False,
+        env=os.environ | {"GENRE_CLS_CACHE": str(cache.resolve())}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def traced(overrides: list[str]) -> None:
+    """The command as a user gives it, its parts wrapped from outside."""
+    trace = Trace()
+    with trace.phase("imports"):
+        from genre_cls import experiment, report, store, train  # what the command imports on its way, at once
+    trace.calls(experiment, "prepare", "checks and data")
+    trace.calls(store.FeatureStore, "load", "features")
+    trace.calls(experiment, "judge", "logging")
+    trace.waits(experiment, "train_folds", "training")
+    trace.calls(report, "write_newest", "report")
+    sys.argv = ["genre_cls.train", "-m", *overrides]
+    train.main()
+    print(json.dumps({"seconds": trace.seconds, "in_folds": trace.in_folds}))
+
+
+def table(seconds: Mapping[str, float]) -> str:
+    """What the main process was at, as Markdown; while it logs, its workers go on training."""
+    wall = sum(seconds.values())
+    lines = ["| phase | s | share, % |", "| :-- | --: | --: |"]
+    lines += [f"| {name} | {spent:.1f} | {100 * spent / wall:.1f} |" for name, spent in seconds.items()]
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help=f"of the grid (default: {' '.join(GRID)})")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="folds at once (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, help="folder that is kept, for a warm start (default: a new one)")
+    parser.add_argument("--traced", action="store_true", help=argparse.SUPPRESS)  # what a process of its own is to do
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

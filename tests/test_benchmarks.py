@@ -1,0 +1,157 @@
+"""The benchmarks of docs/benchmarks.md run, compare like with like, and print their ratios; none is timed here."""
+
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY_GRID = (
+    "features=mfcc", "model=basic", "batch_size=8", "experiment=smoke", "dataset.tracks_per_genre=4",
+    "dataset.seconds=4", "trainer.device=cpu",
+)  # fmt: skip
+SETS = (
+    (100, {"features": 1.0, "first_step": 2.0, "memory": 300.0}),
+    (1000, {"features": 8.0, "first_step": 9.0, "memory": 330.0}),
+)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """Load a benchmark as a module, with the arguments that its `main` will see."""
+
+    def load(name: str, *arguments: str) -> ModuleType:
+        spec = spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+        assert spec and spec.loader
+        module = module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def run(name: str, *arguments: str) -> str:
+    """What a benchmark prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(printed: str) -> dict[str, list[str]]:
+    """Cells of a Markdown table's lines by the first cell, without head and rule."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
+    return {first: rest for first, *rest in cells if not first.startswith(":") and rest and re.match(r"\d", rest[0])}
+
+
+def test_features_of_the_same_files_are_timed_by_four_ways(
+    script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    script("features", "--tracks", "2", "--seconds", "0.5", "--rounds", "1").main()
+    printed = capsys.readouterr().out
+    assert "2 files, 1 s of audio" in printed and "1 rounds in turn" in printed
+    found = rows(printed)
+    assert list(found) == ["librosa", "torchaudio", "genre_cls", "decoding alone"]
+    assert found["genre_cls"][-1] == "1.00" and all(float(cells[-1]) > 0 for cells in found.values())
+
+
+def test_of_many_files_some_of_each_folder_are_taken(script: Callable[..., ModuleType]) -> None:
+    chosen = script("features").chosen
+    assert chosen(range(10), 5) == range(0, 10, 2)
+    assert len(chosen(range(639), 100)) == 100 and chosen(range(3), 0) == chosen(range(3), 5) == range(3)
+
+
+def test_a_file_that_cannot_be_read_is_not_timed_as_if_it_had_been(
+    script: Callable[..., ModuleType], tmp_path: Path
+) -> None:
+    (tmp_path / "a.wav").write_text("no audio")
+    with pytest.raises(SystemExit, match=r"a\.wav: "):
+        script("features").genre_cls([tmp_path / "a.wav"])
+
+
+def test_training_steps_are_timed_on_both_inputs_and_a_missing_peer_is_named(
+    script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = script("train_step", "--batch-size", "2", "--batches", "1", "--rounds", "1", "--threads", "1")
+    monkeypatch.setattr(benchmark, "SHAPES", {"mfcc": (8, 16), "mel": (16, 16)})
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+
+    def here(options: Namespace, name: str, way: str) -> Any:
+        return benchmark.measured(Namespace(**{**vars(options), "input": name, "way": way}))
+
+    monkeypatch.setattr(benchmark, "in_a_process", here)
+    benchmark.main()
+    head, mfcc, mel = capsys.readouterr().out.split("### ")
+    assert "left out Keras" in head
+    for printed in (mfcc, mel):
+        found = rows(printed)
+        assert list(found) == ["plain PyTorch", "genre_cls in float32", "genre_cls"]
+        assert found["genre_cls"][-1] == "1.00" and all(float(cells[0]) > 0 for cells in found.values())
+
+
+def test_networks_that_are_not_the_same_are_not_compared(script: Callable[..., ModuleType]) -> None:
+    benchmark = script("train_step")
+    benchmark.check_same_network({"Keras": 5, "genre_cls": 5})
+    with pytest.raises(SystemExit, match=r"not the same network: .*'Keras': 6"):
+        benchmark.check_same_network({"Keras": 6, "genre_cls": 5})
+
+
+def test_the_growth_of_each_cost_is_told_and_drawn(script: Callable[..., ModuleType], tmp_path: Path) -> None:
+    benchmark = script("scale")
+    sets = [(n_tracks, cost, {**cost, "features": 0.1}) for n_tracks, cost in SETS]
+    assert benchmark.growth(sets).startswith(
+        "10 times the tracks, times the cost: cold features 8.00, cold first step 4.50"
+    )
+    assert benchmark.growth(sets).endswith("warm features 1.00, warm first step 4.50, warm memory 1.10")
+    assert rows(benchmark.table(sets))["1000"] == ["8", "0.1", "9", "9", "330", "330", "8.00"]
+    benchmark.plot(sets, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nested_phases_count_once_and_for_the_innermost(
+    script: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = script("grid")
+    clock = iter([0.0, 1.0, 3.0, 6.0, 10.0])
+    monkeypatch.setattr(benchmark, "perf_counter", lambda: next(clock))
+    trace = benchmark.Trace()
+    with trace.phase("logging"), trace.phase("training"):
+        pass
+    assert trace.seconds == {benchmark.REST: 1, "logging": 2 + 4, "training": 3}
+    assert rows(benchmark.table(trace.seconds))["training"] == ["3.0", "30.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("tensorflow"), reason="needs the extra `bench`")
+def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> None:
+    printed = run("train_step", "--batch-size", "2", "--batches", "1", "--rounds", "1", "--threads", "1")
+    for part in printed.split("### ")[1:]:
+        assert list(rows(part)) == ["Keras", "plain PyTorch", "genre_cls in float32", "genre_cls"]
+
+
+@pytest.mark.slow
+def test_sets_of_growing_size_are_started_twice(tmp_path: Path) -> None:
+    printed = run("scale", "--sizes", "50", "100", "--plot", str(tmp_path / "scale.png"))
+    assert list(rows(printed)) == ["50", "100"] and "2 times the tracks, times the cost: cold features" in printed
+    for _, warm, first_cold, _, memory, *_ in rows(printed).values():
+        assert float(memory) > 50 and float(first_cold) > 0 and float(warm) >= 0
+    assert (tmp_path / "scale.png").exists()
+
+
+@pytest.mark.slow
+def test_the_wall_time_of_a_grid_is_told_by_phase() -> None:
+    printed = run("grid", *TINY_GRID, "--workers", "1")
+    found = rows(printed)
+    assert {"imports", "checks and data", "features", "training", "logging", "report"} < set(found)
+    assert sum(float(share) for _, share in found.values()) == pytest.approx(100, abs=0.5)
+    assert 0 < float(re.findall(r"not training: ([\d.]+)% of the wall time", printed)[0]) < 100

@@ -1,0 +1,128 @@
+"""Beyond one process: a launcher runs the jobs of a sweep elsewhere, and what is stored is what it would be here."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+from mlflow.entities import Run
+from omegaconf import DictConfig
+
+from genre_cls import experiment, train
+from genre_cls.errors import UserError
+
+Command = Callable[..., Any]
+
+GRID = ("-m", "features=mel", "model=basic", "batch_size=4,6")
+PLUGINS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
+
+
+def needs(launcher: str) -> pytest.MarkDecorator:
+    """Skip where a launcher's plugin is not installed."""
+    try:
+        distribution(PLUGINS[launcher])
+        missing = False
+    except PackageNotFoundError:
+        missing = True
+    return pytest.mark.skipif(missing, reason=f"needs {PLUGINS[launcher]}")
+
+
+LAUNCHERS = [pytest.param(launcher, marks=needs(launcher)) for launcher in PLUGINS]
+
+
+def launched(folder: Path, *arguments: str) -> Outcome:
+    """The command as a user gives it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "genre_cls.train", *arguments], cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    return Outcome(folder, done.returncode, done.stdout, done.stderr)
+
+
+def numbers(outcome: Any) -> dict[tuple[str, ...], dict[str, float]]:
+    """Metrics but times, of each configuration and each fold."""
+    return {
+        (parent.info.run_name, run.info.run_name): _numbers(run)
+        for parent in outcome.parents
+        for run in (parent, *outcome.children(parent))
+    }
+
+
+def _numbers(run: Run) -> dict[str, float]:
+    assert run.info.status == "FINISHED"
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store_here")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_jobs_that_run_elsewhere_end_as_those_that_run_here_with_one_report(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, launcher: str
+) -> None:
+    here = command(train.main, *GRID, *on_music, "trainer.workers=1")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    there = launched(folder, *GRID, *on_music, f"hydra/launcher={launcher}", "trainer.workers=1")
+    assert there.code == 0, there.err
+    assert numbers(there) == numbers(here) and len(numbers(there)) == 2 * (1 + 2)
+    report = (folder / "report" / "report.md").read_text()
+    assert "rank" in there.out and "| 4 |" in report and "| 6 |" in report
+    assert there.err.count("features: ") == 1  # said by whoever prepares them
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_that_fails_elsewhere_is_told_in_one_line_and_the_others_are_reported(
+    on_music: tuple[str, ...], tmp_path: Path, launcher: str
+) -> None:
+    rates = "recipe.optimizer.lr=0.003,1e30"
+    grid = ("-m", "features=mel", "model=basic", "batch_size=4", rates)
+    got = launched(tmp_path, *grid, *on_music, "recipe.epochs=4", f"hydra/launcher={launcher}")
+    assert got.code == 2 and "Traceback" not in got.err
+    assert [line for line in got.err.splitlines() if line.startswith("error: ")] == [
+        "error: training has diverged to infinity; a lower recipe.optimizer.lr may help"
+    ]
+    assert sorted(run.info.status for run in got.parents) == ["FAILED", "FINISHED"]
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def parallel(*, n_jobs: int, **options: Any) -> Callable[[Any], Any]:
+        asked.append(n_jobs)
+        return lambda jobs: iter(())
+
+    monkeypatch.setattr(experiment, "Parallel", parallel)
+    cfg = composed("trainer.workers=3", "trainer.device=cpu")
+    for parent in (None, "the command's process"):
+        monkeypatch.setattr(experiment, "parent_process", lambda parent=parent: parent)
+        assert list(experiment.train_folds(cfg, None, [], "title")) == []  # type: ignore[arg-type]
+    assert asked == [3, 1]
+
+
+def test_a_launchers_worker_ends_with_the_command(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_with: list[int] = []
+    monkeypatch.setattr(train, "end_with", ends_with.append)
+    for parent, watched in ((None, []), ("the command's process", [os.getppid()])):
+        monkeypatch.setattr(train, "parent_process", lambda parent=parent: parent)
+        with pytest.raises(UserError, match="seed"):  # there is nothing to judge here
+            train.judge_one.__wrapped__(composed("seed=-1"))
+        assert ends_with == watched
+
+
+@needs("joblib")
+def test_a_search_that_would_not_hear_of_its_jobs_is_refused(command: Command, on_music: tuple[str, ...]) -> None:
+    got = command(train.main, *GRID, *on_music, "fold=0", "inside=true", "hydra/launcher=joblib")
+    assert got.code == 2
+    assert got.err.splitlines() == ["error: inside=true: a search hears of its jobs with hydra/launcher=basic alone"]
