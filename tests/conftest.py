@@ -30,7 +30,8 @@ from genre_cls.tracking import Tracker
 
 GENRES = ("hiss & noise", "tones, pure")  # names that a careless CSV or metric would trip over
 N_TRACKS = 6  # of each genre
-TINY = ("recipe.epochs=2", "recipe.window=0.5", "folds.k=2")
+TINY = ("recipe.epochs=2", "recipe.window=0.5", "folds.k=2", "recipe.members=[plain]")
+ALL_VIEWS = "recipe.members=[plain,levelled,modulation]"  # as by default
 RATE = 22050
 
 Compose = Callable[..., DictConfig]
@@ -226,7 +227,7 @@ def sweep_under_way(
     folder.mkdir()
     root = shutil.copytree(tiny_music, tmp_path_factory.mktemp("its audio") / tiny_music.name)
     (root / GENRES[0] / "broken.wav").write_text("no audio")
-    own = (f"dataset.root={root}", f"cache_dir={cache}", "max_unreadable=0.1")
+    own = (f"dataset.root={root}", f"cache_dir={cache}", "max_unreadable=0.1", ALL_VIEWS)
     with subprocess.Popen(
         [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *own],
         cwd=folder, env=os.environ | _environment(cache),
@@ -256,7 +257,7 @@ def trained(on_music: tuple[str, ...], tiny_cache: Path, tmp_path_factory: pytes
         "trainer.workers=1",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *grid, "recipe.members=[plain,levelled]"],
+        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *grid, "recipe.members=[levelled,modulation]"],
         cwd=folder, env=os.environ | _environment(tiny_cache), capture_output=True, text=True, check=False,
     )  # fmt: skip
     return Outcome(folder, done.returncode, done.stdout, done.stderr)
