@@ -137,7 +137,8 @@ def test_saved_weights_say_what_they_were_trained_on_and_it_is_what_they_were_no
 def test_the_same_command_gives_the_same_bits_in_another_process(
     sweep: Any, command: Command, on_music: tuple[str, ...]
 ) -> None:
-    again = command(train.main, *on_music, "features=mel", "model=deep", "batch_size=16", "trainer.workers=1")
+    views = "recipe.members=[plain,levelled,modulation]"  # as in the sweep
+    again = command(train.main, *on_music, views, "features=mel", "model=deep", "batch_size=16", "trainer.workers=1")
     assert again.code == 0
     (parent,) = again.parents
     (same,) = [run for run in sweep.parents if run.data.tags["identity"] == parent.data.tags["identity"]]
