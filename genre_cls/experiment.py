@@ -28,7 +28,7 @@ from genre_cls.folds import Fold
 from genre_cls.identity import Identity
 from genre_cls.lifeline import end_with
 from genre_cls.modelfile import Weights, saved
-from genre_cls.models import n_parameters, shown
+from genre_cls.models import n_parameters, seen
 from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions
@@ -257,9 +257,7 @@ def _model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
     """A fresh model that has seen a window, since some take their shape from it."""
     model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
     spec: FeatureSpec = instantiate(cfg.features)
-    windows = shown(
-        torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window)), torch.zeros(()), torch.ones(()), view
-    )
+    windows = seen(torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window)), view)
     try:
         with torch.no_grad():
             shape = tuple(model.eval()(windows).shape)

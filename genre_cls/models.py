@@ -156,7 +156,12 @@ def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tenso
         deviation: likewise.
         view: one of `windows.VIEWS`.
     """
-    return standardised(modulation_spectrum(features) if view == "modulation" else features, mean, deviation)
+    return standardised(seen(features, view), mean, deviation)
+
+
+def seen(features: Tensor, view: str) -> Tensor:
+    """What there is to see in windows `(batch, 1, n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
+    return modulation_spectrum(features) if view == "modulation" else features
 
 
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
@@ -177,9 +182,9 @@ def modulation_spectrum(features: Tensor) -> Tensor:
     Source: Pampalk, Computational models of music similarity, PhD thesis, TU Wien (2006), ch. 2.2, fluctuation
     patterns; without its weights for how loud and how strong a fluctuation is felt, which are for a model to learn.
     """
-    n_bins, n_frames = features.shape[2:]
+    (n_bins, n_frames), features = features.shape[2:], features.float()
     with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
-        waves = averages(n_bins, min(n_bins, MODULATION_BANDS), like=features.float()) @ features.float()
+        waves = averages(n_bins, min(n_bins, MODULATION_BANDS), like=features) @ features
         waves = (waves - waves.mean(dim=3, keepdim=True)) * torch.hann_window(n_frames, device=features.device)
         cycles, bands = _modulation_bands(n_frames, features.device)
         angles = cycles * torch.arange(n_frames, device=features.device)[:, None] * (2 * math.pi / n_frames)
