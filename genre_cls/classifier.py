@@ -15,6 +15,7 @@ from genre_cls.features import extract
 from genre_cls.modelfile import SavedModel, read, saved
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Explanation, Floats, Prediction, first_clip, listen, longest_clip
+from genre_cls.whole import written
 from genre_cls.windows import cover_starts, repeat_to
 
 BEST = "best"
@@ -114,14 +115,14 @@ class GenreClassifier:
                 `OnnxClassifier` runs (needs the extra `onnx`); any other ending a safetensors file, which `load` takes.
 
         Raises:
-            UserError: the extra is not installed, or the model cannot be written so.
+            UserError: the extra is not installed, the model cannot be written so, or the disk does not take it.
         """
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
         description = {**first, "folds": folds} if others else first
-        partial = Path(f"{path}.partial")
-        partial.write_bytes(self._as_onnx(description) if Path(path).suffix == ".onnx" else self._saved(description))
-        partial.replace(path)
+        content = self._as_onnx(description) if Path(path).suffix == ".onnx" else self._saved(description)
+        with written(Path(path)) as file:
+            file.write(content)
 
     def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
         from genre_cls.onnx_export import exported  # needs an extra

@@ -19,6 +19,7 @@ from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
 from genre_cls.settings import one_line_errors
+from genre_cls.whole import written
 
 if TYPE_CHECKING:
     from genre_cls.prediction import Classifier, Prediction
@@ -63,9 +64,9 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     seconds = explanation.mel.shape[1] * explanation.seconds_per_frame
     title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
     note = f"Integrated gradients from the training tracks' mean, over the first {seconds:.0f} s."
-    partial = Path(f"{picture}.partial")
-    partial.write_bytes(plots.png(plots.explanation(explanation, title=title, note=note)))
-    partial.replace(picture)
+    content = plots.png(plots.explanation(explanation, title=title, note=note))
+    with written(picture) as drawn:
+        drawn.write(content)
     _say(f"explained: {picture}")
 
 
