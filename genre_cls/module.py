@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
+from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
 from genre_cls.models import arithmetic, shown
 from genre_cls.scoring import WindowPredictions
@@ -222,6 +223,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
     Raises:
         UserError: the weights are no longer numbers.
     """
+    keep_freed()
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
