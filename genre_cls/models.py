@@ -79,9 +79,27 @@ class TutorialCNN(nn.Module):
 
 
 def _pooled_block(n_in: int, n_out: int) -> nn.Sequential:
-    convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
-    # ReLU and maximum may change places; after pooling a quarter of the values is left to rectify.
-    return nn.Sequential(convolution, nn.MaxPool2d(3, 2, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(n_out))
+    convolution = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+    # Maximum, bias and ReLU may change places; after pooling a quarter of the values is left to add to and to rectify.
+    later = (nn.MaxPool2d(3, 2, padding=1), Bias(n_out, fan_in=9 * n_in), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, *later, nn.BatchNorm2d(n_out))
+
+
+class Bias(nn.Module):
+    """A convolution's bias, apart from it.
+
+    Args:
+        n_channels: of the maps.
+        fan_in: weights of each of the convolution's outputs; the bias starts as torch's own would.
+    """
+
+    def __init__(self, n_channels: int, *, fan_in: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(n_channels, 1, 1).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps `(batch, channels, bins, frames)` with the bias added."""
+        return maps + self.bias
 
 
 class TimeStatistics(nn.Module):

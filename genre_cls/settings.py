@@ -151,6 +151,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.members": Several(VIEWS),
     "recipe.optimizer.lr": Number(TINY),
     "recipe.optimizer.weight_decay": Number(0),
+    "recipe.optimizer.fused": Switch(),
     "recipe.schedule.warmup": Number(0.01, 0.99),
     "recipe.augmentation.bin_shift": whole(0),
     "recipe.augmentation.bin_mask": SHARE,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from genre_cls.models import TimeStatistics, modulation_spectrum, n_parameters, shape_of
+from genre_cls.models import TimeStatistics, TutorialCNN, modulation_spectrum, n_parameters, shape_of
 
 Compose = Callable[..., DictConfig]
 
@@ -34,6 +34,24 @@ def test_the_tutorials_networks_take_their_size_from_what_they_see_first(
     assert (
         model.dense[1].in_features == model.classifier.in_features // 64 * n_bins * n_frames * (32, 64)[n_blocks == 5]
     )
+
+
+@settings(deadline=None, max_examples=20)
+@given(n_bins=st.integers(1, 30), n_frames=st.integers(1, 50), seed=st.integers(0, 10**6))
+def test_the_tutorials_blocks_are_what_tutorials_write_in_the_order_of_tutorials(
+    n_bins: int, n_frames: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, as_written, maps = (
+        TutorialCNN(2, channels=[3, 4], units=5, dropout=0),
+        [],
+        torch.randn(4, 1, n_bins, n_frames),
+    )
+    for (convolution, pooling, bias, relu, norm), n_in in zip(model.blocks, (1, 3), strict=True):
+        together = nn.Conv2d(n_in, convolution.out_channels, 3, padding=1)
+        together.weight, together.bias = convolution.weight, nn.Parameter(bias.bias.flatten())
+        as_written += [together, relu, pooling, norm]
+    assert torch.allclose(model.blocks(maps), nn.Sequential(*as_written)(maps), atol=1e-5)
 
 
 def depth(model: nn.Module) -> int:
