@@ -151,7 +151,7 @@ class GenreClassifier:
         return starts, ends, self._vote(features, level)
 
     def _vote(self, features: torch.Tensor, level: torch.Tensor) -> Floats:
-        """Mean of all networks' probabilities `(n_windows, n_genres)` of windows `(n_windows, 1, n_bins, n_frames)`.
+        """What all networks' mean logits make of windows `(n_windows, 1, n_bins, n_frames)`: `(n_windows, n_genres)`.
 
         Levelled networks get the windows without `level`, the clip's mean spectrum `(n_bins, 1)`.
         """
@@ -159,15 +159,13 @@ class GenreClassifier:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             plain, levelled = (torch.split(one, self._usage.batch_size) for one in (features, features - level))
             votes = [
-                torch.cat(
-                    [net(batch).double().softmax(dim=1) for batch in (levelled if net.view == "levelled" else plain)]
-                )
+                torch.cat([net(batch).double() for batch in (levelled if net.view == "levelled" else plain)])
                 for net in self._networks
             ]
-            mean: Floats = torch.stack(votes).mean(dim=0).numpy()
-        if not np.isfinite(mean).all():
+            verdict: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
+        if not np.isfinite(verdict).all():
             raise UserError("the model gives no numbers for this file")
-        return mean
+        return verdict
 
 
 def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:

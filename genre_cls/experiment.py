@@ -31,7 +31,7 @@ from genre_cls.modelfile import Weights, saved
 from genre_cls.models import n_parameters, seen
 from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
 from genre_cls.progress import progress_bar
-from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions
+from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions, voted
 from genre_cls.spool import Spool
 from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import (
@@ -209,11 +209,11 @@ def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) 
 
 
 def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Weights]:
-    """Train fresh models on a fold and judge their mean by the held-out tracks."""
+    """Train fresh models on a fold and judge their vote by the held-out tracks."""
     started = perf_counter()
     torch.set_num_threads(cfg.trainer.threads)
     trained = [_train_member(cfg, task, fold, member) for member in range(len(cfg.recipe.members))]
-    windows = replace(trained[0][1], probabilities=np.mean([windows.probabilities for _, windows in trained], axis=0))
+    windows = replace(trained[0][1], probabilities=voted([windows.probabilities for _, windows in trained]))
     result = FoldResult(
         index=fold.index,
         track_ids=tuple(task.features.tracks[i].id for i in fold.test),

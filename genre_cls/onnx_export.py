@@ -83,10 +83,10 @@ class Whole(nn.Module):
         frames = (first[:, None] + torch.arange(self.n_frames)) % clip.shape[1]  # (n_windows, n_frames)
         plain = clip[:, frames].permute(1, 0, 2)[:, None]  # (n_windows, 1, n_bins, n_frames)
         votes = [
-            network(plain - level if levelled else plain).softmax(dim=1)
+            network(plain - level if levelled else plain)
             for network, levelled in zip(self.networks, self.levelled, strict=True)
         ]
-        windows = torch.stack(votes).mean(dim=0)  # (n_windows, n_genres)
+        windows = torch.stack(votes).mean(dim=0).softmax(dim=1)  # (n_windows, n_genres)
         starts = first.double() * self.spec.seconds_per_frame
         ends = starts + self.n_frames * self.spec.seconds_per_frame
         length = torch.as_tensor(waveform.shape[0]).double()[None] / self.spec.sample_rate

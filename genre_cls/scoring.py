@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
 from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, sampled
@@ -35,6 +36,19 @@ class WindowPredictions:
         sums = np.zeros((self.track.max() + 1, self.probabilities.shape[1]))
         np.add.at(sums, self.track, self.probabilities)
         return sums / np.bincount(self.track)[:, None]
+
+
+def voted(probabilities: Sequence[Floats]) -> Floats:
+    """What several models say together: the softmax of their mean logits, surer than the mean of what each says.
+
+    Args:
+        probabilities: of each model `(n_windows, n_genres)`.
+
+    Source: the logarithmic opinion pool in Genest & Zidek, Combining probability distributions, Statistical Science
+    1 (1986).
+    """
+    tiny = np.finfo(np.float64).tiny  # for what is so unlikely that it has become 0
+    return np.asarray(softmax(np.mean([np.log(np.maximum(own, tiny)) for own in probabilities], axis=0), axis=1))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from genre_cls import GenreClassifier, Prediction, prediction
 from genre_cls.errors import UserError
 from genre_cls.modelfile import saved
+from genre_cls.scoring import voted
 
 GENRES = ("hiss & noise", "tones, pure")
 RATE = 22050
@@ -97,7 +98,7 @@ def test_a_configuration_is_its_folds_that_vote(trained: Any, tiny_music: Path) 
         folds = [load(trained, child.info.run_id).predict(track) for child in trained.children(parent)]
         together = load(trained, parent.info.run_id).predict(track)
         assert len(folds) == 2
-        np.testing.assert_allclose(together.windows, np.mean([fold.windows for fold in folds], axis=0), atol=1e-12)
+        np.testing.assert_allclose(together.windows, voted([fold.windows for fold in folds]), atol=1e-12)
         assert together.probabilities == pytest.approx(together.windows.mean(axis=0))
 
 

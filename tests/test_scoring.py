@@ -16,7 +16,16 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from genre_cls.estimates import crossed, estimate
-from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions, calibration, confusions, most_missed, rank
+from genre_cls.scoring import (
+    ConfigResult,
+    FoldResult,
+    WindowPredictions,
+    calibration,
+    confusions,
+    most_missed,
+    rank,
+    voted,
+)
 from genre_cls.tracking import fold_files, load_fold
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)  # commas, quotes, line ends, …
@@ -107,6 +116,17 @@ def test_a_track_is_judged_by_the_mean_over_its_windows_and_windows_by_themselve
     accuracy = metrics.accuracy_score(fold.labels[windows.track], windows.probabilities.argmax(axis=1))
     assert fold.scores["window_accuracy"] == pytest.approx(accuracy)
     assert "window_accuracy" not in replace(fold, windows=None).scores
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 5), st.floats(0, 300), st.integers(0, 10**6))
+def test_a_vote_is_what_the_models_mean_logits_say(n_models: int, n_genres: int, size: float, seed: int) -> None:
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, size, (n_models, 6, n_genres)))
+    expected = logits.mean(dim=0).softmax(dim=1).numpy()
+    said = voted(list(logits.softmax(dim=2).numpy()))
+    if size < 100:  # beyond, some probabilities are 0 and their logits lost
+        np.testing.assert_allclose(said, expected, atol=1e-9)
+    np.testing.assert_allclose(said.sum(axis=1), 1)
 
 
 def test_the_order_of_windows_is_of_no_matter() -> None:
