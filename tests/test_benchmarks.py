@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from networks import SPECS, a_classifier, music
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY_GRID = (
@@ -95,8 +96,26 @@ def test_training_steps_are_timed_on_both_inputs_and_a_missing_peer_is_named(
     assert "left out Keras" in head
     for printed in (mfcc, mel):
         found = rows(printed)
-        assert list(found) == ["plain PyTorch", "genre_cls in float32", "genre_cls"]
+        assert list(found) == [
+            "plain PyTorch", "genre_cls in float32", "genre_cls, freed memory given back", "genre_cls",
+        ]  # fmt: skip
         assert found["genre_cls"][-1] == "1.00" and all(float(cells[0]) > 0 for cells in found.values())
+
+
+def test_files_are_judged_beside_being_decoded(
+    script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, model = tmp_path / "music", tmp_path / "model.safetensors"
+    folder.mkdir()
+    for seed in range(2):
+        music(folder / f"{seed}.wav", 1.0, seed)
+    a_classifier(SPECS["mel"]).save(model)
+    script("predict", str(folder), "--model", str(model), "--rounds", "1", "--hours", "0").main()
+    printed = capsys.readouterr().out
+    assert "2 files" in printed
+    found = rows(printed)
+    assert list(found) == ["soundfile alone", "mono at 22050 Hz", "genre_cls"]
+    assert found["genre_cls"][-1] == "1.00" and all(float(cells[-1]) >= 1 for cells in found.values())
 
 
 def test_networks_that_are_not_the_same_are_not_compared(script: Callable[..., ModuleType]) -> None:
@@ -136,7 +155,19 @@ def test_nested_phases_count_once_and_for_the_innermost(
 def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> None:
     printed = run("train_step", "--batch-size", "2", "--batches", "1", "--rounds", "1", "--threads", "1")
     for part in printed.split("### ")[1:]:
-        assert list(rows(part)) == ["Keras", "plain PyTorch", "genre_cls in float32", "genre_cls"]
+        assert list(rows(part)) == [
+            "Keras", "plain PyTorch", "genre_cls in float32", "genre_cls, freed memory given back", "genre_cls",
+        ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_long_file_is_judged_in_the_memory_of_a_short_one(tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    a_classifier(SPECS["mel"]).save(model)
+    music(tmp_path / "a.wav", 1.0)
+    printed = run("predict", str(tmp_path), "--model", str(model), "--rounds", "1", "--hours", "0.5")
+    short, long = (float(memory) for memory in re.findall(r"peak memory (\d+) MB", printed))
+    assert "a file of 0.5 h: " in printed and long < short + 100
 
 
 @pytest.mark.slow

@@ -1,0 +1,139 @@
+"""How many files a second are judged, beside how many are merely decoded; and a long file's time and memory.
+
+Run as `python benchmarks/predict.py FOLDER --model MODEL [--tracking STORE]`; docs/benchmarks.md holds what came out.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from genre_cls import GenreClassifier
+from genre_cls.audio import audio_files, segments
+
+OURS = "genre_cls"
+RATE = 22050
+BLOCK = 60  # s of a long file that are generated at once
+
+Paths = Sequence[Path]
+Way = Callable[[Paths], None]
+
+
+def main() -> None:
+    """Time all ways in turn, round by round; then judge a long file in a process of its own."""
+    options = _options()
+    if options.long:
+        print(json.dumps(one_long(options)))
+        return
+    classifier, paths = GenreClassifier.load(options.model, tracking=options.tracking), audio_files(options.folder)
+    for way in (ways := all_ways(classifier)).values():
+        way(paths[:1])  # what is loaded at the first call
+    rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
+    print(f"{len(paths)} files, {os.cpu_count()} cores, {len(rounds)} rounds in turn\n")
+    print(table(len(paths), {name: [each[name] for each in rounds] for name in ways}))
+    if options.hours:
+        print(f"\n{told(*(in_a_process(options, hours) for hours in (options.hours / 10, options.hours)))}")
+
+
+def all_ways(classifier: GenreClassifier) -> dict[str, Way]:
+    """Decoding by soundfile, decoding to what a model is given, and judging, one file after the other."""
+
+    def decoding(paths: Paths) -> None:
+        for path in paths:
+            soundfile.read(path, dtype="float32")
+
+    def listening(paths: Paths) -> None:
+        for path in paths:
+            for _ in segments(path, RATE, longest=60.0):
+                pass
+
+    def judging(paths: Paths) -> None:
+        for path in paths:
+            classifier.predict(path)
+
+    return {"soundfile alone": decoding, f"mono at {RATE} Hz": listening, OURS: judging}
+
+
+def timed(way: Way, paths: Paths) -> float:
+    """Wall time, s."""
+    began = perf_counter()
+    way(paths)
+    return perf_counter() - began
+
+
+def table(n_files: int, seconds: dict[str, list[float]]) -> str:
+    """Median files a second of each way, their range, and how many times ours that is."""
+    middle = {name: median(each) for name, each in seconds.items()}
+    lines = ["| way | files/s, median | range | times genre_cls's |", "| :-- | --: | --: | --: |"]
+    for name, each in seconds.items():
+        spread = f"{n_files / max(each):.1f}–{n_files / min(each):.1f}"
+        lines.append(f"| {name} | {n_files / middle[name]:.1f} | {spread} | {middle[OURS] / middle[name]:.2f} |")
+    return "\n".join(lines)
+
+
+def told(short: dict[str, float], long: dict[str, float]) -> str:
+    """How time and memory grow with a file's length."""
+    return "\n".join(
+        f"a file of {one['hours']:g} h: {one['seconds']:.1f} s, peak memory {one['memory']:.0f} MB, "
+        f"{one['memory'] - one['before']:.0f} MB of it since the model was loaded"
+        for one in (short, long)
+    )
+
+
+def in_a_process(options: argparse.Namespace, hours: float) -> dict[str, float]:
+    """What judging a generated file of such a length takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "long.wav")
+        generate(path, hours)
+        asked = [path, "--long", "--model", options.model, "--tracking", options.tracking]
+        done = subprocess.run([sys.executable, __file__, *asked], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"exit code {done.returncode}\n{done.stderr}")
+    return {"hours": hours, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def generate(path: Path, hours: float) -> None:
+    """Noise, block by block."""
+    random = np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        for _ in range(round(hours * 3600 / BLOCK)):
+            file.write(0.1 * random.standard_normal(BLOCK * RATE, dtype=np.float32))
+
+
+def one_long(options: argparse.Namespace) -> dict[str, Any]:
+    """Time of judging the one file, s, and the process's peak memory before and after, MB."""
+    classifier = GenreClassifier.load(options.model, tracking=options.tracking)
+    before, seconds = peak_memory(), timed(lambda paths: [classifier.predict(path) for path in paths], [options.folder])
+    return {"seconds": seconds, "before": before, "memory": peak_memory()}
+
+
+def peak_memory() -> float:
+    """Of this process so far, MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of audio files")
+    parser.add_argument("--model", default="best", help="as genre-cls takes it (default: %(default)s)")
+    parser.add_argument("--tracking", default="mlruns", help="tracking store (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all ways in turn (default: %(default)s)")
+    parser.add_argument("--hours", type=float, default=2, help="of the long file, 0 for none (default: %(default)s)")
+    parser.add_argument("--long", action="store_true", help=argparse.SUPPRESS)  # what a process of its own is to do
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
