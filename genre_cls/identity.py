@@ -107,7 +107,8 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
         hydra_config: Hydra's account of the job: chosen options and overrides.
     """
     if is_part(cfg):
-        cfg = OmegaConf.merge(cfg, {"fold": None})
+        cfg = cfg.copy()
+        cfg.fold = None
     choices = hydra_config.runtime.choices
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
     named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices[group]}
