@@ -5,7 +5,8 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from pathlib import Path
@@ -37,11 +38,12 @@ from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import (
     DAMAGED,
     FAILURES,
-    KEY,
     NOTE,
     PARENT,
+    WAITING,
     Earlier,
     Files,
+    OpenRun,
     Texts,
     Tracker,
     confusion_file,
@@ -84,12 +86,14 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
 def judge(cfg: DictConfig, identity: Identity) -> float:
     """Cross-validate one configuration and log it; folds that an earlier command has finished are taken over.
 
+    A job that has but one of the folds leaves the others to other jobs; the one that finds all there makes it whole.
+
     Args:
         cfg: the configuration, composed and checked.
         identity: what it is called and told apart by.
 
     Returns:
-        Mean accuracy of the folds; not a number if the split is impossible and that is to be skipped.
+        Mean accuracy of the folds that are there; not a number if the split is impossible and that is to be skipped.
 
     Raises:
         UserError: the data or the device do not allow it.
@@ -97,50 +101,107 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
     task = load(cfg)
     if task is None:
         return math.nan
-    tracker = _tracker(cfg)
-    key = identity.key(task.inputs)
-    with tracker.failures_told(), tracker.claim(key, identity.title) as claim:
-        experiment = tracker.experiment(cfg.tracking.experiment or f"genre_cls {identity.dataset}")
-        earlier = Earlier(experiment) if cfg.force else tracker.earlier(experiment, key)
-        summary = _complete(cfg, task, identity, tracker, claim, earlier)
-    log.info("%s: %s", identity.title, _in_words(summary))
-    return summary.estimate("accuracy").mean
+    job = _Job(cfg, task, identity)
+    with job.tracker.failures_told():
+        job.run()
+    log.info("%s: %s", identity.title, _in_words(job.result, job.missing))
+    return job.result.estimate("accuracy").mean
 
 
-def _complete(
-    cfg: DictConfig, task: Task, identity: Identity, tracker: Tracker, claim: Texts, earlier: Earlier
-) -> ConfigResult:
-    """Train the folds that no earlier command has finished, and log them and the whole."""
-    genres, views = len(task.catalogue.genres), cfg.recipe.members
-    size = sum(n_parameters(_model(cfg, genres, view)) for view in views)
-    spool = Spool(Path(cfg.tracking.folder), claim[KEY])
-    if cfg.force:
-        spool.clear()
-    done = {result.index: result for result in earlier.folds}
-    done |= _kept(spool, done)
-    left = [fold for fold in task.folds if fold.index not in done]
-    if done:
-        taken = len(done), len(task.folds)
-        log.info("%s: %d of %d folds taken over (force=true trains them anew)", identity.title, *taken)
-    if earlier.run_id and earlier.finished and len(earlier.folds) == len(task.folds):
-        tracker.confirm(earlier.run_id)
-        return ConfigResult(identity.named, earlier.folds, size)
-    params = {**identity.params, "n_parameters": str(size)}
-    tags = identity.tags | {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note, **claim}
-    whole = tags | {"kind": "config"}
-    with tracker.run(earlier.experiment_id, identity.title, whole, params, again=earlier.run_id) as parent:
-        own = tags | {"kind": "fold", PARENT: parent.run_id}
-        outbox = _Outbox(spool, tracker, earlier.experiment_id, own, params)
-        outbox.empty()
-        for result, weights in train_folds(cfg, task, left, identity.title):
-            spool.put(result.index, _fold_files(task, identity, weights, result))
-            done[result.index] = result
-            outbox.empty_if_possible()
-        outbox.empty()
-        summary = ConfigResult(identity.named, tuple(done[index] for index in sorted(done)), size)
-        parent.log(summary.summary, {}, _summary_files(task, identity, summary))
-    tracker.confirm(parent.run_id)
-    return summary
+class _Job:
+    """What one job does of a configuration: train its folds, log what is there, and end it if that is all.
+
+    It keeps its folds to itself until they are on disk, and the configuration while it looks and logs; if all folds are
+    its own all the while, so that the run shows as running.
+    """
+
+    def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
+        self.cfg, self.task, self.identity, self.tracker = cfg, task, identity, _tracker(cfg)
+        self.key = identity.key(task.inputs)
+        self.spool = Spool(Path(cfg.tracking.folder), self.key)
+        self.done: dict[int, FoldResult] = {}
+        self.size = sum(n_parameters(_model(cfg, len(task.catalogue.genres), view)) for view in cfg.recipe.members)
+
+    @property
+    def missing(self) -> list[int]:
+        """The folds that are not done, whoever is to train them."""
+        return [fold.index for fold in self.task.folds if fold.index not in self.done]
+
+    @property
+    def result(self) -> ConfigResult:
+        """The folds that are done."""
+        return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
+
+    def run(self) -> None:
+        """Train the job's folds that nobody has finished."""
+        mine, title = self.task.mine, self.identity.title
+        all_mine = len(mine) == len(self.task.folds)
+        with self.tracker.held([f"{self.key}/{fold.index}" for fold in mine], title):
+            with self._claimed() as logged:
+                if taken := sum(fold.index in self.done for fold in mine):
+                    log.info("%s: %d of %d folds taken over (force=true trains them anew)", title, taken, len(mine))
+                if all_mine:
+                    self._train(logged)
+            if not all_mine:
+                self._train(lambda: None)
+        if not all_mine:
+            with self._claimed():  # which logs it
+                pass
+
+    def _train(self, then: Callable[[], None]) -> None:
+        left = [fold for fold in self.task.mine if fold.index not in self.done]
+        for result, weights in train_folds(self.cfg, self.task, left, self.identity.title):
+            self.spool.put(result.index, _fold_files(self.task, self.identity, weights, result))
+            self.done[result.index] = result
+            then()
+
+    @contextmanager
+    def _claimed(self) -> Iterator[Callable[[], None]]:
+        """Have the configuration, and log what is on disk: first, when asked to by what is given, and last."""
+        with self.tracker.claim(self.key, self.identity.title) as claim:
+            earlier = self._found()
+            if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
+                run_id = earlier.run_id
+                yield lambda: None
+            else:
+                with self._open(earlier, claim) as (parent, outbox):
+                    outbox.empty()
+                    yield outbox.empty_if_possible
+                    outbox.empty()
+                    self._end(parent)
+                run_id = parent.run_id
+            if not self.missing:
+                self.tracker.confirm(run_id)
+                self.spool.clear()
+
+    def _found(self) -> Earlier:
+        """Look what earlier commands and other jobs have done."""
+        experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.identity.dataset}")
+        earlier = self.tracker.earlier(experiment, self.key, anew=self.cfg.force)
+        if self.cfg.force and not earlier.run_id:
+            self.spool.clear()
+        self.done = {result.index: result for result in earlier.folds}
+        self.done |= _kept(self.spool, self.done)
+        return earlier
+
+    @contextmanager
+    def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[OpenRun, "_Outbox"]]:
+        """Open the configuration's run, and what brings folds below it."""
+        task, identity, experiment = self.task, self.identity, earlier.experiment_id
+        params = {**identity.params, "n_parameters": str(self.size)}
+        about = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
+        tags = {**identity.tags, **about, **claim}
+        whole = tags | {"kind": "config"}
+        with self.tracker.run(experiment, identity.title, whole, params, again=earlier.run_id) as parent:
+            own = tags | {"kind": "fold", PARENT: parent.run_id}
+            yield parent, _Outbox(self.spool, self.tracker, experiment, own, params)
+
+    def _end(self, parent: OpenRun) -> None:
+        """Log the whole, or let it wait for folds that others train."""
+        if self.missing:
+            parent.status = WAITING
+        else:
+            parent.log(self.result.summary, {}, _summary_files(self.task, self.identity, self.result))
 
 
 def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
@@ -193,19 +254,25 @@ def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) 
     """Train some folds, side by side on a CPU, and give each as soon as it is done.
 
     A fold gets few threads and every core a fold: that is faster than one fold on all cores, where the threads wait
-    for each other, and the numbers do not depend on how many cores there are. In a worker of a launcher's, which has
-    others beside it, the folds take turns.
+    for each other, and the numbers do not depend on how many cores there are. In a job that has others beside it, the
+    folds take turns, unless `trainer.workers` allows more where that is possible.
     """
-    workers = cfg.trainer.workers or max(1, cpu_count() // cfg.trainer.threads)  # the cores that this process may use
+    cores = 1 if _beside_others() else cpu_count()  # that this process may use
+    workers = cfg.trainer.workers or max(1, cores // cfg.trainer.threads)
     alone = on_accelerator(cfg.trainer.device) or parent_process() is not None
     parallel = Parallel(
-        n_jobs=1 if alone else workers,
+        n_jobs=1 if alone else max(1, min(workers, len(folds))),
         return_as="generator_unordered",
         initializer=end_with,
         initargs=(os.getpid(),),
     )
     jobs = (delayed(train_fold)(cfg, task, fold) for fold in folds)
     yield from progress_bar(parallel(jobs), title, total=len(folds))
+
+
+def _beside_others() -> bool:
+    """Whether a launcher has started this process beside others on the same cores: joblib, submitit here."""
+    return parent_process() is not None or os.environ.get("SUBMITIT_EXECUTOR") == "local"
 
 
 def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Weights]:
@@ -296,12 +363,13 @@ def _check_buildable(cfg: DictConfig) -> None:
 
 def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldResult) -> Files:
     title = f"{identity.title}, fold {result.index + 1}"
+    (fold,) = [fold for fold in task.folds if fold.index == result.index]
     description = {
         "config": identity.yaml,
         "features": task.features.spec.__dict__,
         "genres": task.catalogue.genres,
         "dataset_digest": task.features.digest,
-        "trained_on": [task.features.tracks[i].id for i in task.folds[result.index].train],
+        "trained_on": [task.features.tracks[i].id for i in fold.train],
         "scores": result.scores,
         "origin": identity.tags,
     }
@@ -347,7 +415,10 @@ def _genre_means(task: Task) -> GenreMeans:
     return GenreMeans(spec.kind, genres, matrices, spec.seconds_per_frame, frequencies)
 
 
-def _in_words(result: ConfigResult) -> str:
+def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
+    if missing:
+        done, others = len(result.folds), ",".join(map(str, missing))
+        return f"{done} of {done + len(missing)} folds are there; -m fold={others} trains the others"
     accuracy = result.estimate("accuracy")
     low, high = accuracy.share_interval
     return (

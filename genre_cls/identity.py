@@ -24,7 +24,7 @@ from genre_cls.settings import leaves
 
 # Settings that say where and how a run happens but not what it computes.
 ELSEWHERE = (
-    "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
+    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
 )  # fmt: skip
 
@@ -37,6 +37,11 @@ SHOWING = (
     "onnx_model", "page", "plots", "predict", "prediction", "progress", "registry", "report", "served", "spool",
     "tracking", "train",
 )  # fmt: skip
+
+
+def is_part(cfg: DictConfig) -> bool:
+    """Whether a job is to train one fold of a configuration, which others of its jobs make whole."""
+    return cfg.fold is not None and not (cfg.inside or cfg.alone)
 
 
 @dataclass(frozen=True)
@@ -95,16 +100,21 @@ class Identity:
 
 
 def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
-    """Name a configuration.
+    """Name a configuration; a job that trains a part of one has the name of the whole.
 
     Args:
         cfg: composed.
         hydra_config: Hydra's account of the job: chosen options and overrides.
     """
+    if is_part(cfg):
+        cfg = cfg.copy()
+        cfg.fold = None
     choices = hydra_config.runtime.choices
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
     named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices[group]}
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
+    if cfg.fold is None:
+        overrides.pop("fold", None)
     named |= {key: value for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
     settings = {key: str(value) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))

@@ -125,6 +125,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "force": Switch(),
     "fold": Number(0, whole=True, optional=True),
     "inside": Switch(),
+    "alone": Switch(),
     "skip_impossible": Switch(),
     "rope": SHARE,
     "cache_dir": Text(),

@@ -18,6 +18,8 @@ SUMS = "sums.json"  # the one file that is not an artifact: the others' checksum
 class Spool:
     """The folds of one configuration that are not logged yet; for the process that has claimed its key.
 
+    Only `put` may be called without that claim, by the one process that has claimed the fold.
+
     Args:
         folder: `tracking.folder`.
         key: of the claim.
@@ -68,14 +70,12 @@ class Spool:
         return files
 
     def drop(self, folder: Path) -> None:
-        """Delete a fold, since the store has it or it is damaged; and with the last one all that is left."""
+        """Delete a fold, since the store has it or it is damaged."""
         folder.rename(folder.with_name(f"{folder.name}.partial"))  # a kill amid deletion leaves no half fold
         shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
-        if not self.folders():
-            self.clear()
 
     def clear(self) -> None:
-        """Delete all folds."""
+        """Delete all folds, and whatever is left of others."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
-from genre_cls.identity import digest
+from genre_cls.identity import digest, is_part
 from genre_cls.store import Features, FeatureStore
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Task:
         features: of those that can be read.
         labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
         folds: who teaches and who judges.
+        mine: those of the folds that the present job trains.
         repetitions: tracks that sound like one recording, where the split had to know.
     """
 
@@ -36,6 +37,7 @@ class Task:
     features: Features
     labels: Indices
     folds: Sequence[Fold]
+    mine: Sequence[Fold]
     repetitions: Sequence[Duplicate]
 
     @property
@@ -85,12 +87,12 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
         catalogue = _catalogue(same[0])
         specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, catalogue))]
         features = _extract(same[0], catalogue, list(dict.fromkeys(specs)))
-        splits = {OmegaConf.to_yaml(cfg.folds, resolve=True): cfg for cfg in same}
+        splits = {(OmegaConf.to_yaml(cfg.folds, resolve=True), cfg.fold): cfg for cfg in same}
         tasks = [task for cfg in splits.values() if (task := load(cfg))]
         if not tasks:
             raise SplitError("none of these splits is possible on this dataset")
         _announce(same[0], catalogue, features[0])
-        for task in tasks:
+        for task in {task.inputs: task for task in tasks}.values():
             _announce_split(task)
 
 
@@ -103,7 +105,8 @@ def _load(cfg: DictConfig) -> Task:
     together = groups(tracks, [(pair.first, pair.second) for pair in repetitions])
     folds = _folds(cfg, genres, together, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
-    return Task(catalogue, features, labels, folds, repetitions)
+    mine = [folds[cfg.fold]] if is_part(cfg) else folds
+    return Task(catalogue, features, labels, folds, mine, repetitions)
 
 
 def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
@@ -113,9 +116,13 @@ def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, par
     if cfg.fold is None:
         if cfg.inside:
             raise UserError("inside=true: needs the fold inside of which settings are chosen, such as fold=0")
+        if cfg.alone:
+            raise UserError("alone=true: needs the fold that is to be judged, such as fold=0")
         return folds
     if cfg.fold >= len(folds):
         raise UserError(f"fold={cfg.fold}: must be null or from 0 to {len(folds) - 1}, as there are {len(folds)} folds")
+    if is_part(cfg):
+        return folds
     fold = folds[cfg.fold]
     if not cfg.inside:
         return [fold]

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +42,10 @@ KEY = "resume_key"  # the tag that says whose folds may stand for each other's
 LOCK = "lock"  # the tag that names the lock that a living run's process holds
 CONFIRMED = "confirmed"  # the tag for when a later command found all of a configuration done, ms since 1970
 SWEEPS = "sweeps"  # the tag with the words of the last commands that count a configuration in
+AT_WORK = "at_work"  # the tag with the word of the last command that worked on a run
 SWEEP = "GENRE_CLS_SWEEP"  # the environment variable with the word of the present command
+WAITING = "SCHEDULED"  # the status of a configuration that waits for folds which other jobs train
+PATIENCE = 5.0  # s, before somebody who waits is told why
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 N_SWEEPS = 20  # whose words are kept
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute; MLflow's own are four
@@ -155,21 +158,36 @@ class Tracker:
         Raises:
             Timeout: another process has it, and that is not waited for.
         """
-        lock = FileLock(self._locks / f"{key}.lock")
-        tags = {KEY: key, LOCK: f"{self._place()}/{key}"}
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise
-            log.info("%s: another process is at it, waiting", name)
-            lock.acquire()
-        try:
+        with self.held([key], name, wait=wait):
+            tags = {KEY: key, LOCK: f"{self._place()}/{key}"}
             self._close_open(tags[LOCK])
             yield tags
             self._close_open(tags[LOCK])  # what could not be closed while the store was away
-        finally:
-            lock.release()
+
+    @contextmanager
+    def held(self, keys: Sequence[str], name: str, *, wait: bool = True) -> Iterator[None]:
+        """Keep some things to this process as `claim` does, without runs under them, so that no store is asked.
+
+        Args:
+            keys: of what is kept; whoever wants several has to name them in the same order.
+            name: of it, in words.
+            wait: whether to wait for another process that has any of it.
+
+        Raises:
+            Timeout: another process has it, and that is not waited for.
+        """
+        with ExitStack() as locks:
+            for key in keys:
+                lock = FileLock(self._locks / f"{key}.lock")
+                try:
+                    lock.acquire(timeout=PATIENCE if wait else 0)
+                except Timeout:
+                    if not wait:
+                        raise
+                    log.info("%s: another process is at it, waiting", name)
+                    lock.acquire()
+                locks.callback(lock.release)
+            yield
 
     def _close_open(self, lock: str) -> None:
         for run in self._open_runs():
@@ -217,16 +235,17 @@ class Tracker:
                 path.write_text(uuid4().hex)
             return path.read_text()
 
-    def earlier(self, experiment_id: str, key: str) -> Earlier:
+    def earlier(self, experiment_id: str, key: str, *, anew: bool = False) -> Earlier:
         """What there is of a configuration; for the process that has claimed its key.
 
         Args:
             experiment_id: where its run is.
             key: that of its claim.
+            anew: whether only that counts which the present command has done.
         """
         parents = self._search([experiment_id], f"tags.kind = 'config' and tags.{KEY} = '{key}'")
         # One that is open belongs to a process with other locks, which is left alone.
-        closed = [run for run in parents if run.info.status != "RUNNING"]
+        closed = [run for run in parents if run.info.status != "RUNNING" and not (anew and not _is_mine(run))]
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
@@ -257,7 +276,7 @@ class Tracker:
     def run(
         self, experiment_id: str, name: str, tags: Texts, params: Texts, *, lasted: float = 0, again: str | None = None
     ) -> Iterator["OpenRun"]:
-        """Open a run; it ends as FINISHED, as FAILED on an exception, or as KILLED on an interrupt.
+        """Open a run; it ends as FINISHED or `OpenRun.status`, as FAILED on an exception, as KILLED on an interrupt.
 
         Args:
             experiment_id: what `experiment` gave.
@@ -267,16 +286,17 @@ class Tracker:
             lasted: how long ago its work began, s.
             again: id of a run to continue; None for a new one.
         """
-        began = int((time.time() - lasted) * 1000)
-        run_id = again or self._client.create_run(experiment_id, began, dict(tags), name).info.run_id
+        began, tags = int((time.time() - lasted) * 1000), dict(tags) | {AT_WORK: os.environ.get(SWEEP, "")}
+        run_id = again or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
             self._describe(run_id, tags, params)
-            yield OpenRun(self._client, run_id)
+            run = OpenRun(self._client, run_id)
+            yield run
         except BaseException as error:
             with suppress(*FAILURES):  # the store may be what has failed
                 self._client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        self._client.set_terminated(run_id, "FINISHED")
+        self._client.set_terminated(run_id, run.status)
 
     def _describe(self, run_id: str, tags: Texts, params: Texts) -> None:
         run = self._client.get_run(run_id)
@@ -381,10 +401,14 @@ class OpenRun:
     Args:
         client: connection to the store.
         run_id: of the run.
+
+    Attributes:
+        status: the one that it ends with if nothing goes wrong.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self.run_id = client, run_id
+        self.status = "FINISHED"
 
     def log(self, metrics: Mapping[str, float], curves: Mapping[str, Sequence[float]], files: Files) -> None:
         """Write numbers, numbers per epoch and artifacts, in as few calls as MLflow allows.
@@ -539,6 +563,12 @@ def _moment(run: Run) -> int:
 
 def _is_of(run: Run, sweep: str) -> bool:
     return sweep in run.data.tags.get(SWEEPS, "").split()
+
+
+def _is_mine(run: Run) -> bool:
+    """Whether a run is the present command's work."""
+    word = os.environ.get(SWEEP)
+    return bool(word) and run.data.tags.get(AT_WORK) == word
 
 
 def _same(one: Run, other: Run, tag: str) -> bool:

@@ -66,6 +66,7 @@ class Sweep(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
+        _name_command()
         _prepare(config, lambda config: [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -74,10 +75,7 @@ class Sweep(Callback):
             if config.inside and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
         _prepare(config, expand)
-        from genre_cls.tracking import SWEEP
-
-        os.environ[SWEEP] = uuid4().hex  # which jobs inherit that are other processes
-        Sweep._under_way = config, os.environ[SWEEP]
+        Sweep._under_way = config, _name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the best configuration of a search."""
@@ -115,8 +113,16 @@ def _judge_winner(config: DictConfig) -> None:
     log.info("chosen inside of fold %d: %s", config.fold + 1, " ".join(config.hydra.overrides.task))
     log.info("judged by fold %d, which took no part in the choice:", config.fold + 1)
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    cfg.inside = False
+    cfg.inside, cfg.alone = False, True
     judge(cfg, identify(cfg, config.hydra))
+
+
+def _name_command() -> str:
+    """Give this command a word, which jobs inherit that are other processes."""
+    from genre_cls.tracking import SWEEP
+
+    os.environ[SWEEP] = uuid4().hex
+    return os.environ[SWEEP]
 
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:

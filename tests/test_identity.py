@@ -29,6 +29,7 @@ ELSEWHERE = {
     "skip_impossible=true": "what is done about splits that are not",
     "max_unreadable=0.5": "what is done about files, which the dataset's digest knows",
     "dataset.cache_dir=/x": "where the audio is kept",
+    "alone=true": "whether `fold` is a part or all of it, which by itself is nothing",
 }
 
 
@@ -67,10 +68,21 @@ def test_the_folder_of_the_music_does_not_change_it(identity_of: Callable[..., I
     assert here.fingerprint == there.fingerprint and here.named == there.named
 
 
+def test_a_job_that_trains_one_fold_is_named_as_the_whole_unless_that_fold_is_a_task_of_its_own(
+    identity_of: Callable[..., Identity],
+) -> None:
+    assert identity_of("fold=0") == identity_of("fold=3") == identity_of("fold=null") == identity_of()
+    own = [
+        identity_of(*words) for words in (("fold=0", "alone=true"), ("fold=1", "alone=true"), ("fold=0", "inside=true"))
+    ]
+    assert len({identity.key("data") for identity in (*own, identity_of())}) == 4
+    assert [identity.named["fold"] for identity in own] == ["0", "1", "0"]
+
+
 @pytest.mark.parametrize("features", ["mel", "mfcc"])
 def test_every_other_setting_changes_it(composed: Compose, features: str) -> None:
     cfg, hydra = as_job(composed(f"features={features}"))
-    elsewhere = {override.partition("=")[0] for override in ELSEWHERE}
+    elsewhere = {override.partition("=")[0] for override in ELSEWHERE} | {"fold"}  # as it is a part of the whole
     original = identify(cfg, hydra)
     for key, value in leaves(cfg):
         other = cfg.copy()

@@ -12,6 +12,7 @@ import pytest
 from conftest import Outcome
 from mlflow.entities import Run
 from omegaconf import DictConfig
+from test_resume import OnServer, Server
 
 from genre_cls import experiment, train
 from genre_cls.errors import UserError
@@ -76,6 +77,47 @@ def test_jobs_that_run_elsewhere_end_as_those_that_run_here_with_one_report(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("store_here")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    (tmp_path / "noting.py").write_text(
+        "import os, torch\n"
+        "from genre_cls.models import GenreCNN\n"
+        "class Noting(GenreCNN):\n"
+        "    def forward(self, features):\n"
+        "        if self.training:\n"
+        "            with open(os.environ['NOTES'], 'a') as notes:\n"
+        "                notes.write(f'{os.getpid()} {torch.get_num_threads()}\\n')\n"
+        "        return super().forward(features)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    notes = {name: tmp_path / f"{name}.txt" for name in ("here", "there")}
+    one = ("-m", "features=mel", "model=basic", "model._target_=noting.Noting", "batch_size=4", "folds.k=3")
+    monkeypatch.setenv("NOTES", str(notes["here"]))
+    here = command(train.main, *one, *on_music, "trainer.workers=1")
+    monkeypatch.setenv("NOTES", str(notes["there"]))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    server = Server(folder)
+    try:
+        jobs = ("fold=0,1,2", f"hydra/launcher={launcher}", f"tracking.uri={server.uri}")
+        two = ("hydra.launcher.n_jobs=2",) if launcher == "joblib" else ()
+        there = launched(folder, *one, *on_music, *jobs, *two)
+    finally:
+        server.stop()
+    assert there.code == 0, there.err
+    stored = OnServer(folder, 0, "", "")
+    assert numbers(stored) == numbers(here) and len(stored.parents) == 1
+    assert {line.split()[1] for line in notes["there"].read_text().splitlines()} == {"1"}
+    assert len({line.split()[0] for line in notes["there"].read_text().splitlines()}) > 1
+    report = (folder / "report" / "report.md").read_text()
+    assert "| 1 |" in report and "| 2 |" not in report and not list(folder.glob("mlruns/spool/*"))
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_job_that_fails_elsewhere_is_told_in_one_line_and_the_others_are_reported(
@@ -102,11 +144,17 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
         return lambda jobs: iter(())
 
     monkeypatch.setattr(experiment, "Parallel", parallel)
-    cfg = composed("trainer.workers=3", "trainer.device=cpu")
-    for parent in (None, "the command's process"):
+    monkeypatch.setattr(experiment, "cpu_count", lambda: 4)
+    here: dict[str, str] = {}
+    for parent, job in ((None, here), ("the command's process", here), (None, {"SUBMITIT_EXECUTOR": "local"})):
         monkeypatch.setattr(experiment, "parent_process", lambda parent=parent: parent)
-        assert list(experiment.train_folds(cfg, None, [], "title")) == []  # type: ignore[arg-type]
-    assert asked == [3, 1]
+        for workers in (0, 3):
+            cfg = composed(f"trainer.workers={workers}", "trainer.device=cpu")
+            with monkeypatch.context() as patch:
+                for name, value in job.items():
+                    patch.setenv(name, value)
+                assert list(experiment.train_folds(cfg, None, [None] * 9, "title")) == []  # type: ignore[list-item,arg-type]
+    assert asked == [4, 3, 1, 1, 1, 3]
 
 
 def test_a_launchers_worker_ends_with_the_command(

@@ -23,7 +23,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 
-from genre_cls import experiment, train
+from genre_cls import experiment, report, train
 
 Command = Callable[..., Any]
 Table = dict[tuple[str, str], Any]
@@ -269,6 +269,76 @@ def test_two_at_once_train_each_fold_once_and_both_report(
     (parent,) = done.parents
     assert open_runs(done) == [] and table(done) == undisturbed and len(done.children(parent)) == 3
     assert all((here / name / "report.html").stat().st_size for name in ("a", "b"))
+
+
+@pytest.mark.usefixtures("store_here")
+def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
+) -> None:
+    done = command(train.main, "-m", *on_music, *ONE, "fold=2,0,1")
+    assert done.code == 0 and trained == [2, 0, 1] and "taken over" not in done.err
+    assert [line for line in done.err.splitlines() if line.startswith("mel basic 4: ")][:2] == [
+        "mel basic 4: 1 of 3 folds are there; -m fold=0,1 trains the others",
+        "mel basic 4: 2 of 3 folds are there; -m fold=1 trains the others",
+    ]
+    assert table(done) == undisturbed and len(done.parents) == 1 and len(ranking(done)) == 3  # with two of head
+    assert not list(done.folder.glob("mlruns/spool/*"))
+    again = command(train.main, "-m", *on_music, *ONE)
+    assert "3 of 3 folds taken over" in again.err and table(again) == undisturbed
+    forced = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2", "force=true")
+    assert trained == [2, 0, 1, 0, 1, 2] and "taken over" not in forced.err
+    old, new = forced.parents
+    assert [old.info.status, new.info.status, numbers(old)] == ["FINISHED", "FINISHED", numbers(new)]
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those_that_it_lacks(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
+) -> None:
+    first = command(train.main, *on_music, *ONE, "fold=1")
+    (parent,) = first.parents
+    assert (first.code, parent.info.status, trained) == (0, "SCHEDULED", [1])
+    assert "mel basic 4: 1 of 3 folds are there; -m fold=0,2 trains the others" in first.err
+    none = command(report.main)
+    assert none.code == 2 and "no configuration has finished there" in none.err
+    assert in_a_fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2") == -signal.SIGKILL
+    done = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2")
+    assert trained == [1, 0, 2] and "1 of 1 folds taken over" in done.err and len(ranking(done)) == 3
+    assert [run.info.run_id for run in done.parents] == [parent.info.run_id]
+    assert table(done) == undisturbed and open_runs(done) == []
+
+
+def killed_in_training() -> None:
+    """Let this process die when it is about to train."""
+    experiment.train_fold = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+
+
+def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
+    here: Path, on_music: tuple[str, ...], undisturbed: Table
+) -> None:
+    real = experiment.train_fold
+
+    def meets_another(cfg: DictConfig, task: Any, fold: Any) -> Any:
+        (here / f"fold {fold.index} {os.getpid()}").touch()
+        wait_for(lambda: len(list(here.glob("fold *"))) > 1)  # which would be in vain if they took turns
+        return real(cfg, task, fold)
+
+    def prepare() -> None:
+        experiment.train_fold = meets_another
+
+    folds = ("fold=0", "fold=1", "fold=0", "fold=2")
+    assert [ended(process) for process in [fork(prepare, *on_music, *ONE, fold) for fold in folds]] == [0, 0, 0, 0]
+    done = Outcome(here, 0, "", "")
+    assert len(list(here.glob("fold *"))) == 3 and len(done.parents) == 1
+    assert open_runs(done) == [] and table(done) == undisturbed and not list(here.glob("mlruns/spool/*"))
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_fold_on_its_own_is_a_task_of_its_own(command: Command, on_music: tuple[str, ...]) -> None:
+    done = command(train.main, "-m", *on_music, *ONE, "fold=1", "alone=true")
+    (parent,) = done.parents
+    assert done.code == 0 and parent.info.status == "FINISHED" and len(done.children(parent)) == 1
+    assert parent.data.params["fold"] == "1" and len(ranking(done)) == 3
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path, "key")
 
 
-def test_what_is_kept_comes_back_in_order_and_goes_one_by_one_and_leaves_nothing(spool: Spool) -> None:
+def test_what_is_kept_comes_back_in_order_and_goes_one_by_one_and_in_the_end_nothing_is_left(spool: Spool) -> None:
     assert spool.folders() == []
     for index in (10, 2, 0):
         spool.put(index, FILES)
@@ -25,6 +25,7 @@ def test_what_is_kept_comes_back_in_order_and_goes_one_by_one_and_leaves_nothing
         assert spool.files(spool.folders()[0]) == FILES
         spool.drop(spool.folders()[0])
         assert len(spool.folders()) == left
+    spool.clear()
     assert not spool.path.exists()
 
 

@@ -314,6 +314,8 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
     ("settings", "reason"),
     [
         (("fold=2",), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
+        (("alone=true",), "alone=true: needs the fold that is to be judged, such as fold=0"),
+        (("-m", "fold=2,0"), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
         (("inside=true",), "inside=true: needs the fold inside of which settings are chosen, such as fold=0"),
     ],
 )
