@@ -281,5 +281,5 @@ def _synthesise_one(job: tuple[synthesiser.DemoTrack, Path, _Recipe]) -> None:
     waveform = synthesiser.synthesise(track, **asdict(recipe))
     encoded = BytesIO()  # libsndfile does not tell that a disk is full
     soundfile.write(encoded, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
-    with written(path) as file:
+    with written(path, lasting=False) as file:
         file.write(encoded.getbuffer())
