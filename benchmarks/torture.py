@@ -34,7 +34,6 @@ TRAINING = "in training, or as a configuration was logged"
 FOLD = "as a fold was kept or logged"
 REPORT = "as the report was written"
 ELSE = "between configurations, or as the report was computed, or at the exit"
-SHORT = (FEATURES, FOLD, REPORT)  # which moments by chance seldom hit: every other kill waits for one of them
 
 Table = dict[tuple[str, str], Any]
 Kills = dict[str, list[float]]  # phases, each with the seconds that the kills in it took
@@ -157,14 +156,15 @@ def finish(one: Start) -> None:
 
 
 def halted(one: Start, longest: float, moments: random.Random) -> bool:
-    """Stop a command at a moment by chance, or in a phase that is short; False if it gets through before."""
-    wanted, after = moments.choice((*[None] * len(SHORT), *SHORT)), moments.uniform(0, longest)
+    """Stop a command at a moment by chance or, every other time, in a phase that these seldom hit; False if it ends."""
+    fresh = not (one.folder / "mlruns").exists()
+    wanted, after = moments.choice((None, None, FEATURES if fresh else FOLD, REPORT)), moments.uniform(0, longest)
     while not one.ended():
         if phase(one) == wanted if wanted else time.time() > one.began + after:
             time.sleep(moments.uniform(0, 0.05))
             one.send(signal.SIGSTOP)
             return True
-        time.sleep(0.01)
+        time.sleep(0.02)
     return False
 
 
