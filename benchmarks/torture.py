@@ -1,6 +1,6 @@
-"""A small grid, killed at random moments until it is through, compared with one that nobody disturbed.
+"""A small grid, killed again and again until it is through, compared with one that nobody disturbed.
 
-Run as `scripts/torture.sh --kills 15`; docs/reliability.md holds what came out.
+Run as `scripts/torture.sh --kills 15`, by Ctrl-C as `--interrupt`; docs/reliability.md holds what came out.
 """
 
 import argparse
@@ -12,19 +12,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from contextlib import closing
+import traceback
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genre_cls import experiment, report, train  # noqa: F401  what the command imports, so that each start is spared it
+
 GRID = (
-    "-m", "experiment=smoke", "dataset.tracks_per_genre=4", "dataset.seconds=4", "folds.k=3", "recipe.epochs=4",
+    "-m", "experiment=smoke", "recipe.members=[plain]", "dataset.tracks_per_genre=3", "dataset.seconds=2", "folds.k=3",
     "features=mfcc,mel", "model=basic", "batch_size=16", "trainer.device=cpu",
 )  # fmt: skip
 N_CONFIGURATIONS, N_FOLDS = 2, 3
 SOON = 5  # s within which no process of a killed command may be left
 
+LOOK_UP = "as the demo set and its features were looked up"
+FEATURES = "as the demo set or its features were made"
+STORE = "as the store was made"
+TRAINING = "in training, or as a configuration was logged"
+FOLD = "as a fold was kept or logged"
+REPORT = "as the report was written"
+ELSE = "between configurations, or as the report was computed, or at the exit"
+
 Table = dict[tuple[str, str], Any]
+Kills = dict[str, list[float]]  # phases, each with the seconds that the kills in it took
 
 
 def main() -> None:
@@ -32,69 +44,172 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=15, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--interrupt", action="store_true", help=f"by Ctrl-C, which must end it within {SOON} s")
     options = parser.parse_args()
-    moments, kills, n_rounds = random.Random(options.seed), Counter[str](), 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and theirs, ignore it
+    moments, n_rounds = random.Random(options.seed), 0
+    kills: Kills = {}
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         finish(start(Path(folder, "undisturbed")))
         longest = time.monotonic() - began
         expected = table(Path(folder, "undisturbed"))
-        while kills.total() < options.kills:
+        while total(kills) < options.kills:
             n_rounds += 1
-            torment(Path(folder, str(n_rounds)), longest, moments, options.kills, kills)
+            torment(Path(folder, str(n_rounds)), longest, moments, options, kills)
             check(Path(folder, str(n_rounds)), expected)
-    for moment, count in sorted(kills.items()):
-        print(f"killed {count} times: {moment}")
-    print(f"{kills.total()} kills in {n_rounds} grids, each then equal to the undisturbed one")
+    for moment, seconds in sorted(kills.items()):
+        print(f"killed {len(seconds)} times {moment}: over in {min(seconds):.1f} to {max(seconds):.1f} s")
+    print(f"{total(kills)} kills in {n_rounds} grids, each then equal to the undisturbed one")
 
 
-def torment(folder: Path, longest: float, moments: random.Random, n_kills: int, kills: Counter[str]) -> None:
-    """Start a grid again and again, each time killed at a random moment, until one start gets through."""
-    while kills.total() < n_kills:
-        process = start(folder, workers=moments.choice((1, 2)))
-        try:
-            process.wait(moments.uniform(0, longest))
-            finish(process)
+def total(kills: Kills) -> int:
+    """How many there were."""
+    return sum(map(len, kills.values()))
+
+
+@dataclass
+class Start:
+    """A command under way in a folder; `code` is its exit code."""
+
+    folder: Path
+    pid: int
+    began: float  # s since 1970
+    code: int | None = None
+
+    @property
+    def said(self) -> str:
+        """Its stderr."""
+        return (self.folder / "stderr").read_text()
+
+    def send(self, *numbers: signal.Signals) -> None:
+        """To the command and its workers, as a terminal does."""
+        for number in numbers:
+            os.killpg(self.pid, number)
+
+    def ended(self, within: float = 0) -> bool:
+        """Whether it has, after some seconds at most."""
+        end = time.monotonic() + within
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end:
+                return False
+            else:
+                time.sleep(0.01)
+        return True
+
+
+def torment(folder: Path, longest: float, moments: random.Random, options: argparse.Namespace, kills: Kills) -> None:
+    """Start a grid again and again, each time killed, until one start gets through."""
+    while total(kills) < options.kills:
+        one = start(folder, workers=moments.choice((1, 2)))
+        if not halted(one, longest, moments):
+            finish(one)
             break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            wait_for_the_end_of(process.pid)
-            kills[moment(folder, process.communicate()[1])] += 1
+        moment, began = phase(one), time.monotonic()
+        (interrupt if options.interrupt else kill)(one)
+        kills.setdefault(moment, []).append(time.monotonic() - began)
+        print(f"killed {moment}: over in {kills[moment][-1]:.1f} s", file=sys.stderr)
     finish(start(folder))
 
 
-def start(folder: Path, workers: int = 1) -> "subprocess.Popen[str]":
-    """The grid as a user starts it, in a folder with a cache of its own; how many workers there are changes nothing."""
+def start(folder: Path, workers: int = 1) -> Start:
+    """The grid, in a folder with a cache of its own; how many workers there are changes nothing."""
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "genre_cls.train", *GRID, f"trainer.workers={workers}"], cwd=folder,
-        env=os.environ | {"GENRE_CLS_CACHE": str(folder / "cache")}, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    (folder / "stderr").write_text("")
+    pid = os.fork()
+    if not pid:
+        os.setpgid(0, 0)
+        run(folder, [*GRID, f"trainer.workers={workers}"])
+    with suppress(OSError):  # it has done so itself, or even ended
+        os.setpgid(pid, pid)
+    return Start(folder, pid, time.time())
 
 
-def finish(process: "subprocess.Popen[str]") -> None:
+def run(folder: Path, arguments: list[str]) -> None:
+    """Be the command as a user starts it, and end."""
+    code = 1
+    try:
+        os.chdir(folder)
+        os.environ["GENRE_CLS_CACHE"] = str(folder / "cache")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open("stderr", os.O_WRONLY), 2)
+        sys.argv = ["genre_cls/train.py", *arguments]
+        train.main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(one: Start) -> None:
     """Wait for a command that nobody kills."""
-    _, err = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"exit code {process.returncode}:\n{err}")
+    one.ended(within=3600)
+    if one.code:
+        raise SystemExit(f"exit code {one.code}:\n{one.said}")
 
 
-def moment(folder: Path, err: str) -> str:
-    """What a command was at when it was killed."""
-    if "split: " not in err:
-        return "in the imports, the synthesis or the features"
-    if not (folder / "mlruns" / "mlflow.db").exists():
-        return "while the store was made"
-    runs = [(kind, status) for _, kind, status, *_ in stored(folder)]
-    if ("fold", "RUNNING") in runs:
-        return "while a fold was written"
-    if ("report", "RUNNING") in runs:
-        return "while the report was written"
-    if ("config", "RUNNING") in runs:
-        return "while folds were trained or a configuration was written"
-    return "between configurations, before the report, or at the exit"
+def halted(one: Start, longest: float, moments: random.Random) -> bool:
+    """Stop a command at a moment by chance or, every other time, in a phase that these seldom hit; False if it ends."""
+    fresh = not (one.folder / "mlruns").exists()
+    wanted, after = moments.choice((None, None, FEATURES if fresh else FOLD, REPORT)), moments.uniform(0, longest)
+    while not one.ended():
+        if phase(one) == wanted if wanted else time.time() > one.began + after:
+            time.sleep(moments.uniform(0, 0.05))
+            one.send(signal.SIGSTOP)
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def kill(one: Start) -> None:
+    """Let a command die at once; its workers must follow."""
+    os.kill(one.pid, signal.SIGKILL)
+    one.send(signal.SIGCONT)
+    one.ended(within=SOON)
+    wait_for_the_end_of(one.pid)
+
+
+def interrupt(one: Start) -> None:
+    """Ask a command to end, which must be soon and in one line."""
+    one.send(signal.SIGINT, signal.SIGCONT)
+    one.ended(within=60)
+    lines = one.said.splitlines()
+    if one.code != 130 or lines[-1:] != ["interrupted; the same command goes on"] or "Traceback" in one.said:
+        raise SystemExit(f"exit code {one.code}:\n{one.said}")
+    wait_for_the_end_of(one.pid)
+
+
+def phase(one: Start) -> str:
+    """What a command is at."""
+    if any(changed(path) > one.began for path in one.folder.glob("cache/**/*.partial")):
+        return FEATURES
+    if "split: " not in one.said:
+        return LOOK_UP
+    if not (one.folder / "mlruns" / "mlflow.db").exists():
+        return STORE
+    with closing(sqlite3.connect(one.folder / "mlruns" / "mlflow.db")) as connection:
+        query = "select value from tags join runs using (run_uuid) where key = 'kind' and status = 'RUNNING'"
+        running = [kind for (kind,) in connection.execute(query)]
+    if "fold" in running or any(one.folder.glob("mlruns/spool/*/*")):
+        return FOLD
+    if "report" in running or any(one.folder.glob("report/*.partial")):
+        return REPORT
+    return TRAINING if "config" in running else ELSE
+
+
+def changed(path: Path) -> float:
+    """When a file was, s since 1970; never if it is gone by now."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
 
 
 def wait_for_the_end_of(group: int) -> None:

@@ -154,11 +154,9 @@ def folder(root: str | None) -> Catalogue:
     base = Path(root).expanduser()
     if not base.is_dir():
         raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
+    folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     found = [
-        Track(path.relative_to(base).as_posix(), path, genre.name)
-        for genre in base.iterdir()
-        if genre.is_dir() and not genre.name.startswith(".")
-        for path in audio_files(genre)
+        Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
     facts = _metadata(base / "metadata.csv")
     named = (replace(track, artist=facts.get(track.id, {}).get("artist") or None) for track in found)
@@ -168,7 +166,9 @@ def folder(root: str | None) -> Catalogue:
         raise UserError(
             f"dataset.root={root}: {len(genres)} genre folders with audio ({', '.join(EXTENSIONS)}), need at least two"
         )
-    return Catalogue(base.resolve().name, _sorted(tracks))
+    empty = [genre.name for genre in folders if genre.name not in genres]
+    note = in_one_line(f"Folders without tracks, which are no genres: {', '.join(empty)}.")
+    return Catalogue(base.resolve().name, _sorted(tracks), notes=(note,) if empty else ())
 
 
 def demo(
@@ -281,5 +281,5 @@ def _synthesise_one(job: tuple[synthesiser.DemoTrack, Path, _Recipe]) -> None:
     waveform = synthesiser.synthesise(track, **asdict(recipe))
     encoded = BytesIO()  # libsndfile does not tell that a disk is full
     soundfile.write(encoded, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
-    with written(path) as file:
+    with written(path, lasting=False) as file:
         file.write(encoded.getbuffer())

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from gzip import GzipFile
 from hashlib import sha256
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BufferedReader, RawIOBase
 from itertools import cycle
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.settings import CONF, one_line_errors
@@ -162,7 +164,7 @@ def _transfer(source: Source, mirror: str, archive: Path) -> None:
     with _network_failures():
         request = Request(mirror, headers={"Range": f"bytes={start}-", "User-Agent": "genre_cls"} if start else {})
         try:
-            answer = urlopen(request, timeout=source.timeout)
+            answer = build_opener(_OverHTTP, _OverHTTPS).open(request, timeout=source.timeout)
         except HTTPError as error:
             if error.code == 416 and start:  # nothing beyond what is here
                 return
@@ -175,7 +177,7 @@ def _transfer(source: Source, mirror: str, archive: Path) -> None:
         _check_size(source, max(end, start), start, archive)
         with archive.open("r+b" if start else "wb") as file:
             file.truncate(file.seek(start))
-            for chunk in _chunks(source, answer):
+            for chunk in _chunks(answer):
                 file.write(chunk)
                 if file.tell() > source.largest_archive:
                     archive.unlink()
@@ -206,20 +208,62 @@ def _check_size(source: Source, size: int, start: int, archive: Path) -> None:
         )
 
 
-def _chunks(source: Source, answer: HTTPResponse) -> Iterator[bytes]:
-    """What comes, as it comes, as long as it comes at a pace."""
-    since, received = time.monotonic(), 0
+def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
+    """What comes, as it comes."""
     while True:
         with _network_failures():
             chunk = answer.read1(CHUNK)
         if not chunk:
             return
         yield chunk
-        received += len(chunk)
-        if (passed := time.monotonic() - since) > source.timeout:
-            if received < SLOWEST * passed:
-                raise _Failed(f"stalled: {received} bytes in {passed:.0f} s")
-            since, received = time.monotonic(), 0
+
+
+class _Paced(RawIOBase):
+    """A connection's bytes, headers and all, as long as they come at a pace; its timeout begins anew with each byte."""
+
+    def __init__(self, connection: RawIOBase, period: float) -> None:
+        self._connection, self._period = connection, period
+        self._since, self._received = time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        n_bytes: int | None = self._connection.readinto(buffer)
+        self._received += n_bytes or 0
+        if (passed := time.monotonic() - self._since) > self._period:
+            if n_bytes and self._received < SLOWEST * passed:
+                raise TimeoutError(f"stalled: {self._received} bytes in {passed:.0f} s")
+            self._since, self._received = time.monotonic(), 0
+        return n_bytes
+
+    def close(self) -> None:
+        self._connection.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: Any, *further: Any, **named: Any) -> None:
+        super().__init__(sock, *further, **named)
+        self.fp = BufferedReader(_Paced(self.fp.detach(), sock.gettimeout()))
+
+
+class _HTTP(HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPS(HTTPSConnection):
+    response_class = _Response
+
+
+class _OverHTTP(HTTPHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_HTTP, req)
+
+
+class _OverHTTPS(HTTPSHandler):
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_HTTPS, req)
 
 
 @contextmanager

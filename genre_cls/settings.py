@@ -1,6 +1,7 @@
 """What every setting may be, and how a wrong one is told in one line."""
 
 import difflib
+import gc
 import math
 import os
 import re
@@ -226,6 +227,7 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
+        gc.freeze()  # or Python looks through all that is loaded once more before it leaves
         raise SystemExit(130) from None
 
 

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError
-from genre_cls.whole import disk_failure, written
+from genre_cls.whole import disk_failure, sync, written
 
 SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
 
@@ -47,6 +47,7 @@ class Spool:
                 with written(partial / name) as file:
                     file.write(content)
             partial.rename(self.path / str(index))
+            sync(self.path, self.path.parent, self.path.parent.parent)  # the folders themselves may be new
         except OSError as error:
             raise UserError(disk_failure(self.path, error)) from error
 

@@ -207,7 +207,7 @@ class Ledger:
             return
         with FileLock(self._path.with_suffix(".lock")):
             self.load()
-            with written(self._path) as file:
+            with written(self._path, lasting=False) as file:
                 file.write(json.dumps(self._lines).encode())
         self._new.clear()
 
@@ -246,7 +246,7 @@ def _fill(job: _Job) -> str | None:
 
 def _write(entry: Path, matrix: Matrix) -> None:
     entry.parent.mkdir(exist_ok=True)
-    with written(entry) as file:
+    with written(entry, lasting=False) as file:
         np.save(file, matrix)
 
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import url2pathname, urlopen
 from uuid import uuid4
 from zipfile import BadZipFile
 
@@ -32,7 +32,7 @@ from mlflow.tracking import MlflowClient
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.estimates import Ints
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, WindowPredictions
-from genre_cls.whole import disk_failure
+from genre_cls.whole import disk_failure, sync
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ class Tracker:
     def __init__(self, uri: str, folder: Path) -> None:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
+        # It logs the traceback of each failure that it raises as well, which `failures_told` tells in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self._artifacts = None if uri else folder.resolve() / "artifacts"
         self._folder = folder.resolve()
         self._locks = self._folder / "locks"
@@ -292,6 +294,7 @@ class Tracker:
             self._describe(run_id, tags, params)
             run = OpenRun(self._client, run_id)
             yield run
+            self._settle(run_id)
         except BaseException as error:
             with suppress(*FAILURES):  # the store may be what has failed
                 self._client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -304,6 +307,13 @@ class Tracker:
         changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
         self._client.log_batch(run_id, params=new, tags=changed)
         self._client.update_run(run_id, "RUNNING")
+
+    def _settle(self, run_id: str) -> None:
+        """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
+        uri = self._client.get_run(run_id).info.artifact_uri
+        folder = Path(url2pathname(uri.removeprefix("file://")))
+        if uri.startswith("file:") and folder.is_dir():  # of a run without artifacts there is none
+            sync(*folder.iterdir(), folder, *folder.parents[:3])
 
     def newest(self, experiment: str | None = None, *, sweep: str | None = None) -> Comparison | None:
         """The configuration that finished last and all that can be compared with it; None if none has finished.
@@ -650,3 +660,4 @@ def _make_database(folder: Path) -> None:
             with closing(sqlite3.connect(partial)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # halves the time of a write
             partial.replace(path)
+            sync(folder)

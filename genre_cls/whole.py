@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what a disk fails in told with the file's name."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,13 +10,14 @@ from genre_cls.errors import UserError, in_one_line
 
 
 @contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
+def written(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
     """Open a file to write, which takes its place when the block has ended well, and else is gone.
 
     A process that is killed leaves `<name>.partial`, which the next one that writes the file replaces.
 
     Args:
         path: of the file, in a folder that is there.
+        lasting: whether it outlives a power cut from then on; not worth the wait where thousands can be made anew.
 
     Raises:
         UserError: the disk is full, the folder is read-only, or the like.
@@ -24,12 +26,32 @@ def written(path: Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
+        if lasting:
+            sync(partial)
         partial.replace(path)
+        if lasting:
+            sync(path.parent)
     except OSError as error:  # of a full disk it names no file
         raise UserError(disk_failure(path, error)) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def sync(*paths: Path) -> None:
+    """Wait until the disk itself has a file's content, or a folder's list of names.
+
+    Args:
+        paths: of files and folders.
+    """
+    if os.name != "posix":  # Windows opens no folders
+        return
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def disk_failure(path: Path | str, error: OSError) -> str:

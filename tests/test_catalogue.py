@@ -179,7 +179,7 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
-    assert found.notes == ()
+    assert found.notes == ("Folders without tracks, which are no genres: art.",)
 
 
 def test_a_folders_ids_do_not_depend_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,6 +427,14 @@ def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav,Ann,\nrock/b.wav,Bob,1\n", "utf-8-sig")
     tracks = catalogue.folder(str(tmp_path)).tracks
     assert [(track.id, track.artist) for track in tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
+
+
+def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav", "noise/d.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
+    found = folder(str(tmp_path))
+    assert found.genres == ("jazz", "rock") and found.notes[0].endswith("no genres: noise.")
 
 
 @pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])

@@ -305,6 +305,26 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     assert "is not a model of genre_cls" in refusal(path)
 
 
+HUGE = {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}
+HEADERS = {
+    "a tensor that is not there": {"w": HUGE},
+    "a tensor larger than can be counted": {"w": HUGE | {"shape": [2**62, 2**62]}},
+    "a tensor before the beginning": {"w": HUGE | {"shape": [1], "data_offsets": [-4, 0]}},
+    "two tensors in one place": {name: HUGE | {"shape": [1], "data_offsets": [0, 4]} for name in "vw"},
+    "a tensor of objects": {"w": HUGE | {"dtype": "O", "shape": [1], "data_offsets": [0, 4]}},
+    "a list": [1, 2],
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_lies_about_its_tensors_is_refused(tmp_path: Path, what: str) -> None:
+    header = json.dumps(HEADERS[what]).encode()
+    for claimed in (len(header), 2**40, 2**64 - 1):
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(claimed.to_bytes(8, "little") + header + bytes(4))
+        assert "is no safetensors file" in refusal(path)
+
+
 def test_a_file_up_to_the_length_of_a_segment_is_judged_as_one_clip(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,29 @@ def stalls(handler: Handler, start: int) -> None:
 
 def trickles(handler: Handler, start: int) -> None:
     handler.head(200, len(handler.archive))
-    with suppress(OSError):
-        for byte in handler.archive[:40]:
-            handler.wfile.write(bytes([byte]))
-            time.sleep(0.05)
+    trickle(handler, handler.archive)
 
 
 def is_silent(handler: Handler, start: int) -> None:
     time.sleep(1)
+
+
+def trickles_headers(handler: Handler, start: int) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    trickle(handler, b"X-Patience: a virtue\r\n")
+
+
+def trickles_the_size_of_a_chunk(handler: Handler, start: int) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10;")
+    trickle(handler, b"patience=a virtue;")
+
+
+def trickle(handler: Handler, text: bytes) -> None:
+    """Again and again, a byte at a time."""
+    with suppress(OSError):
+        for byte in cycle(text):
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
 
 
 def knows_no_ranges(handler: Handler, start: int) -> None:
@@ -162,9 +178,9 @@ def redirects_to_a_file(handler: Handler, start: int) -> None:
 
 
 RECOVERED = (
-    drops, stalls, trickles, is_silent, knows_no_ranges, sends_another_range, claims_less, claims_more, claims_nothing,
-    claims_the_moon, never_ends, is_gone, is_overloaded, sends_a_page, speaks_no_http, redirects,
-    redirects_in_a_circle, redirects_to_a_file,
+    drops, stalls, trickles, trickles_headers, trickles_the_size_of_a_chunk, is_silent, knows_no_ranges,
+    sends_another_range, claims_less, claims_more, claims_nothing, claims_the_moon, never_ends, is_gone, is_overloaded,
+    sends_a_page, speaks_no_http, redirects, redirects_in_a_circle, redirects_to_a_file,
 )  # fmt: skip
 ALONE_ENOUGH = (well, drops, stalls, knows_no_ranges, claims_more, claims_nothing, redirects)
 

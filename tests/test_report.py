@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from genre_cls import report
+from genre_cls import report, train
 
 Command = Callable[..., Any]
 
@@ -49,3 +49,18 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(command: Command, st
     (tmp_path / "file").touch()
     done = command(report.main, f"tracking.folder={store}", f"report_dir={tmp_path}/file/below")
     assert done.code == 2 and len(done.err.splitlines()) == 1 and f"{tmp_path}/file" in done.err
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_disk_that_is_too_small_for_the_report_costs_nothing_else(
+    command: Command, on_music: tuple[str, ...], small_disk: Callable[..., Path]
+) -> None:
+    folder = small_disk(20) / "report"
+    one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", f"report_dir={folder}")
+    done = command(train.main, "-m", *on_music, *one)
+    assert done.code == 2 and [run.info.status for run in done.parents] == ["FINISHED"]
+    told = f"error: {folder}/report.html: no space left on device; once that is mended the same command goes on"
+    assert done.err.splitlines()[-1] == told and "Traceback" not in done.err and not list(folder.iterdir())
+    small_disk(20_000)
+    again = command(report.main, f"report_dir={folder}")
+    assert again.code == 0 and {path.name for path in folder.iterdir()} == {"report.html", "report.md"}

@@ -205,6 +205,29 @@ def test_too_many_unreadable_files_stop_the_command_and_are_named(
     assert len(done.err.splitlines()) == 1 and not (done.folder / "mlruns").exists()
 
 
+@pytest.mark.parametrize(
+    ("tracks", "reason"),
+    [
+        ({}, "0 genre folders with audio"),
+        ({"a": 1}, "1 genre folders with audio"),
+        ({"a": 3, "b": 0}, "1 genre folders with audio"),
+        ({"a": 3, "b": 1}, "genre b has only 1 track"),
+        ({"a": 1, "b": 1}, "genre a has only 1 track"),
+    ],
+    ids=str,
+)
+def test_a_folder_with_too_little_in_it_is_told_in_one_line(
+    command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path, tracks: dict[str, int], reason: str
+) -> None:
+    for genre, count in {"": 0, **tracks}.items():
+        (tmp_path / "music" / genre).mkdir(parents=True, exist_ok=True)
+        for number in range(count):  # one sound under many names
+            shutil.copy(tiny_music / GENRES[0] / "0.wav", tmp_path / "music" / genre / f"{number}.wav")
+    done = command(train.main, *on_music, f"dataset.root={tmp_path}/music")
+    (line,) = done.err.splitlines()
+    assert done.code == 2 and reason in line and not (done.folder / "mlruns").exists()
+
+
 @pytest.mark.usefixtures("store_here")
 def test_a_job_that_fails_does_not_take_the_others_with_it_and_what_is_easy_is_learned(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

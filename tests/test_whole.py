@@ -1,12 +1,13 @@
 """Files that are whole or not there, on disks that are full or read-only."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.whole import written
+from genre_cls.whole import sync, written
 
 SmallDisk = Callable[..., Path]
 
@@ -32,6 +33,30 @@ def test_what_is_broken_off_leaves_nothing(tmp_path: Path, error: type[BaseExcep
         file.write(b"half")
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows opens no folders")
+def test_what_is_to_last_is_on_the_disk_before_it_has_its_name_and_its_name_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+
+    def noted(handle: int) -> None:
+        synced.append((Path(f"/dev/fd/{handle}").resolve().name, (tmp_path / "file").exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with written(tmp_path / "quick", lasting=False) as file:
+        file.write(b"x")
+    assert synced == []
+    write(tmp_path / "file", b"x")
+    assert [there for _, there in synced] == [False, True]
+    if Path("/proc/self/fd").exists():
+        assert [name for name, _ in synced] == ["file.partial", tmp_path.name]
+
+
+def test_what_cannot_be_synced_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        sync(tmp_path / "nothing")
 
 
 def test_a_full_disk_is_told_with_the_files_name_and_costs_only_that_file(small_disk: SmallDisk) -> None:
