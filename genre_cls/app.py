@@ -151,7 +151,8 @@ class Desk:
                 path.parent.rmdir()
         from genre_cls import plots
 
-        over_time, alike = plots.genres_over_time(prediction), self._alike(prediction)
+        over_time = plots.genres_over_time(prediction, title="Genres over time")
+        alike = self._alike(prediction)
         return dict(prediction.ranked), over_time, alike, _seen(heard), heard, prediction.genre, None
 
     def _heard(self, path: Path) -> "tuple[Prediction, Heard | None]":
@@ -242,14 +243,16 @@ def _music(gr: Any, desk: Desk) -> None:
     with gr.Row():
         upload = gr.Audio(type="filepath", label=f"up to {LONGEST:g} min and {LARGEST} MB", editable=False, buttons=[])
         genres = gr.Label(label="genres")
-    over_time = gr.Plot(label="genres over time")
+    over_time = gr.Plot(show_label=False)
     alike = gr.Dataframe(headers=COLUMNS, label="most alike tracks", interactive=False, visible=desk.shelf is not None)
     gr.Markdown(LIKENESS if desk.shelf else NO_SHELF)
-    sound, heard = gr.Plot(label="sound"), gr.State(time_to_live=6 * FORGET)
+    sound, heard = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
     with gr.Row(equal_height=True):
         genre = gr.Dropdown(list(desk.classifier.genres), label="genre to explain")
-        button = gr.Button("What speaks for it?")
-    why = gr.Plot(label=f"evidence (takes some seconds for each of {desk.classifier.n_networks} networks)")
+        button = gr.Button(
+            f"What speaks for it? (takes some seconds for each of {desk.classifier.n_networks} networks)"
+        )
+    why = gr.Plot(show_label=False)
     judge, explain = partial(_told, desk.judge), partial(_told, desk.explain)
     shown = [genres, over_time, alike, sound, heard, genre, why]
     in_turn = {"concurrency_limit": 1, "concurrency_id": "networks"}

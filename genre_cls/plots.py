@@ -308,17 +308,18 @@ def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
     return figure
 
 
-def genres_over_time(prediction: Prediction, *, note: str = "") -> Figure:
+def genres_over_time(prediction: Prediction, *, title: str, note: str = "") -> Figure:
     """Draw which genres are heard when: a row for each of the most probable ones, the more probable the darker.
 
     Args:
         prediction: of one file; what is silent is left empty.
+        title: above.
         note: small print below.
     """
     ranked = [genre for genre, _ in prediction.ranked[:ROWS]]
     bounds, shares = prediction.shares_over_time(max(1.0, prediction.seconds / STRETCHES))
     rows = shares[:, [prediction.genres.index(genre) for genre in ranked]].T  # (n_rows, n_stretches)
-    figure = _figure(9.0, 0.8 + 0.2 * len(ranked), note)
+    figure = _figure(9.0, 1.1 + 0.2 * len(ranked), note, title)
     axes = figure.subplots()
     image = axes.pcolormesh(bounds, range(len(ranked) + 1), rows, cmap="Blues", vmin=0, vmax=1, rasterized=True)
     axes.set_yticks(np.arange(len(ranked)) + 0.5, [_plain(genre) for genre in ranked], size=8)

@@ -297,7 +297,7 @@ def test_in_a_browser_a_file_is_dropped_and_all_of_it_is_seen(page: Page, tmp_pa
         seen(browser, "input[type=file]")[0].send_keys(str(noise(tmp_path / "a.wav", 4)))
         seen(browser, "img[src^='data:image']", 2)
         read(browser, "[data-testid=label-output-value]", GENRES[0])
-        next(button for button in seen(browser, "button") if button.text == "What speaks for it?").click()
+        next(button for button in seen(browser, "button") if "What speaks for it?" in button.text).click()
         seen(browser, "img[src^='data:image']", 3)
         (tmp_path / "diary.wav").write_text("Dear diary")
         seen(browser, "[aria-label=Clear]")[0].click()
