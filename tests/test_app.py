@@ -70,7 +70,7 @@ def page(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
             time.sleep(0.1)
         yield Page(port, folder, GenreClassifier.load(tracking=store), log)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0 and not list(folder.iterdir())
+        assert process.wait(120) == 0 and not list(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
