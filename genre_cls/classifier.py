@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.explanation import explained
-from genre_cls.features import extract
+from genre_cls.features import extract, mel_frequencies
 from genre_cls.modelfile import SavedModel, read, saved
 from genre_cls.models import arithmetic
-from genre_cls.prediction import Explanation, Floats, Prediction, first_clip, listen, longest_clip
+from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.whole import written
 from genre_cls.windows import cover_starts, repeat_to
+
+if TYPE_CHECKING:
+    from genre_cls.tracking import Tracker
 
 BEST = "best"
 
@@ -71,6 +75,11 @@ class GenreClassifier:
         """Name of the dataset that it has learned from."""
         return self._parts[0].dataset
 
+    @property
+    def n_networks(self) -> int:
+        """How many networks vote."""
+        return len(self._networks)
+
     def predict(self, path: str | Path) -> Prediction:
         """Judge one audio file.
 
@@ -100,12 +109,36 @@ class GenreClassifier:
             UserError: there is no such genre.
         """
         genre = genre or self.predict(path).genre
+        return self.explain_clip(self.hear(path), genre)
+
+    def explain_clip(self, clip: Clip, genre: str) -> Explanation:
+        """Say what in a clip speaks for a genre, as `explain` does.
+
+        Args:
+            clip: what `hear` gave.
+            genre: to explain.
+
+        Raises:
+            UserError: there is no such genre.
+        """
         if genre not in self.genres:
             raise UserError(f"genre {in_one_line(genre)}: must be one of {in_one_line(', '.join(self.genres))}")
-        usage = self._usage
-        rate, longest = usage.spec.sample_rate, longest_clip(usage.window)
-        waveform = first_clip(Path(path), sample_rate=rate, longest=longest)
-        return explained(self._networks, usage, waveform, self.genres.index(genre))
+        return explained(self._networks, self._usage, clip.waveform, self.genres.index(genre))
+
+    def hear(self, path: str | Path) -> Clip:
+        """Give the first of the clips that `predict` judges, so all of a file of up to `SEGMENT`, to be looked at.
+
+        Args:
+            path: as `predict` takes it.
+
+        Raises:
+            UnreadableAudio: the clip cannot be judged.
+        """
+        spec = replace(self._usage.spec, kind="mel")
+        waveform = first_clip(Path(path), sample_rate=spec.sample_rate, longest=longest_clip(self._usage.window))
+        (mel,) = extract(waveform, [spec])
+        centres = mel_frequencies(spec)
+        return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
 
     def save(self, path: str | Path) -> None:
         """Write all of it into one file, which needs nothing else.
@@ -168,35 +201,51 @@ class GenreClassifier:
         return verdict
 
 
+def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | None":
+    """The store and the run in it that a source of models means; None if it means files.
+
+    Args:
+        source: as `GenreClassifier.load` takes it.
+        tracking: likewise.
+
+    Raises:
+        UserError: there is no store, or nothing in it.
+    """
+    if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
+        return None
+    if not is_store(tracking):
+        raise UserError(
+            f"tracking {in_one_line(tracking)}: no tracking store in this folder; train a model, or name one"
+        )
+    from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
+
+    tracker = Tracker.at(str(tracking))
+    run_id = tracker.best() if source == BEST else str(source)
+    if not run_id:
+        raise UserError(
+            f"tracking {in_one_line(tracking)}: no configuration has finished there; run genre_cls.train first"
+        )
+    return tracker, run_id
+
+
+def is_store(tracking: str | Path) -> bool:
+    """Whether a tracking store is in a folder, or may be at an address; a look at an empty folder leaves it empty."""
+    return "://" in str(tracking) or (Path(tracking).expanduser() / "mlflow.db").exists()
+
+
 def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:
+    if found := run_of(source, tracking):
+        tracker, run_id = found
+        return tracker.model_files(run_id)
     path = Path(source).expanduser()
-    if source == BEST or (re.fullmatch("[0-9a-f]{32}", str(source)) and not path.exists()):
-        return _logged(str(source), str(tracking))
     if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if not found:
+        files = sorted(path.glob("*.safetensors"))
+        if not files:
             raise UserError(f"model {in_one_line(source)}: no .safetensors file in this folder")
-        return found
+        return files
     if not path.exists():
         raise UserError(
             f"model {in_one_line(source)}: no such file; must be best, the id of a run, a .safetensors file or a "
             "folder of them"
         )
     return [path]
-
-
-def _logged(source: str, tracking: str) -> list[Path]:
-    """The model files of a run, or of the best configuration."""
-    if "://" not in tracking and not (Path(tracking).expanduser() / "mlflow.db").exists():
-        raise UserError(
-            f"tracking {in_one_line(tracking)}: no tracking store in this folder; train a model, or name one"
-        )
-    from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
-
-    tracker = Tracker.at(tracking)
-    run_id = tracker.best() if source == BEST else source
-    if not run_id:
-        raise UserError(
-            f"tracking {in_one_line(tracking)}: no configuration has finished there; run genre_cls.train first"
-        )
-    return tracker.model_files(run_id)

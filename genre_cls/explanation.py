@@ -43,8 +43,15 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
     n = len(networks) * len(starts)
     # What a repeated frame adds is due to the frame that it repeats.
     own = torch.zeros(clip.shape).index_add_(1, torch.arange(mel.shape[1]) % clip.shape[1], evidence / n)
-    seconds, centres = usage.spec.seconds_per_frame, mel_frequencies(usage.spec)
-    return Explanation(usage.genres[genre], clip.astype(np.float32), own.numpy(), difference / n, centres, seconds)
+    return Explanation(
+        genre=usage.genres[genre],
+        mel=clip.astype(np.float32),
+        evidence=own.numpy(),
+        difference=difference / n,
+        frequencies=mel_frequencies(usage.spec),
+        seconds_per_frame=usage.spec.seconds_per_frame,
+        origin=_origin(networks),
+    )
 
 
 def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:
@@ -63,6 +70,15 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     with torch.no_grad():
         end, start = _logit(network, basis, torch.stack([window, origin.expand_as(window)]), genre)
     return (window - origin) * (gradients * widths).sum(dim=0), float(end - start)
+
+
+def _origin(networks: Sequence[Network]) -> str:
+    """Where the paths begin, in words."""
+    mean, still = "the training tracks' mean", "a clip in which nothing moves"
+    views = {network.view for network in networks}
+    if "modulation" not in views:
+        return mean
+    return f"{mean} ({still}, for networks that see modulations alone)" if len(views) > 1 else still
 
 
 def _ends(view: str) -> Tensor:

@@ -23,9 +23,10 @@ from scipy.ndimage import gaussian_filter
 
 from genre_cls.comparisons import RISK, SURE, Difference
 from genre_cls.estimates import Floats, Ints
-from genre_cls.prediction import Explanation
+from genre_cls.prediction import Clip, Explanation, Prediction
 from genre_cls.scoring import Calibration, ConfigResult, FoldResult, GenreMeans, names, rank
 
+DPI = 200  # dots an inch
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
 AMBER, LINK, SHADE = "#e09f1f", "#b9c0c9", "#eaeef3"
 # curve, what it is the loss of, colour, line style: the styles tell what red and green cannot tell everyone
@@ -40,6 +41,8 @@ UNDECIDED: dict[str, Any] = {"label": "undecided", "color": GREY, "marker": "D",
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PANELS_PER_ROW = 5
 SMOOTHING = (1.5, 3.0)  # of evidence, standard deviation in bands and frames
+ENVELOPE = 1500  # stretches of a waveform that are drawn
+STRETCHES, ROWS = 120, 10  # of a file's genres over time
 SMALLEST_DOT, LARGEST_DOT = 4, 15  # diameters in points
 
 
@@ -282,6 +285,52 @@ def leak(protocols: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
     return figure
 
 
+def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
+    """Draw what a clip sounds like: its waveform, and below its mel spectrogram.
+
+    Args:
+        heard: to draw.
+        title: above.
+        note: small print below.
+    """
+    figure = _figure(9.0, 4.2, note, title)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+    low, high = _envelope(heard.waveform)
+    upper.fill_between(np.linspace(0, heard.seconds, len(low)), low, high, color=BLUE, linewidth=0.5)
+    upper.set(ylabel="full scale ±1", ylim=(-1, 1) if max(high.max(), -low.min()) <= 1 else None)
+    upper.tick_params(labelsize=7)
+    upper.yaxis.label.set_size(8)
+    _tidy(upper)
+    image = draw_mel(lower, heard.mel, heard.frequencies, heard.seconds_per_frame)
+    lower.set_xlim(0, heard.seconds)
+    lower.set_xlabel("time (s)", size=8)
+    _style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB")
+    return figure
+
+
+def genres_over_time(prediction: Prediction, *, title: str, note: str = "") -> Figure:
+    """Draw which genres are heard when: a row for each of the most probable ones, the more probable the darker.
+
+    Args:
+        prediction: of one file; what is silent is left empty.
+        title: above.
+        note: small print below.
+    """
+    ranked = [genre for genre, _ in prediction.ranked[:ROWS]]
+    bounds, shares = prediction.shares_over_time(max(1.0, prediction.seconds / STRETCHES))
+    rows = shares[:, [prediction.genres.index(genre) for genre in ranked]].T  # (n_rows, n_stretches)
+    figure = _figure(9.0, 1.1 + 0.2 * len(ranked), note, title)
+    axes = figure.subplots()
+    image = axes.pcolormesh(bounds, range(len(ranked) + 1), rows, cmap="Blues", vmin=0, vmax=1, rasterized=True)
+    axes.set_yticks(np.arange(len(ranked)) + 0.5, [_plain(genre) for genre in ranked], size=8)
+    axes.set_xlabel("time (s)", size=8)
+    axes.tick_params(labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    _style_bar(figure.colorbar(image, ax=axes, pad=0.01, format=lambda share, _: f"{100 * share:.0f} %"), "probability")
+    return figure
+
+
 def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure:
     """Draw what a clip sounds like, and below, over the same in grey, what speaks for its genre and what against.
 
@@ -331,9 +380,9 @@ def draw_mel(
 
 
 def png(figure: Figure) -> bytes:
-    """Render a figure at 200 dots an inch."""
+    """Render a figure."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=200)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -341,12 +390,18 @@ def _figure(width: float, height: float, note: str, title: str = "") -> Figure:
     """An empty figure of that many inches; title and note break their lines, a note's add to the height."""
     lines = textwrap.wrap(note, int(width * 19))
     size = (width, height + 0.14 * len(lines))
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     if title:
         figure.suptitle(textwrap.fill(_plain(title, 120), int(width * 11)), size=11)
     if lines:
         figure.supxlabel("\n".join(_plain(line, 999) for line in lines), x=0.01, ha="left", size=7, color=GREY)
     return figure
+
+
+def _envelope(waveform: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest sample of each of some hundred stretches of a waveform `(n_samples,)`."""
+    starts = np.linspace(0, len(waveform), min(ENVELOPE, len(waveform)), endpoint=False).astype(int)
+    return np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
 
 
 def _plain(text: str, length: int = 20) -> str:

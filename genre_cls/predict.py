@@ -10,7 +10,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_letters
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +18,7 @@ from rich.text import Text
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
-from genre_cls.settings import one_line_errors
+from genre_cls.settings import OneLineParser, one_line_errors
 from genre_cls.whole import written
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
 
     assert isinstance(classifier, GenreClassifier)  # _check has seen to that
     explanation = classifier.explain(file)
-    seconds = explanation.mel.shape[1] * explanation.seconds_per_frame
     title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
-    note = f"Integrated gradients from the training tracks' mean, over the first {seconds:.0f} s."
-    content = plots.png(plots.explanation(explanation, title=title, note=note))
+    content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
     with written(picture) as drawn:
         drawn.write(content)
     _say(f"explained: {picture}")
@@ -214,16 +212,12 @@ FORMATS: dict[str, Callable[[Judged, Sequence[str], int], None]] = {
 }
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help says more)")
-
-
 def _parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="genre_cls.predict",
         description="Names the genres of your own music, by what genre_cls.train has trained.",
-        epilog="Exit code: 0, 1 if a file cannot be judged (the others are), 2 if the command is wrong.",
+        epilog="Exit code: 0, 1 if a file cannot be judged (the others are), 2 if the command is wrong. A page for the "
+        "same: genre-cls app.",
     )
     take = parser.add_argument
     take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({', '.join(EXTENSIONS)}), folders of it")

@@ -63,12 +63,51 @@ class Prediction:
             (start in s, end in s, genre): the windows' mean, each weighted by how much of the stretch it covers; None
             where no window covers any of it.
         """
-        bounds = [*np.arange(0, self.seconds, seconds).tolist(), self.seconds]
-        return [(start, end, self._between(start, end)) for start, end in pairwise(bounds)]
+        bounds, shares = self.shares_over_time(seconds)
+        genres = [None if np.isnan(own).any() else self.genres[int(own.argmax())] for own in shares]
+        return [(start, end, genre) for (start, end), genre in zip(pairwise(bounds.tolist()), genres, strict=True)]
 
-    def _between(self, start: float, end: float) -> str | None:
+    def shares_over_time(self, seconds: float) -> tuple[Floats, Floats]:
+        """The probabilities of one stretch of the file after the other.
+
+        Args:
+            seconds: length of a stretch, s; the last one ends with the file.
+
+        Returns:
+            Where the stretches begin, and where the last one ends `(n_stretches + 1,)`, s; and the windows' mean
+            `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers; NaN where no window covers
+            any of it.
+        """
+        bounds = np.array([*np.arange(0, self.seconds, seconds), self.seconds])
+        return bounds, np.array([self._between(start, end) for start, end in pairwise(bounds)])
+
+    def _between(self, start: float, end: float) -> Floats:
         covered = np.clip(np.minimum(self.ends, end) - np.maximum(self.starts, start), 0, None)  # s
-        return self.genres[int((covered @ self.windows).argmax())] if covered.any() else None
+        return covered @ self.windows / covered.sum() if covered.any() else np.full(len(self.genres), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A part of a file that is judged as one, to be looked at.
+
+    Args:
+        waveform: `(n_samples,)`, mono, full scale at +-1.
+        sample_rate: of the waveform, Hz.
+        mel: log-mel spectrogram `(n_mels, n_frames)`, dB.
+        frequencies: centres of the mel bands `(n_mels,)`, Hz.
+        seconds_per_frame: time between frames, s.
+    """
+
+    waveform: NDArray[np.float32]
+    sample_rate: int
+    mel: NDArray[np.float32]
+    frequencies: Floats
+    seconds_per_frame: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts, s."""
+        return len(self.waveform) / self.sample_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +124,7 @@ class Explanation:
             integration.
         frequencies: centres of the mel bands `(n_mels,)`, Hz.
         seconds_per_frame: time between frames, s.
+        origin: the clip that it is compared with, in words.
     """
 
     genre: str
@@ -93,6 +133,13 @@ class Explanation:
     difference: float
     frequencies: Floats
     seconds_per_frame: float
+    origin: str
+
+    @property
+    def note(self) -> str:
+        """How it was made and of how much of a file, in a sentence."""
+        seconds = self.mel.shape[1] * self.seconds_per_frame
+        return f"Integrated gradients from {self.origin}, over the first {seconds:.0f} s."
 
 
 class Classifier(Protocol):

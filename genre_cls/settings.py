@@ -6,11 +6,12 @@ import math
 import os
 import re
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -229,6 +230,14 @@ def one_line_errors() -> Iterator[None]:
         print("interrupted; the same command goes on", file=sys.stderr)
         gc.freeze()  # or Python looks through all that is loaded once more before it leaves
         raise SystemExit(130) from None
+
+
+class OneLineParser(ArgumentParser):
+    """A parser to whom a wrong argument is a user's mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell it as such."""
+        raise UserError(f"{message} (--help says more)")
 
 
 def explain(error: Exception) -> str:

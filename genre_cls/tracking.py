@@ -353,13 +353,44 @@ class Tracker:
         Raises:
             UserError: there is no such run, it is none of these, or a file is no longer there.
         """
+        with self._run_told(run_id):
+            return [self._file(fold, "model.safetensors") for fold in self._folds(run_id)]
+
+    def judged(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
+        """What a run has said of the tracks that it was judged by, and what is known of each of these, by its id.
+
+        Args:
+            run_id: of a configuration, or of one fold.
+
+        Raises:
+            UserError: there is no such run, it is none of these, or a file is no longer there or damaged.
+        """
+        with self._run_told(run_id):
+            folds = self._folds(run_id)
+            parent = self._client.get_run(folds[0].data.tags[PARENT])
+            tracks = load_tracks(self._file(parent, "tracks.csv"))
+            return _by_index([load_fold(self._files(fold)) for fold in folds]), tracks
+
+    def report(self) -> str | None:
+        """The page of the newest report; None if there is none."""
+        ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
+        reports = self._search(ids, "tags.kind = 'report' and attributes.status = 'FINISHED'")
+        return self._file(reports[0], "report.html").read_text(encoding="utf-8") if reports else None
+
+    def _folds(self, run_id: str) -> list[Run]:
+        """The runs of a configuration's folds that have finished, or of the one fold that it is."""
+        run = self._client.get_run(run_id)
+        folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
+        if not folds:
+            raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
+        return folds
+
+    @contextmanager
+    def _run_told(self, run_id: str) -> Iterator[None]:
+        """Tell in one line what is wrong with a run."""
         try:
-            run = self._client.get_run(run_id)
-            folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
-            if not folds:
-                raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
-            return [self._file(fold, "model.safetensors") for fold in folds]
-        except (MlflowException, OSError) as error:
+            yield
+        except (MlflowException, OSError, *DAMAGED) as error:
             raise UserError(f"run {run_id} in {self.uri}: {in_one_line(error)}") from error
 
     def _finished(self, experiment: str | None) -> list[Run]:

@@ -86,6 +86,28 @@ def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Pa
     assert not said[2].evidence.any()
 
 
+def test_what_it_is_compared_with_is_told_by_what_the_networks_see(tmp_path: Path) -> None:
+    waveform = decode(music(tmp_path / "a.wav", 2), 8000)
+    plain, levelled, modulation = (a_network(SMALL, n, view) for n, view in enumerate(VIEWS))
+
+    def told(*networks: Network) -> str:
+        return explained(networks, usage_of(SMALL), waveform, 0).note
+
+    assert told(plain, levelled) == "Integrated gradients from the training tracks' mean, over the first 2 s."
+    assert told(modulation) == "Integrated gradients from a clip in which nothing moves, over the first 2 s."
+    assert "tracks' mean (a clip in which nothing moves, for networks that see modulations alone), " in told(
+        plain, modulation
+    )
+
+
+def test_a_clip_is_explained_as_the_file_that_it_is_of(tmp_path: Path) -> None:
+    whole, path = a_classifier(SMALL_MFCC), music(tmp_path / "a.wav", 1)
+    clip, said = whole.hear(path), whole.explain(path, GENRES[1])
+    assert clip.seconds == pytest.approx(1) and clip.sample_rate == 8000
+    np.testing.assert_array_equal(clip.mel, said.mel)
+    np.testing.assert_array_equal(whole.explain_clip(clip, GENRES[1]).evidence, said.evidence)
+
+
 def test_the_most_probable_genre_is_explained_unless_another_is_named(tmp_path: Path) -> None:
     whole, path = a_classifier(SMALL), music(tmp_path / "a.wav", 1)
     assert whole.explain(path).genre == whole.predict(path).genre

@@ -1,0 +1,336 @@
+"""The command: `genre-cls app` opens a page, on this machine alone, that names the genres of what is dropped on it.
+
+The page asks no other machine for anything, and what is dropped on it is deleted as soon as it has been heard.
+"""
+
+import html
+import os
+import signal
+import socket
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.extras import needs
+from genre_cls.settings import OneLineParser, one_line_errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from genre_cls.classifier import GenreClassifier
+    from genre_cls.likeness import Shelf
+    from genre_cls.prediction import Clip, Prediction
+
+LARGEST = 200  # MB, of an upload: a quarter of an hour of a CD's samples are 159
+LONGEST = 15.0  # min, of an upload
+WAITING = 8  # uploads that may wait for their turn; one is heard at a time
+VISITS = 16  # whose last clips are kept in memory, up to 16 MB each
+FORGET = 600  # s, after which uploads go that nobody has asked about, and after an hour clips
+N_ALIKE = 8  # tracks
+COLUMNS = ["alike", "track", "genre", "artist"]
+FONTS = ("system-ui", "sans-serif")
+# No browser may ask another machine for anything on the page's behalf.
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'"
+LOOPBACK = ("127.0.0.1", "localhost")
+LIKENESS = (
+    "Alike in what the networks say of them: 100 % means the same probability for every genre, whatever else sounds "
+    "different. Of each track it counts what was said by networks that had not learned from it."
+)
+NO_SHELF = "A model file keeps no tracks to compare with; open the page with `--model best` or the id of a run."
+
+
+def main() -> None:
+    """Serve the page until Ctrl-C; the exit code is 2 if the command is wrong."""
+    with one_line_errors():
+        _serve(_parser().parse_args())
+
+
+def _serve(arguments: Namespace) -> None:
+    """Serve what the arguments ask for; uploads are in a folder that goes when this ends."""
+    _check_place(arguments.host, arguments.port)
+    with TemporaryDirectory(prefix="genre_cls-") as folder, _until_ended() as ended:
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        with needs("app"):
+            import gradio  # noqa: F401  # told before a model is loaded for nothing
+        page = _page(_desk(arguments.model, arguments.tracking, trust=arguments.trust))
+        address = _launch(page, arguments.host, arguments.port)
+        print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        ended.wait()  # the server ends with the process; to close it would wait for every open page
+
+
+def _check_place(host: str, port: int) -> None:
+    """Refuse an address that cannot be had, before a model is loaded for nothing."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0].lower()
+        raise UserError(f"{in_one_line(host)}:{port}: {reason}; choose another --port or --host") from error
+
+
+@contextmanager
+def _until_ended() -> Iterator[Event]:
+    """An event that Ctrl-C or a polite kill brings about."""
+    ended = Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
+    if Path(model).suffix == ".onnx":
+        raise UserError(f"model {in_one_line(model)}: an .onnx file cannot be explained; name what it comes from")
+    from genre_cls.classifier import GenreClassifier, run_of
+
+    if not (run := run_of(model, tracking)):
+        return Desk(GenreClassifier.load(model, trust=trust), None, tracking)
+    from genre_cls.likeness import shelf
+
+    tracker, run_id = run
+    return Desk(GenreClassifier.load(run_id, tracking=tracking, trust=trust), shelf(*tracker.judged(run_id)), tracking)
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What is kept of an upload.
+
+    Args:
+        name: of the file.
+        clip: its beginning.
+    """
+
+    name: str
+    clip: "Clip"
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """What the page does with what is put on it.
+
+    Args:
+        classifier: that judges.
+        shelf: tracks to compare with; None if the model keeps none.
+        tracking: the tracking store, whose newest report is shown.
+    """
+
+    classifier: "GenreClassifier"
+    shelf: "Shelf | None"
+    tracking: str
+
+    def judge(self, upload: str | None) -> tuple[Any, ...]:
+        """Judge an upload and delete it.
+
+        Args:
+            upload: path of the file, in a folder of its own.
+
+        Returns:
+            Probabilities by genre; a picture of its genres over time; rows of tracks that it is like; a picture of its
+            beginning; what is kept of it; its genre; no explanation, since what is drawn is of the last upload.
+
+        Raises:
+            UserError: it cannot be judged; the message names the file.
+        """
+        if not upload:
+            raise UserError("no file has come; drop one, or record something")
+        path = Path(upload)
+        try:
+            prediction, heard = self._heard(path)
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
+        from genre_cls import plots
+
+        over_time = plots.genres_over_time(prediction, title="Genres over time")
+        alike = self._alike(prediction)
+        return dict(prediction.ranked), over_time, alike, _seen(heard), heard, prediction.genre, None
+
+    def _heard(self, path: Path) -> "tuple[Prediction, Heard | None]":
+        """What is said of a file, and its beginning, if that is not silent."""
+        from genre_cls.audio import UnreadableAudio, duration
+
+        name = in_one_line(path.name)
+        try:
+            if (minutes := duration(path) / 60) > LONGEST:
+                raise UnreadableAudio(
+                    f"lasts {minutes:.1f} min, more than the {LONGEST:g} min that the page takes; genre-cls takes more"
+                )
+            prediction = self.classifier.predict(path)
+        except (UnreadableAudio, UserError) as error:
+            raise UserError(f"{name}: {error}") from error
+        with suppress(UnreadableAudio):
+            return prediction, Heard(name, self.classifier.hear(path))
+        return prediction, None
+
+    def _alike(self, prediction: "Prediction") -> list[list[str]]:
+        alike = self.shelf.most_alike(prediction.probabilities, N_ALIKE) if self.shelf else []
+        return [[f"{100 * one.likeness:.0f} %", one.track, one.genre, one.artist] for one in alike]
+
+    def explain(self, heard: Heard | None, genre: str) -> "Figure":
+        """Draw what speaks for a genre.
+
+        Args:
+            heard: what `judge` has kept.
+            genre: to explain.
+
+        Raises:
+            UserError: nothing is kept.
+        """
+        if not heard:
+            raise UserError("nothing to explain; drop a file that sounds from its beginning")
+        from genre_cls import plots
+
+        said = self.classifier.explain_clip(heard.clip, genre)
+        title = f"{heard.name}: what speaks for {in_one_line(genre)}"
+        return plots.explanation(said, title=title, note=said.note)
+
+    def results(self) -> str:
+        """The newest report in a frame in which no script runs, or what is missing, as HTML.
+
+        Raises:
+            UserError: the store fails.
+        """
+        from genre_cls.classifier import is_store
+
+        report = None
+        if is_store(self.tracking):
+            from genre_cls.tracking import Tracker
+
+            tracker = Tracker.at(self.tracking)
+            with tracker.failures_told():
+                report = tracker.report()
+        if report is None:
+            where = html.escape(in_one_line(self.tracking))
+            return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"
+        style = "width: 100%; height: 85vh; border: 0; background: white"
+        return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'
+
+
+def _seen(heard: Heard | None) -> "Figure | None":
+    from genre_cls import plots
+
+    if not heard:
+        return None
+    return plots.clip(heard.clip, title=heard.name, note=f"The first {heard.clip.seconds:.0f} s.")
+
+
+def _page(desk: Desk) -> Any:
+    """The page: one tab for uploads, one for the grid's results."""
+    import gradio as gr
+
+    with gr.Blocks(title="genre_cls", analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
+        with gr.Tab("Your music"):
+            _music(gr, desk)
+        with gr.Tab("Results of the grid") as tab:
+            report = gr.HTML()
+        tab.select(partial(_told, desk.results), outputs=report, api_name="results")
+    return page
+
+
+def _music(gr: Any, desk: Desk) -> None:
+    """Where a file is dropped, and what is said of it."""
+    gr.Markdown(_introduction(desk))
+    with gr.Row():
+        upload = gr.Audio(type="filepath", label=f"up to {LONGEST:g} min and {LARGEST} MB", editable=False, buttons=[])
+        genres = gr.Label(label="genres")
+    over_time = gr.Plot(show_label=False)
+    alike = gr.Dataframe(headers=COLUMNS, label="most alike tracks", interactive=False, visible=desk.shelf is not None)
+    gr.Markdown(LIKENESS if desk.shelf else NO_SHELF)
+    sound, heard = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
+    with gr.Row(equal_height=True):
+        genre = gr.Dropdown(list(desk.classifier.genres), label="genre to explain")
+        button = gr.Button(
+            f"What speaks for it? (takes some seconds for each of {desk.classifier.n_networks} networks)"
+        )
+    why = gr.Plot(show_label=False)
+    judge, explain = partial(_told, desk.judge), partial(_told, desk.explain)
+    shown = [genres, over_time, alike, sound, heard, genre, why]
+    in_turn = {"concurrency_limit": 1, "concurrency_id": "networks"}
+    gr.on([upload.upload, upload.stop_recording], judge, upload, shown, api_name="judge", **in_turn)
+    button.click(explain, [heard, genre], why, api_name="explain", **in_turn)
+
+
+def _introduction(desk: Desk) -> str:
+    learned = f"learned from {in_one_line(desk.classifier.dataset)}"
+    if desk.classifier.dataset == "demo":
+        learned += ", the synthetic demo set, and have never heard real music"
+    return (
+        f"Drop an audio file or record something. {desk.classifier.n_networks} networks that have {learned} say which "
+        "genre it is of. Nothing leaves this machine, and the file is deleted when it has been heard."
+    )
+
+
+def _told(action: Callable[..., Any], *arguments: Any) -> Any:
+    """Do something; what goes wrong by a user's doing is shown in the page."""
+    from gradio import Error
+
+    try:
+        return action(*arguments)
+    except UserError as error:
+        raise Error(html.escape(str(error)), duration=None, print_exception=False) from error
+
+
+def _launch(page: Any, host: str, port: int) -> str:
+    """Serve the page and give its address."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    guards = [Middleware(_Fence)]
+    if host in LOOPBACK:  # no page from elsewhere that gives this address a name of its own gets in
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
+    theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))
+    _, address, _ = page.queue(max_size=WAITING).launch(
+        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, show_error=False, share=False,
+        max_file_size=LARGEST * 10**6, state_session_capacity=VISITS, ssr_mode=False, footer_links=[], theme=theme,
+        app_kwargs={"middleware": guards},
+    )  # fmt: skip
+    return str(address)
+
+
+class _Fence:
+    """Sends the policy with every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def fenced(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, fenced)
+
+
+def _parser() -> ArgumentParser:
+    parser = OneLineParser(prog="genre-cls app", description="Opens a page that names the genres of your own music.")
+    take = parser.add_argument
+    take("--model", default="best", help="as genre_cls.predict takes it, but no .onnx file (default: best)")
+    take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
+    take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="that others may reach it by; default: none can")
+    take("--port", type=_port, default=7860, metavar="N", help="default: 7860")
+    take(
+        "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise ArgumentTypeError(f"{text}: must be a whole number from 1 to 65535")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Which tracks a file is most like, by what a model's networks say of both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genre_cls.estimates import Floats
+from genre_cls.scoring import FoldResult
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A track that a file is like.
+
+    Args:
+        track: its id.
+        genre: its true one.
+        artist: empty if unknown.
+        likeness: 0 to 1.
+    """
+
+    track: str
+    genre: str
+    artist: str
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Tracks that a file can be compared with.
+
+    Args:
+        tracks: their ids.
+        genres: the true genre of each.
+        artists: of each, empty where unknown.
+        probabilities: what networks that had not learned from a track said of it `(n_tracks, n_genres)`, rows sum to 1.
+    """
+
+    tracks: tuple[str, ...]
+    genres: tuple[str, ...]
+    artists: tuple[str, ...]
+    probabilities: Floats
+
+    def most_alike(self, probabilities: Floats, n: int) -> list[Alike]:
+        """The tracks that a file is most like, the most alike first.
+
+        Likeness is the Bhattacharyya coefficient of the two distributions over genres: 1 if they are the same, 0 if no
+        genre is probable in both. It hears with the networks' ears alone: what sounds different and gets the same
+        probabilities is alike.
+
+        Args:
+            probabilities: what the model says of the file `(n_genres,)`.
+            n: tracks at most.
+
+        Source: Bhattacharyya, On a measure of divergence between two multinomial populations, Sankhyā 7 (1946).
+        """
+        likeness = np.sqrt(self.probabilities) @ np.sqrt(probabilities)
+        best = np.argsort(-likeness, kind="stable")[:n]
+        return [Alike(self.tracks[i], self.genres[i], self.artists[i], float(likeness[i])) for i in best]
+
+
+def shelf(folds: Sequence[FoldResult], facts: Mapping[str, Mapping[str, str]]) -> Shelf:
+    """The tracks that a configuration was judged by, each with the mean of what was said of it.
+
+    Args:
+        folds: of one configuration, one at least.
+        facts: what is known of each track, by its id: `artist`.
+    """
+    said: dict[str, list[Floats]] = {}
+    genres: dict[str, str] = {}
+    for fold in folds:
+        for track, label, probabilities in zip(fold.track_ids, fold.labels, fold.probabilities, strict=True):
+            said.setdefault(track, []).append(probabilities)  # several, if the folds were drawn several times
+            genres[track] = fold.genres[label]
+    artists = tuple(facts.get(track, {}).get("artist", "") for track in said)
+    means = np.array([np.mean(several, axis=0) for several in said.values()])
+    return Shelf(tuple(said), tuple(genres.values()), artists, means)

@@ -1,0 +1,338 @@
+"""The page, served by the real command: real uploads, what it says of them, and what it must refuse."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import soundfile
+from networks import SPECS, a_classifier, music
+
+from genre_cls import GenreClassifier, __main__, app
+from genre_cls.app import Desk
+from genre_cls.errors import UserError
+
+gradio_client = pytest.importorskip("gradio_client")
+
+GENRES = ("hiss & noise", "tones, pure")
+RATE = 22050
+Told = Callable[[Path], str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that is served."""
+
+    port: int
+    folder: Path
+    classifier: GenreClassifier
+    log: Path
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def kept(self) -> list[Path]:
+        """Files that are there because of uploads."""
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def get(self, path: str, **headers: str) -> Any:
+        return urlopen(Request(self.address + path, headers=headers), timeout=30)
+
+
+@pytest.fixture(scope="module")
+def page(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The page as a user opens it, on the best of the small configurations; it must leave nothing behind."""
+    folder, log = tmp_path_factory.mktemp("uploads"), tmp_path_factory.mktemp("log") / "log.txt"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store = trained.folder / "mlruns"
+    with log.open("wb") as out, subprocess.Popen(
+        [sys.executable, "-m", "genre_cls", "app", "--tracking", str(store), "--port", str(port)],
+        cwd=trained.folder, env=os.environ | {"TMPDIR": str(folder)}, stdout=out, stderr=out,
+    ) as process:  # fmt: skip
+        while b"open http" not in log.read_bytes():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield Page(port, folder, GenreClassifier.load(tracking=store), log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 0 and not list(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def client(page: Page) -> Any:
+    return gradio_client.Client(page.address, verbose=False)
+
+
+@pytest.fixture
+def judged(client: Any) -> Callable[[Path], Any]:
+    """What the page says of an upload: genres, genres over time, tracks alike, sound, genre, evidence."""
+    return lambda path: client.predict(gradio_client.handle_file(str(path)), api_name="/judge")
+
+
+@pytest.fixture
+def told(judged: Callable[[Path], Any]) -> Told:
+    """Why the page refuses an upload."""
+
+    def why(path: Path) -> str:
+        with pytest.raises(gradio_client.exceptions.AppError) as error:
+            judged(path)
+        return str(error.value)
+
+    return why
+
+
+def noise(path: Path, seconds: float = 2, rate: int = RATE) -> Path:
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.2, round(seconds * rate)), rate)
+    return path
+
+
+def test_an_upload_is_ranked_as_by_the_classifier(page: Page, judged: Callable[[Path], Any], tmp_path: Path) -> None:
+    for path in (noise(tmp_path / "a.wav"), music(tmp_path / "b.ogg", 5)):
+        said, *_ = judged(path)
+        shown = [(one["label"], one["confidence"]) for one in said["confidences"]]
+        assert [genre for genre, _ in shown] == [genre for genre, _ in page.classifier.predict(path).ranked]
+        np.testing.assert_allclose([p for _, p in shown], [p for _, p in page.classifier.predict(path).ranked])
+
+
+def test_an_upload_is_shown_with_its_genres_over_time_and_the_tracks_that_it_is_like(
+    judged: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    said, over_time, alike, sound, genre, evidence = judged(noise(tmp_path / "a.wav"))
+    assert genre == said["label"] == GENRES[0] and evidence is None
+    assert all(picture["plot"].startswith("data:image/") for picture in (over_time, sound))
+    assert alike["headers"] == app.COLUMNS and len(alike["data"]) == app.N_ALIKE
+    shares = [int(row[0].removesuffix(" %")) for row in alike["data"]]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 50
+    assert {row[1].split("/")[0] for row in alike["data"][:3]} == {row[2] for row in alike["data"][:3]} == {GENRES[0]}
+
+
+def test_what_speaks_for_a_genre_is_drawn_when_it_is_asked_for(client: Any, judged: Any, tmp_path: Path) -> None:
+    judged(noise(tmp_path / "a.wav", 0.6))
+    assert client.predict(GENRES[1], api_name="/explain")["plot"].startswith("data:image/")
+
+
+def test_what_cannot_be_judged_is_told_in_a_sentence_and_the_page_lives_on(
+    page: Page, judged: Any, told: Told, tmp_path: Path
+) -> None:
+    (tmp_path / "diary.wav").write_text("Dear diary")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "long.flac", np.zeros(16 * 60 * 1000), 1000)
+    (tmp_path / "empty.mp3").touch()
+    assert told(tmp_path / "diary.wav") == "diary.wav: Format not recognised"
+    assert told(tmp_path / "silent.wav") == "silent.wav: is silent"
+    assert told(tmp_path / "long.flac").startswith(
+        "long.flac: lasts 16.0 min, more than the 15 min that the page takes"
+    )
+    assert told(noise(tmp_path / "short.wav", 0.1)).startswith("short.wav: lasts 0.1 s, less than the 0.5 s")
+    assert told(tmp_path / "empty.mp3") == "empty.mp3: is an empty file"
+    assert judged(noise(tmp_path / "a.wav"))[0]["label"] == GENRES[0]
+    assert "Traceback" not in page.log.read_text()
+
+
+def test_an_upload_that_is_too_large_is_cut_off(page: Page) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", page.port), timeout=60) as connection:
+        size = len(head) + (app.LARGEST + 50) * 10**6
+        connection.sendall(
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+            + head
+        )
+        block = bytes(10**6)
+        try:
+            for _ in range(app.LARGEST + 50):
+                connection.sendall(block)
+        except (BrokenPipeError, ConnectionResetError):  # it does not wait for the rest
+            return
+        answer = connection.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 413") and b"exceeded maximum allowed size" in answer
+
+
+def test_uploads_are_gone_when_they_have_been_heard(page: Page, judged: Any, told: Told, tmp_path: Path) -> None:
+    judged(noise(tmp_path / "a.wav"))
+    (tmp_path / "diary.wav").write_text("Dear diary")
+    told(tmp_path / "diary.wav")
+    assert page.kept == []
+
+
+def test_a_file_that_was_not_uploaded_is_neither_read_nor_deleted(page: Page, tmp_path: Path) -> None:
+    own = noise(tmp_path / "own.wav")
+    asked = {"data": [{"path": str(own), "meta": {"_type": "gradio.FileData"}}]}
+    request = Request(
+        page.address + "gradio_api/call/judge", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    event = json.load(urlopen(request, timeout=30))["event_id"]
+    answer = page.get(f"gradio_api/call/judge/{event}").read()
+    assert answer.startswith(b"event: error") and b"confidence" not in answer and own.exists()
+
+
+def test_names_of_files_are_no_html(told: Told, tmp_path: Path) -> None:
+    (tmp_path / "<img src=x onerror=alert(1)>.wav").touch()
+    assert "<" not in told(tmp_path / "<img src=x onerror=alert(1)>.wav")
+    (tmp_path / "a & b.wav").touch()
+    with pytest.raises(UserError, match=r"^<b>\.wav: no such file"):
+        Desk(a_classifier(SPECS["another rate"]), None, "nowhere").judge(str(tmp_path / "<b>.wav"))
+
+
+def test_only_this_machine_is_served_and_only_by_its_own_name(page: Page) -> None:
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", page.port), timeout=5):
+        pass
+    with pytest.raises(HTTPError, match="400"):
+        page.get("", Host="elsewhere.example")
+
+
+def test_the_page_asks_no_other_machine_for_anything(page: Page) -> None:
+    with page.get("") as answer:
+        policy, text = answer.headers["Content-Security-Policy"], answer.read().decode()
+    assert policy == app.POLICY and "http" not in policy
+    with page.get("theme.css") as answer:
+        text += answer.read().decode()
+    asked = re.findall(r"<script[^>]*\bsrc=[\"']([^\"']*)|<link[^>]*\bhref=[\"']([^\"']*)|url\(([^)]*)", text)
+    assert asked and not [one for one in map("".join, asked) if re.match(r"[\"']?(https?:)?//", one)]
+
+
+def test_the_newest_report_is_shown_where_no_script_runs(client: Any) -> None:
+    shown = client.predict(api_name="/results")
+    assert shown.startswith("<iframe sandbox ") and "Which features and which CNN" in shown
+    assert "<script" not in shown and "<table" not in shown  # all of it is in the attribute
+
+
+def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
+    desk = Desk(a_classifier(SPECS["another rate"]), None, str(tmp_path / "<no> store"))
+    assert "No report in " in desk.results() and "<no>" not in desk.results() and not list(tmp_path.iterdir())
+    upload = noise(tmp_path / "a.wav")
+    assert desk.judge(str(upload))[2] == [] and not upload.exists()
+    with pytest.raises(UserError, match="no file has come"):
+        desk.judge(None)
+    with pytest.raises(UserError, match="nothing to explain"):
+        desk.explain(None, "else")
+
+
+def test_a_file_that_begins_with_a_minute_of_silence_is_judged_without_a_picture(tmp_path: Path) -> None:
+    sound = np.append(np.zeros(60 * 8000), np.random.default_rng(0).normal(0, 0.2, 60 * 8000))
+    soundfile.write(tmp_path / "a.wav", sound, 8000)
+    ranked, _, _, sound, heard, _, _ = Desk(a_classifier(SPECS["another rate"]), None, "").judge(
+        str(tmp_path / "a.wav")
+    )
+    assert sum(ranked.values()) == pytest.approx(1) and sound is heard is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--port", "0"), "--port: 0: must be a whole number from 1 to 65535"),
+        (("--port", "high"), "--port: high: must be a whole number"),
+        (("song.mp3",), "unrecognized arguments: song.mp3"),
+        (("--host", "no.such.host.invalid"), "no.such.host.invalid:7860: "),
+        (("--model", "a.onnx"), "an .onnx file cannot be explained"),
+        ((), "tracking mlruns: no tracking store in this folder"),
+        (("--model", "worst"), "model worst: no such file"),
+    ],
+)
+def test_a_wrong_command_is_told_in_one_line(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reason: str
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # put back at the end
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+    done = command(__main__.main, "app", *arguments)
+    (line,) = done.err.splitlines()
+    assert done.code == 2 and line.startswith("error: ") and reason in line and not list(done.folder.iterdir())
+
+
+def test_a_port_that_is_taken_is_told_at_once(command: Callable[..., Any], page: Page) -> None:
+    done = command(app.main, "--port", str(page.port))
+    assert done.code == 2 and done.err == f"error: 127.0.0.1:{page.port}: address already in use; " + (
+        "choose another --port or --host\n"
+    )
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    done = command(app.main)
+    assert done.code == 2 and "gradio is not installed; pip install 'genre_cls[app]' brings it" in done.err
+
+
+def test_a_file_named_app_can_still_be_judged(command: Callable[..., Any]) -> None:
+    done = command(__main__.main, "./app")
+    assert done.code == 2 and done.err.startswith("error: tracking mlruns: no tracking store")
+
+
+def test_help_is_quick(quick_help: Callable[[str], str]) -> None:
+    assert "--port N" in quick_help("genre_cls.app")
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_file_is_dropped_and_all_of_it_is_seen(page: Page, tmp_path: Path) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = (next(filter(None, map(shutil.which, names)), None) for names in BROWSERS)
+    if not (chromium and driver):
+        pytest.skip("no Chromium here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        browser.get(page.address)
+        seen(browser, "input[type=file]")[0].send_keys(str(noise(tmp_path / "a.wav", 4)))
+        seen(browser, "img[src^='data:image']", 2)
+        read(browser, "[data-testid=label-output-value]", GENRES[0])
+        next(button for button in seen(browser, "button") if "What speaks for it?" in button.text).click()
+        seen(browser, "img[src^='data:image']", 3)
+        (tmp_path / "diary.wav").write_text("Dear diary")
+        seen(browser, "[aria-label=Clear]")[0].click()
+        seen(browser, "input[type=file]")[0].send_keys(str(tmp_path / "diary.wav"))
+        read(browser, "[data-testid=toast-body]", "diary.wav: Format not recognised")
+        seen(browser, "button[role=tab]", 2)[1].click()
+        browser.switch_to.frame(seen(browser, "iframe[sandbox]")[0])
+        read(browser, "h1", "Which features and which CNN")
+        asked = {message["params"]["request"]["url"] for message in messages(browser) if "request" in message["params"]}
+        assert asked and all(url.startswith((page.address, "data:", "blob:")) for url in asked)
+        assert page.kept == []
+    finally:
+        browser.quit()
+
+
+BROWSERS = (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
+
+
+def seen(browser: Any, what: str, n: int = 1) -> list[Any]:
+    """The elements of a kind, once so many are there."""
+    return awaited(browser, lambda: list(browser.find_elements("css selector", what)), n)
+
+
+def read(browser: Any, what: str, text: str) -> None:
+    """Wait until an element of a kind says so."""
+    awaited(browser, lambda: [one for one in browser.find_elements("css selector", what) if text in one.text], 1)
+
+
+def awaited(browser: Any, find: Callable[[], list[Any]], n: int) -> list[Any]:
+    for _ in range(600):
+        if len(found := find()) >= n:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"never came; there was: {browser.find_element('css selector', 'body').text}")
+
+
+def messages(browser: Any) -> list[Any]:
+    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
