@@ -56,14 +56,15 @@ def main() -> None:
 def _serve(arguments: Namespace) -> None:
     """Serve what the arguments ask for; uploads are in a folder that goes when this ends."""
     _check_place(arguments.host, arguments.port)
-    with TemporaryDirectory(prefix="genre_cls-") as folder, _until_ended() as ended:
+    with TemporaryDirectory(prefix="genre_cls-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         with needs("app"):
             import gradio  # noqa: F401  # told before a model is loaded for nothing
         page = _page(_desk(arguments.model, arguments.tracking, trust=arguments.trust))
         address = _launch(page, arguments.host, arguments.port)
-        print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-        ended.wait()  # the server ends with the process; to close it would wait for every open page
+        with _until_ended() as ended:
+            print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            ended.wait()  # the server ends with the process; to close it would wait for every open page
 
 
 def _check_place(host: str, port: int) -> None:
