@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.lifeline import end_with
 from genre_cls.progress import progress_bar
 from genre_cls.whole import written
 
@@ -270,7 +271,7 @@ class _Recipe:
 def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
     if not todo:
         return
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=end_with, initargs=(os.getpid(),)) as pool:
         jobs = pool.map(_synthesise_one, todo, chunksize=4)
         for _ in progress_bar(jobs, "Synthesising the demo set", total=len(todo)):
             pass

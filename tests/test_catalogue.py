@@ -232,7 +232,7 @@ DEMO: dict[str, Any] = {"tracks_per_genre": 2, "seconds": 1.0, "sample_rate": 80
 @pytest.fixture
 def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synthesis in this process, where a test can reach it."""
-    monkeypatch.setattr(catalogue, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(catalogue, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(workers))
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,16 @@ def test_a_command_that_is_killed_loses_no_fold_leaves_no_worker_and_goes_on(
     assert open_runs(done) == [] and table(done) == undisturbed
 
 
+def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
+    arguments = "tracks_per_genre=100, seconds=30.0, sample_rate=22050, crossover=0.1, seed=0"
+    code = f"from genre_cls.catalogue import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: list(tmp_path.rglob("*.wav")))
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(process.pid), seconds=30)
+
+
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
