@@ -12,7 +12,8 @@ def keep_freed() -> None:
     """Let this process keep what it frees; where the C library is not glibc, nothing changes.
 
     glibc maps every large block apart and unmaps it when it is freed. A step of a CNN allocates its feature maps anew,
-    and each of their pages would be faulted in and zeroed at every step, which takes longer than to compute them.
+    and each of their pages would be faulted in and zeroed at every step, which takes longer than to pool them. The
+    price is memory: where maps are large, up to half as much again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
