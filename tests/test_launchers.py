@@ -94,9 +94,10 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
     )
     monkeypatch.syspath_prepend(tmp_path)
     notes = {name: tmp_path / f"{name}.txt" for name in ("here", "there")}
-    one = ("-m", "features=mel", "model=basic", "model._target_=noting.Noting", "batch_size=4", "folds.k=3")
+    one = ("-m", "features=mel", "model=basic", "model._target_=noting.Noting", "batch_size=4")
+    on_three = (*on_music, "folds.k=3")
     monkeypatch.setenv("NOTES", str(notes["here"]))
-    here = command(train.main, *one, *on_music, "trainer.workers=1")
+    here = command(train.main, *one, *on_three, "trainer.workers=1")
     monkeypatch.setenv("NOTES", str(notes["there"]))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     folder = tmp_path / "elsewhere"
@@ -105,7 +106,7 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
     try:
         jobs = ("fold=0,1,2", f"hydra/launcher={launcher}", f"tracking.uri={server.uri}")
         two = ("hydra.launcher.n_jobs=2",) if launcher == "joblib" else ()
-        there = launched(folder, *one, *on_music, *jobs, *two)
+        there = launched(folder, *one, *on_three, *jobs, *two)
     finally:
         server.stop()
     assert there.code == 0, there.err
