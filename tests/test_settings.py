@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -246,6 +246,8 @@ LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 @pytest.mark.usefixtures("no_work")
 @settings(max_examples=25, deadline=None, suppress_health_check=LENIENT)
 @given(**FUZZED)
+@example(key="", value="", sign="+")
+@example(key="", value="1", sign="~")
 def test_any_value_of_any_setting_is_good_or_told_in_one_line(
     command: Command, key: str, value: str, sign: str
 ) -> None:
