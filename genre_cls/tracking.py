@@ -291,29 +291,24 @@ class Tracker:
         began, tags = int((time.time() - lasted) * 1000), dict(tags) | {AT_WORK: os.environ.get(SWEEP, "")}
         run_id = again or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
-            self._describe(run_id, tags, params)
+            artifacts = self._describe(run_id, tags, params)
             run = OpenRun(self._client, run_id)
             yield run
-            self._settle(run_id)
+            _settle(artifacts)
         except BaseException as error:
             with suppress(*FAILURES):  # the store may be what has failed
                 self._client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         self._client.set_terminated(run_id, run.status)
 
-    def _describe(self, run_id: str, tags: Texts, params: Texts) -> None:
+    def _describe(self, run_id: str, tags: Texts, params: Texts) -> str:
+        """Write down what a run is, and say where its artifacts are."""
         run = self._client.get_run(run_id)
         new = [Param(_legal(key), value) for key, value in params.items() if _legal(key) not in run.data.params]
         changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
         self._client.log_batch(run_id, params=new, tags=changed)
         self._client.update_run(run_id, "RUNNING")
-
-    def _settle(self, run_id: str) -> None:
-        """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
-        uri = self._client.get_run(run_id).info.artifact_uri
-        folder = Path(url2pathname(uri.removeprefix("file://")))
-        if uri.startswith("file:") and folder.is_dir():  # of a run without artifacts there is none
-            sync(*folder.iterdir(), folder, *folder.parents[:3])
+        return str(run.info.artifact_uri)
 
     def newest(self, experiment: str | None = None, *, sweep: str | None = None) -> Comparison | None:
         """The configuration that finished last and all that can be compared with it; None if none has finished.
@@ -604,6 +599,13 @@ def _moment(run: Run) -> int:
 
 def _is_of(run: Run, sweep: str) -> bool:
     return sweep in run.data.tags.get(SWEEPS, "").split()
+
+
+def _settle(artifacts: str) -> None:
+    """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
+    folder = Path(url2pathname(artifacts.removeprefix("file://")))
+    if artifacts.startswith("file:") and folder.is_dir():  # of a run without artifacts there is none
+        sync(*folder.iterdir(), folder, *folder.parents[:3])
 
 
 def _is_mine(run: Run) -> bool:
