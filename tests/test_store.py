@@ -87,7 +87,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(audio, "decode", counted("decode", audio.decode))
     monkeypatch.setattr(features, "extract", counted("extract", features.extract))
-    monkeypatch.setattr(features, "_power_spectrogram", counted("stft", features._power_spectrogram))
+    monkeypatch.setattr(features, "_mel_energies", counted("stft", features._mel_energies))
     return calls
 
 
