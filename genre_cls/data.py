@@ -61,6 +61,13 @@ class FoldData(pl.LightningDataModule):
         self.labels = torch.from_numpy(labels)
         self.fold, self.windowing = fold, windowing
 
+    def setup(self, stage: str) -> None:
+        """Move all clips to where the model is: 30 s of 1000 tracks take 165 MB, and a GPU then cuts its own crops."""
+        device = self.trainer.strategy.root_device if self.trainer else self.labels.device
+        self.clips = [clip.to(device) for clip in self.clips]
+        self.levels = [level.to(device) for level in self.levels]
+        self.labels = self.labels.to(device)
+
     def train_dataloader(self) -> "Crops":
         """Random crops, one of each training track an epoch."""
         return Crops(self, self.fold.train)
@@ -106,10 +113,10 @@ class FoldData(pl.LightningDataModule):
     def batch(self, windows: Sequence[tuple[int, int]]) -> Batch:
         """Cut windows (track, first frame) and stack them."""
         n_frames = self.windowing.n_frames
-        cut = torch.stack(
-            [self.clips[track][:, start : start + n_frames] - self.levels[track] for track, start in windows]
-        )
-        return cut[:, None], self.labels[[track for track, _ in windows]]  # (batch, 1, n_bins, n_frames)
+        cut = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in windows])
+        tracks = [track for track, _ in windows]
+        features = cut - torch.stack([self.levels[track] for track in tracks])
+        return features[:, None], self.labels[tracks]  # (batch, 1, n_bins, n_frames)
 
     def last_start(self, track: int) -> int:
         """First frame of the last window that fits into a track."""

@@ -5,7 +5,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
@@ -251,23 +251,23 @@ class _Outbox:
 
 
 def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) -> Iterator[tuple[FoldResult, Weights]]:
-    """Train some folds, side by side on a CPU, and give each as soon as it is done.
+    """Train the models of some folds side by side, and give each fold as soon as its models can vote.
 
-    A fold gets few threads and every core a fold: that is faster than one fold on all cores, where the threads wait
-    for each other, and the numbers do not depend on how many cores there are. In a job that has others beside it, the
-    folds take turns, unless `trainer.workers` allows more where that is possible.
+    A model gets few threads and every core a model: that is faster than one model on all cores, where the threads wait
+    for each other, and the numbers do not depend on how many cores there are. In a job that has others beside it, and
+    on a GPU, models take turns, unless `trainer.workers` allows more where that is possible.
     """
-    cores = 1 if _beside_others() else cpu_count()  # that this process may use
+    n_members = len(cfg.recipe.members)
+    cores = 1 if _beside_others() or on_accelerator(cfg.trainer.device) else cpu_count()  # that this process may use
     workers = cfg.trainer.workers or max(1, cores // cfg.trainer.threads)
-    alone = on_accelerator(cfg.trainer.device) or parent_process() is not None
     parallel = Parallel(
-        n_jobs=1 if alone else max(1, min(workers, len(folds))),
+        n_jobs=1 if parent_process() else max(1, min(workers, len(folds) * n_members)),
         return_as="generator_unordered",
         initializer=end_with,
         initargs=(os.getpid(),),
     )
-    jobs = (delayed(train_fold)(cfg, task, fold) for fold in folds)
-    yield from progress_bar(parallel(jobs), title, total=len(folds))
+    jobs = (delayed(train_member)(cfg, task, fold, member) for fold in folds for member in range(n_members))
+    yield from progress_bar(_voted(task, folds, parallel(jobs), n_members), title, total=len(folds))
 
 
 def _beside_others() -> bool:
@@ -275,31 +275,34 @@ def _beside_others() -> bool:
     return parent_process() is not None or os.environ.get("SUBMITIT_EXECUTOR") == "local"
 
 
-def train_fold(cfg: DictConfig, task: Task, fold: Fold) -> tuple[FoldResult, Weights]:
-    """Train fresh models on a fold and judge their vote by the held-out tracks."""
+@dataclass(frozen=True)
+class Member:
+    """A model that has been trained on a fold, to vote with others.
+
+    Args:
+        fold: the fold's index.
+        place: among those who vote.
+        weights: as `modelfile` keeps them.
+        curves: epoch by epoch.
+        windows: what it says of the held-out tracks.
+        seconds: that training and judging took.
+    """
+
+    fold: int
+    place: int
+    weights: Weights
+    curves: Curves
+    windows: WindowPredictions
+    seconds: float
+
+
+def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
+    """Train a fresh model on a fold and let it judge the held-out tracks."""
     started = perf_counter()
     torch.set_num_threads(cfg.trainer.threads)
-    trained = [_train_member(cfg, task, fold, member) for member in range(len(cfg.recipe.members))]
-    windows = replace(trained[0][1], probabilities=voted([windows.probabilities for _, windows in trained]))
-    result = FoldResult(
-        index=fold.index,
-        track_ids=tuple(task.features.tracks[i].id for i in fold.test),
-        labels=task.labels[fold.test],
-        probabilities=windows.per_track,
-        genres=task.catalogue.genres,
-        curves=_mean_curves([module.curves for module, _ in trained]),
-        n_train=len(fold.train),
-        seconds=perf_counter() - started,
-        windows=windows,
-    )
-    weights = [module.weights() for module, _ in trained]
-    return result, {f"{member}.{name}": w for member, own in enumerate(weights) for name, w in own.items()}
-
-
-def _train_member(cfg: DictConfig, task: Task, fold: Fold, member: int) -> tuple[GenreModule, WindowPredictions]:
-    seed = cfg.seed + SEEDS_APART * member
+    seed = cfg.seed + SEEDS_APART * place
     pl.seed_everything(seed + fold.index, verbose=False)
-    recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[member]
+    recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[place]
     windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view)
     data = FoldData(task.features, task.labels, fold, windowing)
     module = GenreModule(
@@ -311,7 +314,41 @@ def _train_member(cfg: DictConfig, task: Task, fold: Fold, member: int) -> tuple
         view,
     )
     training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
-    return module, fit(module, data, training)
+    windows = fit(module, data, training)
+    return Member(fold.index, place, module.weights(), module.curves, windows, perf_counter() - started)
+
+
+def _voted(
+    task: Task, folds: Sequence[Fold], trained: Iterable[Member], n_members: int
+) -> Iterator[tuple[FoldResult, Weights]]:
+    """Bring the members of each fold together, in whatever order they come."""
+    by_index = {fold.index: fold for fold in folds}
+    waiting: dict[int, list[Member]] = {index: [] for index in by_index}
+    for member in trained:
+        waiting[member.fold].append(member)
+        if len(waiting[member.fold]) == n_members:
+            members = sorted(waiting.pop(member.fold), key=lambda each: each.place)
+            yield _result(task, by_index[member.fold], members), _weights(members)
+
+
+def _result(task: Task, fold: Fold, members: Sequence[Member]) -> FoldResult:
+    probabilities = voted([member.windows.probabilities for member in members])
+    windows = replace(members[0].windows, probabilities=probabilities)
+    return FoldResult(
+        index=fold.index,
+        track_ids=tuple(task.features.tracks[i].id for i in fold.test),
+        labels=task.labels[fold.test],
+        probabilities=windows.per_track,
+        genres=task.catalogue.genres,
+        curves=_mean_curves([member.curves for member in members]),
+        n_train=len(fold.train),
+        seconds=sum(member.seconds for member in members),
+        windows=windows,
+    )
+
+
+def _weights(members: Sequence[Member]) -> Weights:
+    return {f"{member.place}.{name}": weights for member in members for name, weights in member.weights.items()}
 
 
 def _mean_curves(members: Sequence[Curves]) -> Curves:

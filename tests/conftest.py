@@ -1,10 +1,12 @@
 """Shared by the tests: tiny music, composed settings, the command in this process, and one sweep as users start it."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
@@ -69,6 +72,16 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+def once(folder: Path, make: Callable[[Path], Outcome]) -> Outcome:
+    """Make something in a folder, or wait for the process of this session that is making it, and take what came out."""
+    result = folder / "outcome.pickle"
+    with FileLock(f"{folder}.lock"):
+        if not result.exists():
+            folder.mkdir()
+            result.write_bytes(pickle.dumps(make(folder)))
+    return pickle.loads(result.read_bytes())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -212,53 +225,51 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made `once`, whichever of this session's processes (pytest-xdist) needs it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
 def sweep_under_way(
-    request: pytest.FixtureRequest,
-    tiny_music: Path,
-    on_music: tuple[str, ...],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Path, subprocess.Popen[str]] | None]:
+    request: pytest.FixtureRequest, tiny_music: Path, on_music: tuple[str, ...], together: Path
+) -> Iterator[Future[Outcome] | None]:
     """The grid as a user starts it, on the tiny music and a file that is none; it runs beside the other tests."""
+
+    def make(folder: Path) -> Outcome:
+        root = shutil.copytree(tiny_music, folder / tiny_music.name)
+        (root / GENRES[0] / "broken.wav").write_text("no audio")
+        own = (f"dataset.root={root}", f"cache_dir={folder / 'cache'}", "max_unreadable=0.1", ALL_VIEWS)
+        return _train(folder / "a place", folder / "cache", *on_music, *own)
+
     if not any("sweep" in getattr(item, "fixturenames", ()) for item in request.session.items):
         yield None
         return
-    folder, cache = tmp_path_factory.mktemp("sweep") / "a place", tmp_path_factory.mktemp("its cache")
-    folder.mkdir()
-    root = shutil.copytree(tiny_music, tmp_path_factory.mktemp("its audio") / tiny_music.name)
-    (root / GENRES[0] / "broken.wav").write_text("no audio")
-    own = (f"dataset.root={root}", f"cache_dir={cache}", "max_unreadable=0.1", ALL_VIEWS)
-    with subprocess.Popen(
-        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *own],
-        cwd=folder, env=os.environ | _environment(cache),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        yield folder, process
-        process.kill()
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(once, together / "sweep", make)
 
 
 @pytest.fixture(scope="session")
-def sweep(sweep_under_way: tuple[Path, subprocess.Popen[str]]) -> Outcome:
+def sweep(sweep_under_way: Future[Outcome]) -> Outcome:
     """What the grid left behind."""
-    folder, process = sweep_under_way
-    out, err = process.communicate(timeout=300)
-    return Outcome(folder, process.returncode, out, err)
+    return sweep_under_way.result()
 
 
 @pytest.fixture(scope="session")
-def trained(on_music: tuple[str, ...], tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def trained(on_music: tuple[str, ...], tiny_cache: Path, together: Path) -> Outcome:
     """Four small configurations with ensembles of two, good ones and bad ones, the last one bad, to predict with."""
-    folder = tmp_path_factory.mktemp("trained") / "a place"
+    grid = ("features=mel,mfcc", "model=basic,tutorial_basic", "batch_size=4", "trainer.workers=1")
+    members = "recipe.members=[levelled,modulation]"
+    return once(together / "trained", lambda folder: _train(folder / "a place", tiny_cache, *on_music, *grid, members))
+
+
+def _train(folder: Path, cache: Path, *arguments: str) -> Outcome:
     folder.mkdir()
-    grid = (
-        "features=mel,mfcc",
-        "model=basic,tutorial_basic",
-        "batch_size=4",
-        "trainer.workers=1",
-    )
     done = subprocess.run(
-        [sys.executable, "-m", "genre_cls.train", "-m", *on_music, *grid, "recipe.members=[levelled,modulation]"],
-        cwd=folder, env=os.environ | _environment(tiny_cache), capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "genre_cls.train", "-m", *arguments],
+        cwd=folder, env=os.environ | _environment(cache), capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     return Outcome(folder, done.returncode, done.stdout, done.stderr)
 

@@ -150,7 +150,7 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
     for parent, job in ((None, here), ("the command's process", here), (None, {"SUBMITIT_EXECUTOR": "local"})):
         monkeypatch.setattr(experiment, "parent_process", lambda parent=parent: parent)
         for workers in (0, 3):
-            cfg = composed(f"trainer.workers={workers}", "trainer.device=cpu")
+            cfg = composed(f"trainer.workers={workers}", "trainer.device=cpu", "recipe.members=[plain]")
             with monkeypatch.context() as patch:
                 for name, value in job.items():
                     patch.setenv(name, value)

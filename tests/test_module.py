@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from genre_cls.folds import Fold
 from genre_cls.modelfile import saved
 from genre_cls.models import GenreCNN
 from genre_cls.module import Augmentation, GenreModule, Training, constant, fit, one_cycle
+from genre_cls.windows import VIEWS
 
 MakeData = Callable[..., FoldData]
 FOLD = Fold(0, np.arange(2, 14), np.array([], dtype=np.int64), np.array([0, 1, 14, 15]))
@@ -40,7 +44,8 @@ def clips(labels: Iterable[int] = LABELS) -> list[np.ndarray]:
 def a_module(data: FoldData, augmentation: Augmentation = FULL, lr: float = 0.01, **model: Any) -> GenreModule:
     shape = {"channels": [4, 8], "kernel_sizes": [3, 3], "strides": [[2, 2], [2, 2]], "bands": 2, "dropout": 0.1}
     cnn = GenreCNN(2, **(shape | model))
-    return GenreModule(cnn, data.standardisation(), augmentation, partial(AdamW, lr=lr), partial(one_cycle, warmup=0.3))
+    standardisation, schedule = data.standardisation(), partial(one_cycle, warmup=0.3)
+    return GenreModule(cnn, standardisation, augmentation, partial(AdamW, lr=lr), schedule, data.windowing.view)
 
 
 def trained(
@@ -199,6 +204,24 @@ class Recorder(GenreModule):
 
     def weights_now(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.state_dict().items()}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
+    fold_data: MakeData, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no device of that kind
+    data = fold_data(clips(), LABELS, FOLD, view=view)
+    module = a_module(data, replace(FULL, bin_shift=1))
+    meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=meta))  # type: ignore[assignment]
+    data.setup("fit")
+    module.to(meta)
+    for batch in data.train_dataloader():
+        module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+    for batch in data.val_dataloader()[0]:
+        module.validation_step(batch, 0)
+    assert all(weights.grad is not None and weights.grad.device == meta for weights in module.parameters())
 
 
 def test_early_stopping_goes_by_the_inner_validation_alone_and_keeps_its_best_weights(fold_data: MakeData) -> None:

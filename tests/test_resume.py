@@ -74,13 +74,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path, on_
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The folds that this process trains, as it does."""
     folds: list[int] = []
-    real = experiment.train_fold
+    real = experiment.train_member
 
-    def counted(cfg: DictConfig, task: Any, fold: Any) -> Any:
+    def counted(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         folds.append(fold.index)
-        return real(cfg, task, fold)
+        return real(cfg, task, fold, place)
 
-    monkeypatch.setattr(experiment, "train_fold", counted)
+    monkeypatch.setattr(experiment, "train_member", counted)
     return folds
 
 
@@ -320,21 +320,21 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those
 
 def killed_in_training() -> None:
     """Let this process die when it is about to train."""
-    experiment.train_fold = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    experiment.train_member = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
 
 
 def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
     here: Path, on_music: tuple[str, ...], undisturbed: Table
 ) -> None:
-    real = experiment.train_fold
+    real = experiment.train_member
 
-    def meets_another(cfg: DictConfig, task: Any, fold: Any) -> Any:
+    def meets_another(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         (here / f"fold {fold.index} {os.getpid()}").touch()
         wait_for(lambda: len(list(here.glob("fold *"))) > 1)  # which would be in vain if they took turns
-        return real(cfg, task, fold)
+        return real(cfg, task, fold, place)
 
     def prepare() -> None:
-        experiment.train_fold = meets_another
+        experiment.train_member = meets_another
 
     folds = ("fold=0", "fold=1", "fold=0", "fold=2")
     assert [ended(process) for process in [fork(prepare, *on_music, *ONE, fold) for fold in folds]] == [0, 0, 0, 0]
@@ -458,14 +458,14 @@ def test_four_at_once_with_overlapping_grids_train_each_fold_once(
     here: Path, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_of_folds = here / "folds"
-    real = experiment.train_fold
+    real = experiment.train_member
 
-    def noted(cfg: DictConfig, task: Any, fold: Any) -> Any:
+    def noted(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         with list_of_folds.open("a") as file:
             file.write(f"{cfg.features.kind} {cfg.batch_size} {fold.index}\n")
-        return real(cfg, task, fold)
+        return real(cfg, task, fold, place)
 
-    monkeypatch.setattr(experiment, "train_fold", noted)
+    monkeypatch.setattr(experiment, "train_member", noted)
     small = [word for word in ONE if not word.startswith(("features", "batch_size"))]
     grids = [("mfcc,mel", "4,8"), ("mel,mfcc", "4"), ("mel", "8,4"), ("mfcc,mel", "8,4")]
     processes = [
