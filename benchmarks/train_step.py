@@ -79,14 +79,24 @@ def main() -> None:
 
 def keras(work: Work) -> Trained:
     """The tutorial's own library, on TensorFlow, as it comes: ReLU inside the convolution, batches by `fit`."""
+    model, stamps = keras_network(work.features.shape[1:], work.threads), Stamps()
+    import keras
+
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stamps.append(perf_counter()))
+    model.fit(work.features[..., None], work.labels, work.batch_size, epochs=1, verbose=0, callbacks=[note])
+    return Trained(stamps, sum(int(np.prod(weights.shape)) for weights in model.trainable_weights))
+
+
+def keras_network(shape: Sequence[int], threads: int) -> Any:
+    """The tutorial's CNN for clips `(n_bins, n_frames)`, ready for `fit`."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     import keras
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(work.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(work.threads)
-    layers, stamps = keras.layers, Stamps()
-    model = keras.Sequential([keras.Input((*work.features.shape[1:], 1))])
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((*shape, 1))])
     for n_channels in CHANNELS:
         model.add(layers.Conv2D(n_channels, 3, padding="same", activation="relu"))
         model.add(layers.MaxPooling2D(3, 2, padding="same"))
@@ -95,9 +105,7 @@ def keras(work: Work) -> Trained:
         model.add(layer)
     model.add(layers.Dense(N_GENRES, activation="softmax"))
     model.compile(keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stamps.append(perf_counter()))
-    model.fit(work.features[..., None], work.labels, work.batch_size, epochs=1, verbose=0, callbacks=[note])
-    return Trained(stamps, sum(int(np.prod(weights.shape)) for weights in model.trainable_weights))
+    return model
 
 
 def plain(work: Work) -> Trained:

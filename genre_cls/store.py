@@ -6,6 +6,7 @@ Below the cache's folder: `features/<key of spec and code>/<digest of the file's
 
 import argparse
 import inspect
+import io
 import json
 import os
 import shutil
@@ -252,14 +253,21 @@ def _write(entry: Path, matrix: Matrix) -> None:
 
 def _map(entry: Path) -> Matrix:
     with entry.open("rb") as file:
-        np.lib.format.read_magic(file)
-        (n_bins, n_frames), _, _ = np.lib.format.read_array_header_1_0(file)
-        start = file.tell() // 2
+        n_bins, n_frames, start = _layout(file.read(128))
     # Not np.memmap, which keeps a file open for each track: many systems allow 1024, macOS 256.
     # Copy-on-write: torch warns of read-only memory, and a write could not reach the file.
     values = torch.from_file(str(entry), shared=False, size=start + n_bins * n_frames, dtype=torch.float16)
     matrix: Matrix = values[start:].view(n_bins, n_frames).numpy()
     return matrix
+
+
+@cache  # to parse a header takes as long as all else that is done to map a file, and most are alike
+def _layout(head: bytes) -> tuple[int, int, int]:
+    """Shape of the matrix in a .npy file that begins like this, and where its values begin, in values."""
+    file = io.BytesIO(head)
+    np.lib.format.read_magic(file)
+    (n_bins, n_frames), _, _ = np.lib.format.read_array_header_1_0(file)
+    return n_bins, n_frames, file.tell() // 2
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:

@@ -118,6 +118,34 @@ def test_files_are_judged_beside_being_decoded(
     assert found["genre_cls"][-1] == "1.00" and all(float(cells[-1]) >= 1 for cells in found.values())
 
 
+def test_the_race_is_over_when_the_default_recipe_is_as_good_as_the_tutorials(
+    script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    race, asked = script("race", "dataset=gtzan"), []
+    results = iter([{"accuracy": 0.5, "seconds": 400.0}, *({"accuracy": a, "seconds": 2.0} for a in (0.4, 0.5, 0.6))])
+
+    def in_a_process(way: str, overrides: list[str]) -> Any:
+        asked.append((way, *overrides))
+        return next(results)
+
+    monkeypatch.setattr(race, "find_spec", lambda name: None)
+    monkeypatch.setattr(race, "in_a_process", in_a_process)
+    race.main()
+    assert [words[-1] for words in asked] == ["dataset=gtzan"] * 3
+    assert "experiment=tutorial" in asked[0] and "recipe.epochs=2" in asked[2]
+    assert list(rows(capsys.readouterr().out).values())[-1] == ["50.0", "2.0", "0.005"]
+
+
+def test_a_fold_of_the_race_is_judged(
+    script: Callable[..., ModuleType], on_music: tuple[str, ...], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    race = script("race")
+    found = race.measured(race.ours, [*on_music, "features=mfcc", "batch_size=4", "trainer.workers=1"])
+    assert 0 <= found["accuracy"] <= 1 and found["seconds"] > 0
+
+
 def test_networks_that_are_not_the_same_are_not_compared(script: Callable[..., ModuleType]) -> None:
     benchmark = script("train_step")
     benchmark.check_same_network({"Keras": 5, "genre_cls": 5})
