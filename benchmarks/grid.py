@@ -11,14 +11,15 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
 REST = "Hydra, workers' end, the rest"
 PYTHON = "Python's start and exit"
+LOOK_EVERY = 0.5  # s, at how much memory is held
 
 
 class Trace:
@@ -88,17 +89,33 @@ def main() -> None:
     training = found["in_folds"] / options.workers
     print(f"folds: {found['in_folds']:.0f} s / {options.workers} workers = {training:.0f} s")
     print(f"not training: {1 - training / wall:.1%} of the wall time")
+    print(f"peak memory of all processes: {found['memory']:.0f} MB")
 
 
 def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, Any]:
-    """What a grid in a store of its own says of itself."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).resolve(), "--traced", *overrides], cwd=folder, text=True, check=False,
-        env=os.environ | {"GENRE_CLS_CACHE": str(cache.resolve())}, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    """What a grid in a store of its own says of itself, and the memory that it and its workers took."""
+    said, memory = folder / "said", 0.0
+    with said.open("w") as file, subprocess.Popen(
+        [sys.executable, Path(__file__).resolve(), "--traced", *overrides], cwd=folder, stdout=file,
+        env=os.environ | {"GENRE_CLS_CACHE": str(cache.resolve())},
+    ) as process:  # fmt: skip
+        while process.poll() is None:
+            memory = max(memory, held(process.pid))
+            sleep(LOOK_EVERY)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return {"memory": memory, **json.loads(said.read_text().splitlines()[-1])}
+
+
+def held(pid: int) -> float:
+    """Memory of a process and of all that it has started, MB; what several share counts once. 0 where no /proc is."""
+    process, total = Path("/proc", str(pid)), 0.0
+    with suppress(OSError):  # one that has just ended, or no Linux
+        lines = (process / "smaps_rollup").read_text().splitlines()
+        total = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
+        for thread in (process / "task").iterdir():
+            total += sum(map(held, map(int, (thread / "children").read_text().split())))
+    return total
 
 
 def traced(overrides: list[str]) -> None:
@@ -127,7 +144,7 @@ def table(seconds: Mapping[str, float]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help=f"of the grid (default: {' '.join(GRID)})")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="folds at once (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="models at once (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="folder that is kept, for a warm start (default: a new one)")
     parser.add_argument("--traced", action="store_true", help=argparse.SUPPRESS)  # what a process of its own is to do
     return parser.parse_args()

@@ -178,6 +178,17 @@ def test_nested_phases_count_once_and_for_the_innermost(
     assert rows(benchmark.table(trace.seconds))["training"] == ["3.0", "30.0"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the memory of others is told by Linux")
+def test_the_memory_of_a_process_and_of_what_it_started_is_counted_once(script: Callable[..., ModuleType]) -> None:
+    hold = "import subprocess, sys\nheld = b'1' * 100_000_000\nprint(flush=True)\n"
+    code = hold + f"subprocess.run([sys.executable, '-c', {hold + 'input()'!r}])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdin
+        process.stdout.readline(), process.stdout.readline()
+        assert 200 < script("grid").held(process.pid) < 300
+        process.stdin.write(b"\n")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("tensorflow"), reason="needs the extra `bench`")
 def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> None:
@@ -214,3 +225,6 @@ def test_the_wall_time_of_a_grid_is_told_by_phase() -> None:
     assert {"imports", "checks and data", "features", "training", "logging", "report"} < set(found)
     assert sum(float(share) for _, share in found.values()) == pytest.approx(100, abs=0.5)
     assert 0 < float(re.findall(r"not training: ([\d.]+)% of the wall time", printed)[0]) < 100
+    assert int(re.findall(r"peak memory of all processes: (\d+) MB", printed)[0]) > 100 * sys.platform.startswith(
+        "linux"
+    )
