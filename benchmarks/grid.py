@@ -19,7 +19,7 @@ from typing import Any
 GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
 REST = "Hydra, workers' end, the rest"
 PYTHON = "Python's start and exit"
-LOOK_EVERY = 0.5  # s, at how much memory is held
+LOOK_EVERY = 10.0  # s, at how much memory is held: the system counts it page by page, which takes a while
 
 
 class Trace:
