@@ -17,7 +17,7 @@ from genre_cls.modelfile import SavedModel, read, saved
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.whole import written
-from genre_cls.windows import cover_starts, repeat_to
+from genre_cls.windows import cover_starts, repeat_to, treatment
 
 if TYPE_CHECKING:
     from genre_cls.tracking import Tracker
@@ -192,7 +192,7 @@ class GenreClassifier:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             plain, levelled = (torch.split(one, self._usage.batch_size) for one in (features, features - level))
             votes = [
-                torch.cat([net(batch).double() for batch in (levelled if net.view == "levelled" else plain)])
+                torch.cat([net(batch).double() for batch in (levelled if treatment(net.view) == "levelled" else plain)])
                 for net in self._networks
             ]
             verdict: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genre_cls.folds import Fold, Indices
-from genre_cls.models import modulation_spectrum
+from genre_cls.models import seen
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
-from genre_cls.windows import cover_starts, repeat_to
+from genre_cls.windows import cover_starts, repeat_to, treatment
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 
@@ -55,7 +55,7 @@ class FoldData(pl.LightningDataModule):
         super().__init__()
         self.clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
         nothing = torch.zeros(features.spec.n_bins, 1, dtype=torch.float16)
-        levelled = windowing.view == "levelled"
+        levelled = treatment(windowing.view) == "levelled"
         self.levels = [clip.float().mean(dim=1, keepdim=True) if levelled else nothing for clip in self.clips]
         self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels)
@@ -83,12 +83,13 @@ class FoldData(pl.LightningDataModule):
 
     def standardisation(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation, over the training tracks alone, of each value that is shown (`models.shape_of`)."""
-        if self.windowing.view == "modulation":
+        view = self.windowing.view
+        if treatment(view) == "modulation":
             windows = Windows(self, self.cover(self.fold.train))
-            spectra = torch.cat([modulation_spectrum(features) for features, _ in windows])[:, 0]
+            spectra = torch.cat([seen(features, view) for features, _ in windows])[:, 0]
             deviation, mean = torch.std_mean(spectra, dim=0, correction=0)
             return mean, torch.where(deviation > 1e-4, deviation, 1.0)
-        mean, deviation = standardisation(self.clips[i] - self.levels[i] for i in self.fold.train)
+        mean, deviation = standardisation(seen(self.clips[i] - self.levels[i], view) for i in self.fold.train)
         return mean[:, None], deviation[:, None]
 
     def cover(self, tracks: Indices) -> list[tuple[int, int]]:

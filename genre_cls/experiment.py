@@ -53,6 +53,7 @@ from genre_cls.tracking import (
     load_fold,
     tracks_file,
 )  # fmt: skip
+from genre_cls.windows import OF_MFCCS, treatment
 
 log = logging.getLogger(__name__)
 
@@ -392,6 +393,8 @@ def _check_device(device: str) -> None:
 
 def _check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is told before the work, not after."""
+    if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if v.startswith(OF_MFCCS)]):
+        raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
     model, *_ = [_model(cfg, 2, view) for view in dict.fromkeys(cfg.recipe.members)]
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
     instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)

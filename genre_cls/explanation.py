@@ -10,8 +10,9 @@ from torch import Tensor
 
 from genre_cls.features import FeatureSpec, cosines, extract, mel_frequencies
 from genre_cls.modelfile import Network, Usage
+from genre_cls.models import mfccs
 from genre_cls.prediction import Explanation
-from genre_cls.windows import cover_starts, repeat_to
+from genre_cls.windows import OF_MFCCS, cover_starts, repeat_to, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
@@ -35,7 +36,7 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
     starts = cover_starts(mel.shape[1], n_frames, usage.overlap)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
     for network in networks:
-        seen = mel - mel.mean(dim=1, keepdim=True) if network.view == "levelled" else mel
+        seen = mel - mel.mean(dim=1, keepdim=True) if treatment(network.view) == "levelled" else mel
         for start in starts:
             shares, gained = _integrated(network, basis, seen[:, start : start + n_frames], genre)
             evidence[:, start : start + n_frames] += shares
@@ -61,8 +62,9 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     alone, at the window's own mean, in which nothing moves.
     """
     still = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
-    # The rows of the basis are orthonormal.
-    origin = still if network.view == "modulation" else basis.T @ network.mean
+    # The rows of the basis are orthonormal, and so are those of what makes MFCCs of mel bands.
+    shown = mfccs(basis) if network.view.startswith(OF_MFCCS) else basis  # (n_bins that the network sees, n_mels)
+    origin = still if treatment(network.view) == "modulation" else shown.T @ network.mean
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
     path = (origin + middles * (window - origin)).requires_grad_()  # (n_steps, n_mels, n_frames)
@@ -75,7 +77,7 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
 def _origin(networks: Sequence[Network]) -> str:
     """Where the paths begin, in words."""
     mean, still = "the training tracks' mean", "a clip in which nothing moves"
-    views = {network.view for network in networks}
+    views = {treatment(network.view) for network in networks}
     if "modulation" not in views:
         return mean
     return f"{mean} ({still}, for networks that see modulations alone)" if len(views) > 1 else still
@@ -83,7 +85,7 @@ def _origin(networks: Sequence[Network]) -> str:
 
 def _ends(view: str) -> Tensor:
     """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
-    if view != "modulation":
+    if treatment(view) != "modulation":
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
 

@@ -9,8 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from genre_cls.features import cosines
+from genre_cls.windows import OF_MFCCS, treatment
+
 MODULATION_BANDS, MODULATION_RATES = 32, 12  # of a modulation spectrum
 SLOWEST = 2  # cycles a window
+N_MFCC = 20  # coefficients of a view of MFCCs
 QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
 
 
@@ -178,13 +182,23 @@ def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tenso
 
 
 def seen(features: Tensor, view: str) -> Tensor:
-    """What there is to see in windows `(batch, 1, n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
-    return modulation_spectrum(features) if view == "modulation" else features
+    """What there is to see in windows `(..., n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
+    values = mfccs(features) if view.startswith(OF_MFCCS) else features
+    return modulation_spectrum(values) if treatment(view) == "modulation" else values
 
 
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
     """Shape of a view's standardisation: a value for each bin, or for each band and rate."""
-    return (min(n_bins, MODULATION_BANDS), MODULATION_RATES) if view == "modulation" else (n_bins, 1)
+    n_values = min(n_bins, N_MFCC) if view.startswith(OF_MFCCS) else n_bins
+    return (min(n_values, MODULATION_BANDS), MODULATION_RATES) if treatment(view) == "modulation" else (n_values, 1)
+
+
+def mfccs(features: Tensor) -> Tensor:
+    """The first `N_MFCC` cepstral coefficients `(..., n_mfcc, n_frames)` of mel bands `(..., n_mels, n_frames)`, dB."""
+    n_mels = features.shape[-2]
+    basis = cosines(min(n_mels, N_MFCC), n_mels).clone()  # what is cached may have been made in inference mode
+    with torch.autocast(features.device.type, enabled=False):  # of tens of dB bfloat16 would leave whole ones
+        return basis.to(features.device) @ features.float()
 
 
 def modulation_spectrum(features: Tensor) -> Tensor:

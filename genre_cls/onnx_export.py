@@ -21,6 +21,7 @@ from genre_cls.features import FeatureSpec, cosines, decibels, filterbank
 from genre_cls.modelfile import Network, Usage
 from genre_cls.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.prediction import longest_clip
+from genre_cls.windows import treatment
 
 with needs("onnx"):
     import onnx
@@ -69,7 +70,7 @@ class Whole(nn.Module):
     def __init__(self, networks: Sequence[Network], usage: Usage) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.levelled = [network.view == "levelled" for network in networks]
+        self.levelled = [treatment(network.view) == "levelled" for network in networks]
         self.spec, self.overlap = usage.spec, usage.overlap
         self.n_frames = usage.spec.n_frames(usage.window)
         self.register_buffer("basis", _basis(usage.spec))

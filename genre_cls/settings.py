@@ -17,7 +17,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.windows import VIEWS
 
 HERE = Path(__file__).parent
@@ -193,6 +193,17 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value}: must be {rule}")
         if not rule and not key.startswith(ARGUMENTS):
             raise UserError(_no_such_key(key))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse what Hydra stumbles over: a word of the command line that adds or deletes a setting without a name.
+
+    Raises:
+        UserError: such a word, in one line.
+    """
+    for word in words:
+        if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
+            raise UserError(f"{in_one_line(word)}: names no setting; --cfg job lists them")
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:

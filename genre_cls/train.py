@@ -21,9 +21,9 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError
 from genre_cls.lifeline import end_with
-from genre_cls.settings import CONF, check, one_line_errors
+from genre_cls.settings import CONF, check, check_words, one_line_errors
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,7 @@ def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     with one_line_errors():
-        for word in sys.argv[1:]:
-            if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):  # which Hydra stumbles over
-                raise UserError(f"{in_one_line(word)}: names no setting; --cfg job lists them")
+        check_words(sys.argv[1:])
         try:
             judge_one()
         except Exception:

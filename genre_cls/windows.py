@@ -4,8 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 # How a model may see a window: as it is; without the clip's mean spectrum, and with it what the whole recording sounds
-# like (cepstral mean normalisation, where bins are MFCCs); or as its modulation spectrum alone.
-VIEWS = ("plain", "levelled", "modulation")
+# like (cepstral mean normalisation, where bins are MFCCs); or as its modulation spectrum alone. And so, of a mel
+# spectrogram, its MFCCs.
+TREATMENTS = ("plain", "levelled", "modulation")
+OF_MFCCS = "mfcc_"
+VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
+
+
+def treatment(view: str) -> str:
+    """Which of `TREATMENTS` a view is, be it of the window itself or of its MFCCs."""
+    return view.removeprefix(OF_MFCCS)
 
 
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:

@@ -12,7 +12,7 @@ from genre_cls import GenreClassifier
 from genre_cls.features import FeatureSpec
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.models import GenreCNN
-from genre_cls.windows import VIEWS
+from genre_cls.windows import VIEWS, treatment
 
 GENRES = ("hiss & noise", "tones, pure", "else")
 RATE = 22050
@@ -34,7 +34,9 @@ def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
     """A CNN with random weights, as sure as a trained one."""
     torch.manual_seed(seed)
     network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, view)
-    network.mean += torch.randn(network.mean.shape) * 10 - {"plain": 40, "levelled": 0, "modulation": -4}[view]
+    network.mean += (
+        torch.randn(network.mean.shape) * 10 - {"plain": 40, "levelled": 0, "modulation": -4}[treatment(view)]
+    )
     network.deviation *= 15
     for weights in network.model.parameters():
         weights.data *= 2

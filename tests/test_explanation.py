@@ -18,7 +18,8 @@ from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract
 from genre_cls.modelfile import Network, Usage
-from genre_cls.windows import VIEWS, cover_starts, repeat_to
+from genre_cls.models import mfccs
+from genre_cls.windows import TREATMENTS, VIEWS, cover_starts, repeat_to, treatment
 
 SMALL = replace(SPECS["another rate"], n_mels=24)
 SMALL_MFCC = replace(SMALL, kind="mfcc", n_mfcc=10)
@@ -47,10 +48,11 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     (clip,) = extract(waveform, [spec])
     n_frames = spec.n_frames(usage.window)
     whole = torch.from_numpy(repeat_to(clip, n_frames)).float()
-    heard = whole - whole.mean(dim=1, keepdim=True) if view == "levelled" else whole
+    heard = whole - whole.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else whole
     starts = cover_starts(whole.shape[1], n_frames, usage.overlap)
     windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
-    origins = windows.mean(dim=3, keepdim=True) if view == "modulation" else network.mean[None, None]
+    mean = mfccs(torch.eye(spec.n_bins)).T @ network.mean if view.startswith("mfcc") else network.mean
+    origins = windows.mean(dim=3, keepdim=True) if treatment(view) == "modulation" else mean[None, None]
     with torch.no_grad():
         gained = (network(windows) - network(origins.expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):
@@ -88,7 +90,7 @@ def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Pa
 
 def test_what_it_is_compared_with_is_told_by_what_the_networks_see(tmp_path: Path) -> None:
     waveform = decode(music(tmp_path / "a.wav", 2), 8000)
-    plain, levelled, modulation = (a_network(SMALL, n, view) for n, view in enumerate(VIEWS))
+    plain, levelled, modulation = (a_network(SMALL, n, view) for n, view in enumerate(TREATMENTS))
 
     def told(*networks: Network) -> str:
         return explained(networks, usage_of(SMALL), waveform, 0).note

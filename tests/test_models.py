@@ -1,6 +1,7 @@
 """The networks: any input size, the depths and sizes that their names promise, no window that sees its neighbours."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from genre_cls.models import TimeStatistics, TutorialCNN, modulation_spectrum, n_parameters, shape_of
+from genre_cls.features import FeatureSpec, extract
+from genre_cls.models import TimeStatistics, TutorialCNN, modulation_spectrum, n_parameters, seen, shape_of
+from genre_cls.windows import TREATMENTS
 
 Compose = Callable[..., DictConfig]
 
@@ -124,6 +127,21 @@ def waves(cycles: float, bands: slice, loud: float = 10.0, n_bins: int = 64, n_f
     features = torch.full((1, 1, n_bins, n_frames), -30.0)
     features[:, :, bands] += loud * torch.sin(torch.arange(n_frames) * (2 * torch.pi * cycles / n_frames))
     return features
+
+
+@pytest.mark.parametrize("n_mels", [8, 64])
+def test_views_of_mfccs_are_the_views_of_extracted_mfccs(n_mels: int) -> None:
+    waveform = np.random.default_rng(n_mels).normal(0, 0.1, 22050).astype(np.float32)
+    mel = FeatureSpec(kind="mel", n_mels=n_mels)
+    by_spec = extract(waveform, [mel, replace(mel, kind="mfcc", n_mfcc=min(n_mels, 20))])
+    bands, coefficients = (torch.from_numpy(each)[None, None] for each in by_spec)
+    for view in TREATMENTS:
+        got, expected = seen(bands, f"mfcc_{view}"), seen(coefficients, view)
+        assert got.shape == expected.shape and got.shape[2:][0] == shape_of(f"mfcc_{view}", n_mels)[0]
+        assert (got - expected).abs().max() < (0.1 if view == "modulation" else 0.3)  # float16's steps, of 40 to 400 dB
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(seen(bands, "mfcc_plain"), seen(bands.clone(), "mfcc_plain").float())
+        assert seen(bands, "mfcc_plain").dtype == torch.float32
 
 
 @settings(deadline=None, max_examples=30)

@@ -349,6 +349,12 @@ def test_a_fold_that_is_not_there_is_told(
     assert (got.code, got.err.splitlines()[-1]) == (2, f"error: {reason}")
 
 
+def test_a_view_of_mfccs_is_refused_where_there_are_mfccs_already(command: Command, on_music: tuple[str, ...]) -> None:
+    got = command(train.main, *on_music, "features=mfcc", "recipe.members=[plain,mfcc_levelled]")
+    reason = "recipe.members: mfcc_levelled needs features=mel; with MFCCs it is levelled"
+    assert (got.code, got.err.splitlines()[-1]) == (2, f"error: {reason}")
+
+
 def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: tuple[str, ...]) -> None:
     arguments = (*on_music, "model=basic", "batch_size=4", "trainer.workers=1")
     done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=[plain],[plain,levelled]")
