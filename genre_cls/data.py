@@ -63,7 +63,8 @@ class FoldData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Move all clips to where the model is: 30 s of 1000 tracks take 165 MB, and a GPU then cuts its own crops."""
-        device = self.trainer.strategy.root_device if self.trainer else self.labels.device
+        assert self.trainer  # which calls this
+        device = self.trainer.strategy.root_device
         self.clips = [clip.to(device) for clip in self.clips]
         self.levels = [level.to(device) for level in self.levels]
         self.labels = self.labels.to(device)
