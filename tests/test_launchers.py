@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Outcome
 from mlflow.entities import Run
@@ -16,6 +17,7 @@ from test_resume import OnServer, Server
 
 from genre_cls import experiment, train
 from genre_cls.errors import UserError
+from genre_cls.folds import Fold
 
 Command = Callable[..., Any]
 
@@ -139,6 +141,8 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
+    nobody = np.array([], dtype=np.int64)
+    folds = [Fold(index, nobody, nobody, nobody) for index in range(9)]
 
     def parallel(*, n_jobs: int, **options: Any) -> Callable[[Any], Any]:
         asked.append(n_jobs)
@@ -154,7 +158,7 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
             with monkeypatch.context() as patch:
                 for name, value in job.items():
                     patch.setenv(name, value)
-                assert list(experiment.train_folds(cfg, None, [None] * 9, "title")) == []  # type: ignore[list-item,arg-type]
+                assert list(experiment.train_folds(cfg, None, folds, "title")) == []  # type: ignore[arg-type]
     assert asked == [4, 3, 1, 1, 1, 3]
 
 
