@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
@@ -101,7 +101,8 @@ def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, A
     ) as process:  # fmt: skip
         while process.poll() is None:
             memory = max(memory, held(process.pid))
-            sleep(LOOK_EVERY)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_EVERY)
     if process.returncode:
         raise SystemExit(process.returncode)
     return {"memory": memory, **json.loads(said.read_text().splitlines()[-1])}

@@ -225,6 +225,5 @@ def test_the_wall_time_of_a_grid_is_told_by_phase() -> None:
     assert {"imports", "checks and data", "features", "training", "logging", "report"} < set(found)
     assert sum(float(share) for _, share in found.values()) == pytest.approx(100, abs=0.5)
     assert 0 < float(re.findall(r"not training: ([\d.]+)% of the wall time", printed)[0]) < 100
-    assert int(re.findall(r"peak memory of all processes: (\d+) MB", printed)[0]) > 100 * sys.platform.startswith(
-        "linux"
-    )
+    memory = int(re.findall(r"peak memory of all processes: (\d+) MB", printed)[0])
+    assert memory > 100 if sys.platform == "linux" else memory == 0
