@@ -53,7 +53,7 @@ from genre_cls.tracking import (
     load_fold,
     tracks_file,
 )  # fmt: skip
-from genre_cls.windows import OF_MFCCS, treatment
+from genre_cls.windows import is_of_mfccs, treatment
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) 
         initargs=(os.getpid(),),
     )
     jobs = (delayed(train_member)(cfg, task, fold, member) for fold in folds for member in range(n_members))
-    yield from progress_bar(_voted(task, folds, parallel(jobs), n_members), title, total=len(folds))
+    yield from progress_bar(_voted(task, parallel(jobs), n_members), title, total=len(folds))
 
 
 def _beside_others() -> bool:
@@ -281,7 +281,7 @@ class Member:
     """A model that has been trained on a fold, to vote with others.
 
     Args:
-        fold: the fold's index.
+        fold: who taught it, and who judges.
         place: among those who vote.
         weights: as `modelfile` keeps them.
         curves: epoch by epoch.
@@ -289,7 +289,7 @@ class Member:
         seconds: that training and judging took.
     """
 
-    fold: int
+    fold: Fold
     place: int
     weights: Weights
     curves: Curves
@@ -316,23 +316,22 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     )
     training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
     windows = fit(module, data, training)
-    return Member(fold.index, place, module.weights(), module.curves, windows, perf_counter() - started)
+    return Member(fold, place, module.weights(), module.curves, windows, perf_counter() - started)
 
 
-def _voted(
-    task: Task, folds: Sequence[Fold], trained: Iterable[Member], n_members: int
-) -> Iterator[tuple[FoldResult, Weights]]:
+def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
     """Bring the members of each fold together, in whatever order they come."""
-    by_index = {fold.index: fold for fold in folds}
-    waiting: dict[int, list[Member]] = {index: [] for index in by_index}
+    waiting: dict[int, list[Member]] = {}
     for member in trained:
-        waiting[member.fold].append(member)
-        if len(waiting[member.fold]) == n_members:
-            members = sorted(waiting.pop(member.fold), key=lambda each: each.place)
-            yield _result(task, by_index[member.fold], members), _weights(members)
+        there = waiting.setdefault(member.fold.index, [])
+        there.append(member)
+        if len(there) == n_members:
+            members = sorted(waiting.pop(member.fold.index), key=lambda each: each.place)
+            yield _result(task, members), _weights(members)
 
 
-def _result(task: Task, fold: Fold, members: Sequence[Member]) -> FoldResult:
+def _result(task: Task, members: Sequence[Member]) -> FoldResult:
+    fold = members[0].fold
     probabilities = voted([member.windows.probabilities for member in members])
     windows = replace(members[0].windows, probabilities=probabilities)
     return FoldResult(
@@ -393,7 +392,7 @@ def _check_device(device: str) -> None:
 
 def _check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is told before the work, not after."""
-    if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if v.startswith(OF_MFCCS)]):
+    if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if is_of_mfccs(v)]):
         raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
     model, *_ = [_model(cfg, 2, view) for view in dict.fromkeys(cfg.recipe.members)]
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)

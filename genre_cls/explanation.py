@@ -12,7 +12,7 @@ from genre_cls.features import FeatureSpec, cosines, extract, mel_frequencies
 from genre_cls.modelfile import Network, Usage
 from genre_cls.models import mfccs
 from genre_cls.prediction import Explanation
-from genre_cls.windows import OF_MFCCS, cover_starts, repeat_to, treatment
+from genre_cls.windows import cover_starts, is_of_mfccs, repeat_to, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
@@ -63,7 +63,7 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     """
     still = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
     # The rows of the basis are orthonormal, and so are those of what makes MFCCs of mel bands.
-    shown = mfccs(basis) if network.view.startswith(OF_MFCCS) else basis  # (n_bins that the network sees, n_mels)
+    shown = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins that the network sees, n_mels)
     origin = still if treatment(network.view) == "modulation" else shown.T @ network.mean
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)

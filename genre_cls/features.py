@@ -1,6 +1,6 @@
 """A waveform to log-mel spectrograms and MFCCs, with one STFT for all that are asked for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -95,15 +95,15 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
         while it halves the cache.
     """
     sharing: dict[tuple[int, int], list[FeatureSpec]] = {}
-    for spec in specs:
-        sharing.setdefault((spec.n_fft, spec.hop_length), []).append(_as_mel(spec))
+    for bands in dict.fromkeys(map(_as_mel, specs)):
+        sharing.setdefault((bands.n_fft, bands.hop_length), []).append(bands)
     with torch.inference_mode():
         log_mels = {
             bands: decibels(energies, bands.top_db)
             for stft, all_bands in sharing.items()
-            for bands, energies in _mel_energies(torch.from_numpy(waveform), *stft, dict.fromkeys(all_bands))
+            for bands, energies in _mel_energies(torch.from_numpy(waveform), *stft, all_bands)
         }
-        return [_finish(log_mels[_as_mel(spec)], spec) for spec in specs]
+        return [finished(log_mels[_as_mel(spec)], spec).contiguous().numpy() for spec in specs]
 
 
 def mel_frequencies(spec: FeatureSpec) -> NDArray[np.float64]:
@@ -123,7 +123,7 @@ def _as_mel(spec: FeatureSpec) -> FeatureSpec:
 
 
 def _mel_energies(
-    samples: Tensor, n_fft: int, hop_length: int, all_bands: Iterable[FeatureSpec]
+    samples: Tensor, n_fft: int, hop_length: int, all_bands: Sequence[FeatureSpec]
 ) -> Iterator[tuple[FeatureSpec, Tensor]]:
     """Power in each mel band `(n_mels, n_frames)`, for each of several banks."""
     frames = pad(samples, (n_fft // 2, n_fft // 2)).unfold(0, n_fft, hop_length)  # (n_frames, n_fft), a view
@@ -146,9 +146,10 @@ def decibels(energies: Tensor, top_db: float) -> Tensor:
     return levels.clamp(min=levels.max() - top_db)
 
 
-def _finish(log_mel: Tensor, spec: FeatureSpec) -> NDArray[np.float16]:
+def finished(log_mel: Tensor, spec: FeatureSpec) -> Tensor:
+    """The feature `(n_bins, n_frames)`, float16, of a log-mel spectrogram `(n_mels, n_frames)`, dB."""
     feature = log_mel if spec.kind == "mel" else cosines(spec.n_mfcc, spec.n_mels) @ log_mel
-    return feature.half().contiguous().numpy()
+    return feature.half()
 
 
 @lru_cache

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genre_cls.features import cosines
-from genre_cls.windows import OF_MFCCS, treatment
+from genre_cls.windows import is_of_mfccs, treatment
 
 MODULATION_BANDS, MODULATION_RATES = 32, 12  # of a modulation spectrum
 SLOWEST = 2  # cycles a window
@@ -183,13 +183,13 @@ def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tenso
 
 def seen(features: Tensor, view: str) -> Tensor:
     """What there is to see in windows `(..., n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
-    values = mfccs(features) if view.startswith(OF_MFCCS) else features
+    values = mfccs(features) if is_of_mfccs(view) else features
     return modulation_spectrum(values) if treatment(view) == "modulation" else values
 
 
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
     """Shape of a view's standardisation: a value for each bin, or for each band and rate."""
-    n_values = min(n_bins, N_MFCC) if view.startswith(OF_MFCCS) else n_bins
+    n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
     return (min(n_values, MODULATION_BANDS), MODULATION_RATES) if treatment(view) == "modulation" else (n_values, 1)
 
 

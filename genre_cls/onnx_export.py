@@ -17,7 +17,7 @@ from torch.nn.functional import conv1d, pad
 
 from genre_cls.errors import UserError
 from genre_cls.extras import needs
-from genre_cls.features import FeatureSpec, cosines, decibels, filterbank
+from genre_cls.features import FeatureSpec, decibels, filterbank, finished
 from genre_cls.modelfile import Network, Usage
 from genre_cls.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.prediction import longest_clip
@@ -96,8 +96,7 @@ class Whole(nn.Module):
     def _features(self, waveform: Tensor) -> Tensor:
         """What `features.extract` computes, rounded to float16 as it is."""
         log_mel = decibels(filterbank(self.spec) @ self._power(waveform), self.spec.top_db)
-        feature = log_mel if self.spec.kind == "mel" else cosines(self.spec.n_mfcc, self.spec.n_mels) @ log_mel
-        return feature.half().float()
+        return finished(log_mel, self.spec).float()
 
     def _power(self, waveform: Tensor) -> Tensor:
         """Power spectrogram `(n_fft // 2 + 1, n_frames)`."""

@@ -16,6 +16,11 @@ def treatment(view: str) -> str:
     return view.removeprefix(OF_MFCCS)
 
 
+def is_of_mfccs(view: str) -> bool:
+    """Whether a view is one of the window's MFCCs."""
+    return view.startswith(OF_MFCCS)
+
+
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
     """First frames of the fewest evenly spread windows that cover a clip and overlap by at least a share.
 
