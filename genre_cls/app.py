@@ -174,7 +174,7 @@ class Desk:
         return prediction, None
 
     def _alike(self, prediction: "Prediction") -> list[list[str]]:
-        alike = self.shelf.most_alike(prediction.probabilities, N_ALIKE) if self.shelf else []
+        alike = self.shelf.most_alike(prediction.vote, N_ALIKE) if self.shelf else []
         return [[f"{100 * one.likeness:.0f} %", one.track, one.genre, one.artist] for one in alike]
 
     def explain(self, heard: Heard | None, genre: str) -> "Figure":

@@ -36,18 +36,20 @@ class GenreClassifier:
 
     Args:
         parts: what was read from model files, all to be used in the same way.
+        temperature: that makes what they say together as sure as it is right; None for the mean of the parts' own.
 
     Raises:
         UserError: the parts are not models of one configuration.
     """
 
-    def __init__(self, parts: Sequence[SavedModel]) -> None:
+    def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
         usages = {part.usage for part in parts}
         if len(usages) > 1:
             raise UserError("these models cannot vote together, as they differ in model, genres, features or windows")
         (self._usage,) = usages
         self._parts = tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
+        self._temperature = temperature or float(np.mean([part.temperature for part in parts]))
 
     @classmethod
     def load(cls, source: str | Path = BEST, *, tracking: str | Path = "mlruns", trust: bool = False) -> Self:
@@ -63,7 +65,11 @@ class GenreClassifier:
         Raises:
             UserError: there is nothing there, or a file cannot be used.
         """
-        return cls([read(path, trust=trust) for path in _model_files(source, tracking)])
+        if found := run_of(source, tracking):
+            tracker, run_id = found
+            parts = [read(path, trust=trust) for path in tracker.model_files(run_id)]
+            return cls(parts, tracker.temperature(run_id))
+        return cls([read(path, trust=trust) for path in _model_files(source)])
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -94,7 +100,8 @@ class GenreClassifier:
         """
         usage = self._usage
         longest = longest_clip(usage.window)
-        return listen(Path(path), self.genres, self._judge, sample_rate=usage.spec.sample_rate, longest=longest)
+        rate, temperature = usage.spec.sample_rate, self._temperature
+        return listen(Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature)
 
     def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
         """Say what in an audio file speaks for a genre, by integrated gradients; takes some seconds a network.
@@ -152,7 +159,7 @@ class GenreClassifier:
         """
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
-        description = {**first, "folds": folds} if others else first
+        description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
         content = self._as_onnx(description) if Path(path).suffix == ".onnx" else self._saved(description)
         with written(Path(path)) as file:
             file.write(content)
@@ -160,7 +167,7 @@ class GenreClassifier:
     def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
         from genre_cls.onnx_export import exported  # needs an extra
 
-        return exported(self._networks, self._usage, description)
+        return exported(self._networks, self._usage, self._temperature, description)
 
     def _saved(self, description: Mapping[str, Any]) -> bytes:
         weights = {
@@ -233,10 +240,7 @@ def is_store(tracking: str | Path) -> bool:
     return "://" in str(tracking) or (Path(tracking).expanduser() / "mlflow.db").exists()
 
 
-def _model_files(source: str | Path, tracking: str | Path) -> list[Path]:
-    if found := run_of(source, tracking):
-        tracker, run_id = found
-        return tracker.model_files(run_id)
+def _model_files(source: str | Path) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))

@@ -432,7 +432,7 @@ def _summary_files(task: Task, identity: Identity, result: ConfigResult) -> File
         "tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks}),
         "confusion_matrix.png": plots.png(matrix),
         "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
-        "reliability.png": plots.png(plots.reliability(result.calibration, note=task.note)),
+        "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
         f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
     }
     if faults := [(str(fault.track.path), fault.reason) for fault in task.features.faults]:

@@ -84,7 +84,7 @@ class Report:
     @cached_property
     def missed(self) -> list[MissedTrack]:
         """The tracks that most configurations get wrong."""
-        return most_missed(self.ranked)[:N_MISSED]
+        return most_missed([result.tempered for result in self.ranked])[:N_MISSED]
 
     @cached_property
     def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
@@ -184,6 +184,20 @@ def known_faults(report: Report) -> str:
     return (
         f"Tracks with a known fault: {len(faulty)} in all, {found} among these {n}, "
         f"where {len(faulty) * n / len(judged):.1f} would be by chance."
+    )
+
+
+def trust(report: Report) -> str:
+    """How far the votes of the best configuration can be trusted, and with a temperature."""
+    best = report.ranked[0]
+    before, after = (f"{percent(one.calibration.error)} %" for one in (best, best.tempered))
+    if best.tempered.folds[0] is best.folds[0]:
+        return (
+            f"The votes are shown as they are, as no other tracks were held out; expected calibration error {before}."
+        )
+    return (
+        f"Shown with a temperature, for each fold the one that suits the tracks of the others, {best.temperature:.2f} "
+        f"for all, which genre_cls.predict uses. It brings the expected calibration error from {before} to {after}."
     )
 
 

@@ -50,7 +50,7 @@ class Shelf:
         probabilities is alike.
 
         Args:
-            probabilities: what the model says of the file `(n_genres,)`.
+            probabilities: the networks' vote on the file `(n_genres,)`.
             n: tracks at most.
 
         Source: Bhattacharyya, On a measure of divergence between two multinomial populations, Sankhyā 7 (1946).

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from genre_cls import models
+from genre_cls.calibration import checked_temperature
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec
 from genre_cls.models import shape_of, shown
@@ -61,12 +62,14 @@ class SavedModel:
         networks: that vote; in evaluation mode, on the CPU.
         usage: how they are to be used.
         dataset: name of the dataset that they have learned from.
+        temperature: of what they say together, as held-out tracks have found it; 1 where they have not been asked.
         description: the JSON, as written by the training.
     """
 
     networks: tuple["Network", ...]
     usage: Usage
     dataset: str
+    temperature: float
     description: Mapping[str, Any]
 
 
@@ -119,7 +122,8 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
         config = yaml.safe_load(description["config"])
         usage = _usage(description, config)
         dataset = str(description["origin"]["dataset"])
-        return SavedModel(_networks(weights, config, usage, trust), usage, dataset, description)
+        temperature = checked_temperature(description.get("temperature", 1.0))
+        return SavedModel(_networks(weights, config, usage, trust), usage, dataset, temperature, description)
     except OSError as error:
         raise UserError(in_one_line(f"{path}: {(error.strerror or str(error)).lower()}")) from error
     except UserError as error:

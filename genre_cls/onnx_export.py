@@ -30,23 +30,25 @@ OPSET = 17  # the first with STFT
 AGREED = 1e-4  # by which probabilities may differ from PyTorch's
 
 
-def exported(networks: Sequence[Network], usage: Usage, description: Mapping[str, Any]) -> bytes:
+def exported(networks: Sequence[Network], usage: Usage, temperature: float, description: Mapping[str, Any]) -> bytes:
     """Write models as an ONNX file, after it has been tried against PyTorch.
 
     Args:
         networks: that vote, as `modelfile.read` gives them.
         usage: how they are to be used.
+        temperature: of what they say together of a clip.
         description: plain data for the file's metadata: `genres`, `features`, `origin`, …
 
     Returns:
         A graph that computes in float32. It takes `waveform`, float32 `(n_samples,)`, a whole clip: mono at the rate
         that its metadata name, full scale at +-1, 0.5 s to `segment` s. It gives `probabilities` `(n_genres,)`,
-        `windows` `(n_windows, n_genres)`, and the windows' `starts` and `ends`, float64 `(n_windows,)`, s.
+        `windows` `(n_windows, n_genres)`, the vote on each of its windows, and their `starts` and `ends`, float64
+        `(n_windows,)`, s.
 
     Raises:
         UserError: the graph cannot be made, or does not compute what PyTorch does.
     """
-    whole = Whole(networks, usage)
+    whole = Whole(networks, usage, temperature)
     graph = _traced(whole, usage.spec.sample_rate)
     segment = longest_clip(usage.window)
     metadata = {KEY: dict(description) | {"segment": segment}, "genres": list(usage.genres)}
@@ -63,12 +65,14 @@ class Whole(nn.Module):
     Args:
         networks: that vote.
         usage: how they are to be used.
+        temperature: of what they say together.
     """
 
     basis: Tensor
 
-    def __init__(self, networks: Sequence[Network], usage: Usage) -> None:
+    def __init__(self, networks: Sequence[Network], usage: Usage, temperature: float) -> None:
         super().__init__()
+        self.temperature = temperature
         self.networks = nn.ModuleList(networks)
         self.levelled = [treatment(network.view) == "levelled" for network in networks]
         self.spec, self.overlap = usage.spec, usage.overlap
@@ -91,7 +95,8 @@ class Whole(nn.Module):
         starts = first.double() * self.spec.seconds_per_frame
         ends = starts + self.n_frames * self.spec.seconds_per_frame
         length = torch.as_tensor(waveform.shape[0]).double()[None] / self.spec.sample_rate
-        return windows.mean(dim=0), windows, starts, torch.minimum(ends, length)
+        probabilities = (windows.mean(dim=0).log() / self.temperature).softmax(dim=0)
+        return probabilities, windows, starts, torch.minimum(ends, length)
 
     def _features(self, waveform: Tensor) -> Tensor:
         """What `features.extract` computes, rounded to float16 as it is."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from genre_cls.calibration import checked_temperature
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import needs
 from genre_cls.prediction import Floats, Prediction, listen
@@ -36,6 +37,7 @@ class OnnxClassifier:
         self._dataset = str(description["origin"]["dataset"])
         self._sample_rate = int(description["features"]["sample_rate"])
         self._segment = float(description["segment"])
+        self._temperature = checked_temperature(description.get("temperature", 1.0))
         if self._sample_rate < 1 or not 1 <= self._segment < np.inf:
             raise ValueError("no such rate or length of clips")
 
@@ -76,7 +78,8 @@ class OnnxClassifier:
             UnreadableAudio: it cannot be judged.
             UserError: the model gives no probabilities.
         """
-        return listen(Path(path), self.genres, self._judge, sample_rate=self._sample_rate, longest=self._segment)
+        rate, longest, temperature = self._sample_rate, self._segment, self._temperature
+        return listen(Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature)
 
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and their probabilities."""

@@ -21,10 +21,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from genre_cls.calibration import Calibration
 from genre_cls.comparisons import RISK, SURE, Difference
 from genre_cls.estimates import Floats, Ints
 from genre_cls.prediction import Clip, Explanation, Prediction
-from genre_cls.scoring import Calibration, ConfigResult, FoldResult, GenreMeans, names, rank
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names, rank
 
 DPI = 200  # dots an inch
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"

@@ -224,7 +224,7 @@ def _parser() -> ArgumentParser:
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
          "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
     take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
-    take("--format", choices=FORMATS, default="table", help="json and csv say what is heard in each window, too")
+    take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
     take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
     take("--explain", type=Path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genre_cls.audio import UnreadableAudio, duration, segments
+from genre_cls.calibration import tempered
 
 SEGMENT = 60.0  # s, of audio that is in memory at once
 SHORTEST = 0.5  # s, below that there is no music
@@ -28,19 +29,30 @@ class Prediction:
 
     Args:
         genres: names in the order of the columns.
-        probabilities: of the file, the mean over its windows `(n_genres,)`, their sum is 1.
         seconds: how long the file lasts, s.
         starts: where each window begins `(n_windows,)`, s; windows do not cover what is silent for a minute.
         ends: where each window ends `(n_windows,)`, s.
-        windows: probabilities of each window `(n_windows, n_genres)`.
+        windows: the networks' vote on each window `(n_windows, n_genres)`, rows sum to 1.
+        temperature: that makes the mean over windows as sure as it is right.
     """
 
     genres: tuple[str, ...]
-    probabilities: Floats
     seconds: float
     starts: Floats
     ends: Floats
     windows: Floats
+    temperature: float = 1.0
+
+    @property
+    def vote(self) -> Floats:
+        """The mean over windows `(n_genres,)`, which is what evaluation keeps of a track."""
+        mean: Floats = self.windows.mean(axis=0)
+        return mean
+
+    @property
+    def probabilities(self) -> Floats:
+        """How probable each genre is `(n_genres,)`, their sum is 1."""
+        return tempered(self.vote, self.temperature)
 
     @property
     def genre(self) -> str:
@@ -75,15 +87,17 @@ class Prediction:
 
         Returns:
             Where the stretches begin, and where the last one ends `(n_stretches + 1,)`, s; and the windows' mean
-            `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers; NaN where no window covers
-            any of it.
+            `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers, at the same temperature as
+            the file; NaN where no window covers any of it.
         """
         bounds = np.array([*np.arange(0, self.seconds, seconds), self.seconds])
         return bounds, np.array([self._between(start, end) for start, end in pairwise(bounds)])
 
     def _between(self, start: float, end: float) -> Floats:
         covered = np.clip(np.minimum(self.ends, end) - np.maximum(self.starts, start), 0, None)  # s
-        return covered @ self.windows / covered.sum() if covered.any() else np.full(len(self.genres), np.nan)
+        if not covered.any():
+            return np.full(len(self.genres), np.nan)
+        return tempered(covered @ self.windows / covered.sum(), self.temperature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +171,9 @@ class Classifier(Protocol):
         """Judge one audio file."""
 
 
-def listen(path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: int, longest: float) -> Prediction:
+def listen(
+    path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: int, longest: float, temperature: float
+) -> Prediction:
     """Judge one audio file, part by part.
 
     Args:
@@ -167,6 +183,7 @@ def listen(path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: in
         judge: says of a clip which windows it has and what is heard in them.
         sample_rate: that the judge takes, Hz.
         longest: clip that the judge takes, s; a longer file is cut into the fewest equal clips that are not longer.
+        temperature: of what is said of the file.
 
     Raises:
         UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout); the
@@ -184,7 +201,7 @@ def listen(path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: in
     if not judged:
         raise UnreadableAudio(_why_not(seconds))
     starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
-    return Prediction(genres, windows.mean(axis=0), seconds, starts, ends, windows)
+    return Prediction(genres, seconds, starts, ends, windows, temperature)
 
 
 def first_clip(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """What predictions are worth: plain arrays in, numbers with intervals out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
+from genre_cls.calibration import Calibration, best_temperature, calibration, tempered
 from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, sampled
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
@@ -121,23 +122,6 @@ class GenreScores:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How sure a model is and how often it is then right.
-
-    Args:
-        confidence: mean probability of the predicted genre in each interval `(n_bins,)`.
-        accuracy: share of right predictions in each interval `(n_bins,)`.
-        counts: tracks in each interval `(n_bins,)`.
-        error: expected calibration error, the mean gap between the two over all tracks.
-    """
-
-    confidence: Floats
-    accuracy: Floats
-    counts: Ints
-    error: float
-
-
-@dataclass(frozen=True)
 class TrackPredictions:
     """What one configuration says of every track, in the order of their ids.
 
@@ -203,10 +187,36 @@ class ConfigResult:
         return GenreScores(*scores)
 
     @cached_property
+    def temperature(self) -> float:
+        """What makes the probabilities of tracks that have not taught as trustworthy as they can be."""
+        return best_temperature(*self._without(()))
+
+    @cached_property
+    def tempered(self) -> "ConfigResult":
+        """The same with trustworthy probabilities; each fold's temperature comes from tracks that others have judged.
+
+        A fold is as it was if there are none, as on a published split.
+        """
+        return replace(self, folds=tuple(map(self._tempered, self.folds)))
+
+    @cached_property
     def calibration(self) -> Calibration:
         """How far the probabilities can be trusted, pooled over the folds."""
         confidence = np.concatenate([fold.probabilities.max(axis=1) for fold in self.folds])
         return calibration(confidence, np.concatenate([fold.hits for fold in self.folds]))
+
+    def _tempered(self, fold: FoldResult) -> FoldResult:
+        probabilities, labels = self._without(fold.track_ids)
+        if not len(labels):
+            return fold
+        return replace(fold, probabilities=tempered(fold.probabilities, best_temperature(probabilities, labels)))
+
+    def _without(self, track_ids: Sequence[str]) -> tuple[Floats, Ints]:
+        """What was said of all other tracks, and their labels."""
+        apart = [~np.isin(fold.track_ids, track_ids) for fold in self.folds]
+        probabilities = [fold.probabilities[kept] for fold, kept in zip(self.folds, apart, strict=True)]
+        labels = [fold.labels[kept] for fold, kept in zip(self.folds, apart, strict=True)]
+        return np.concatenate(probabilities), np.concatenate(labels)
 
     @property
     def test_share(self) -> float:
@@ -233,7 +243,12 @@ class ConfigResult:
         for score in self.folds[0].scores:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std, f"{score}_low": e.low, f"{score}_high": e.high}
-        figures["calibration_error"] = self.calibration.error
+        figures |= {
+            "calibration_error": self.calibration.error,
+            "temperature": self.temperature,
+            "tempered_calibration_error": self.tempered.calibration.error,
+            "tempered_log_loss": self.tempered.estimate("log_loss").mean,
+        }
         for name in ("precision", "recall", "f1"):
             values = getattr(self.per_genre, name)
             figures |= {f"{name}_{genre}": float(v) for genre, v in zip(self.genres, values, strict=True)}
@@ -265,24 +280,6 @@ class GenreMeans:
     matrices: NDArray[np.float32]
     seconds_per_frame: float
     frequencies: Floats
-
-
-def calibration(confidence: Floats, hits: Floats, n_bins: int = 15) -> Calibration:
-    """Compare how sure a model is with how often it is right.
-
-    Args:
-        confidence: probability of the predicted genre `(n_tracks,)`.
-        hits: 1 where the prediction is right, 0 elsewhere `(n_tracks,)`.
-        n_bins: intervals of equal width that the confidence is sorted into.
-
-    Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
-    """
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)  # an interval holds its upper end
-    counts = np.bincount(bins, minlength=n_bins)
-    sums = [np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, hits)]
-    mean_confidence, accuracy = (np.divide(s, counts, out=np.zeros(n_bins), where=counts > 0) for s in sums)
-    error = float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
-    return Calibration(mean_confidence, accuracy, counts, error)
 
 
 def confusions(confusion: Ints) -> list[tuple[int, int, int]]:

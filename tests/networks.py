@@ -54,7 +54,7 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
         "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec),
         "origin": {"dataset": "folder"}, "scores": {"a": 1},
     }  # fmt: skip
-    return GenreClassifier([SavedModel(networks, usage, "folder", description)])
+    return GenreClassifier([SavedModel(networks, usage, "folder", 0.6, description)])
 
 
 def music(path: Path, seconds: float, seed: int = 0) -> Path:

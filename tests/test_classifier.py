@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from genre_cls import GenreClassifier, Prediction, prediction
+from genre_cls.calibration import tempered
 from genre_cls.errors import UserError
 from genre_cls.modelfile import saved
 from genre_cls.scoring import voted
@@ -86,7 +87,7 @@ def test_a_folds_model_says_of_the_tracks_what_it_said_in_evaluation(trained: An
                 _, *rows = csv.reader(file)
             for track, _, predicted, *probabilities in rows:
                 prediction = own.predict(tiny_music / track)
-                assert prediction.probabilities == pytest.approx(np.array(probabilities, float), abs=1e-5)
+                assert prediction.vote == pytest.approx(np.array(probabilities, float), abs=1e-5)
                 assert prediction.genre == predicted and prediction.genres == GENRES
                 judged += 1
     assert judged == 4 * 12
@@ -99,7 +100,9 @@ def test_a_configuration_is_its_folds_that_vote(trained: Any, tiny_music: Path) 
         together = load(trained, parent.info.run_id).predict(track)
         assert len(folds) == 2
         np.testing.assert_allclose(together.windows, voted([fold.windows for fold in folds]), atol=1e-12)
-        assert together.probabilities == pytest.approx(together.windows.mean(axis=0))
+        temperature = parent.data.metrics["temperature"]
+        assert temperature != 1 and all(one.temperature == temperature for one in (together, *folds))
+        assert together.probabilities == pytest.approx(tempered(together.windows.mean(axis=0), temperature))
 
 
 def test_best_is_the_most_accurate_configuration_not_the_last(trained: Any, tiny_music: Path) -> None:
@@ -129,6 +132,7 @@ def test_one_exported_file_stands_for_all_the_models_and_says_where_they_come_fr
         alone = GenreClassifier.load(tmp_path / "one.safetensors", tracking="nowhere")
         for track in sorted(tiny_music.rglob("*.wav"))[::5]:
             np.testing.assert_allclose(alone.predict(track).windows, whole.predict(track).windows, atol=1e-12)
+            assert alone.predict(track).probabilities == pytest.approx(whole.predict(track).probabilities)
         description, weights = contents(tmp_path / "one.safetensors")
         assert description["genres"] == list(GENRES) and description["origin"]["mlflow.source.git.commit"]
         assert {name.partition(".")[0] for name in weights} == {"0", "1", "2", "3"}  # two folds of two members
@@ -275,6 +279,10 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a weight too few": (lambda *all_: all_[2].pop("0.mean"), "no model"),
     "a weight too many": (lambda *all_: all_[2].update({"0.more": torch.zeros(1)}), "no model"),
     "weights of no member": (lambda *all_: all_[2].update({"mean": torch.zeros(1)}), "no model"),
+    "a temperature out of range": (
+        lambda *all_: all_[0].update(temperature=0),
+        "temperature=0: must be from 0.1 to 10",
+    ),
     "weights that are no numbers": (lambda *all_: all_[2]["0.mean"].fill_(torch.nan), "0.mean are not numbers"),
 }
 
@@ -380,7 +388,7 @@ def test_stretches_of_time_cover_the_file_and_each_is_named_after_what_it_sounds
 ) -> None:
     bounds = np.linspace(0, seconds, n + 1)
     windows = np.random.default_rng(seed).dirichlet([1, 1, 1], n)
-    said = Prediction(("a", "b", "c"), windows.mean(axis=0), seconds, bounds[:-1], bounds[1:], windows)
+    said = Prediction(("a", "b", "c"), seconds, bounds[:-1], bounds[1:], windows)
     stretches = said.over_time(stretch)
     assert stretches[0][0] == 0 and stretches[-1][1] == seconds
     assert all(one[1] == next_[0] for one, next_ in pairwise(stretches))

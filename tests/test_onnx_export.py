@@ -124,6 +124,7 @@ def test_the_file_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> 
     assert said["genres"] == list(GENRES) and said["sample_rate"] == 8000 and said["longest_clip"] == 80
     assert said["origin"] == {"dataset": "folder"}
     assert said["genre_cls"]["features"]["n_mels"] == 32 and said["genre_cls"]["scores"] == {"a": 1}
+    assert said["genre_cls"]["temperature"] == 0.6
     assert [value.name for value in graph.graph.input] == ["waveform"]
     assert [value.name for value in graph.graph.output] == ["probabilities", "windows", "starts", "ends"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
@@ -134,7 +135,7 @@ def test_a_model_that_cannot_be_exported_is_told_and_no_file_is_left(tmp_path: P
     usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
     opaque = GenreClassifier(
-        [SavedModel((Network(Opaque(), spec.n_bins, "plain").eval(),), usage, "folder", description)]
+        [SavedModel((Network(Opaque(), spec.n_bins, "plain").eval(),), usage, "folder", 1.0, description)]
     )
     with pytest.raises(UserError, match="cannot be written as ONNX: ") as error:
         opaque.save(tmp_path / "a.onnx")
@@ -152,7 +153,10 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
     usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
     with pytest.raises(UserError, match="differ from PyTorch's"):
         exported(
-            [Network(Fickle(), spec.n_bins, "plain").eval()], usage, {"genres": [], "origin": {"dataset": "folder"}}
+            [Network(Fickle(), spec.n_bins, "plain").eval()],
+            usage,
+            1.0,
+            {"genres": [], "origin": {"dataset": "folder"}},
         )
 
 

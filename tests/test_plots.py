@@ -15,10 +15,11 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from genre_cls import plots
+from genre_cls.calibration import Calibration, calibration
 from genre_cls.comparisons import Difference
 from genre_cls.estimates import Estimate
 from genre_cls.prediction import Clip, Prediction
-from genre_cls.scoring import Calibration, ConfigResult, FoldResult, GenreMeans, calibration, names
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names
 
 GENRES = ("blues", "jazz", "rock")
 HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")
@@ -308,7 +309,7 @@ def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
 def a_prediction(seconds: float, *shares: tuple[float, ...]) -> Prediction:
     """Windows of equal length, one after the other."""
     bounds, windows = np.linspace(0, seconds, len(shares) + 1), np.array(shares)
-    return Prediction(GENRES, windows.mean(axis=0), seconds, bounds[:-1], bounds[1:], windows)
+    return Prediction(GENRES, seconds, bounds[:-1], bounds[1:], windows)
 
 
 def a_clip(loudness: float = 0.5) -> Clip:

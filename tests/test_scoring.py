@@ -15,12 +15,12 @@ from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from genre_cls.calibration import best_temperature, tempered
 from genre_cls.estimates import crossed, estimate
 from genre_cls.scoring import (
     ConfigResult,
     FoldResult,
     WindowPredictions,
-    calibration,
     confusions,
     most_missed,
     rank,
@@ -180,9 +180,44 @@ def test_confidence_and_accuracy_over_all_intervals_are_those_over_all_tracks(re
     assert np.average(found.confidence, weights=found.counts) == pytest.approx(confidence.mean())
 
 
-def test_who_is_sure_and_right_is_calibrated_and_who_is_sure_and_wrong_is_not() -> None:
-    assert calibration(np.ones(4), np.ones(4)).error == 0
-    assert calibration(np.ones(4), np.zeros(4)).error == 1
+@settings(deadline=None, max_examples=40)
+@given(results(), st.integers(0, 2**32))
+def test_a_folds_temperature_comes_from_the_tracks_of_the_others(result: ConfigResult, seed: int) -> None:
+    first, *others = result.folds
+    assume(others)
+    probabilities, labels = (np.concatenate([getattr(f, part) for f in others]) for part in ("probabilities", "labels"))
+    expected = tempered(first.probabilities, best_temperature(probabilities, labels))
+    np.testing.assert_array_equal(result.tempered.folds[0].probabilities, expected)
+    other_labels = np.random.default_rng(seed).permutation(first.labels)
+    blind = replace(result, folds=(replace(first, labels=other_labels), *others))
+    np.testing.assert_array_equal(blind.tempered.folds[0].probabilities, expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks())
+def test_no_temperature_comes_from_tracks_that_it_is_judged_by(some: list[ConfigResult]) -> None:
+    for result in some:
+        fold = result.folds[0]
+        others = [
+            (t, p, y) for f in result.folds for t, p, y in zip(f.track_ids, f.probabilities, f.labels, strict=True)
+        ]
+        apart = [(p, y) for t, p, y in others if t not in fold.track_ids]
+        temperature = best_temperature(np.array([p for p, _ in apart]), np.array([y for _, y in apart]))
+        np.testing.assert_allclose(result.tempered.folds[0].probabilities, tempered(fold.probabilities, temperature))
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks(one_test=True))
+def test_where_all_judge_the_same_tracks_the_votes_stay_as_they_are(some: list[ConfigResult]) -> None:
+    for result in some:
+        assert result.tempered.folds == result.folds
+
+
+@settings(deadline=None, max_examples=40)
+@given(results())
+def test_a_temperature_changes_neither_hits_nor_ranks(result: ConfigResult) -> None:
+    assert (pooled(result.tempered, "hits") == pooled(result, "hits")).all()
+    assert (result.tempered.confusion == result.confusion).all()
 
 
 @settings(deadline=None, max_examples=40)
@@ -224,7 +259,12 @@ def test_the_summary_names_every_figure(result: ConfigResult) -> None:
     seconds = [fold.seconds for fold in result.folds]
     assert figures.pop("seconds") == pytest.approx(sum(seconds))
     assert figures.pop("seconds_per_fold") == pytest.approx(np.mean(seconds))
-    assert figures == {"calibration_error": result.calibration.error}
+    assert figures == {
+        "calibration_error": result.calibration.error,
+        "temperature": best_temperature(pooled(result, "probabilities"), pooled(result, "labels")),
+        "tempered_calibration_error": result.tempered.calibration.error,
+        "tempered_log_loss": result.tempered.estimate("log_loss").mean,
+    }
 
 
 @settings(deadline=None, max_examples=40)
