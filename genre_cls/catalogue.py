@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
@@ -70,7 +70,7 @@ class Catalogue:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def genres(self) -> tuple[str, ...]:
         """The genres' names in alphabetical order: the order of every matrix and probability."""
         return tuple(sorted({track.genre for track in self.tracks}))

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,7 +85,10 @@ class FeatureStore:
     def __init__(self, cache_dir: Path) -> None:
         self.root = cache_dir.expanduser().resolve() / "features"
         self.root.mkdir(parents=True, exist_ok=True)
-        self._ledger = Ledger(self.root / "ledger.json")
+
+    @cached_property
+    def _ledger(self) -> "Ledger":
+        return Ledger(self.root / "ledger.json")
 
     def load(self, tracks: Sequence[Track], specs: Sequence[FeatureSpec]) -> list[Features]:
         """Give the features of all tracks for each spec, extracting what is missing in one pass.

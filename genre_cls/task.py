@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,11 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
     """
     by_data: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
-        data = OmegaConf.masked_copy(cfg, ["dataset", "cache_dir", "drop_faults", "shuffle_genres"])
-        by_data.setdefault(OmegaConf.to_yaml(data, resolve=True), []).append(cfg)
+        by_data.setdefault(_data_settings(cfg), []).append(cfg)
     for same in by_data.values():
-        catalogue = _catalogue(same[0])
+        catalogue = _data(same[0]).catalogue
         specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, catalogue))]
-        features = _extract(same[0], catalogue, list(dict.fromkeys(specs)))
+        features = _features(same[0], specs)
         splits = {(OmegaConf.to_yaml(cfg.folds, resolve=True), cfg.fold): cfg for cfg in same}
         tasks = [task for cfg in splits.values() if (task := load(cfg))]
         if not tasks:
@@ -96,9 +96,17 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
             _announce_split(task)
 
 
+@dataclass(frozen=True)
+class _Data:
+    """A dataset as this process has found it, with those of its features that have been asked for."""
+
+    catalogue: Catalogue
+    features: dict[FeatureSpec, Features] = field(default_factory=dict)
+
+
 def _load(cfg: DictConfig) -> Task:
-    catalogue = _catalogue(cfg)
-    features, *fingerprints = _extract(cfg, catalogue, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
+    catalogue = _data(cfg).catalogue
+    features, *fingerprints = _features(cfg, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     unknown = np.array([track.artist is None for track in tracks])
     repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
@@ -129,11 +137,31 @@ def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, par
     return within(np.sort(np.concatenate([fold.train, fold.val])), split, genres, together, parts)
 
 
-def _catalogue(cfg: DictConfig) -> Catalogue:
+def _data(cfg: DictConfig) -> _Data:
+    return _found(_data_settings(cfg))
+
+
+def _data_settings(cfg: DictConfig) -> str:
+    """All that decides which tracks there are and how they are labelled, as YAML."""
+    keys = ["dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres"]
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, keys + ["seed"] * cfg.shuffle_genres), resolve=True)
+
+
+@cache  # a command looks once, so that all its configurations are judged on the same tracks
+def _found(settings: str) -> _Data:
+    cfg = OmegaConf.create(settings)
     catalogue: Catalogue = instantiate(cfg.dataset)
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
-    return catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue
+    return _Data(catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue)
+
+
+def _features(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
+    """The features of all readable tracks for each spec, those that are not there yet in one pass over the audio."""
+    data = _data(cfg)
+    if missing := [spec for spec in dict.fromkeys(specs) if spec not in data.features]:
+        data.features.update(zip(missing, _extract(cfg, data.catalogue, missing), strict=True))
+    return [data.features[spec] for spec in specs]
 
 
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
