@@ -141,7 +141,8 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     from genre_cls.data import FoldData, Windowing
     from genre_cls.folds import Fold
     from genre_cls.models import TutorialCNN, n_parameters
-    from genre_cls.module import Augmentation, GenreModule, Training, constant, fit
+    from genre_cls.module import GenreModule, Training, fit
+    from genre_cls.recipe import Augmentation, constant
 
     class Timed(GenreModule):
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

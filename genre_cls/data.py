@@ -182,24 +182,3 @@ def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 def _moments(clip: Tensor) -> tuple[Tensor, Tensor]:
     variance, mean = torch.var_mean(clip.float(), dim=1, correction=0)
     return variance.double(), mean.double()
-
-
-def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[np.float32]:
-    """Average feature matrix of each genre over its tracks, cut to the median length.
-
-    Args:
-        features: of all tracks.
-        labels: genre of each track `(n_tracks,)`.
-        n_genres: number of genres.
-
-    Returns:
-        `(n_genres, n_bins, n_frames)`.
-    """
-    n_frames = int(np.median([clip.shape[1] for clip in features.clips]))
-    means = np.zeros((n_genres, features.spec.n_bins, n_frames), dtype=np.float32)
-    for genre in range(n_genres):
-        clips = [repeat_to(features.clips[i], n_frames)[:, :n_frames] for i in np.flatnonzero(labels == genre)]
-        for clip in clips:
-            means[genre] += clip
-        means[genre] /= max(1, len(clips))
-    return means

@@ -10,31 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from joblib import Parallel, cpu_count, delayed
 from omegaconf import DictConfig
-from torch import nn
 
 from genre_cls import plots
 from genre_cls.catalogue import Track
-from genre_cls.data import FoldData, Windowing, genre_means
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.features import FeatureSpec, mel_frequencies
+from genre_cls.features import mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity
 from genre_cls.lifeline import end_with
 from genre_cls.modelfile import Weights, saved
-from genre_cls.models import n_parameters, seen
-from genre_cls.module import Augmentation, GenreModule, Training, fit, on_accelerator
+from genre_cls.models import n_parameters, on_accelerator
 from genre_cls.progress import progress_bar
-from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, WindowPredictions, voted
+from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, voted
 from genre_cls.spool import Spool
-from genre_cls.task import Task, load, load_all
+from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import (
     DAMAGED,
     FAILURES,
@@ -53,11 +47,9 @@ from genre_cls.tracking import (
     load_fold,
     tracks_file,
 )  # fmt: skip
-from genre_cls.windows import is_of_mfccs, treatment
+from genre_cls.training import Member, check_buildable, new_model, train_member
 
 log = logging.getLogger(__name__)
-
-SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
 
 atexit.register(gc.freeze)  # or Python looks through all that torch has loaded once more before it leaves, for seconds
 
@@ -76,7 +68,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
         _check_device(cfg.trainer.device)
-        _check_buildable(cfg)
+        check_buildable(cfg)
     load_all(configurations)
     for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
         tracker = Tracker(uri, Path(folder))
@@ -121,7 +113,7 @@ class _Job:
         self.key = identity.key(task.inputs)
         self.spool = Spool(Path(cfg.tracking.folder), self.key)
         self.done: dict[int, FoldResult] = {}
-        self.size = sum(n_parameters(_model(cfg, len(task.catalogue.genres), view)) for view in cfg.recipe.members)
+        self.size = sum(n_parameters(new_model(cfg, len(task.catalogue.genres), view)) for view in cfg.recipe.members)
 
     @property
     def missing(self) -> list[int]:
@@ -276,49 +268,6 @@ def _beside_others() -> bool:
     return parent_process() is not None or os.environ.get("SUBMITIT_EXECUTOR") == "local"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A model that has been trained on a fold, to vote with others.
-
-    Args:
-        fold: who taught it, and who judges.
-        place: among those who vote.
-        weights: as `modelfile` keeps them.
-        curves: epoch by epoch.
-        windows: what it says of the held-out tracks.
-        seconds: that training and judging took.
-    """
-
-    fold: Fold
-    place: int
-    weights: Weights
-    curves: Curves
-    windows: WindowPredictions
-    seconds: float
-
-
-def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
-    """Train a fresh model on a fold and let it judge the held-out tracks."""
-    started = perf_counter()
-    torch.set_num_threads(cfg.trainer.threads)
-    seed = cfg.seed + SEEDS_APART * place
-    pl.seed_everything(seed + fold.index, verbose=False)
-    recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[place]
-    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view)
-    data = FoldData(task.features, task.labels, fold, windowing)
-    module = GenreModule(
-        _model(cfg, len(task.catalogue.genres), view),
-        data.standardisation(),
-        _augmentation(cfg),
-        instantiate(recipe.optimizer),
-        instantiate(recipe.schedule),
-        view,
-    )
-    training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
-    windows = fit(module, data, training)
-    return Member(fold, place, module.weights(), module.curves, windows, perf_counter() - started)
-
-
 def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
     """Bring the members of each fold together, in whatever order they come."""
     waiting: dict[int, list[Member]] = {}
@@ -357,28 +306,6 @@ def _mean_curves(members: Sequence[Curves]) -> Curves:
     return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}
 
 
-def _model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
-    """A fresh model that has seen a window, since some take their shape from it."""
-    model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
-    spec: FeatureSpec = instantiate(cfg.features)
-    windows = seen(torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window)), view)
-    try:
-        with torch.no_grad():
-            shape = tuple(model.eval()(windows).shape)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model: fails on {windows.shape[2]} bins x {windows.shape[3]} frames: {reason}") from error
-    if shape != (2, n_genres):
-        raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
-    return model.train()
-
-
-def _augmentation(cfg: DictConfig) -> Augmentation:
-    augmentation: Augmentation = instantiate(cfg.recipe.augmentation)
-    # A shift of mel bands is one of pitch; cepstral coefficients have no such order.
-    return augmentation if cfg.features.kind == "mel" else replace(augmentation, bin_shift=0)
-
-
 def _tracker(cfg: DictConfig) -> Tracker:
     return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
@@ -388,16 +315,6 @@ def _check_device(device: str) -> None:
     if not present.get(device, True):
         here = ", ".join(["auto", "cpu", *(name for name, found in present.items() if found)])
         raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
-
-
-def _check_buildable(cfg: DictConfig) -> None:
-    """Build once what training will build, so that a wrong argument is told before the work, not after."""
-    if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if is_of_mfccs(v)]):
-        raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
-    model, *_ = [_model(cfg, 2, view) for view in dict.fromkeys(cfg.recipe.members)]
-    optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
-    instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
-    _augmentation(cfg)
 
 
 def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldResult) -> Files:

@@ -249,3 +249,8 @@ def arithmetic(precision: str, *, accelerator: bool) -> str:
         # Without these instructions bfloat16 is emulated, and slower than float32.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if fast else "32-true"
+
+
+def on_accelerator(device: str) -> bool:
+    """Whether a device setting means a GPU on this machine."""
+    return device in ("cuda", "mps") or (device == "auto" and torch.accelerator.is_available())

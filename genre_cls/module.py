@@ -1,4 +1,4 @@
-"""The training of one model: Lightning module, augmentation, learning-rate schedules, the fit."""
+"""The training of one model with Lightning: the module, the fit."""
 
 import logging
 import tempfile
@@ -9,85 +9,22 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-import torchaudio.transforms as T
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
 from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
-from genre_cls.models import arithmetic, shown
+from genre_cls.models import arithmetic, on_accelerator, shown
+from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What is done to a training batch beside cropping.
-
-    Args:
-        bin_shift: most bins that a window is moved up or down, as if it were played higher or lower; 0 for none.
-        bin_mask: widest band of bins that is masked, as a share of all bins; 0 for none.
-        frame_mask: longest stretch of frames that is masked, as a share of the window; 0 for none.
-        n_masks: masks of each kind.
-        mixup: parameter of the Beta distribution of mixing weights; 0 for no mixing.
-        label_smoothing: share of the target that is spread over all genres.
-
-    Sources: Park et al., SpecAugment, Interspeech 2019; Zhang et al., mixup, ICLR 2018.
-    """
-
-    bin_shift: int = 0
-    bin_mask: float = 0.0
-    frame_mask: float = 0.0
-    n_masks: int = 0
-    mixup: float = 0.0
-    label_smoothing: float = 0.0
-
-    def shift(self, features: Tensor) -> Tensor:
-        """Move each window up or down on its own, with its outermost bin repeated where nothing is left.
-
-        Args:
-            features: `(batch, 1, n_bins, n_frames)`.
-        """
-        if not self.bin_shift:
-            return features
-        steps = torch.randint(-self.bin_shift, self.bin_shift + 1, (len(features), 1))
-        bins = (torch.arange(features.shape[2]) + steps).clamp(0, features.shape[2] - 1).to(features.device)
-        return features.gather(2, bins[:, None, :, None].expand_as(features))
-
-    def mask(self, features: Tensor) -> Tensor:
-        """Mask each window's bins and frames on its own with the mean (0, once standardised).
-
-        Args:
-            features: `(batch, 1, n_bins, n_frames)`.
-        """
-        bins = T.FrequencyMasking(int(self.bin_mask * features.shape[2]), iid_masks=True)
-        frames = T.TimeMasking(int(self.frame_mask * features.shape[3]), iid_masks=True)
-        for _ in range(self.n_masks):
-            features = frames(bins(features))
-        return features
-
-    def mix(self, features: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Blend each window with another one of the batch.
-
-        Args:
-            features: `(batch, 1, n_bins, n_frames)`.
-
-        Returns:
-            The blends, the index of each window's partner `(batch,)`, and the window's own share, at least half.
-        """
-        partner = torch.randperm(len(features)).to(features.device)
-        if not self.mixup:
-            return features, partner, 1.0
-        drawn = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
-        share = max(drawn, 1 - drawn)
-        return features.lerp(features[partner], 1 - share), partner, share
 
 
 class GenreModule(pl.LightningModule):
@@ -257,27 +194,3 @@ def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-
-
-def on_accelerator(device: str) -> bool:
-    """Whether a device setting means a GPU on this machine."""
-    return device in ("cuda", "mps") or (device == "auto" and torch.accelerator.is_available())
-
-
-def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRScheduler:
-    """Rise to the optimiser's learning rate, then fall to nothing along half a cosine.
-
-    Args:
-        optimizer: its learning rate is the peak.
-        total_steps: batches of the whole training.
-        warmup: share of the steps that rise.
-
-    Source: Smith & Topin, Super-convergence, 2019.
-    """
-    peak = optimizer.param_groups[0]["lr"]
-    # A hair more: where it would rise for exactly one step, OneCycleLR divides by zero.
-    return OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=warmup + 1e-9)
-
-
-def constant(optimizer: Optimizer, total_steps: int) -> None:
-    """Leave the learning rate as it is."""

@@ -25,7 +25,8 @@ from genre_cls.errors import UserError
 from genre_cls.folds import Fold
 from genre_cls.modelfile import saved
 from genre_cls.models import GenreCNN
-from genre_cls.module import Augmentation, GenreModule, Training, constant, fit, one_cycle
+from genre_cls.module import GenreModule, Training, fit
+from genre_cls.recipe import Augmentation, constant, one_cycle
 from genre_cls.windows import VIEWS
 
 MakeData = Callable[..., FoldData]

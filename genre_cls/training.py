@@ -1,0 +1,104 @@
+"""One model of a vote on one fold: from settings and tracks to weights, and what it says of the held-out tracks.
+
+Lightning takes seconds to import, so only a process that trains does.
+"""
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from genre_cls.errors import UserError
+from genre_cls.features import FeatureSpec
+from genre_cls.folds import Fold
+from genre_cls.modelfile import Weights
+from genre_cls.models import seen
+from genre_cls.recipe import Augmentation
+from genre_cls.scoring import Curves, WindowPredictions
+from genre_cls.task import Task
+from genre_cls.windows import is_of_mfccs, treatment
+
+SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that has been trained on a fold, to vote with others.
+
+    Args:
+        fold: who taught it, and who judges.
+        place: among those who vote.
+        weights: as `modelfile` keeps them.
+        curves: epoch by epoch.
+        windows: what it says of the held-out tracks.
+        seconds: that training and judging took.
+    """
+
+    fold: Fold
+    place: int
+    weights: Weights
+    curves: Curves
+    windows: WindowPredictions
+    seconds: float
+
+
+def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
+    """Train a fresh model on a fold and let it judge the held-out tracks."""
+    from pytorch_lightning import seed_everything
+
+    from genre_cls.data import FoldData, Windowing
+    from genre_cls.module import GenreModule, Training, fit
+
+    started = perf_counter()
+    torch.set_num_threads(cfg.trainer.threads)
+    seed = cfg.seed + SEEDS_APART * place
+    seed_everything(seed + fold.index, verbose=False)
+    recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[place]
+    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view)
+    data = FoldData(task.features, task.labels, fold, windowing)
+    module = GenreModule(
+        new_model(cfg, len(task.catalogue.genres), view),
+        data.standardisation(),
+        _augmentation(cfg),
+        instantiate(recipe.optimizer),
+        instantiate(recipe.schedule),
+        view,
+    )
+    training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
+    windows = fit(module, data, training)
+    return Member(fold, place, module.weights(), module.curves, windows, perf_counter() - started)
+
+
+def check_buildable(cfg: DictConfig) -> None:
+    """Build once what training will build, so that a wrong argument is told before the work, not after."""
+    if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if is_of_mfccs(v)]):
+        raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
+    model, *_ = [new_model(cfg, 2, view) for view in dict.fromkeys(cfg.recipe.members)]
+    optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
+    instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+    _augmentation(cfg)
+
+
+def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
+    """A fresh model that has seen a window, since some take their shape from it."""
+    model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
+    spec: FeatureSpec = instantiate(cfg.features)
+    windows = seen(torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window)), view)
+    try:
+        with torch.no_grad():
+            shape = tuple(model.eval()(windows).shape)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model: fails on {windows.shape[2]} bins x {windows.shape[3]} frames: {reason}") from error
+    if shape != (2, n_genres):
+        raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
+    return model.train()
+
+
+def _augmentation(cfg: DictConfig) -> Augmentation:
+    augmentation: Augmentation = instantiate(cfg.recipe.augmentation)
+    # A shift of mel bands is one of pitch; cepstral coefficients have no such order.
+    return augmentation if cfg.features.kind == "mel" else replace(augmentation, bin_shift=0)
