@@ -352,18 +352,18 @@ class Tracker:
             return [self._file(fold, "model.safetensors") for fold in self._folds(run_id)]
 
     def temperature(self, run_id: str) -> float:
-        """What a configuration's held-out tracks have found to make its probabilities trustworthy; 1 if nothing has.
+        """What makes a configuration's probabilities trustworthy, by the held-out tracks of all folds that are there.
 
         Args:
-            run_id: of a configuration, or of one of its folds.
+            run_id: of the configuration, or of one of its folds.
 
         Raises:
-            UserError: there is no such run.
+            UserError: there is no such run, or a file is no longer there or damaged.
         """
         with self._run_told(run_id):
-            run = self._client.get_run(run_id)
-            parent = self._client.get_run(run.data.tags.get(PARENT, run_id))
-            return float(parent.data.metrics.get("temperature", 1.0))
+            own = self._client.get_run(run_id)
+            children = self._children(self._client.get_run(own.data.tags.get(PARENT, run_id)))
+            return ConfigResult({}, _by_index([load_fold(self._files(fold)) for fold in children]), 0).temperature
 
     def judged(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
         """What a run has said of the tracks that it was judged by, and what is known of each of these, by its id.

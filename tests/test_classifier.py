@@ -102,7 +102,7 @@ def test_a_configuration_is_its_folds_that_vote(trained: Any, tiny_music: Path) 
         assert len(folds) == 2
         np.testing.assert_allclose(together.windows, voted([fold.windows for fold in folds]), atol=1e-12)
         temperature = parent.data.metrics["temperature"]
-        assert temperature != 1 and all(one.temperature == temperature for one in (together, *folds))
+        assert temperature != 1 and [one.temperature for one in (together, *folds)] == pytest.approx([temperature] * 3)
         assert together.probabilities == pytest.approx(tempered(together.windows.mean(axis=0), temperature))
 
 
