@@ -82,6 +82,8 @@ def in_a_process(folder: str) -> Costs:
 
 def start() -> None:
     """The command as a user gives it, up to its first training step, all of it in this process."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # MLflow itself imports it when a store is opened
+
     from genre_cls import experiment, module, report, store, train  # noqa: F401  # what the command imports on its way
 
     began, seconds = perf_counter(), Counter[str]()

@@ -84,7 +84,7 @@ class Report:
     @cached_property
     def missed(self) -> list[MissedTrack]:
         """The tracks that most configurations get wrong."""
-        return most_missed([result.tempered for result in self.ranked])[:N_MISSED]
+        return most_missed(self.ranked)[:N_MISSED]
 
     @cached_property
     def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
@@ -191,13 +191,13 @@ def trust(report: Report) -> str:
     """How far the votes of the best configuration can be trusted, and with a temperature."""
     best = report.ranked[0]
     before, after = (f"{percent(one.calibration.error)} %" for one in (best, best.tempered))
-    if best.tempered.folds[0] is best.folds[0]:
-        return (
-            f"The votes are shown as they are, as no other tracks were held out; expected calibration error {before}."
-        )
+    used = f"genre_cls.predict uses the one that suits all held-out tracks, {best.temperature:.2f}."
+    if not best.is_tempered:
+        why = "as no other tracks were held out to find one by"
+        return f"Shown without a temperature, {why}; expected calibration error {before}. {used}"
     return (
-        f"Shown with a temperature, for each fold the one that suits the tracks of the others, {best.temperature:.2f} "
-        f"for all, which genre_cls.predict uses. It brings the expected calibration error from {before} to {after}."
+        "Shown with a temperature, for each fold the one that suits the tracks of the others: it brings the expected "
+        f"calibration error from {before} to {after}. {used}"
     )
 
 

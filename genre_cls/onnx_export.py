@@ -80,7 +80,7 @@ class Whole(nn.Module):
         self.register_buffer("basis", _basis(usage.spec))
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Probabilities of a clip `(n_samples,)` and of its windows, whose starts and ends, s; see `exported`."""
+        """Probabilities of a clip `(n_samples,)`, votes on its windows, their starts and ends, s; see `exported`."""
         clip = self._features(waveform)  # (n_bins, n_clip)
         first, n_repeated = self._cover(torch.as_tensor(clip.shape[1]))  # (n_windows,)
         # A clip that is shorter than a window is repeated until it fills one.

@@ -82,7 +82,7 @@ class OnnxClassifier:
         return listen(Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature)
 
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Starts and ends of the windows of a clip `(n_samples,)`, s, and their probabilities."""
+        """Starts and ends of the windows of a clip `(n_samples,)`, s, and the vote on each."""
         try:
             _, windows, starts, ends = self._graph.run(list(OUTPUTS), {INPUT: waveform})
         except Exception as error:  # onnxruntime's have no common ancestor

@@ -181,16 +181,17 @@ def _plain(path: Path, prediction: "Prediction", top: int) -> dict[str, object]:
     return {
         "path": str(path),
         "seconds": prediction.seconds,
+        "temperature": prediction.temperature,
         "genres": [{"genre": genre, "probability": share} for genre, share in prediction.ranked[:top]],
         "windows": [
-            {"start": start, "end": end, "probabilities": dict(zip(prediction.genres, shares, strict=True))}
+            {"start": start, "end": end, "votes": dict(zip(prediction.genres, shares, strict=True))}
             for start, end, shares in _windows(prediction)
         ],
     }
 
 
 def _print_csv(judged: Judged, genres: Sequence[str], top: int) -> None:
-    """A row a file, then a row for each of its windows, with the probabilities of all genres."""
+    """A row a file with the probabilities of all genres, then a row for each of its windows with the votes."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "part", "start", "end", "predicted", *(f"p({genre})" for genre in genres)])
     for path, prediction in judged:

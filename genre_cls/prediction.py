@@ -19,7 +19,7 @@ SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
 
 Floats = NDArray[np.float64]
 # What is said of a clip `(n_samples,)`: starts and ends of its windows `(n_windows,)`, s from the clip's beginning, and
-# their probabilities `(n_windows, n_genres)`.
+# the vote on each `(n_windows, n_genres)`.
 Judge = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
 
 
@@ -62,8 +62,9 @@ class Prediction:
     @property
     def ranked(self) -> list[tuple[str, float]]:
         """Genres with their probabilities, the most probable first."""
-        order = np.argsort(-self.probabilities, kind="stable")
-        return [(self.genres[i], float(self.probabilities[i])) for i in order]
+        probabilities = self.probabilities
+        order = np.argsort(-probabilities, kind="stable")
+        return [(self.genres[i], float(probabilities[i])) for i in order]
 
     def over_time(self, seconds: float = 30.0) -> list[tuple[float, float, str | None]]:
         """The most probable genre of one stretch of the file after the other.

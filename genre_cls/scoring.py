@@ -199,6 +199,11 @@ class ConfigResult:
         """
         return replace(self, folds=tuple(map(self._tempered, self.folds)))
 
+    @property
+    def is_tempered(self) -> bool:
+        """Whether there are other tracks than a fold's own to find its temperature by."""
+        return self.tempered.folds[0] is not self.folds[0]
+
     @cached_property
     def calibration(self) -> Calibration:
         """How far the probabilities can be trusted, pooled over the folds."""
@@ -243,12 +248,10 @@ class ConfigResult:
         for score in self.folds[0].scores:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std, f"{score}_low": e.low, f"{score}_high": e.high}
-        figures |= {
-            "calibration_error": self.calibration.error,
-            "temperature": self.temperature,
-            "tempered_calibration_error": self.tempered.calibration.error,
-            "tempered_log_loss": self.tempered.estimate("log_loss").mean,
-        }
+        figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
+        if self.is_tempered:
+            figures["tempered_calibration_error"] = self.tempered.calibration.error
+            figures["tempered_log_loss"] = self.tempered.estimate("log_loss").mean
         for name in ("precision", "recall", "f1"):
             values = getattr(self.per_genre, name)
             figures |= {f"{name}_{genre}": float(v) for genre, v in zip(self.genres, values, strict=True)}

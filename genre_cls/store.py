@@ -16,6 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from genre_cls.progress import progress_bar
 from genre_cls.whole import written
 
 CHANGED = "changed while it was read; the next start reads it anew"
-SAVE_EVERY = 64  # tracks between two saves of the ledger: what a kill during extraction costs at most
+SAVE_EVERY = 10.0  # s between two saves of the ledger: what a kill during extraction costs at most
 
 Matrix = NDArray[np.float16]
 Item = TypeVar("Item")
@@ -155,8 +156,8 @@ class FeatureStore:
 
     def _extract(self, jobs: Sequence["_Job"]) -> dict[str, str]:
         """Fill the cache; returns the digests of the files that could not be read, each with the reason."""
-        faults = {}
-        for done, (job, reason) in enumerate(zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True)):
+        faults, saved = {}, monotonic()
+        for job, reason in zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True):
             if not reason and self._ledger.digest(job.path) != job.digest:
                 reason = CHANGED  # so that its features, which are in no ledger, are those of we do not know what
             if reason:
@@ -164,8 +165,9 @@ class FeatureStore:
             else:
                 for _, entry in job.wanted:
                     self._ledger.record(entry, "extracted")
-            if done % SAVE_EVERY == 0:
+            if monotonic() - saved > SAVE_EVERY:
                 self._ledger.save()
+                saved = monotonic()
         self._ledger.save()
         return faults
 

@@ -121,7 +121,7 @@ def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[n
 
 @dataclass(frozen=True)
 class _Data:
-    """A dataset as this process has found it, with those of its features that have been asked for."""
+    """A dataset as this process has found it, with those of its features that were asked for last."""
 
     catalogue: Catalogue
     features: dict[FeatureSpec, Features] = field(default_factory=dict)
@@ -170,7 +170,7 @@ def _data_settings(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, keys + ["seed"] * cfg.shuffle_genres), resolve=True)
 
 
-@cache  # a command looks once, so that all its configurations are judged on the same tracks
+@cache  # a process looks once, so that all configurations of a sweep are judged on the same tracks
 def _found(settings: str) -> _Data:
     cfg = OmegaConf.create(settings)
     catalogue: Catalogue = instantiate(cfg.dataset)
@@ -180,10 +180,16 @@ def _found(settings: str) -> _Data:
 
 
 def _features(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
-    """The features of all readable tracks for each spec, those that are not there yet in one pass over the audio."""
+    """The features of all readable tracks for each spec, from one pass, so that all are of the same tracks.
+
+    Those of the last pass are kept: those of all passes of a search might be more than a process may map.
+    """
     data = _data(cfg)
-    if missing := [spec for spec in dict.fromkeys(specs) if spec not in data.features]:
-        data.features.update(zip(missing, _extract(cfg, data.catalogue, missing), strict=True))
+    if not data.features.keys() >= set(specs):
+        wanted = list(dict.fromkeys(specs))
+        found = _extract(cfg, data.catalogue, wanted)
+        data.features.clear()
+        data.features.update(zip(wanted, found, strict=True))
     return [data.features[spec] for spec in specs]
 
 

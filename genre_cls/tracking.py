@@ -362,8 +362,12 @@ class Tracker:
         """
         with self._run_told(run_id):
             own = self._client.get_run(run_id)
-            children = self._children(self._client.get_run(own.data.tags.get(PARENT, run_id)))
-            return ConfigResult({}, _by_index([load_fold(self._files(fold)) for fold in children]), 0).temperature
+            parent = self._client.get_run(own.data.tags.get(PARENT, run_id))
+            if "temperature" in parent.data.metrics:
+                return float(parent.data.metrics["temperature"])
+            # Folds that are missing, or a configuration from before temperatures were logged.
+            folds = _by_index([load_fold(self._files(fold)) for fold in self._children(parent)])
+            return ConfigResult({}, folds, 0).temperature if folds else 1.0
 
     def judged(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
         """What a run has said of the tracks that it was judged by, and what is known of each of these, by its id.

@@ -1,0 +1,64 @@
+"""What a configuration is judged on, asked for as a sweep or a search does: several times in one process."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from genre_cls import task
+from genre_cls.catalogue import Catalogue, Track
+from genre_cls.store import FeatureStore
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def music(tiny_music: Path, tmp_path: Path) -> Path:
+    """The tiny music, of which artists are known of all tracks but two, so that those have to be heard."""
+    root = shutil.copytree(tiny_music, tmp_path / "music")
+    known = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav"))[1:-1]
+    lines = ["path,artist", *(f"{track},artist {number % 6}" for number, track in enumerate(known))]
+    (root / "metadata.csv").write_text("\n".join(lines))
+    return root
+
+
+@pytest.fixture
+def cfg(composed: Compose, music: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    return lambda *more: composed(
+        "dataset=folder", f"dataset.root={music}", f"cache_dir={tmp_path / 'cache'}", "folds=artist", "folds.k=2",
+        "max_unreadable=0.5", *more,
+    )  # fmt: skip
+
+
+def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[Any] = []
+    load = FeatureStore.load
+    monkeypatch.setattr(FeatureStore, "load", lambda *asked: passes.append(asked[2]) or load(*asked))
+    sweep = [cfg(f"features={kind}", f"batch_size={size}") for kind in ("mel", "mfcc") for size in (16, 32)]
+    task.load_all(sweep)
+    tasks = [task.load(one) for one in sweep]
+    assert len(passes) == 1 and len(passes[0]) == 3  # both features and what repetitions are found by
+    assert [one and one.features.spec.kind for one in tasks] == ["mel", "mel", "mfcc", "mfcc"]
+    assert len({one.digest for one in tasks if one}) == 1
+
+
+def test_features_of_one_task_are_of_the_same_tracks_whatever_has_happened_to_the_files(
+    cfg: Callable[..., DictConfig], music: Path
+) -> None:
+    before = task.load(cfg("features=mel"))
+    (music / "hiss & noise" / "3.wav").write_text("no audio")
+    after = task.load(cfg("features=mfcc"))
+    assert before and after and len(before.labels) == 12 and len(after.labels) == 11
+    assert "hiss & noise/3.wav" not in {track.id for track in after.features.tracks}
+    assert len(after.features.clips) == 11 == sum(len(fold.test) for fold in after.folds)
+
+
+def test_the_genres_of_a_large_catalogue_are_found_once() -> None:
+    tracks = tuple(Track(str(number), Path(), str(number % 10)) for number in range(20_000))
+    catalogue = Catalogue("a", tracks)
+    assert catalogue.genres is catalogue.genres
+    assert np.unique([catalogue.genres.index(track.genre) for track in tracks]).tolist() == list(range(10))
