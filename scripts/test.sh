@@ -9,4 +9,4 @@ if [ "${1:-}" = "--all" ]; then
     selection=()
     shift
 fi
-exec python -m pytest --numprocesses auto --dist loadfile ${selection[@]+"${selection[@]}"} "$@"  # macOS has a bash to which an empty list is unset
+exec python -m pytest --numprocesses auto --dist worksteal ${selection[@]+"${selection[@]}"} "$@"  # macOS has a bash to which an empty list is unset
