@@ -57,7 +57,7 @@ def tempered(probabilities: Floats, temperature: float) -> Floats:
 
     Source: temperature scaling in Guo et al., On calibration of modern neural networks, ICML 2017, eq. 9.
     """
-    logits = _logs(probabilities) / temperature
+    logits = logits_of(probabilities) / temperature
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return shares
@@ -73,7 +73,7 @@ def best_temperature(probabilities: Floats, labels: Ints) -> float:
         probabilities: of tracks that have not taught `(n_tracks, n_genres)`.
         labels: their true genres `(n_tracks,)`.
     """
-    logits = _logs(probabilities)
+    logits = logits_of(probabilities)
     true = logits[np.arange(len(labels)), labels].mean()
     low, high = RANGE
     for _ in range(HALVINGS):
@@ -94,7 +94,12 @@ def checked_temperature(value: Any) -> float:
     return float(value)
 
 
-def _logs(probabilities: Floats) -> Floats:
+def logits_of(probabilities: Floats) -> Floats:
+    """Logits that make these probabilities, which are their logarithms.
+
+    Args:
+        probabilities: of any shape.
+    """
     tiny = np.finfo(np.float64).tiny  # for what is so unlikely that it has become 0
     logs: Floats = np.log(np.maximum(probabilities, tiny))
     return logs

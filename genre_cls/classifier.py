@@ -67,9 +67,10 @@ class GenreClassifier:
         """
         if found := run_of(source, tracking):
             tracker, run_id = found
-            parts = [read(path, trust=trust) for path in tracker.model_files(run_id)]
-            return cls(parts, tracker.temperature(run_id))
-        return cls([read(path, trust=trust) for path in _model_files(source)])
+            paths, temperature = tracker.model_files(run_id), tracker.temperature(run_id)
+        else:
+            paths, temperature = _model_files(source), None
+        return cls([read(path, trust=trust) for path in paths], temperature)
 
     @property
     def genres(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from genre_cls.calibration import Calibration, best_temperature, calibration, tempered
+from genre_cls.calibration import Calibration, best_temperature, calibration, logits_of, tempered
 from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, sampled
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
@@ -48,8 +48,7 @@ def voted(probabilities: Sequence[Floats]) -> Floats:
     Source: the logarithmic opinion pool in Genest & Zidek, Combining probability distributions, Statistical Science
     1 (1986).
     """
-    tiny = np.finfo(np.float64).tiny  # for what is so unlikely that it has become 0
-    return np.asarray(softmax(np.mean([np.log(np.maximum(own, tiny)) for own in probabilities], axis=0), axis=1))
+    return np.asarray(softmax(np.mean([logits_of(own) for own in probabilities], axis=0), axis=1))
 
 
 @dataclass(frozen=True)

@@ -86,14 +86,14 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         by_data.setdefault(_data_settings(cfg), []).append(cfg)
     for same in by_data.values():
-        catalogue = _data(same[0]).catalogue
-        specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, catalogue))]
-        features = _features(same[0], specs)
+        data = _data(same[0])
+        specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, data.catalogue))]
+        features = _features(same[0], data, specs)
         splits = {(OmegaConf.to_yaml(cfg.folds, resolve=True), cfg.fold): cfg for cfg in same}
         tasks = [task for cfg in splits.values() if (task := load(cfg))]
         if not tasks:
             raise SplitError("none of these splits is possible on this dataset")
-        _announce(same[0], catalogue, features[0])
+        _announce(same[0], data.catalogue, features[0])
         for task in {task.inputs: task for task in tasks}.values():
             _announce_split(task)
 
@@ -128,8 +128,9 @@ class _Data:
 
 
 def _load(cfg: DictConfig) -> Task:
-    catalogue = _data(cfg).catalogue
-    features, *fingerprints = _features(cfg, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
+    data = _data(cfg)
+    catalogue = data.catalogue
+    features, *fingerprints = _features(cfg, data, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     unknown = np.array([track.artist is None for track in tracks])
     repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
@@ -179,12 +180,11 @@ def _found(settings: str) -> _Data:
     return _Data(catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue)
 
 
-def _features(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
+def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> list[Features]:
     """The features of all readable tracks for each spec, from one pass, so that all are of the same tracks.
 
     Those of the last pass are kept: those of all passes of a search might be more than a process may map.
     """
-    data = _data(cfg)
     if not data.features.keys() >= set(specs):
         wanted = list(dict.fromkeys(specs))
         found = _extract(cfg, data.catalogue, wanted)

@@ -361,8 +361,7 @@ class Tracker:
             UserError: there is no such run, or a file is no longer there or damaged.
         """
         with self._run_told(run_id):
-            own = self._client.get_run(run_id)
-            parent = self._client.get_run(own.data.tags.get(PARENT, run_id))
+            parent = self._parent(run_id)
             if "temperature" in parent.data.metrics:
                 return float(parent.data.metrics["temperature"])
             # Folds that are missing, or a configuration from before temperatures were logged.
@@ -380,7 +379,7 @@ class Tracker:
         """
         with self._run_told(run_id):
             folds = self._folds(run_id)
-            parent = self._client.get_run(folds[0].data.tags[PARENT])
+            parent = self._parent(run_id)
             tracks = load_tracks(self._file(parent, "tracks.csv"))
             return _by_index([load_fold(self._files(fold)) for fold in folds]), tracks
 
@@ -397,6 +396,11 @@ class Tracker:
         if not folds:
             raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
         return folds
+
+    def _parent(self, run_id: str) -> Run:
+        """The run of the configuration that a run is one of the folds of, or is."""
+        run = self._client.get_run(run_id)
+        return self._client.get_run(run.data.tags[PARENT]) if PARENT in run.data.tags else run
 
     @contextmanager
     def _run_told(self, run_id: str) -> Iterator[None]:
