@@ -28,6 +28,7 @@ class Windowing:
         batch_size: windows a batch.
         seed: of the crops and their order.
         view: how a model sees a window, one of `windows.VIEWS`.
+        crops: length of each epoch's crops, frames; whole windows where nothing is said.
     """
 
     n_frames: int
@@ -35,6 +36,7 @@ class Windowing:
     batch_size: int
     seed: int
     view: str = "plain"
+    crops: Sequence[int] = ()
 
 
 class FoldData(pl.LightningDataModule):
@@ -76,7 +78,8 @@ class FoldData(pl.LightningDataModule):
     def val_dataloader(self) -> list["Windows"]:
         """Centre windows of the held-out tracks and of the inner validation tracks."""
         parts = [self.fold.test, self.fold.val] if len(self.fold.val) else [self.fold.test]
-        return [Windows(self, [(int(i), self.last_start(i) // 2) for i in part]) for part in parts]
+        n_frames = self.windowing.n_frames
+        return [Windows(self, [(int(i), self.last_start(i, n_frames) // 2) for i in part]) for part in parts]
 
     def predict_dataloader(self) -> "Windows":
         """Every frame of the held-out tracks, in windows."""
@@ -112,17 +115,16 @@ class FoldData(pl.LightningDataModule):
         places = np.searchsorted(self.fold.test, tracks)  # the fold's indices are sorted
         return WindowPredictions(places, starts * self.seconds_per_frame, probabilities)
 
-    def batch(self, windows: Sequence[tuple[int, int]]) -> Batch:
-        """Cut windows (track, first frame) and stack them."""
-        n_frames = self.windowing.n_frames
+    def batch(self, windows: Sequence[tuple[int, int]], n_frames: int) -> Batch:
+        """Cut windows (track, first frame) of `n_frames` each and stack them."""
         cut = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in windows])
         tracks = [track for track, _ in windows]
         features = cut - torch.stack([self.levels[track] for track in tracks])
         return features[:, None], self.labels[tracks]  # (batch, 1, n_bins, n_frames)
 
-    def last_start(self, track: int) -> int:
-        """First frame of the last window that fits into a track."""
-        return self.clips[track].shape[1] - self.windowing.n_frames
+    def last_start(self, track: int, n_frames: int) -> int:
+        """First frame of the last window of `n_frames` that fits into a track."""
+        return self.clips[track].shape[1] - n_frames
 
 
 class Windows:
@@ -135,9 +137,9 @@ class Windows:
         return -(-len(self.windows) // self.data.windowing.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        size = self.data.windowing.batch_size
+        size, n_frames = self.data.windowing.batch_size, self.data.windowing.n_frames
         for start in range(0, len(self.windows), size):
-            yield self.data.batch(self.windows[start : start + size])
+            yield self.data.batch(self.windows[start : start + size], n_frames)
 
 
 class Crops:
@@ -147,16 +149,18 @@ class Crops:
         self.data, self.tracks = data, tracks
         self.batch_size = min(data.windowing.batch_size, len(tracks))
         self.generator = np.random.default_rng([data.windowing.seed, data.fold.index])
+        self.lengths = iter(data.windowing.crops)
 
     def __len__(self) -> int:
         return len(self.tracks) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
+        n_frames = next(self.lengths, self.data.windowing.n_frames)
         order = self.generator.permutation(self.tracks)
-        starts = [int(self.generator.integers(self.data.last_start(track) + 1)) for track in order]
+        starts = [int(self.generator.integers(self.data.last_start(track, n_frames) + 1)) for track in order]
         windows = list(zip(order.tolist(), starts, strict=True))
         for batch in range(len(self)):
-            yield self.data.batch(windows[batch * self.batch_size : (batch + 1) * self.batch_size])
+            yield self.data.batch(windows[batch * self.batch_size : (batch + 1) * self.batch_size], n_frames)
 
 
 def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -151,6 +151,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.epochs": whole(1),
     "recipe.window": Number(0.1, 600),
     "recipe.overlap": Number(0, 0.95),
+    "recipe.first_crop": Number(0.01, 1),
     "recipe.members": Several(VIEWS),
     "recipe.optimizer.lr": Number(TINY),
     "recipe.optimizer.weight_decay": Number(0),

@@ -9,7 +9,7 @@ from time import perf_counter
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
@@ -19,7 +19,7 @@ from genre_cls.models import seen
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.windows import is_of_mfccs, treatment
+from genre_cls.windows import crop_lengths, is_of_mfccs, treatment
 
 SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
 
@@ -57,7 +57,8 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     seed = cfg.seed + SEEDS_APART * place
     seed_everything(seed + fold.index, verbose=False)
     recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[place]
-    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view)
+    crops = _crop_lengths(cfg, spec, view)
+    windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view, crops)
     data = FoldData(task.features, task.labels, fold, windowing)
     module = GenreModule(
         new_model(cfg, len(task.catalogue.genres), view),
@@ -83,19 +84,32 @@ def check_buildable(cfg: DictConfig) -> None:
 
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
-    """A fresh model that has seen a window, since some take their shape from it."""
+    """A fresh model that has seen a window, since some take their shape from it, and a crop of the first epoch."""
     model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
     spec: FeatureSpec = instantiate(cfg.features)
-    windows = seen(torch.zeros(2, 1, spec.n_bins, spec.n_frames(cfg.recipe.window)), view)
+    first = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
+    lengths = {"a window": spec.n_frames(cfg.recipe.window), first: _crop_lengths(cfg, spec, view)[0]}
+    for name, n_frames in lengths.items():
+        _check_output(model.eval(), seen(torch.zeros(2, 1, spec.n_bins, n_frames), view), n_genres, name)
+    return model.train()
+
+
+def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -> None:
     try:
         with torch.no_grad():
-            shape = tuple(model.eval()(windows).shape)
+            shape = tuple(model(windows).shape)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"model: fails on {windows.shape[2]} bins x {windows.shape[3]} frames: {reason}") from error
+        bins, frames = windows.shape[2:]
+        raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {reason}") from error
     if shape != (2, n_genres):
         raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
-    return model.train()
+
+
+def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:
+    # A modulation spectrum has one size, so short crops would save nothing, and they lack its slow rates.
+    first = 1.0 if treatment(view) == "modulation" else cfg.recipe.first_crop
+    return crop_lengths(spec.n_frames(cfg.recipe.window), first, cfg.recipe.epochs)
 
 
 def _augmentation(cfg: DictConfig) -> Augmentation:

@@ -261,8 +261,8 @@ def sweep(sweep_under_way: Future[Outcome]) -> Outcome:
 def trained(on_music: tuple[str, ...], tiny_cache: Path, together: Path) -> Outcome:
     """Four small configurations with ensembles of two, good ones and bad ones, the last one bad, to predict with."""
     grid = ("features=mel,mfcc", "model=basic,tutorial_basic", "batch_size=4", "trainer.workers=1")
-    members = "recipe.members=[levelled,modulation]"
-    return once(together / "trained", lambda folder: _train(folder / "a place", tiny_cache, *on_music, *grid, members))
+    recipe = ("recipe.members=[levelled,modulation]", "recipe.first_crop=1")
+    return once(together / "trained", lambda folder: _train(folder / "a place", tiny_cache, *on_music, *grid, *recipe))
 
 
 def _train(folder: Path, cache: Path, *arguments: str) -> Outcome:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from math import ceil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from genre_cls.folds import Fold
 from genre_cls.models import modulation_spectrum, shape_of
 from genre_cls.store import Features
 from genre_cls.task import genre_means
-from genre_cls.windows import cover_starts, repeat_to
+from genre_cls.windows import GROWING, cover_starts, crop_lengths, repeat_to
 
 MakeData = Callable[..., FoldData]
 EMPTY = np.array([], dtype=np.int64)
@@ -89,6 +90,29 @@ def test_crops_stay_inside_their_tracks_and_reach_both_ends(fold_data: MakeData)
     assert set(frames[:, 0].tolist()) == set(range(13))
 
 
+@settings(deadline=None, max_examples=100)
+@given(n_window=st.integers(1, 300), first=st.floats(0.01, 1), epochs=st.integers(1, 60))
+def test_crops_grow_evenly_from_the_share_asked_for_and_the_last_are_whole_windows(
+    n_window: int, first: float, epochs: int
+) -> None:
+    lengths = crop_lengths(n_window, first, epochs)
+    assert len(lengths) == epochs and lengths[-1] == n_window and min(lengths) >= 1
+    assert epochs == 1 or abs(lengths[0] - first * n_window) <= 1
+    assert all(length == n_window for length in lengths[ceil(GROWING * epochs) :])
+    steps = np.diff([length for length in lengths[:-1] if length < n_window])
+    assert (steps >= 0).all() and (len(steps) == 0 or steps.max() - steps.min() <= 1)
+
+
+def test_each_epochs_crops_have_its_length_and_stay_inside_their_tracks(fold_data: MakeData) -> None:
+    data = fold_data(numbered((20, 9, 8)), range(3), Fold(0, np.arange(3), EMPTY, EMPTY), crops=[1, 5, 8])
+    loader = data.train_dataloader()
+    for length in (1, 5, 8, 8):  # an epoch more than lengths were given
+        ((features, labels),) = loader
+        assert features.shape == (3, 1, 2, length)
+        for (tracks, frames), label in zip(features[:, 0], labels, strict=True):
+            assert (tracks == label).all() and (frames.diff() == 1).all() and frames[-1] < (20, 9, 8)[label]
+
+
 def test_epochs_differ_and_the_seed_and_fold_decide_them(fold_data: MakeData) -> None:
     def epochs(seed: int, index: int = 0) -> list[list[float]]:
         fold = Fold(index, np.arange(1, 9), EMPTY, np.arange(1))
@@ -159,7 +183,7 @@ def test_levelled_windows_are_without_their_clips_mean_spectrum(fold_data: MakeD
 def test_modulations_are_standardised_by_the_windows_that_cover_the_training_tracks(fold_data: MakeData) -> None:
     clips = noise(9)
     data = fold_data(clips, range(9), view="modulation")
-    windows = torch.cat([modulation_spectrum(data.batch(data.cover(data.fold.train))[0])])[:, 0].numpy()
+    windows = torch.cat([modulation_spectrum(data.batch(data.cover(data.fold.train), 8)[0])])[:, 0].numpy()
     mean, deviation = data.standardisation()
     assert mean.shape == deviation.shape == shape_of("modulation", len(clips[0]))
     assert np.allclose(mean, windows.mean(axis=0), atol=1e-4) and np.allclose(deviation, windows.std(axis=0), atol=1e-4)
