@@ -4,7 +4,7 @@ import csv
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from filelock import FileLock
+from joblib import cpu_count
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -145,7 +146,8 @@ def folder(root: str | None) -> Catalogue:
 
     Args:
         root: folder that holds one folder per genre and, if artists are to be kept apart, a `metadata.csv` with the
-            columns `path` (below the folder), `artist` and, for tracks to leave out, `exclude` (1 or empty).
+            columns `path` (below the folder), `artist` and, for tracks to leave out, `exclude` (1; others 0 or
+            empty).
 
     Raises:
         UserError: no root, no such folder, fewer than two genres with audio, or a metadata.csv that is none.
@@ -160,16 +162,18 @@ def folder(root: str | None) -> Catalogue:
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
     facts = _metadata(base / "metadata.csv")
-    named = (replace(track, artist=facts.get(track.id, {}).get("artist") or None) for track in found)
-    tracks = [track for track in named if not facts.get(track.id, {}).get("exclude")]
+    named = (replace(track, artist=_cell(facts.get(track.id, {}), "artist") or None) for track in found)
+    tracks = [track for track in named if _cell(facts.get(track.id, {}), "exclude") in ("", "0")]
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
         raise UserError(
             f"dataset.root={root}: {len(genres)} genre folders with audio ({', '.join(EXTENSIONS)}), need at least two"
         )
     empty = [genre.name for genre in folders if genre.name not in genres]
-    note = in_one_line(f"Folders without tracks, which are no genres: {', '.join(empty)}.")
-    return Catalogue(base.resolve().name, _sorted(tracks), notes=(note,) if empty else ())
+    notes = [f"Folders without tracks, which are no genres: {', '.join(empty)}."] if empty else []
+    if astray := sorted(facts.keys() - {track.id for track in found}):
+        notes.append(f"metadata.csv: {len(astray)} paths are no track's, such as {astray[0]!r}; one is like a/b.wav.")
+    return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(map(in_one_line, notes)))
 
 
 def demo(
@@ -199,6 +203,10 @@ def demo(
     return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
 
 
+def _cell(row: Mapping[str, str], column: str) -> str:
+    return (row.get(column) or "").strip()
+
+
 def _metadata(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a metadata.csv by their path; none if there is no such file."""
     if not path.is_file():
@@ -208,7 +216,7 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             rows = csv.DictReader(file)
             if "path" not in (rows.fieldnames or ()):
                 raise KeyError("path")
-            return {row["path"]: row for row in rows}
+            return {row["path"]: row for row in rows if row["path"]}
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
 
@@ -271,7 +279,7 @@ class _Recipe:
 def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
     if not todo:
         return
-    with ProcessPoolExecutor(os.cpu_count(), initializer=end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(cpu_count(), initializer=end_with, initargs=(os.getpid(),)) as pool:
         jobs = pool.map(_synthesise_one, todo, chunksize=4)
         for _ in progress_bar(jobs, "Synthesising the demo set", total=len(todo)):
             pass

@@ -12,6 +12,7 @@ from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, settin
 
 RISK = 0.05  # of claiming any difference among several that is none
 SURE = 0.95  # probability from which two configurations are called practically equal
+ROUNDING = 1e-9  # what an error is below that is none
 
 Pair = tuple[ConfigResult, ConfigResult]
 
@@ -133,7 +134,7 @@ def _difference(
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
     found = crossed(np.stack(gains)) if one.one_test else estimate([gain.mean() for gain in gains], one.test_share)
-    if not found.error:
+    if found.error < ROUNDING:
         # Folds that agree to the track do not make sure what so few tracks cannot: these are then the error.
         of_tracks = np.concatenate(gains).std(ddof=1) / np.sqrt(len(one.tracks.track_ids))
         found = replace(found, error=float(of_tracks))

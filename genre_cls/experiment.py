@@ -17,6 +17,16 @@ from joblib import Parallel, cpu_count, delayed
 from omegaconf import DictConfig
 
 from genre_cls import plots
+from genre_cls.artifacts import (
+    DAMAGED,
+    Files,
+    confusion_file,
+    csv_file,
+    fold_files,
+    genre_means_file,
+    load_fold,
+    tracks_file,
+)
 from genre_cls.catalogue import Track
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import mel_frequencies
@@ -29,24 +39,7 @@ from genre_cls.progress import progress_bar
 from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, voted
 from genre_cls.spool import Spool
 from genre_cls.task import Task, genre_means, load, load_all
-from genre_cls.tracking import (
-    DAMAGED,
-    FAILURES,
-    NOTE,
-    PARENT,
-    WAITING,
-    Earlier,
-    Files,
-    OpenRun,
-    Texts,
-    Tracker,
-    confusion_file,
-    csv_file,
-    fold_files,
-    genre_means_file,
-    load_fold,
-    tracks_file,
-)  # fmt: skip
+from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import Member, check_buildable, new_model, train_member
 
 log = logging.getLogger(__name__)

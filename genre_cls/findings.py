@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from genre_cls.comparisons import Difference, main_effects, pairwise
 from genre_cls.estimates import Estimate, unpaired
 from genre_cls.scoring import (
@@ -154,11 +156,12 @@ def genres(report: Report) -> Sheet:
     """How the best configuration fares with each genre, most recognised first, and what it takes them for."""
     best = report.ranked[0]
     scores, wrong = best.per_genre, confusions(best.confusion)
+    n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may judge a track several times
     rows = []
     for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
         taken_for = [f"{best.genres[other]} {_whole(n / scores.n_tracks[i])}" for true, other, n in wrong if true == i]
         values = [_whole(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
-        rows.append([best.genres[i], str(scores.n_tracks[i]), *values, ", ".join(taken_for[:3]) or "none"])
+        rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for[:3]) or "none"])
     numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
     return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
 

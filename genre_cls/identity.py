@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
 from genre_cls.scoring import AXES
-from genre_cls.settings import leaves
+from genre_cls.settings import CONF, leaves
 
 # Settings that say where and how a run happens but not what it computes.
 ELSEWHERE = (
@@ -33,9 +33,9 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
 SHOWING = (
-    "__main__", "app", "calibration", "classifier", "comparisons", "download", "explanation", "extras", "findings",
-    "likeness", "memory", "modelfile", "onnx_export", "onnx_model", "page", "plots", "predict", "prediction",
-    "progress", "registry", "report", "served", "spool", "tracking", "train",
+    "__main__", "app", "artifacts", "calibration", "classifier", "comparisons", "download", "explanation",
+    "extras", "findings", "likeness", "memory", "modelfile", "onnx_export", "onnx_model", "page", "plots",
+    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train",
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ class Identity:
             "command": command(),
             "mlflow.source.name": "genre_cls.train",
             "mlflow.source.git.commit": _git_commit(),
-            "mlflow.user": getpass.getuser(),
+            "mlflow.user": _user(),
         }
 
 
@@ -150,6 +150,13 @@ def _source(target: str) -> str:
         return ""
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a number without a name, as containers have
+        return "unknown"
+
+
 def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
@@ -159,6 +166,8 @@ def _elsewhere(key: str) -> bool:
 
 
 def _git_commit() -> str:
+    if CONF.parent == Path(__file__).parent:  # installed, perhaps in the midst of somebody else's repository
+        return "unknown"
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

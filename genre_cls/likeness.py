@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genre_cls.estimates import Floats
-from genre_cls.scoring import FoldResult
+from genre_cls.scoring import ConfigResult, FoldResult
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,7 @@ def shelf(folds: Sequence[FoldResult], facts: Mapping[str, Mapping[str, str]]) -
         folds: of one configuration, one at least.
         facts: what is known of each track, by its id: `artist`.
     """
-    said: dict[str, list[Floats]] = {}
-    genres: dict[str, str] = {}
-    for fold in folds:
-        for track, label, probabilities in zip(fold.track_ids, fold.labels, fold.probabilities, strict=True):
-            said.setdefault(track, []).append(probabilities)  # several, if the folds were drawn several times
-            genres[track] = fold.genres[label]
-    artists = tuple(facts.get(track, {}).get("artist", "") for track in said)
-    means = np.array([np.mean(several, axis=0) for several in said.values()])
-    return Shelf(tuple(said), tuple(genres.values()), artists, means)
+    judged = ConfigResult({}, tuple(folds), 0).tracks
+    genres = tuple(folds[0].genres[label] for label in judged.labels)
+    artists = tuple(facts.get(track, {}).get("artist", "") for track in judged.track_ids)
+    return Shelf(judged.track_ids, genres, artists, judged.probabilities)

@@ -23,10 +23,11 @@ from genre_cls.calibration import checked_temperature
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec
 from genre_cls.models import shape_of, shown
+from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
-LARGEST_STFT = 1 << 27  # values of a minute's STFT, 1 GB; a hundred times what the default spec gives
+LARGEST_STFT = 1 << 27  # values of a clip's STFT, 1 GB; a hundred times what the default spec gives
 
 Weights = Mapping[str, Tensor]
 
@@ -154,7 +155,7 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
     spec = FeatureSpec(**features)
-    if spec.n_fft * 60 * spec.sample_rate / spec.hop_length / 2 > LARGEST_STFT:
+    if spec.n_fft * longest_clip(settings["recipe.window"]) * spec.sample_rate / spec.hop_length / 2 > LARGEST_STFT:
         raise UserError(f"features.hop_length={spec.hop_length}: would fill the memory with n_fft={spec.n_fft}")
     model = json.dumps(config["model"], sort_keys=True)
     window, overlap, batch_size, precision = settings.values()

@@ -158,19 +158,10 @@ def n_parameters(model: nn.Module) -> int:
     return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
 
 
-def standardised(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """What a model is shown: zero mean and unit variance per bin, float32, channels last.
-
-    Args:
-        features: `(batch, 1, n_bins, n_frames)` as extracted.
-        mean: of each bin `(n_bins, 1)`.
-        deviation: of each bin `(n_bins, 1)`.
-    """
-    return ((features.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
-
-
 def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tensor:
-    """What a model is shown in a view; of the levelled one, the clip's mean spectrum has been taken away before.
+    """What a model is shown in a view: each value with zero mean and unit variance, float32, channels last.
+
+    Of the levelled view, the clip's mean spectrum has been taken away before.
 
     Args:
         features: `(batch, 1, n_bins, n_frames)` as extracted.
@@ -178,7 +169,7 @@ def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tenso
         deviation: likewise.
         view: one of `windows.VIEWS`.
     """
-    return standardised(seen(features, view), mean, deviation)
+    return ((seen(features, view).float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
 def seen(features: Tensor, view: str) -> Tensor:

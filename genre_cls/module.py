@@ -167,11 +167,11 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         trainer = _trainer(training, stopping)
         try:
             trainer.fit(module, data)
+            if training.patience:
+                module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+            batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-        if training.patience:
-            module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
-    batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
     windows = torch.cat(batches)  # (n_windows, n_genres), float64
     if not windows.isfinite().all():
         raise UserError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
@@ -179,7 +179,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
 
 
 def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it greets each of forty trainings
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it greets each training
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
         accelerator="gpu" if training.device == "cuda" else training.device,

@@ -1,4 +1,4 @@
-"""What a recipe is made of beside an optimiser: augmentation and learning-rate schedules."""
+"""What a recipe is made of beside an optimiser: augmentation, and schedules of crops and of learning rates."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ import torchaudio.transforms as T
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+GROWING = 0.7  # share of the epochs in which crops grow
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,22 @@ class Augmentation:
         drawn = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
         share = max(drawn, 1 - drawn)
         return features.lerp(features[partner], 1 - share), partner, share
+
+
+def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:
+    """Frames of each epoch's crops: they grow evenly to whole windows, and the last epochs see nothing else.
+
+    Short crops take less time, and at first teach as much.
+
+    Args:
+        n_window: frames of a window.
+        first: length of the first epoch's crops, share of a window, above 0.
+        epochs: how many there are.
+
+    Source: Tan & Le, EfficientNetV2, ICML 2021, sec. 4.2, progressive learning, of which only the size is taken.
+    """
+    shares = [min(1.0, first + (1 - first) * epoch / (GROWING * epochs)) for epoch in range(epochs - 1)]
+    return [max(1, round(n_window * share)) for share in (*shares, 1.0)]
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRScheduler:

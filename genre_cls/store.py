@@ -8,7 +8,6 @@ import argparse
 import inspect
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from filelock import FileLock
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from genre_cls import audio, features
@@ -281,7 +281,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], descr
         return
     n_threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from progress_bar(pool.map(function, items), description, total=len(items))
     finally:
         torch.set_num_threads(n_threads)  # what the pool's threads set is not theirs alone

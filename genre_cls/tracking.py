@@ -1,26 +1,27 @@
 """All that is MLflow: a parent run for each configuration, a child run for each fold, and reading them back."""
 
-import csv
-import io
 import json
 import logging
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import tempfile
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.error import HTTPError
+from urllib.parse import urlparse
 from urllib.request import url2pathname, urlopen
 from uuid import uuid4
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -29,9 +30,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.estimates import Ints
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, WindowPredictions
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.whole import disk_failure, sync
 
 log = logging.getLogger(__name__)
@@ -49,15 +50,12 @@ PATIENCE = 5.0  # s, before somebody who waits is told why
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 N_SWEEPS = 20  # whose words are kept
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute; MLflow's own are four
-FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
 BATCH = 1000  # metrics that MLflow takes in one call
 
 FAILURES = (MlflowException, OSError)  # what comes out of MLflow if a server, a disk or a database fails
-DAMAGED = (ValueError, LookupError, TypeError, BadZipFile)  # what `load_fold` says of files that are cut short or worse
 STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 Texts = Mapping[str, str]
-Files = Mapping[str, bytes]  # name of an artifact to its content
 
 
 @dataclass(frozen=True)
@@ -257,11 +255,13 @@ class Tracker:
     def _whole(self, child: Run) -> FoldResult | None:
         """A fold from its run, which is closed as FAILED if somebody has damaged it."""
         try:
-            fold = load_fold(self._files(child))
+            fold = self._fold(child)
             if changed := _changed(child, fold.scores):
                 raise ValueError(f"{', '.join(changed)} differ from what was logged")
             return fold
         except (*FAILURES, *DAMAGED) as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise  # a disk that is full or fails says nothing of the fold
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
@@ -365,7 +365,7 @@ class Tracker:
             if "temperature" in parent.data.metrics:
                 return float(parent.data.metrics["temperature"])
             # Folds that are missing, or a configuration from before temperatures were logged.
-            folds = _by_index([load_fold(self._files(fold)) for fold in self._children(parent)])
+            folds = _by_index([self._fold(fold) for fold in self._children(parent)])
             return ConfigResult({}, folds, 0).temperature if folds else 1.0
 
     def judged(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
@@ -381,7 +381,7 @@ class Tracker:
             folds = self._folds(run_id)
             parent = self._parent(run_id)
             tracks = load_tracks(self._file(parent, "tracks.csv"))
-            return _by_index([load_fold(self._files(fold)) for fold in folds]), tracks
+            return _by_index([self._fold(fold) for fold in folds]), tracks
 
     def report(self) -> str | None:
         """The page of the newest report; None if there is none."""
@@ -429,7 +429,7 @@ class Tracker:
     def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
         """A configuration with its folds, and its own files; None if somebody has deleted any of them."""
         try:
-            folds = _by_index([load_fold(self._files(child)) for child in self._children(parent)])
+            folds = _by_index([self._fold(child) for child in self._children(parent)])
             if not folds:
                 return None
             named, n_parameters = json.loads(parent.data.tags["named"]), int(parent.data.params["n_parameters"])
@@ -446,11 +446,28 @@ class Tracker:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
         return self._search([parent.info.experiment_id], query)
 
-    def _files(self, run: Run) -> Path:
-        return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
+    def _fold(self, run: Run) -> FoldResult:
+        return load_fold(self._files(run, RESULTS))
+
+    def _files(self, run: Run, names: Sequence[str] = ()) -> Path:
+        """The folder of a run's artifacts; of those that a server keeps, only the named ones that are there, or all."""
+        if _is_local(run):
+            return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
+        folder = self._new_folder()
+        there = [file.path for file in self._client.list_artifacts(run.info.run_id)]
+        for name in [name for name in there if name in names or not names]:
+            self._client.download_artifacts(run.info.run_id, name, folder)
+        return Path(folder)
 
     def _file(self, run: Run, name: str) -> Path:
-        return Path(download_artifacts(artifact_uri=f"{run.info.artifact_uri}/{name}", tracking_uri=self.uri))
+        uri, folder = f"{run.info.artifact_uri}/{name}", None if _is_local(run) else self._new_folder()
+        return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.uri, dst_path=folder))
+
+    def _new_folder(self) -> str:
+        """A folder for what a server keeps; it goes with this connection."""
+        folder = tempfile.mkdtemp(prefix="genre_cls-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
 
 class OpenRun:
@@ -499,101 +516,11 @@ def ui_command(uri: str) -> str:
     return local if uri.startswith("sqlite:") else uri
 
 
-def fold_files(fold: FoldResult) -> Files:
-    """A fold's result as artifacts, from which `load_fold` restores it exactly."""
-    rest = {
-        "index": fold.index, "genres": fold.genres, "curves": fold.curves,
-        "n_train": fold.n_train, "seconds": fold.seconds,
-    }  # fmt: skip
-    return {
-        "fold.json": json.dumps(rest, indent=1).encode(),
-        "predictions.csv": csv_file(_predictions(fold)),
-        "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
-        **({"windows.npz": _npz(fold.windows.__dict__)} if fold.windows else {}),
-    }
-
-
-def confusion_file(confusion: Ints, genres: Sequence[str]) -> bytes:
-    """A confusion matrix as CSV, rows true, columns predicted."""
-    rows = ((genre, *counts) for genre, counts in zip(genres, confusion.tolist(), strict=True))
-    return csv_file([("true \\ predicted", *genres), *rows])
-
-
-def load_fold(folder: Path) -> FoldResult:
-    """Restore what `fold_files` wrote."""
-    rest = json.loads((folder / "fold.json").read_text())
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    genres = tuple(rest["genres"])
-    return FoldResult(
-        index=rest["index"],
-        track_ids=tuple(row[0] for row in rows),
-        labels=np.array([genres.index(row[1]) for row in rows]),
-        probabilities=np.array([row[3:] for row in rows], dtype=float),
-        genres=genres,
-        curves=rest["curves"],
-        n_train=rest["n_train"],
-        seconds=rest["seconds"],
-        windows=_load_windows(folder / "windows.npz"),
-    )
-
-
-def _load_windows(path: Path) -> WindowPredictions | None:
-    if not path.exists():  # a run from before windows were kept
-        return None
-    with np.load(path, allow_pickle=False) as file:
-        return WindowPredictions(file["track"], file["start"], file["probabilities"])
-
-
-def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:
-    """What is known of each track, by its id, as CSV."""
-    return csv_file([("track", *FACTS), *((track, *(own[fact] for fact in FACTS)) for track, own in facts.items())])
-
-
-def load_tracks(path: Path) -> dict[str, dict[str, str]]:
-    """Restore what `tracks_file` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row.pop("track"): row for row in csv.DictReader(file)}
-
-
-def genre_means_file(means: GenreMeans) -> bytes:
-    """Average features as an npz file without pickles."""
-    return _npz(means.__dict__ | {"genres": list(means.genres)})
-
-
-def load_genre_means(path: Path) -> GenreMeans:
-    """Restore what `genre_means_file` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return GenreMeans(
-            str(file["kind"]), tuple(file["genres"].tolist()), file["matrices"],
-            float(file["seconds_per_frame"]), file["frequencies"],
-        )  # fmt: skip
-
-
 def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
     """Average features, one a kind, and what is known of the tracks, from the files of some configurations."""
     means = [load_genre_means(path) for folder in folders for path in folder.glob("genre_means_*.npz")]
     tracks = [load_tracks(path) for folder in folders for path in folder.glob("tracks.csv")]
     return tuple({mean.kind: mean for mean in means}.values()), tracks[-1] if tracks else {}
-
-
-def _predictions(fold: FoldResult) -> list[tuple[object, ...]]:
-    header = ("track", "genre", "predicted", *(f"p({genre})" for genre in fold.genres))
-    rows = zip(fold.track_ids, fold.labels, fold.predictions, fold.probabilities.tolist(), strict=True)
-    return [header, *((track, fold.genres[true], fold.genres[predicted], *p) for track, true, predicted, p in rows)]
-
-
-def _npz(arrays: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def csv_file(rows: Sequence[Sequence[object]]) -> bytes:
-    """Rows, the head first, as CSV."""
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
-    return text.getvalue().encode()
 
 
 def _comparable(parents: Sequence[Run]) -> list[Run]:
@@ -630,6 +557,10 @@ def _settle(artifacts: str) -> None:
         sync(*folder.iterdir(), folder, *folder.parents[:3])
 
 
+def _is_local(run: Run) -> bool:
+    return urlparse(run.info.artifact_uri).scheme in ("", "file")
+
+
 def _is_mine(run: Run) -> bool:
     """Whether a run is the present command's work."""
     word = os.environ.get(SWEEP)
@@ -655,8 +586,8 @@ def _connect(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     except MlflowException as error:
         raise UserError(_failure(uri, error)) from error
-    except (ModuleNotFoundError, OSError) as error:
-        raise UserError(f"tracking.uri={uri}: {error}") from error
+    except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
+        raise UserError(f"tracking.uri={uri}: {in_one_line(error)}") from error
     return client
 
 

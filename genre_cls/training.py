@@ -16,10 +16,10 @@ from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
 from genre_cls.models import seen
-from genre_cls.recipe import Augmentation
+from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.windows import crop_lengths, is_of_mfccs, treatment
+from genre_cls.windows import is_of_mfccs, treatment
 
 SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
 
@@ -87,9 +87,10 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
     """A fresh model that has seen a window, since some take their shape from it, and a crop of the first epoch."""
     model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
     spec: FeatureSpec = instantiate(cfg.features)
-    first = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
-    lengths = {"a window": spec.n_frames(cfg.recipe.window), first: _crop_lengths(cfg, spec, view)[0]}
-    for name, n_frames in lengths.items():
+    names = {spec.n_frames(cfg.recipe.window): "a window"}
+    crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
+    names.setdefault(_crop_lengths(cfg, spec, view)[0], crop)
+    for n_frames, name in names.items():
         _check_output(model.eval(), seen(torch.zeros(2, 1, spec.n_bins, n_frames), view), n_genres, name)
     return model.train()
 

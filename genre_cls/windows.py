@@ -10,8 +10,6 @@ TREATMENTS = ("plain", "levelled", "modulation")
 OF_MFCCS = "mfcc_"
 VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
 
-GROWING = 0.7  # share of the epochs in which crops grow
-
 
 def treatment(view: str) -> str:
     """Which of `TREATMENTS` a view is, be it of the window itself or of its MFCCs."""
@@ -34,22 +32,6 @@ def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
     step = max(1, int(n_window * (1 - overlap)))
     n_windows = 1 + -(-(n_clip - n_window) // step)
     return [int(start) for start in np.linspace(0, n_clip - n_window, n_windows)]
-
-
-def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:
-    """Frames of each epoch's crops: they grow evenly to whole windows, and the last epochs see nothing else.
-
-    Short crops take less time, and at first teach as much.
-
-    Args:
-        n_window: frames of a window.
-        first: length of the first epoch's crops, share of a window, above 0.
-        epochs: how many there are.
-
-    Source: Tan & Le, EfficientNetV2, ICML 2021, sec. 4.2, progressive learning, of which only the size is taken.
-    """
-    shares = [min(1.0, first + (1 - first) * epoch / (GROWING * epochs)) for epoch in range(epochs - 1)]
-    return [max(1, round(n_window * share)) for share in (*shares, 1.0)]
 
 
 def repeat_to(clip: NDArray[np.float16], n_frames: int) -> NDArray[np.float16]:

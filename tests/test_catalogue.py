@@ -424,9 +424,18 @@ def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
     for name in ("rock/a.wav", "rock/b.wav", "jazz/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav,Ann,\nrock/b.wav,Bob,1\n", "utf-8-sig")
-    tracks = catalogue.folder(str(tmp_path)).tracks
-    assert [(track.id, track.artist) for track in tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
+    (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav, Ann ,0\nrock/b.wav,Bob,1\n", "utf-8-sig")
+    found = catalogue.folder(str(tmp_path))
+    assert [(track.id, track.artist) for track in found.tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
+    assert not found.notes
+
+
+def test_metadata_of_no_track_is_told_since_its_artist_would_be_lost(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
+    (note,) = folder(str(tmp_path)).notes
+    assert note.startswith("metadata.csv: 1 paths are no track's, such as 'rock") and "a/b.wav" in note
 
 
 def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> None:

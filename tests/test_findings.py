@@ -40,6 +40,13 @@ def test_each_against_each_lists_every_pair_once() -> None:
     assert column(sheet, "practically equal")[0] == "100 %" and column(sheet, "practically equal")[-8] == "0 %"
 
 
+def test_a_track_that_several_folds_judge_is_one_track_of_its_genre() -> None:
+    once = a_result(0.5)
+    thrice = replace(once, folds=tuple(replace(once.folds[0], index=index) for index in range(3)))
+    shown = [findings.genres(replace(REPORT, results=(result,))) for result in (once, thrice)]
+    assert shown[0].rows == shown[1].rows and column(shown[0], "tracks") == ["10", "10"]
+
+
 def test_one_fold_says_nothing_of_differences() -> None:
     report = replace(REPORT, results=(a_result(0.5), a_result(0.9, model="other")))
     assert findings.verdicts(report) == [] and not findings.each_against_each(report)

@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from genre_cls.artifacts import fold_files, load_fold
 from genre_cls.calibration import best_temperature, tempered
 from genre_cls.estimates import crossed, estimate
 from genre_cls.scoring import (
@@ -26,7 +27,6 @@ from genre_cls.scoring import (
     rank,
     voted,
 )
-from genre_cls.tracking import fold_files, load_fold
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)  # commas, quotes, line ends, …
 GENRES = ("a", "b", "c")

@@ -1,9 +1,13 @@
 """The MLflow store: what is written, read by MLflow itself; what is compared, and what must not disturb that."""
 
+import errno
+import gc
 import json
 import multiprocessing
+import re
 import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,22 +21,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from genre_cls.errors import UserError
-from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
-from genre_cls.tracking import (
-    PARENT,
-    SWEEP,
-    Tracker,
-    _changed,
+from genre_cls import tracking
+from genre_cls.artifacts import (
     confusion_file,
     fold_files,
     genre_means_file,
     load_fold,
     load_genre_means,
-    store_uri,
     tracks_file,
-    ui_command,
 )
+from genre_cls.errors import UserError
+from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
+from genre_cls.tracking import KEY, PARENT, SWEEP, Tracker, _changed, store_uri, ui_command
 
 GENRES = ("blues", "rock & roll")
 TRACKS = {
@@ -309,6 +309,35 @@ def test_a_failed_child_of_a_finished_parent_does_no_harm(tracker: Tracker) -> N
     assert found(tracker) == {"a": 0.9}
 
 
+def test_what_a_server_keeps_is_fetched_without_weights_and_goes_with_the_connection(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tracking, "_is_local", lambda run: False)
+    tracker = Tracker("", folder)
+    store(tracker, "a", 1.0, 0.8)
+    assert found(tracker) == {"a": 0.9}
+    fetched = {path.name for path in tmp_path.glob("genre_cls-*/*")}
+    assert {"fold.json", "predictions.csv"} <= fetched and "confusion_matrix.csv" not in fetched
+    del tracker
+    gc.collect()
+    assert not list(tmp_path.glob("genre_cls-*"))
+
+
+def test_a_disk_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
+    experiment = tracker.experiment("e")
+
+    def fail(folder: Path) -> FoldResult:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(tracking, "load_fold", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        tracker.earlier(experiment, "k")
+    monkeypatch.undo()
+    assert len(tracker.earlier(experiment, "k").folds) == 1
+
+
 def test_an_empty_store_has_nothing(tracker: Tracker) -> None:
     assert tracker.newest() is None
 
@@ -319,10 +348,15 @@ def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
         tracker.experiment("gone")
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "mlruns", "postgresql://nobody@127.0.0.1:9/none"])
+NO_SERVERS = (
+    "http://127.0.0.1:9", "http://127.0.0.1:50OO", "http://[::1", "mlruns", "postgresql://nobody@127.0.0.1:9/none",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", NO_SERVERS)
 def test_a_server_that_is_none_is_told_at_once(uri: str, tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(UserError, match=f"tracking.uri={uri}"):
+    with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri}")):
         Tracker(uri, tmp_path)
     assert time.monotonic() - began < 15
 

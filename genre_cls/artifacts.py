@@ -1,0 +1,110 @@
+"""What runs leave as files, and reading it back exactly: folds, what is known of tracks, average features."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from genre_cls.estimates import Ints
+from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
+
+FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
+RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads, the last one if it is there
+DAMAGED = (ValueError, LookupError, TypeError, BadZipFile)  # what `load_fold` says of files that are cut short or worse
+
+Files = Mapping[str, bytes]  # name of an artifact to its content
+
+
+def fold_files(fold: FoldResult) -> Files:
+    """A fold's result as artifacts, from which `load_fold` restores it exactly."""
+    rest = {
+        "index": fold.index, "genres": fold.genres, "curves": fold.curves,
+        "n_train": fold.n_train, "seconds": fold.seconds,
+    }  # fmt: skip
+    return {
+        "fold.json": json.dumps(rest, indent=1).encode(),
+        "predictions.csv": csv_file(_predictions(fold)),
+        "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
+        **({"windows.npz": _npz(fold.windows.__dict__)} if fold.windows else {}),
+    }
+
+
+def confusion_file(confusion: Ints, genres: Sequence[str]) -> bytes:
+    """A confusion matrix as CSV, rows true, columns predicted."""
+    rows = ((genre, *counts) for genre, counts in zip(genres, confusion.tolist(), strict=True))
+    return csv_file([("true \\ predicted", *genres), *rows])
+
+
+def load_fold(folder: Path) -> FoldResult:
+    """Restore what `fold_files` wrote."""
+    rest = json.loads((folder / "fold.json").read_text())
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    genres = tuple(rest["genres"])
+    return FoldResult(
+        index=rest["index"],
+        track_ids=tuple(row[0] for row in rows),
+        labels=np.array([genres.index(row[1]) for row in rows]),
+        probabilities=np.array([row[3:] for row in rows], dtype=float),
+        genres=genres,
+        curves=rest["curves"],
+        n_train=rest["n_train"],
+        seconds=rest["seconds"],
+        windows=_load_windows(folder / "windows.npz"),
+    )
+
+
+def _load_windows(path: Path) -> WindowPredictions | None:
+    if not path.exists():  # a run from before windows were kept
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return WindowPredictions(file["track"], file["start"], file["probabilities"])
+
+
+def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:
+    """What is known of each track, by its id, as CSV."""
+    return csv_file([("track", *FACTS), *((track, *(own[fact] for fact in FACTS)) for track, own in facts.items())])
+
+
+def load_tracks(path: Path) -> dict[str, dict[str, str]]:
+    """Restore what `tracks_file` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row.pop("track"): row for row in csv.DictReader(file)}
+
+
+def genre_means_file(means: GenreMeans) -> bytes:
+    """Average features as an npz file without pickles."""
+    return _npz(means.__dict__ | {"genres": list(means.genres)})
+
+
+def load_genre_means(path: Path) -> GenreMeans:
+    """Restore what `genre_means_file` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return GenreMeans(
+            str(file["kind"]), tuple(file["genres"].tolist()), file["matrices"],
+            float(file["seconds_per_frame"]), file["frequencies"],
+        )  # fmt: skip
+
+
+def _predictions(fold: FoldResult) -> list[tuple[object, ...]]:
+    header = ("track", "genre", "predicted", *(f"p({genre})" for genre in fold.genres))
+    rows = zip(fold.track_ids, fold.labels, fold.predictions, fold.probabilities.tolist(), strict=True)
+    return [header, *((track, fold.genres[true], fold.genres[predicted], *p) for track, true, predicted, p in rows)]
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def csv_file(rows: Sequence[Sequence[object]]) -> bytes:
+    """Rows, the head first, as CSV."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
+    return text.getvalue().encode()
