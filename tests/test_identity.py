@@ -93,16 +93,15 @@ def test_every_other_setting_changes_it(composed: Compose, features: str) -> Non
         assert (identity.key("data") == original.key("data")) == (key in elsewhere - {"trainer.precision"}), key
 
 
-def test_other_data_or_other_code_is_never_taken_over(
-    identity_of: Callable[..., Identity], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = identity_of()
-    assert original.key("data") == identity_of().key("data") != original.key("other data")
+def test_other_data_or_other_code_is_never_taken_over(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = as_job(composed())
+    original = identify(*job)
+    assert original.key("data") == identify(*job).key("data") != original.key("other data")
     assert set(SHOWING) < SOURCES.keys()
     for name, text in SOURCES.items():
         with monkeypatch.context() as patch:
             patch.setitem(SOURCES, name, f"{text}# edited")
-            edited = identity_of()
+            edited = identify(*job)
         assert (edited.key("data") == original.key("data")) == (name in SHOWING), name
         assert edited.fingerprint == original.fingerprint
 

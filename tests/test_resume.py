@@ -31,7 +31,10 @@ Table = dict[tuple[str, str], Any]
 ONE = ("features=mel", "model=basic", "batch_size=4", "folds.k=3", "trainer.workers=1")
 CALLS = ("create_run", "log_batch", "log_artifacts", "update_run", "set_terminated")  # by which MLflow is written to
 TORTURE = Path(__file__).parent.parent / "benchmarks" / "torture.py"
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and signals")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and signals"),
+    pytest.mark.usefixtures("blank_pictures"),
+]
 
 
 def numbers(run: Run) -> dict[str, float]:
@@ -171,7 +174,7 @@ def alive(group: int) -> bool:
 
 
 @pytest.mark.usefixtures("store_here")
-@pytest.mark.parametrize("further", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("further", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_after_any_write_to_the_store_it_goes_on_and_ends_as_if_undisturbed(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, further: int
 ) -> None:

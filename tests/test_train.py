@@ -228,7 +228,7 @@ def test_a_folder_with_too_little_in_it_is_told_in_one_line(
     assert done.code == 2 and reason in line and not (done.folder / "mlruns").exists()
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_job_that_fails_does_not_take_the_others_with_it_and_what_is_easy_is_learned(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +255,7 @@ def test_a_job_that_fails_does_not_take_the_others_with_it_and_what_is_easy_is_l
     assert "rank" in (here / "report" / "report.md").read_text()
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(command: Command, on_music: tuple[str, ...]) -> None:
     small = ("dataset.tracks_per_genre=2", "dataset.seconds=1", "model=basic", "trainer.workers=1")
     shared = [argument for argument in on_music if not argument.startswith("dataset")]
@@ -267,7 +267,7 @@ def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(command: Command,
         assert "synthetic" in (done.folder / "report" / name).read_text().lower()
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_possible(
     command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path
 ) -> None:
@@ -287,7 +287,7 @@ def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_po
     assert without.code == 2 and "error: none of these splits is possible" in without.err
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_the_published_split_is_trained_several_times_and_judged_by_its_test_part(
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -308,7 +308,7 @@ def test_the_published_split_is_trained_several_times_and_judged_by_its_test_par
     assert folds == [{track for (_, part), tracks in facts.items() if part == "test" for track in tracks[:2]}] * 2
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took_no_part(
     command: Command, store_here: Path, on_music: tuple[str, ...]
 ) -> None:
@@ -355,6 +355,7 @@ def test_a_view_of_mfccs_is_refused_where_there_are_mfccs_already(command: Comma
     assert (got.code, got.err.splitlines()[-1]) == (2, f"error: {reason}")
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: tuple[str, ...]) -> None:
     arguments = (*on_music, "model=basic", "batch_size=4", "trainer.workers=1")
     done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=[plain],[plain,levelled]")
@@ -373,7 +374,7 @@ def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: 
     assert abs(weights[two]["0.mean"]).max() > 1 > 0.1 > abs(weights[two]["1.mean"]).max()
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 @pytest.mark.parametrize("features", ["mel", "mfcc"])
 def test_the_tutorials_networks_train_on_whole_clips(
     command: Command, on_music: tuple[str, ...], features: str
