@@ -108,6 +108,7 @@ class Tracker:
 
     def __init__(self, uri: str, folder: Path) -> None:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         # It logs the traceback of each failure that it raises as well, which `failures_told` tells in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
