@@ -4,7 +4,7 @@ import csv
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -162,8 +162,8 @@ def folder(root: str | None) -> Catalogue:
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
     facts = _metadata(base / "metadata.csv")
-    named = (replace(track, artist=_cell(facts.get(track.id, {}), "artist") or None) for track in found)
-    tracks = [track for track in named if _cell(facts.get(track.id, {}), "exclude") in ("", "0")]
+    named = (replace(track, artist=facts.get(track.id, {}).get("artist") or None) for track in found)
+    tracks = [track for track in named if facts.get(track.id, {}).get("exclude", "") in ("", "0")]
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
         raise UserError(
@@ -203,12 +203,8 @@ def demo(
     return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
 
 
-def _cell(row: Mapping[str, str], column: str) -> str:
-    return (row.get(column) or "").strip()
-
-
 def _metadata(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of a metadata.csv by their path; none if there is no such file."""
+    """Artist and exclusion by a metadata.csv's paths, empty where it says nothing; none if there is no such file."""
     if not path.is_file():
         return {}
     try:
@@ -216,7 +212,8 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             rows = csv.DictReader(file)
             if "path" not in (rows.fieldnames or ()):
                 raise KeyError("path")
-            return {row["path"]: row for row in rows if row["path"]}
+            known = ("artist", "exclude")
+            return {row["path"]: {name: (row.get(name) or "").strip() for name in known} for row in rows if row["path"]}
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
 

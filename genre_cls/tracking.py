@@ -260,9 +260,8 @@ class Tracker:
             if changed := _changed(child, fold.scores):
                 raise ValueError(f"{', '.join(changed)} differ from what was logged")
             return fold
-        except (*FAILURES, *DAMAGED) as error:
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                raise  # a disk that is full or fails says nothing of the fold
+        except (FileNotFoundError, MlflowException, *DAMAGED) as error:
+            # Any other failure of the disk says nothing of the fold, and goes on.
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
@@ -452,17 +451,21 @@ class Tracker:
 
     def _files(self, run: Run, names: Sequence[str] = ()) -> Path:
         """The folder of a run's artifacts; of those that a server keeps, only the named ones that are there, or all."""
-        if _is_local(run):
-            return Path(download_artifacts(artifact_uri=run.info.artifact_uri, tracking_uri=self.uri))
+        if _is_local(run.info.artifact_uri):
+            return self._fetch(run.info.artifact_uri)
         folder = self._new_folder()
-        there = [file.path for file in self._client.list_artifacts(run.info.run_id)]
-        for name in [name for name in there if name in names or not names]:
-            self._client.download_artifacts(run.info.run_id, name, folder)
+        for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
+            if name in names or not names:
+                self._fetch(f"{run.info.artifact_uri}/{name}", folder)
         return Path(folder)
 
     def _file(self, run: Run, name: str) -> Path:
-        uri, folder = f"{run.info.artifact_uri}/{name}", None if _is_local(run) else self._new_folder()
-        return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.uri, dst_path=folder))
+        folder = None if _is_local(run.info.artifact_uri) else self._new_folder()
+        return self._fetch(f"{run.info.artifact_uri}/{name}", folder)
+
+    def _fetch(self, artifact: str, folder: str | None = None) -> Path:
+        """An artifact, or a folder of them, in a folder; None leaves what is on this machine where it is."""
+        return Path(download_artifacts(artifact_uri=artifact, tracking_uri=self.uri, dst_path=folder))
 
     def _new_folder(self) -> str:
         """A folder for what a server keeps; it goes with this connection."""
@@ -554,12 +557,12 @@ def _is_of(run: Run, sweep: str) -> bool:
 def _settle(artifacts: str) -> None:
     """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
     folder = Path(url2pathname(artifacts.removeprefix("file://")))
-    if artifacts.startswith("file:") and folder.is_dir():  # of a run without artifacts there is none
+    if _is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
         sync(*folder.iterdir(), folder, *folder.parents[:3])
 
 
-def _is_local(run: Run) -> bool:
-    return urlparse(run.info.artifact_uri).scheme in ("", "file")
+def _is_local(artifacts: str) -> bool:
+    return urlparse(artifacts).scheme in ("", "file")
 
 
 def _is_mine(run: Run) -> bool:

@@ -77,34 +77,39 @@ def check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is told before the work, not after."""
     if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if is_of_mfccs(v)]):
         raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
-    model, *_ = [new_model(cfg, 2, view) for view in dict.fromkeys(cfg.recipe.members)]
+    spec: FeatureSpec = instantiate(cfg.features)
+    crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
+    for view in dict.fromkeys(cfg.recipe.members):
+        model = new_model(cfg, 2, view)
+        _check_output(model, _silence(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
     instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)
 
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
-    """A fresh model that has seen a window, since some take their shape from it, and a crop of the first epoch."""
+    """A fresh model that has seen a window, since some take their shape from it."""
     model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
     spec: FeatureSpec = instantiate(cfg.features)
-    names = {spec.n_frames(cfg.recipe.window): "a window"}
-    crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
-    names.setdefault(_crop_lengths(cfg, spec, view)[0], crop)
-    for n_frames, name in names.items():
-        _check_output(model.eval(), seen(torch.zeros(2, 1, spec.n_bins, n_frames), view), n_genres, name)
-    return model.train()
+    _check_output(model, _silence(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
+    return model
+
+
+def _silence(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:
+    return seen(torch.zeros(2, 1, spec.n_bins, n_frames), view)
 
 
 def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -> None:
     try:
         with torch.no_grad():
-            shape = tuple(model(windows).shape)
+            shape = tuple(model.eval()(windows).shape)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         bins, frames = windows.shape[2:]
         raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {reason}") from error
     if shape != (2, n_genres):
         raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
+    model.train()
 
 
 def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:

@@ -259,12 +259,12 @@ def test_the_simulations_of_the_documentation_run() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("n_folds", "n_tracks"), [(2, 8), (3, 10)])  # three tenths are not quite equal as floats
+@pytest.mark.parametrize(("n_folds", "n_tracks"), [(2, 8), (3, 10)])  # of tenths the deviation is not quite 0
 def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: int, n_tracks: int) -> None:
     tracks, place = np.arange(n_folds * n_tracks).reshape(n_folds, n_tracks), np.arange(n_tracks)
     worse, better = (np.tile((place < n).astype(float), (n_folds, 1)) for n in (2, 3))
     (pair,) = pairwise([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
     share = 1 / n_tracks
-    assert pair.accuracy.mean == pytest.approx(share)
+    assert pair.accuracy.mean == np.mean([share] * n_folds)
     assert pair.accuracy.error == pytest.approx(np.sqrt(share * (1 - share) / (tracks.size - 1)))
     assert pair.p_value > 0.05 and "cannot be told apart" in pair.verdict

@@ -14,14 +14,14 @@ if sys.argv[1] == "kept":
     keep_freed()
 
 def step():
-    maps = torch.randn(4, 1, 256, 256, requires_grad=True)
+    maps = torch.randn(16, 1, 256, 256, requires_grad=True)
     for layer in layers:
         maps = torch.nn.functional.max_pool2d(layer(maps).relu(), 2)
     maps.sum().backward()
 
 layers = [torch.nn.Conv2d(n_in, 16, 3, padding=1) for n_in in (1, 16, 16)]
-for n in range(4):
-    if n == 2:
+for n in range(6):
+    if n == 3:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

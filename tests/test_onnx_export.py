@@ -84,7 +84,7 @@ def test_a_long_file_is_judged_in_the_same_segments(pair: Callable[..., Any], tm
     assert_same(graph.predict(path), whole.predict(path))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(window=st.floats(0.3, 3), overlap=st.floats(0, 0.9), seconds=st.floats(0.5, 7))
 def test_any_window_and_overlap_will_do(
     tmp_path_factory: pytest.TempPathFactory, window: float, overlap: float, seconds: float

@@ -174,7 +174,7 @@ def alive(group: int) -> bool:
 
 
 @pytest.mark.usefixtures("store_here")
-@pytest.mark.parametrize("further", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("further", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_after_any_write_to_the_store_it_goes_on_and_ends_as_if_undisturbed(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, further: int
 ) -> None:

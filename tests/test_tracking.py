@@ -315,7 +315,7 @@ def test_what_a_server_keeps_is_fetched_without_weights_and_goes_with_the_connec
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(tracking, "_is_local", lambda run: False)
+    monkeypatch.setattr(tracking, "_is_local", lambda artifacts: False)
     tracker = Tracker("", folder)
     store(tracker, "a", 1.0, 0.8)
     assert found(tracker) == {"a": 0.9}
