@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genre_cls.folds import Fold, Indices
-from genre_cls.models import seen
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
+from genre_cls.views import seen
 from genre_cls.windows import cover_starts, repeat_to, treatment
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
@@ -86,7 +86,7 @@ class FoldData(pl.LightningDataModule):
         return Windows(self, self.cover(self.fold.test))
 
     def standardisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, over the training tracks alone, of each value that is shown (`models.shape_of`)."""
+        """Mean and deviation, over the training tracks alone, of each value that is shown (`views.shape_of`)."""
         view = self.windowing.view
         if treatment(view) == "modulation":
             windows = Windows(self, self.cover(self.fold.train))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genre_cls.features import FeatureSpec, cosines, extract, mel_frequencies
 from genre_cls.modelfile import Network, Usage
-from genre_cls.models import mfccs
 from genre_cls.prediction import Explanation
+from genre_cls.views import mfccs
 from genre_cls.windows import cover_starts, is_of_mfccs, repeat_to, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path

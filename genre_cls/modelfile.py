@@ -22,9 +22,9 @@ from genre_cls import models
 from genre_cls.calibration import checked_temperature
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec
-from genre_cls.models import shape_of, shown
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
+from genre_cls.views import shape_of, shown
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
 LARGEST_STFT = 1 << 27  # values of a clip's STFT, 1 GB; a hundred times what the default spec gives

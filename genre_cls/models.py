@@ -3,19 +3,12 @@
 A new model is a class whose first argument is `n_genres`, and a file in `conf/model/` that names it.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from genre_cls.features import cosines
-from genre_cls.windows import is_of_mfccs, treatment
-
-MODULATION_BANDS, MODULATION_RATES = 32, 12  # of a modulation spectrum
-SLOWEST = 2  # cycles a window
-N_MFCC = 20  # coefficients of a view of MFCCs
-QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
+from genre_cls.views import averages
 
 
 class GenreCNN(nn.Module):
@@ -131,19 +124,6 @@ class TimeStatistics(nn.Module):
         return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=2).flatten(1)
 
 
-def averages(n_bins: int, bands: int, *, like: Tensor) -> Tensor:
-    """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few.
-
-    Args:
-        n_bins: rows that are averaged.
-        bands: slices of them.
-        like: what the matrix is to be multiplied with.
-    """
-    bins, band = torch.arange(n_bins, device=like.device), torch.arange(bands, device=like.device)[:, None]
-    inside = (bins >= band * n_bins // bands) & (bins * bands < (band + 1) * n_bins)
-    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
-
-
 def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU; the stride thins the maps out before they are computed."""
     return nn.Sequential(
@@ -156,73 +136,6 @@ def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -
 def n_parameters(model: nn.Module) -> int:
     """Number of trainable weights."""
     return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
-
-
-def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tensor:
-    """What a model is shown in a view: each value with zero mean and unit variance, float32, channels last.
-
-    Of the levelled view, the clip's mean spectrum has been taken away before.
-
-    Args:
-        features: `(batch, 1, n_bins, n_frames)` as extracted.
-        mean: of each value that is shown, of the `shape_of` the view.
-        deviation: likewise.
-        view: one of `windows.VIEWS`.
-    """
-    return ((seen(features, view).float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
-
-
-def seen(features: Tensor, view: str) -> Tensor:
-    """What there is to see in windows `(..., n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
-    values = mfccs(features) if is_of_mfccs(view) else features
-    return modulation_spectrum(values) if treatment(view) == "modulation" else values
-
-
-def shape_of(view: str, n_bins: int) -> tuple[int, int]:
-    """Shape of a view's standardisation: a value for each bin, or for each band and rate."""
-    n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
-    return (min(n_values, MODULATION_BANDS), MODULATION_RATES) if treatment(view) == "modulation" else (n_values, 1)
-
-
-def mfccs(features: Tensor) -> Tensor:
-    """The first `N_MFCC` cepstral coefficients `(..., n_mfcc, n_frames)` of mel bands `(..., n_mels, n_frames)`, dB."""
-    n_mels = features.shape[-2]
-    basis = cosines(min(n_mels, N_MFCC), n_mels).clone()  # what is cached may have been made in inference mode
-    with torch.autocast(features.device.type, enabled=False):  # of tens of dB bfloat16 would leave whole ones
-        return basis.to(features.device) @ features.float()
-
-
-def modulation_spectrum(features: Tensor) -> Tensor:
-    """How strongly each band swells and fades at each rate: what rhythm and articulation leave when all else is gone.
-
-    Args:
-        features: `(batch, 1, n_bins, n_frames)` as extracted.
-
-    Returns:
-        Log energies `(batch, 1, n_bands, n_rates)`, float32. The rates are spaced evenly by their logarithm, from
-        `SLOWEST` cycles a window to half a cycle a frame.
-
-    Source: Pampalk, Computational models of music similarity, PhD thesis, TU Wien (2006), ch. 2.2, fluctuation
-    patterns; without its weights for how loud and how strong a fluctuation is felt, which are for a model to learn.
-    """
-    (n_bins, n_frames), features = features.shape[2:], features.float()
-    with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
-        waves = averages(n_bins, min(n_bins, MODULATION_BANDS), like=features) @ features
-        waves = (waves - waves.mean(dim=3, keepdim=True)) * torch.hann_window(n_frames, device=features.device)
-        cycles, bands = _modulation_bands(n_frames, features.device)
-        angles = cycles * torch.arange(n_frames, device=features.device)[:, None] * (2 * math.pi / n_frames)
-        energies = (waves @ angles.cos()).square() + (waves @ angles.sin()).square()  # matrices, which ONNX knows, too
-        return (energies @ bands + QUIETEST).log()
-
-
-def _modulation_bands(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cycles a window of each Fourier coefficient `(n_cycles,)`, and what averages them `(n_cycles, n_rates)`."""
-    cycles = torch.arange(n_frames // 2 + 1, device=device)
-    edges = torch.logspace(math.log10(SLOWEST), math.log10(max(n_frames / 2, 2 * SLOWEST)), MODULATION_RATES + 1)
-    low, high = edges[:-1].to(device), edges[1:].to(device)
-    nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for rates between which there is none
-    inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)
-    return cycles, inside / inside.sum(dim=0)
 
 
 def arithmetic(precision: str, *, accelerator: bool) -> str:

@@ -19,9 +19,10 @@ from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
 from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
-from genre_cls.models import arithmetic, on_accelerator, shown
+from genre_cls.models import arithmetic, on_accelerator
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions
+from genre_cls.views import shown
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
@@ -32,7 +33,7 @@ class GenreModule(pl.LightningModule):
 
     Args:
         model: `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
-        standardisation: mean and standard deviation of each value that is shown (`models.shape_of`).
+        standardisation: mean and standard deviation of each value that is shown (`views.shape_of`).
         augmentation: what is done to training batches.
         make_optimizer: from weights to optimiser.
         make_schedule: from optimiser and total number of steps to schedule.

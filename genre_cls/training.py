@@ -15,10 +15,10 @@ from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
-from genre_cls.models import seen
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
+from genre_cls.views import seen
 from genre_cls.windows import is_of_mfccs, treatment
 
 SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from genre_cls.data import FoldData, standardisation
 from genre_cls.folds import Fold
-from genre_cls.models import modulation_spectrum, shape_of
 from genre_cls.recipe import GROWING, crop_lengths
 from genre_cls.store import Features
 from genre_cls.task import genre_means
+from genre_cls.views import modulation_spectrum, shape_of
 from genre_cls.windows import cover_starts, repeat_to
 
 MakeData = Callable[..., FoldData]

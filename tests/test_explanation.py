@@ -18,7 +18,7 @@ from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract
 from genre_cls.modelfile import Network, Usage
-from genre_cls.models import mfccs
+from genre_cls.views import mfccs
 from genre_cls.windows import TREATMENTS, VIEWS, cover_starts, repeat_to, treatment
 
 SMALL = replace(SPECS["another rate"], n_mels=24)
@@ -51,8 +51,12 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     heard = whole - whole.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else whole
     starts = cover_starts(whole.shape[1], n_frames, usage.overlap)
     windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
-    mean = mfccs(torch.eye(spec.n_bins)).T @ network.mean if view.startswith("mfcc") else network.mean
-    origins = windows.mean(dim=3, keepdim=True) if treatment(view) == "modulation" else mean[None, None]
+    if treatment(view) == "modulation":
+        origins = windows.mean(dim=3, keepdim=True)
+    else:
+        origins = (mfccs(torch.eye(spec.n_bins)).T @ network.mean if view.startswith("mfcc") else network.mean)[
+            None, None
+        ]
     with torch.no_grad():
         gained = (network(windows) - network(origins.expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):

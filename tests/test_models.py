@@ -1,9 +1,7 @@
 """The networks: any input size, the depths and sizes that their names promise, no window that sees its neighbours."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
@@ -11,11 +9,9 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
-from genre_cls.features import FeatureSpec, extract
-from genre_cls.models import TimeStatistics, TutorialCNN, modulation_spectrum, n_parameters, seen, shape_of
-from genre_cls.windows import TREATMENTS
+from genre_cls.models import TimeStatistics, TutorialCNN, n_parameters
 
 Compose = Callable[..., DictConfig]
 
@@ -120,62 +116,3 @@ def test_time_statistics_are_mean_maximum_and_deviation_of_each_band(n_bands: in
 def test_without_bands_there_is_nothing_to_classify(composed: Compose) -> None:
     with pytest.raises(InstantiationException, match="bands=0: must be"):
         instantiate(composed("model=basic", "model.bands=0").model, n_genres=2)
-
-
-def waves(cycles: float, bands: slice, loud: float = 10.0, n_bins: int = 64, n_frames: int = 108) -> Tensor:
-    """Some bins swell and fade so many times a window."""
-    features = torch.full((1, 1, n_bins, n_frames), -30.0)
-    features[:, :, bands] += loud * torch.sin(torch.arange(n_frames) * (2 * torch.pi * cycles / n_frames))
-    return features
-
-
-@pytest.mark.parametrize("n_mels", [8, 64])
-def test_views_of_mfccs_are_the_views_of_extracted_mfccs(n_mels: int) -> None:
-    waveform = np.random.default_rng(n_mels).normal(0, 0.1, 22050).astype(np.float32)
-    mel = FeatureSpec(kind="mel", n_mels=n_mels)
-    by_spec = extract(waveform, [mel, replace(mel, kind="mfcc", n_mfcc=min(n_mels, 20))])
-    bands, coefficients = (torch.from_numpy(each)[None, None] for each in by_spec)
-    for view in TREATMENTS:
-        got, expected = seen(bands, f"mfcc_{view}"), seen(coefficients, view)
-        assert got.shape == expected.shape and got.shape[2:][0] == shape_of(f"mfcc_{view}", n_mels)[0]
-        assert (got - expected).abs().max() < (0.1 if view == "modulation" else 0.3)  # float16's steps, of 40 to 400 dB
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(seen(bands, "mfcc_plain"), seen(bands.clone(), "mfcc_plain").float())
-        assert seen(bands, "mfcc_plain").dtype == torch.float32
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.floats(3, 50), st.integers(0, 31))
-def test_what_swells_in_a_band_at_a_rate_shows_there_in_the_modulation_spectrum(cycles: float, band: int) -> None:
-    (spectrum,) = modulation_spectrum(waves(cycles, slice(2 * band, 2 * band + 2)))[0]
-    assert spectrum.shape == (32, 12)
-    strongest, rate = divmod(int(spectrum.argmax()), 12)
-    edges = np.geomspace(2, 54, 13)
-    assert strongest == band and edges[rate] - 2 <= cycles <= edges[rate + 1] + 2  # a Hann window blurs by two cycles
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 40), st.integers(2, 60), st.integers(0, 10**6))
-def test_the_modulation_spectrum_is_that_of_numpys_fourier_transform(n_bins: int, n_frames: int, seed: int) -> None:
-    features = np.random.default_rng(seed).normal(-40, 10, (n_bins, n_frames)).astype(np.float32)
-    (got,) = modulation_spectrum(torch.from_numpy(features)[None, None])[0].numpy()
-    assert got.shape == shape_of("modulation", n_bins) and np.isfinite(got).all()
-    if n_bins <= 32:
-        window = torch.hann_window(n_frames).numpy()
-        moved = (features - features.mean(axis=1, keepdims=True)) * window
-        energies = np.abs(np.fft.rfft(moved)) ** 2 + 1e-3
-        assert (np.exp(got) <= energies.max(axis=1, keepdims=True) * 1.01 + 1e-2).all()
-        assert (np.exp(got) >= energies.min(axis=1, keepdims=True) * 0.99 - 1e-2).all()
-
-
-def test_the_modulation_spectrum_knows_neither_loudness_nor_colour() -> None:
-    features, colour = waves(7, slice(10, 30)), torch.randn(64, 1) * 20
-    assert torch.allclose(modulation_spectrum(features), modulation_spectrum(features + colour), atol=1e-2)
-
-
-def test_bfloat16_does_not_blur_the_modulation_spectrum() -> None:
-    features = torch.randn(2, 1, 64, 108) * 10 - 40
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(modulation_spectrum(features), modulation_spectrum(features.clone()))
-        blurred = modulation_spectrum(features)
-    assert torch.equal(blurred, modulation_spectrum(features))

@@ -1,0 +1,108 @@
+"""What a model is shown of a window: the MFCCs that there are to extract, and what moves in it, no more."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genre_cls.features import FeatureSpec, extract
+from genre_cls.views import modulation_spectrum, patterns, seen, shape_of
+from genre_cls.windows import TREATMENTS
+
+
+def waves(cycles: float, bands: slice, loud: float = 10.0, n_bins: int = 64, n_frames: int = 108) -> Tensor:
+    """Some bins swell and fade so many times a window."""
+    features = torch.full((1, 1, n_bins, n_frames), -30.0)
+    features[:, :, bands] += loud * torch.sin(torch.arange(n_frames) * (2 * torch.pi * cycles / n_frames))
+    return features
+
+
+@pytest.mark.parametrize("n_mels", [8, 64])
+def test_views_of_mfccs_are_the_views_of_extracted_mfccs(n_mels: int) -> None:
+    waveform = np.random.default_rng(n_mels).normal(0, 0.1, 22050).astype(np.float32)
+    mel = FeatureSpec(kind="mel", n_mels=n_mels)
+    by_spec = extract(waveform, [mel, replace(mel, kind="mfcc", n_mfcc=min(n_mels, 20))])
+    bands, coefficients = (torch.from_numpy(each)[None, None] for each in by_spec)
+    for view in TREATMENTS:
+        got, expected = seen(bands, f"mfcc_{view}"), seen(coefficients, view)
+        assert got.shape == expected.shape and got.shape[2:][0] == shape_of(f"mfcc_{view}", n_mels)[0]
+        assert (got - expected).abs().max() < (0.1 if view == "modulation" else 0.3)  # float16's steps, of 40 to 400 dB
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(seen(bands, "mfcc_plain"), seen(bands.clone(), "mfcc_plain").float())
+        assert seen(bands, "mfcc_plain").dtype == torch.float32
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(3, 50), st.integers(0, 31))
+def test_what_swells_in_a_band_at_a_rate_shows_there_in_the_modulation_spectrum(cycles: float, band: int) -> None:
+    (spectrum,) = modulation_spectrum(waves(cycles, slice(2 * band, 2 * band + 2)))[0]
+    assert spectrum.shape == (78, 12)
+    strongest, rate = divmod(int(spectrum[:32].argmax()), 12)
+    edges = np.geomspace(2, 54, 13)
+    assert strongest == band and edges[rate] - 2 <= cycles <= edges[rate + 1] + 2  # a Hann window blurs by two cycles
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.floats(0, 2 * np.pi), st.floats(4, 40))
+def test_a_ripple_that_swells_shows_in_the_wavelets_as_coarse_as_it_is(
+    octave: int, phase: float, cycles: float
+) -> None:
+    n_bins, n_frames = 64, 108
+    ripple = torch.cos(2**octave * 2 * np.pi * torch.arange(n_bins) / n_bins + phase)
+    swell = torch.sin(2 * np.pi * cycles * torch.arange(n_frames) / n_frames)
+    (spectrum,) = modulation_spectrum(-40 + 5 * ripple[:, None] * swell[None, None, None])[0]
+    wavelets = spectrum[32 + 20 :].amax(dim=1)  # 1, 3, 7 and 15 of them
+    first, last = 2**octave - octave - 1, 2 ** (octave + 1) - octave - 2
+    inside, outside = wavelets[first:last], torch.cat([wavelets[:first], wavelets[last:]])
+    assert len(inside) == 2**octave - 1 and len(wavelets) == 26
+    assert inside.min() > outside.max()  # wherever they are, and whatever the ripple's phase
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 200))
+def test_wavelets_have_no_mean_and_one_size_wherever_they_are(n_bins: int) -> None:
+    rows = torch.complex(*patterns(n_bins))
+    assert rows.shape[0] == shape_of("modulation", n_bins)[0]
+    wavelets = rows[min(n_bins, 32) + min(n_bins, 20) :]
+    assert len(wavelets) == (0 if n_bins < 8 else 2 ** (int(np.log2(n_bins / 4)) + 1) - int(np.log2(n_bins / 4)) - 2)
+    assert torch.allclose(wavelets.abs().square().sum(dim=1), torch.ones(len(wavelets)), atol=1e-5)
+    assert wavelets.sum(dim=1).abs().max() < 0.1 if len(wavelets) else True
+
+
+def test_patterns_first_used_without_gradients_or_device_can_be_differentiated_later() -> None:
+    with torch.inference_mode(), torch.device("meta"):
+        shape_of("modulation", 50)
+    features = torch.randn(1, 1, 50, 30, requires_grad=True)
+    modulation_spectrum(features).sum().backward()
+    assert features.grad is not None and features.grad.abs().min() > 0
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 40), st.integers(2, 60), st.integers(0, 10**6))
+def test_the_modulation_spectrum_is_that_of_numpys_fourier_transform(n_bins: int, n_frames: int, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(-40, 10, (n_bins, n_frames)).astype(np.float32)
+    (got,) = modulation_spectrum(torch.from_numpy(features)[None, None])[0].numpy()
+    assert got.shape == shape_of("modulation", n_bins) and np.isfinite(got).all()
+    if n_bins <= 32:
+        window = torch.hann_window(n_frames).numpy()
+        moved = (features - features.mean(axis=1, keepdims=True)) * window
+        energies, got = np.abs(np.fft.rfft(moved)) ** 2 + 1e-3, got[:n_bins]  # the bands are the bins
+        assert (np.exp(got) <= energies.max(axis=1, keepdims=True) * 1.01 + 1e-2).all()
+        assert (np.exp(got) >= energies.min(axis=1, keepdims=True) * 0.99 - 1e-2).all()
+
+
+def test_the_modulation_spectrum_knows_neither_loudness_nor_colour() -> None:
+    features, colour = waves(7, slice(10, 30)), torch.randn(64, 1) * 20
+    assert torch.allclose(modulation_spectrum(features), modulation_spectrum(features + colour), atol=1e-2)
+
+
+def test_bfloat16_does_not_blur_the_modulation_spectrum() -> None:
+    features = torch.randn(2, 1, 64, 108) * 10 - 40
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(modulation_spectrum(features), modulation_spectrum(features.clone()))
+        blurred = modulation_spectrum(features)
+    assert torch.equal(blurred, modulation_spectrum(features))
