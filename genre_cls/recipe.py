@@ -69,7 +69,7 @@ class Augmentation:
         partner = torch.randperm(len(features)).to(features.device)
         if not self.mixup:
             return features, partner, 1.0
-        drawn = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
+        drawn = float(torch.distributions.Beta(self.mixup, self.mixup, validate_args=False).sample())
         share = max(drawn, 1 - drawn)
         return features.lerp(features[partner], 1 - share), partner, share
 

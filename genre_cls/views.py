@@ -1,6 +1,8 @@
 """What a model is shown of a window: one of `windows.VIEWS`, each value with zero mean and unit variance."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -39,7 +41,7 @@ def seen(features: Tensor, view: str) -> Tensor:
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
     """Shape of a view's standardisation: a value for each bin, or for each pattern and rate."""
     n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
-    return (patterns(n_values).shape[1], N_RATES) if treatment(view) == "modulation" else (n_values, 1)
+    return (len(patterns(n_values)[1]), N_RATES) if treatment(view) == "modulation" else (n_values, 1)
 
 
 def mfccs(features: Tensor) -> Tensor:
@@ -65,58 +67,75 @@ def modulation_spectrum(features: Tensor) -> Tensor:
     Andén, Lostanlen & Mallat, Joint time-frequency scattering, IEEE Trans. Signal Processing 67(14), 2019, of which
     wavelets along the bins are taken, without a sense of direction.
     """
-    (n_bins, n_frames), features = features.shape[2:], features.float()
+    n_bins, n_frames = map(int, features.shape[2:])
+    seen_through, rows = (matrix.to(features.device) for matrix in patterns(n_bins))
+    waves, rates = (matrix.to(features.device) for matrix in _fourier(n_frames))
     with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
-        waves = patterns(int(n_bins)).clone().to(features.device) @ features  # (batch, 2, n_rows, n_frames)
-        waves = (waves - waves.mean(dim=3, keepdim=True)) * torch.hann_window(n_frames, device=features.device)
-        cycles, bands = _modulation_bands(n_frames, features.device)
-        angles = cycles * torch.arange(n_frames, device=features.device)[:, None] * (2 * math.pi / n_frames)
-        energies = (waves @ angles.cos()).square() + (waves @ angles.sin()).square()  # matrices, which ONNX knows, too
-        return (energies.sum(dim=1, keepdim=True) @ bands + QUIETEST).log()
+        moving = features.float() - features.float().mean(dim=3, keepdim=True)
+        energies = (seen_through @ (moving @ waves)).square()  # (batch, 1, n_patterns, 2 * n_cycles)
+        return (rows @ (energies @ rates) + QUIETEST).log()
 
 
 @cache
-def patterns(n_bins: int) -> Tensor:
+def patterns(n_bins: int) -> tuple[Tensor, Tensor]:
     """What is watched for modulations: bands, cosines over all bins, and wavelets of each octave of coarseness.
 
     Cosines of mel bands are their MFCCs; those of MFCCs are mel bands again, or nearly.
 
     Returns:
-        Real and imaginary parts `(2, n_rows, n_bins)`; bands and cosines have no imaginary one.
+        The patterns `(n_patterns, n_bins)`, of wavelets the real parts, then the imaginary ones; and what makes rows of
+        their energies, where a wavelet's is that of both parts `(n_rows, n_patterns)`.
     """
-    with torch.device("cpu"):  # who first asks may be building networks without weights, on no device
-        bands = averages(n_bins, min(n_bins, N_BANDS), like=torch.empty(0))
+    with constants():
         octaves = range(1, 1 + int(math.log2(max(n_bins / FINEST, 1))))
-        wavelets = [_wavelets(n_bins, 2**octave) for octave in octaves]
-        rows = torch.cat([bands, cosines(min(n_bins, N_MFCC), n_bins), *wavelets])
-        return torch.stack([rows.real, rows.imag if rows.is_complex() else torch.zeros_like(rows)])
+        wavelets = torch.cat([torch.empty(2, 0, n_bins), *(_wavelets(n_bins, 2**octave) for octave in octaves)], dim=1)
+        bands = averages(n_bins, min(n_bins, N_BANDS))
+        seen_through = torch.cat([bands, cosines(min(n_bins, N_MFCC), n_bins), *wavelets])
+        rows = torch.eye(len(seen_through) - wavelets.shape[1])
+        return seen_through, torch.cat([rows, rows[:, len(rows) - wavelets.shape[1] :]], dim=1)
 
 
 def _wavelets(n_bins: int, n_cycles: int) -> Tensor:
-    """Two cycles each of `n_cycles` over all bins, under Hann windows that overlap by half `(n_cycles - 1, n_bins)`."""
+    """Two cycles each of `n_cycles` over all bins, under Hann windows that overlap by half.
+
+    Returns:
+        Real and imaginary parts `(2, n_cycles - 1, n_bins)`.
+    """
     cycles = (torch.arange(n_bins) + 0.5) * n_cycles / n_bins - torch.arange(1, n_cycles)[:, None]
     window = torch.where(cycles.abs() < 1, (cycles * math.pi / 2).cos().square(), 0)
-    return torch.polar(window / window.norm(dim=1, keepdim=True), cycles * 2 * math.pi)
+    angles = cycles * 2 * math.pi
+    return window / window.norm(dim=1, keepdim=True) * torch.stack([angles.cos(), angles.sin()])
 
 
-def _modulation_bands(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cycles a window of each Fourier coefficient `(n_cycles,)`, and what averages them `(n_cycles, n_rates)`."""
-    cycles = torch.arange(n_frames // 2 + 1, device=device)
-    edges = torch.logspace(math.log10(SLOWEST), math.log10(max(n_frames / 2, 2 * SLOWEST)), N_RATES + 1)
-    low, high = edges[:-1].to(device), edges[1:].to(device)
-    nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for rates between which there is none
-    inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)
-    return cycles, inside / inside.sum(dim=0)
+@cache
+def _fourier(n_frames: int) -> tuple[Tensor, Tensor]:
+    """A windowed Fourier transform as a matrix, since ONNX knows none of any length, and what makes rates of energies.
 
-
-def averages(n_bins: int, bands: int, *, like: Tensor) -> Tensor:
-    """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few.
-
-    Args:
-        n_bins: rows that are averaged.
-        bands: slices of them.
-        like: what the matrix is to be multiplied with.
+    Returns:
+        Cosines, then sines, of each number of cycles a window `(n_frames, 2 * n_cycles)`; `(2 * n_cycles, n_rates)`.
     """
-    bins, band = torch.arange(n_bins, device=like.device), torch.arange(bands, device=like.device)[:, None]
-    inside = (bins >= band * n_bins // bands) & (bins * bands < (band + 1) * n_bins)
-    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
+    with constants():
+        cycles = torch.arange(n_frames // 2 + 1)
+        angles = cycles * torch.arange(n_frames)[:, None] * (2 * math.pi / n_frames)
+        waves = torch.hann_window(n_frames)[:, None] * torch.cat([angles.cos(), angles.sin()], dim=1)
+        edges = torch.logspace(math.log10(SLOWEST), math.log10(max(n_frames / 2, 2 * SLOWEST)), N_RATES + 1)
+        low, high = edges[:-1], edges[1:]
+        nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for rates between which there is none
+        inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)
+        return waves, (inside / inside.sum(dim=0)).repeat(2, 1)
+
+
+@cache
+def averages(n_bins: int, bands: int) -> Tensor:
+    """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few."""
+    with constants():
+        bins, band = torch.arange(n_bins), torch.arange(bands)[:, None]
+        inside = (bins >= band * n_bins // bands) & (bins * bands < (band + 1) * n_bins)
+        return inside / inside.sum(dim=1, keepdim=True)
+
+
+@contextmanager
+def constants() -> Iterator[None]:
+    """Make tensors to keep: who first asks may want no gradients, or build networks without weights, on no device."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield

@@ -4,6 +4,6 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 [ -f mlruns/mlflow.db ] || { echo "error: no mlruns/mlflow.db in $PWD; scripts/train.sh makes one" >&2; exit 2; }
 port=5000
-[ "${1:-}" = --port ] && port=${2:-$port}
+[[ " $* " =~ \ (--port|-p)[=\ ]([0-9]+) ]] && port=${BASH_REMATCH[2]}
 echo "open http://127.0.0.1:$port/#/experiments?workflowType=machine_learning" >&2
 exec mlflow ui --backend-store-uri "sqlite:///$PWD/mlruns/mlflow.db" --host 127.0.0.1 "$@"
