@@ -98,5 +98,4 @@ def _logit(network: Network, basis: Tensor, mels: Tensor, genre: int) -> Tensor:
 
 def _basis(spec: FeatureSpec) -> Tensor:
     """From mel bands to features `(n_bins, n_mels)`."""
-    # A clone, as what is cached may have been made in inference mode.
-    return torch.eye(spec.n_mels) if spec.kind == "mel" else cosines(spec.n_mfcc, spec.n_mels).clone()
+    return torch.eye(spec.n_mels) if spec.kind == "mel" else cosines(spec.n_mfcc, spec.n_mels)

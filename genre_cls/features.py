@@ -1,6 +1,7 @@
 """A waveform to log-mel spectrograms and MFCCs, with one STFT for all that are asked for."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+CPU = torch.device("cpu")
 AMIN = 1e-10  # power below which decibels stop falling: -100 dB, librosa's value
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, from those frequencies alone that one of them spans
@@ -179,6 +181,14 @@ def filterbank(spec: FeatureSpec) -> Tensor:
 
 
 @lru_cache
-def cosines(n_mfcc: int, n_mels: int) -> Tensor:
+def cosines(n_mfcc: int, n_mels: int, device: torch.device = CPU) -> Tensor:
     """The DCT-II `(n_mfcc, n_mels)` that makes MFCCs of a log-mel spectrogram; its rows are orthonormal."""
-    return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()  # (n_mfcc, n_mels)
+    with constants(device):
+        return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()  # (n_mfcc, n_mels)
+
+
+@contextmanager
+def constants(device: torch.device) -> Iterator[None]:
+    """Make tensors to keep: who first asks may want no gradients, or build networks without weights, on no device."""
+    with torch.inference_mode(False), device:
+        yield

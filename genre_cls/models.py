@@ -118,7 +118,7 @@ class TimeStatistics(nn.Module):
         """Statistics `(batch, bands * channels * COUNT)` of maps `(batch, channels, bins, frames)`."""
         batch, n_channels, n_bins, n_frames = maps.shape
         flat = maps.permute(0, 2, 3, 1).flatten(2)  # (batch, bins, frames * channels), no copy of channels_last maps
-        means = averages(int(n_bins), self.bands).to(maps)
+        means = averages(int(n_bins), self.bands, maps.device).to(maps.dtype)
         rows = (means @ flat).float().view(batch, self.bands, n_frames, n_channels)
         mean = rows.mean(dim=2, keepdim=True)  # (batch, bands, 1, channels)
         variance = (rows - mean).square().mean(dim=2)  # many times faster than Tensor.var on a CPU

@@ -1,14 +1,12 @@
 """What a model is shown of a window: one of `windows.VIEWS`, each value with zero mean and unit variance."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from genre_cls.features import cosines
+from genre_cls.features import CPU, constants, cosines
 from genre_cls.windows import is_of_mfccs, treatment
 
 N_MFCC = 20  # coefficients of a view of MFCCs, and of a modulation spectrum
@@ -46,10 +44,9 @@ def shape_of(view: str, n_bins: int) -> tuple[int, int]:
 
 def mfccs(features: Tensor) -> Tensor:
     """The first `N_MFCC` cepstral coefficients `(..., n_mfcc, n_frames)` of mel bands `(..., n_mels, n_frames)`, dB."""
-    n_mels = features.shape[-2]
-    basis = cosines(min(n_mels, N_MFCC), n_mels).clone()  # what is cached may have been made in inference mode
+    n_mels = int(features.shape[-2])
     with torch.autocast(features.device.type, enabled=False):  # of tens of dB bfloat16 would leave whole ones
-        return basis.to(features.device) @ features.float()
+        return cosines(min(n_mels, N_MFCC), n_mels, features.device) @ features.float()
 
 
 def modulation_spectrum(features: Tensor) -> Tensor:
@@ -67,17 +64,17 @@ def modulation_spectrum(features: Tensor) -> Tensor:
     Andén, Lostanlen & Mallat, Joint time-frequency scattering, IEEE Trans. Signal Processing 67(14), 2019, of which
     wavelets along the bins are taken, without a sense of direction.
     """
-    n_bins, n_frames = map(int, features.shape[2:])
-    seen_through, rows = (matrix.to(features.device) for matrix in patterns(n_bins))
-    waves, rates = (matrix.to(features.device) for matrix in _fourier(n_frames))
+    (n_bins, n_frames), features = map(int, features.shape[2:]), features.float()
+    seen_through, rows = patterns(n_bins, features.device)
+    waves, rates = _fourier(n_frames, features.device)
     with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
-        moving = features.float() - features.float().mean(dim=3, keepdim=True)
+        moving = features - features.mean(dim=3, keepdim=True)
         energies = (seen_through @ (moving @ waves)).square()  # (batch, 1, n_patterns, 2 * n_cycles)
         return (rows @ (energies @ rates) + QUIETEST).log()
 
 
 @cache
-def patterns(n_bins: int) -> tuple[Tensor, Tensor]:
+def patterns(n_bins: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """What is watched for modulations: bands, cosines over all bins, and wavelets of each octave of coarseness.
 
     Cosines of mel bands are their MFCCs; those of MFCCs are mel bands again, or nearly.
@@ -86,11 +83,11 @@ def patterns(n_bins: int) -> tuple[Tensor, Tensor]:
         The patterns `(n_patterns, n_bins)`, of wavelets the real parts, then the imaginary ones; and what makes rows of
         their energies, where a wavelet's is that of both parts `(n_rows, n_patterns)`.
     """
-    with constants():
+    with constants(device):
         octaves = range(1, 1 + int(math.log2(max(n_bins / FINEST, 1))))
         wavelets = torch.cat([torch.empty(2, 0, n_bins), *(_wavelets(n_bins, 2**octave) for octave in octaves)], dim=1)
-        bands = averages(n_bins, min(n_bins, N_BANDS))
-        seen_through = torch.cat([bands, cosines(min(n_bins, N_MFCC), n_bins), *wavelets])
+        bands = averages(n_bins, min(n_bins, N_BANDS), device)
+        seen_through = torch.cat([bands, cosines(min(n_bins, N_MFCC), n_bins, device), *wavelets])
         rows = torch.eye(len(seen_through) - wavelets.shape[1])
         return seen_through, torch.cat([rows, rows[:, len(rows) - wavelets.shape[1] :]], dim=1)
 
@@ -108,13 +105,13 @@ def _wavelets(n_bins: int, n_cycles: int) -> Tensor:
 
 
 @cache
-def _fourier(n_frames: int) -> tuple[Tensor, Tensor]:
+def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """A windowed Fourier transform as a matrix, since ONNX knows none of any length, and what makes rates of energies.
 
     Returns:
         Cosines, then sines, of each number of cycles a window `(n_frames, 2 * n_cycles)`; `(2 * n_cycles, n_rates)`.
     """
-    with constants():
+    with constants(device):
         cycles = torch.arange(n_frames // 2 + 1)
         angles = cycles * torch.arange(n_frames)[:, None] * (2 * math.pi / n_frames)
         waves = torch.hann_window(n_frames)[:, None] * torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -126,16 +123,9 @@ def _fourier(n_frames: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def averages(n_bins: int, bands: int) -> Tensor:
+def averages(n_bins: int, bands: int, device: torch.device) -> Tensor:
     """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few."""
-    with constants():
+    with constants(device):
         bins, band = torch.arange(n_bins), torch.arange(bands)[:, None]
         inside = (bins >= band * n_bins // bands) & (bins * bands < (band + 1) * n_bins)
         return inside / inside.sum(dim=1, keepdim=True)
-
-
-@contextmanager
-def constants() -> Iterator[None]:
-    """Make tensors to keep: who first asks may want no gradients, or build networks without weights, on no device."""
-    with torch.inference_mode(False), torch.device("cpu"):
-        yield

@@ -51,14 +51,13 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     heard = whole - whole.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else whole
     starts = cover_starts(whole.shape[1], n_frames, usage.overlap)
     windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
+    mean = network.mean
     if treatment(view) == "modulation":
-        origins = windows.mean(dim=3, keepdim=True)
-    else:
-        origins = (mfccs(torch.eye(spec.n_bins)).T @ network.mean if view.startswith("mfcc") else network.mean)[
-            None, None
-        ]
+        mean = windows.mean(dim=3, keepdim=True)
+    elif view.startswith("mfcc"):
+        mean = mfccs(torch.eye(spec.n_bins)).T @ network.mean
     with torch.no_grad():
-        gained = (network(windows) - network(origins.expand_as(windows))).mean(dim=0)
+        gained = (network(windows) - network(mean.expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):
         said = explained([network], usage, waveform, genre)
         expected = float(gained[genre] - gained.mean())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genre_cls.features import FeatureSpec, extract
+from genre_cls.features import FeatureSpec, cosines, extract
 from genre_cls.views import modulation_spectrum, patterns, seen, shape_of
 from genre_cls.windows import TREATMENTS
 
@@ -76,6 +76,8 @@ def test_wavelets_have_no_mean_and_one_size_wherever_they_are(n_bins: int) -> No
 
 
 def test_patterns_first_used_without_gradients_or_device_can_be_differentiated_later() -> None:
+    patterns.cache_clear()
+    cosines.cache_clear()
     with torch.inference_mode(), torch.device("meta"):
         shape_of("modulation", 50)
     features = torch.randn(1, 1, 50, 30, requires_grad=True)
