@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genre_cls.features import CPU
 from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
@@ -16,6 +17,10 @@ from genre_cls.views import seen
 from genre_cls.windows import cover_starts, repeat_to, treatment
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
+Cut = tuple[int, int]  # track, first frame
+
+# Values of all windows of a batch that is not learned from: what a core's caches hold, or what keeps a GPU busy.
+ON_CPU, ON_GPU = 2**19, 2**24
 
 
 @dataclass(frozen=True)
@@ -51,25 +56,20 @@ class FoldData(pl.LightningDataModule):
         labels: genre of each track `(n_tracks,)`.
         fold: who teaches and who judges.
         windowing: how tracks are cut.
+        device: where the model will be; 30 s of 1000 tracks take 330 MB there, and a GPU then cuts its own crops.
     """
 
-    def __init__(self, features: Features, labels: Indices, fold: Fold, windowing: Windowing) -> None:
+    def __init__(
+        self, features: Features, labels: Indices, fold: Fold, windowing: Windowing, device: torch.device = CPU
+    ) -> None:
         super().__init__()
-        self.clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
-        nothing = torch.zeros(features.spec.n_bins, 1, dtype=torch.float16)
+        clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
+        self.clips = [clip.to(device) for clip in clips]
         levelled = treatment(windowing.view) == "levelled"
-        self.levels = [clip.float().mean(dim=1, keepdim=True) if levelled else nothing for clip in self.clips]
+        self.levels = [clip.float().mean(dim=1, keepdim=True) for clip in self.clips] if levelled else []
         self.seconds_per_frame = features.spec.seconds_per_frame
-        self.labels = torch.from_numpy(labels)
+        self.labels = torch.from_numpy(labels).to(device)
         self.fold, self.windowing = fold, windowing
-
-    def setup(self, stage: str) -> None:
-        """Move all clips to where the model is: 30 s of 1000 tracks take 165 MB, and a GPU then cuts its own crops."""
-        assert self.trainer  # which calls this
-        device = self.trainer.strategy.root_device
-        self.clips = [clip.to(device) for clip in self.clips]
-        self.levels = [level.to(device) for level in self.levels]
-        self.labels = self.labels.to(device)
 
     def train_dataloader(self) -> "Crops":
         """Random crops, one of each training track an epoch."""
@@ -78,26 +78,33 @@ class FoldData(pl.LightningDataModule):
     def val_dataloader(self) -> list["Windows"]:
         """Centre windows of the held-out tracks and of the inner validation tracks."""
         parts = [self.fold.test, self.fold.val] if len(self.fold.val) else [self.fold.test]
-        n_frames = self.windowing.n_frames
-        return [Windows(self, [(int(i), self.last_start(i, n_frames) // 2) for i in part]) for part in parts]
+        return [Windows(self, self.centres(part)) for part in parts]
 
     def predict_dataloader(self) -> "Windows":
         """Every frame of the held-out tracks, in windows."""
         return Windows(self, self.cover(self.fold.test))
 
     def standardisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, over the training tracks alone, of each value that is shown (`views.shape_of`)."""
+        """Mean and deviation, over the training tracks alone, of each value that is shown (`views.shape_of`).
+
+        A modulation spectrum's are those of the tracks' centre windows, the others' those of all frames.
+        """
         view = self.windowing.view
         if treatment(view) == "modulation":
-            windows = Windows(self, self.cover(self.fold.train))
+            windows = Windows(self, self.centres(self.fold.train))
             spectra = torch.cat([seen(features, view) for features, _ in windows])[:, 0]
             deviation, mean = torch.std_mean(spectra, dim=0, correction=0)
             return mean, torch.where(deviation > 1e-4, deviation, 1.0)
-        mean, deviation = standardisation(seen(self.clips[i] - self.levels[i], view) for i in self.fold.train)
+        clips = (self.clips[i] - self.levels[i] if self.levels else self.clips[i] for i in self.fold.train)
+        mean, deviation = standardisation(seen(clip, view) for clip in clips)
         return mean[:, None], deviation[:, None]
 
-    def cover(self, tracks: Indices) -> list[tuple[int, int]]:
-        """Windows (track, first frame) that cover the tracks, evenly spread, the last one ending with the track."""
+    def centres(self, tracks: Indices) -> list[Cut]:
+        """The window in the middle of each of some tracks."""
+        return [(int(track), self.last_start(track, self.windowing.n_frames) // 2) for track in tracks]
+
+    def cover(self, tracks: Indices) -> list[Cut]:
+        """Windows that cover the tracks, evenly spread, the last one ending with the track."""
         n_frames, overlap = self.windowing.n_frames, self.windowing.overlap
         return [
             (int(track), start)
@@ -115,12 +122,15 @@ class FoldData(pl.LightningDataModule):
         places = np.searchsorted(self.fold.test, tracks)  # the fold's indices are sorted
         return WindowPredictions(places, starts * self.seconds_per_frame, probabilities)
 
-    def batch(self, windows: Sequence[tuple[int, int]], n_frames: int) -> Batch:
-        """Cut windows (track, first frame) of `n_frames` each and stack them."""
-        cut = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in windows])
-        tracks = [track for track, _ in windows]
-        features = cut - torch.stack([self.levels[track] for track in tracks])
-        return features[:, None], self.labels[tracks]  # (batch, 1, n_bins, n_frames)
+    def batches(self, windows: Sequence[Cut], n_frames: int, size: int) -> Iterator[Batch]:
+        """Cut windows of `n_frames` each and stack them, `size` at a time."""
+        labels = self.labels[[track for track, _ in windows]]  # all at once: at each copy to it, a GPU is waited for
+        for first in range(0, len(windows), size):
+            some = windows[first : first + size]
+            features = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in some])
+            if self.levels:
+                features = features - torch.stack([self.levels[track] for track, _ in some])
+            yield features[:, None], labels[first : first + size]  # (batch, 1, n_bins, n_frames)
 
     def last_start(self, track: int, n_frames: int) -> int:
         """First frame of the last window of `n_frames` that fits into a track."""
@@ -130,16 +140,16 @@ class FoldData(pl.LightningDataModule):
 class Windows:
     """Fixed windows in order, in batches."""
 
-    def __init__(self, data: FoldData, windows: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, data: FoldData, windows: Sequence[Cut]) -> None:
         self.data, self.windows = data, windows
+        at_once = ON_GPU if data.labels.is_cuda else ON_CPU
+        self.batch_size = max(1, at_once // (data.clips[0].shape[0] * data.windowing.n_frames))
 
     def __len__(self) -> int:
-        return -(-len(self.windows) // self.data.windowing.batch_size)
+        return -(-len(self.windows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        size, n_frames = self.data.windowing.batch_size, self.data.windowing.n_frames
-        for start in range(0, len(self.windows), size):
-            yield self.data.batch(self.windows[start : start + size], n_frames)
+        return self.data.batches(self.windows, self.data.windowing.n_frames, self.batch_size)
 
 
 class Crops:
@@ -158,9 +168,8 @@ class Crops:
         n_frames = next(self.lengths, self.data.windowing.n_frames)
         order = self.generator.permutation(self.tracks)
         starts = [int(self.generator.integers(self.data.last_start(track, n_frames) + 1)) for track in order]
-        windows = list(zip(order.tolist(), starts, strict=True))
-        for batch in range(len(self)):
-            yield self.data.batch(windows[batch * self.batch_size : (batch + 1) * self.batch_size], n_frames)
+        windows = list(zip(order.tolist(), starts, strict=True))[: len(self) * self.batch_size]
+        return self.data.batches(windows, n_frames, self.batch_size)
 
 
 def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -172,8 +181,8 @@ def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         Two float32 vectors `(n_bins,)`; a bin that never changes gets a deviation of 1.
     """
-    moments, lengths = zip(*((torch.stack(_moments(clip)), clip.shape[1]) for clip in clips), strict=True)
-    variances, means = torch.stack(moments, dim=1)  # (n_clips, n_bins) each
+    moments, lengths = zip(*((_moments(clip), clip.shape[1]) for clip in clips), strict=True)
+    variances, means = torch.stack(moments, dim=1).cpu().double()  # (n_clips, n_bins) each; some GPUs know no float64
     weights = torch.tensor(lengths, dtype=torch.float64)[:, None]
     weights /= weights.sum()
     mean = (weights * means).sum(dim=0)
@@ -183,6 +192,5 @@ def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), deviation.float()
 
 
-def _moments(clip: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(clip.float(), dim=1, correction=0)
-    return variance.double(), mean.double()
+def _moments(clip: Tensor) -> Tensor:
+    return torch.stack(torch.var_mean(clip.float(), dim=1, correction=0))

@@ -4,17 +4,15 @@ import atexit
 import gc
 import logging
 import math
-import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing import parent_process
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, cpu_count, delayed
-from omegaconf import DictConfig
+from filelock import Timeout
+from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import plots
 from genre_cls.artifacts import (
@@ -31,16 +29,15 @@ from genre_cls.catalogue import Track
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import mel_frequencies
 from genre_cls.folds import Fold
-from genre_cls.identity import Identity
-from genre_cls.lifeline import end_with
+from genre_cls.identity import Identity, identify
 from genre_cls.modelfile import Weights, saved
-from genre_cls.models import n_parameters, on_accelerator
-from genre_cls.progress import progress_bar
-from genre_cls.scoring import ConfigResult, Curves, FoldResult, GenreMeans, voted
+from genre_cls.models import n_parameters
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.spool import Spool
 from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
-from genre_cls.training import Member, check_buildable, new_model, train_member
+from genre_cls.training import check_buildable, new_model
+from genre_cls.voting import Trainings, n_workers
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +64,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         tracker = Tracker(uri, Path(folder))
         with tracker.failures_told():
             tracker.close_dead()
+    _ahead.expect(configurations)
 
 
 def judge(cfg: DictConfig, identity: Identity) -> float:
@@ -84,10 +82,12 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
     Raises:
         UserError: the data or the device do not allow it.
     """
-    task = load(cfg)
-    if task is None:
-        return math.nan
-    job = _Job(cfg, task, identity)
+    job = _ahead.take(identity)
+    if not job:
+        task = load(cfg)
+        if task is None:
+            return math.nan
+        job = _Job(cfg, task, identity)
     with job.tracker.failures_told():
         job.run()
     log.info("%s: %s", identity.title, _in_words(job.result, job.missing))
@@ -107,6 +107,8 @@ class _Job:
         self.spool = Spool(Path(cfg.tracking.folder), self.key)
         self.done: dict[int, FoldResult] = {}
         self.size = sum(n_parameters(new_model(cfg, len(task.catalogue.genres), view)) for view in cfg.recipe.members)
+        self.locks = ExitStack()
+        self.trainings: Trainings | None = None
 
     @property
     def missing(self) -> list[int]:
@@ -118,11 +120,31 @@ class _Job:
         """The folds that are done."""
         return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
 
+    def begin(self) -> bool:
+        """Let workers train the folds that nobody has finished, before it is this job's turn, if no other is at it."""
+        try:
+            self._hold(wait=False)
+            with self.tracker.claim(self.key, self.identity.title, wait=False):
+                self._found()
+        except (Timeout, *FAILURES):
+            self.locks.close()
+            return False
+        self.trainings = Trainings(self.cfg, self.task, self._left)
+        return True
+
+    def give_up(self) -> None:
+        """Leave to others what was begun."""
+        self.locks.close()
+        if self.trainings:
+            self.trainings.cancel()
+
     def run(self) -> None:
         """Train the job's folds that nobody has finished."""
         mine, title = self.task.mine, self.identity.title
         all_mine = len(mine) == len(self.task.folds)
-        with self.tracker.held([f"{self.key}/{fold.index}" for fold in mine], title):
+        with self.locks:
+            if not self.trainings:
+                self._hold()
             with self._claimed() as logged:
                 if taken := sum(fold.index in self.done for fold in mine):
                     log.info("%s: %d of %d folds taken over (force=true trains them anew)", title, taken, len(mine))
@@ -134,9 +156,18 @@ class _Job:
             with self._claimed():  # which logs it
                 pass
 
+    @property
+    def _left(self) -> list[Fold]:
+        return [fold for fold in self.task.mine if fold.index not in self.done]
+
+    def _hold(self, *, wait: bool = True) -> None:
+        keys = [f"{self.key}/{fold.index}" for fold in self.task.mine]
+        self.locks.enter_context(self.tracker.held(keys, self.identity.title, wait=wait))
+
     def _train(self, then: Callable[[], None]) -> None:
-        left = [fold for fold in self.task.mine if fold.index not in self.done]
-        for result, weights in train_folds(self.cfg, self.task, left, self.identity.title):
+        trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
+        _ahead.begin()
+        for result, weights in trainings.results(self.identity.title):
             self.spool.put(result.index, _fold_files(self.task, self.identity, weights, result))
             self.done[result.index] = result
             then()
@@ -190,6 +221,45 @@ class _Job:
             parent.log(self.result.summary, {}, _summary_files(self.task, self.identity, self.result))
 
 
+class _Ahead:
+    """The configurations that are to come, of which the next one begins while the present one is still at it.
+
+    So no worker waits until a configuration's last fold is trained and logged.
+    """
+
+    def __init__(self) -> None:
+        self.coming: list[DictConfig] = []
+        self.begun: _Job | None = None
+
+    def expect(self, configurations: Sequence[DictConfig]) -> None:
+        """Know what is to come, in order; each with Hydra's own settings."""
+        self.coming = list(configurations)
+
+    def take(self, identity: Identity) -> _Job | None:
+        """The job of a configuration whose turn it is, if it has begun."""
+        self.coming = self.coming[1:]
+        job, self.begun = self.begun, None
+        if job and job.identity.fingerprint == identity.fingerprint:
+            return job
+        if job:
+            job.give_up()
+        return None
+
+    def begin(self) -> None:
+        """Begin the next configuration, if workers will train it; whatever is wrong is told when it is its turn."""
+        if not self.coming:
+            return
+        config = self.coming[0]
+        cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        with suppress(UserError, *FAILURES):
+            if n_workers(cfg) > 1 and (task := load(cfg)):
+                job = _Job(cfg, task, identify(cfg, config.hydra))
+                self.begun = job if job.begin() else None
+
+
+_ahead = _Ahead()
+
+
 def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
     """The folds that an earlier command has finished but not logged; what is damaged or logged is deleted."""
     found = {}
@@ -234,69 +304,6 @@ class _Outbox:
         except FAILURES as error:
             self.away = True
             log.warning("not logged yet, kept in %s: %s", self.spool.path, in_one_line(error))
-
-
-def train_folds(cfg: DictConfig, task: Task, folds: Sequence[Fold], title: str) -> Iterator[tuple[FoldResult, Weights]]:
-    """Train the models of some folds side by side, and give each fold as soon as its models can vote.
-
-    A model gets few threads and every core a model: that is faster than one model on all cores, where the threads wait
-    for each other, and the numbers do not depend on how many cores there are. In a job that has others beside it, and
-    on a GPU, models take turns, unless `trainer.workers` allows more where that is possible.
-    """
-    n_members = len(cfg.recipe.members)
-    cores = 1 if _beside_others() or on_accelerator(cfg.trainer.device) else cpu_count()  # that this process may use
-    workers = cfg.trainer.workers or max(1, cores // cfg.trainer.threads)
-    parallel = Parallel(
-        n_jobs=1 if parent_process() else max(1, min(workers, len(folds) * n_members)),
-        return_as="generator_unordered",
-        initializer=end_with,
-        initargs=(os.getpid(),),
-    )
-    jobs = (delayed(train_member)(cfg, task, fold, member) for fold in folds for member in range(n_members))
-    yield from progress_bar(_voted(task, parallel(jobs), n_members), title, total=len(folds))
-
-
-def _beside_others() -> bool:
-    """Whether a launcher has started this process beside others on the same cores: joblib, submitit here."""
-    return parent_process() is not None or os.environ.get("SUBMITIT_EXECUTOR") == "local"
-
-
-def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
-    """Bring the members of each fold together, in whatever order they come."""
-    waiting: dict[int, list[Member]] = {}
-    for member in trained:
-        there = waiting.setdefault(member.fold.index, [])
-        there.append(member)
-        if len(there) == n_members:
-            members = sorted(waiting.pop(member.fold.index), key=lambda each: each.place)
-            yield _result(task, members), _weights(members)
-
-
-def _result(task: Task, members: Sequence[Member]) -> FoldResult:
-    fold = members[0].fold
-    probabilities = voted([member.windows.probabilities for member in members])
-    windows = replace(members[0].windows, probabilities=probabilities)
-    return FoldResult(
-        index=fold.index,
-        track_ids=tuple(task.features.tracks[i].id for i in fold.test),
-        labels=task.labels[fold.test],
-        probabilities=windows.per_track,
-        genres=task.catalogue.genres,
-        curves=_mean_curves([member.curves for member in members]),
-        n_train=len(fold.train),
-        seconds=sum(member.seconds for member in members),
-        windows=windows,
-    )
-
-
-def _weights(members: Sequence[Member]) -> Weights:
-    return {f"{member.place}.{name}": weights for member in members for name, weights in member.weights.items()}
-
-
-def _mean_curves(members: Sequence[Curves]) -> Curves:
-    """Epoch by epoch, as far as all members came."""
-    epochs = {name: list(zip(*(own[name] for own in members), strict=False)) for name in members[0]}
-    return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}
 
 
 def _tracker(cfg: DictConfig) -> Tracker:

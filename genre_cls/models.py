@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv1d
 
 from genre_cls.views import averages
 
@@ -128,10 +129,31 @@ class TimeStatistics(nn.Module):
 def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU; the stride thins the maps out before they are computed."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel_size, (stride[0], stride[1]), kernel_size // 2, bias=False),
+        PaddedConv2d(n_in, n_out, kernel_size, stride),
         nn.BatchNorm2d(n_out),
         nn.ReLU(inplace=True),
     )
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution without bias, padded by half its kernel; where maps are one frame wide, it multiplies no padding.
+
+    Args:
+        n_in: channels of its inputs.
+        n_out: channels of its outputs.
+        kernel_size: side of its square kernels, odd.
+        stride: step in (bins, frames).
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> None:
+        super().__init__(n_in, n_out, kernel_size, (stride[0], stride[1]), kernel_size // 2, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps `(batch, channels, bins, frames)` of maps."""
+        if maps.shape[3] > 1:
+            return super().forward(maps)
+        side = self.kernel_size[0] // 2
+        return conv1d(maps.squeeze(3), self.weight[..., side], None, self.stride[0], side)[..., None]
 
 
 def n_parameters(model: nn.Module) -> int:
@@ -156,6 +178,9 @@ def arithmetic(precision: str, *, accelerator: bool) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def on_accelerator(device: str) -> bool:
-    """Whether a device setting means a GPU on this machine."""
-    return device in ("cuda", "mps") or (device == "auto" and torch.accelerator.is_available())
+def device_of(setting: str) -> torch.device:
+    """What a setting of a device means on this machine: `auto` is a GPU if there is one."""
+    if setting != "auto":
+        return torch.device(setting)
+    gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return gpu or torch.device("cpu")

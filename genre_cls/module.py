@@ -19,7 +19,7 @@ from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
 from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
-from genre_cls.models import arithmetic, on_accelerator
+from genre_cls.models import arithmetic, device_of
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions
 from genre_cls.views import shown
@@ -62,7 +62,7 @@ class GenreModule(pl.LightningModule):
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.curves: dict[str, list[float]] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, int]] = {}  # losses and hits, of how many windows
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
@@ -94,21 +94,21 @@ class GenreModule(pl.LightningModule):
         self._count(part, cross_entropy(logits.float(), labels), logits, labels)
 
     def predict_step(self, batch: Batch, _: int) -> Tensor:
-        """Probabilities `(batch, n_genres)` of windows."""
-        return self(batch[0]).double().softmax(dim=1)
+        """Logits `(batch, n_genres)` of windows."""
+        return self(batch[0])
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's means down; Lightning has run the validation by now."""
-        for part, (loss, hits, n) in self._sums.items():
-            self.curves.setdefault(f"{part}_loss", []).append(float(loss / n))
-            self.curves.setdefault(f"{part}_accuracy", []).append(float(hits / n))
+        for part, (sums, n) in self._sums.items():
+            for name, mean in zip(("loss", "accuracy"), (sums / n).tolist(), strict=True):
+                self.curves.setdefault(f"{part}_{name}", []).append(mean)
         self._sums.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Tell early stopping how the inner validation went."""
         if "val" in self._sums:
-            loss, _, n = self._sums["val"]
-            self.log("val_loss", loss / n)
+            sums, n = self._sums["val"]
+            self.log("val_loss", sums[0] / n)
 
     def configure_optimizers(self) -> Any:
         """Optimiser, and schedule stepped once a batch."""
@@ -125,8 +125,8 @@ class GenreModule(pl.LightningModule):
     def _count(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         # Sums stay on the device: reading a number each step would make a GPU wait.
         hits = (logits.argmax(dim=1) == labels).sum()
-        row = torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
-        self._sums[part] = self._sums[part] + row if part in self._sums else row
+        sums, n = self._sums.get(part, (0, 0))
+        self._sums[part] = sums + torch.stack([loss * len(labels), hits]), n + len(labels)
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         UserError: the weights are no longer numbers.
     """
     keep_freed()
+    torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
@@ -173,19 +174,20 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-    windows = torch.cat(batches)  # (n_windows, n_genres), float64
+    windows = torch.cat(batches).cpu().double().softmax(dim=1)  # (n_windows, n_genres)
     if not windows.isfinite().all():
         raise UserError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
-    return data.predictions(windows.cpu().numpy())
+    return data.predictions(windows.numpy())
 
 
 def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it greets each training
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    device = device_of(training.device).type
     return pl.Trainer(
-        accelerator="gpu" if training.device == "cuda" else training.device,
+        accelerator="gpu" if device == "cuda" else device,
         devices=1,
-        precision=cast(Any, arithmetic(training.precision, accelerator=on_accelerator(training.device))),
+        precision=cast(Any, arithmetic(training.precision, accelerator=device != "cpu")),
         max_epochs=training.epochs,
         callbacks=list(callbacks),
         logger=False,

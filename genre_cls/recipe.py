@@ -66,7 +66,7 @@ class Augmentation:
         Returns:
             The blends, the index of each window's partner `(batch,)`, and the window's own share, at least half.
         """
-        partner = torch.randperm(len(features)).to(features.device)
+        partner = torch.randperm(len(features), device=features.device)
         if not self.mixup:
             return features, partner, 1.0
         drawn = float(torch.distributions.Beta(self.mixup, self.mixup, validate_args=False).sample())

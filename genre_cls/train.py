@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.errors import UserError
 from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, check, check_words, one_line_errors
+from genre_cls.workers import stopped_by_failure
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
-    with one_line_errors():
+    with one_line_errors(), stopped_by_failure():
         check_words(sys.argv[1:])
         try:
             judge_one()

@@ -15,6 +15,7 @@ from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
+from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
@@ -59,7 +60,7 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[place]
     crops = _crop_lengths(cfg, spec, view)
     windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view, crops)
-    data = FoldData(task.features, task.labels, fold, windowing)
+    data = FoldData(task.features, task.labels, fold, windowing, device_of(cfg.trainer.device))
     module = GenreModule(
         new_model(cfg, len(task.catalogue.genres), view),
         data.standardisation(),

@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from genre_cls import plots
 from genre_cls.catalogue import Track
 from genre_cls.data import FoldData, Windowing
-from genre_cls.features import FeatureSpec
+from genre_cls.features import CPU, FeatureSpec
 from genre_cls.folds import Fold
 from genre_cls.settings import CONF
 from genre_cls.store import Features
@@ -148,12 +148,13 @@ def fold_data() -> Callable[..., FoldData]:
     """Give clips of any lengths the form of a fold's data, by default with every third track held out."""
 
     def data(
-        clips: Sequence[np.ndarray], labels: Sequence[int], fold: Fold | None = None, **windowing: Any
-    ) -> FoldData:
+        clips: Sequence[np.ndarray], labels: Sequence[int], fold: Fold | None = None, device: torch.device = CPU,
+        **windowing: Any,
+    ) -> FoldData:  # fmt: skip
         everyone = np.arange(len(clips))
         fold = fold or Fold(0, everyone[everyone % 3 > 0], everyone[:0], everyone[::3])
         cut = {"n_frames": 8, "overlap": 0.0, "batch_size": 4, "seed": 0} | windowing
-        return FoldData(features_of(clips), np.array(labels), fold, Windowing(**cut))
+        return FoldData(features_of(clips), np.array(labels), fold, Windowing(**cut), device)
 
     return data
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_cls.data import FoldData, standardisation
+from genre_cls import data as data_room
+from genre_cls.data import Crops, FoldData, standardisation
 from genre_cls.folds import Fold
 from genre_cls.recipe import GROWING, crop_lengths
 from genre_cls.store import Features
@@ -125,13 +126,17 @@ def test_epochs_differ_and_the_seed_and_fold_decide_them(fold_data: MakeData) ->
     assert first not in epochs(1) and first not in epochs(0, index=1)
 
 
-def test_a_batch_is_four_dimensional_and_knows_its_labels(fold_data: MakeData) -> None:
+def test_a_batch_is_four_dimensional_and_knows_its_labels(
+    fold_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_room, "ON_CPU", 3 * 2 * 8)  # values of three windows
     data = fold_data(numbered(), [7, 6, 5, 4, 3, 2, 1, 0, 8])
     for loader in (data.train_dataloader(), *data.val_dataloader(), data.predict_dataloader()):
         batches = list(loader)
         assert len(batches) == len(loader)
         for features, labels in batches:
-            assert features.shape == (len(labels), 1, 2, 8) and len(labels) <= 4
+            assert features.shape == (len(labels), 1, 2, 8)
+            assert len(labels) == 4 if isinstance(loader, Crops) else len(labels) <= 3
             assert features.dtype == torch.float16 and labels.dtype == torch.int64
             assert (labels == data.labels[features[:, 0, 0, 0].long()]).all()
 
@@ -180,10 +185,11 @@ def test_levelled_windows_are_without_their_clips_mean_spectrum(fold_data: MakeD
     assert np.allclose(mean, 0, atol=1e-3) and np.allclose(deviation[:, 0], frames.std(axis=1), rtol=1e-3)
 
 
-def test_modulations_are_standardised_by_the_windows_that_cover_the_training_tracks(fold_data: MakeData) -> None:
+def test_modulations_are_standardised_by_the_centre_windows_of_the_training_tracks(fold_data: MakeData) -> None:
     clips = noise(9)
     data = fold_data(clips, range(9), view="modulation")
-    windows = torch.cat([modulation_spectrum(data.batch(data.cover(data.fold.train), 8)[0])])[:, 0].numpy()
+    (batch,) = data.batches(data.centres(data.fold.train), 8, size=99)
+    windows = modulation_spectrum(batch[0])[:, 0].numpy()
     mean, deviation = data.standardisation()
     assert mean.shape == deviation.shape == shape_of("modulation", len(clips[0]))
     assert np.allclose(mean, windows.mean(axis=0), atol=1e-4) and np.allclose(deviation, windows.std(axis=0), atol=1e-4)

@@ -6,18 +6,17 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import Outcome
 from mlflow.entities import Run
 from omegaconf import DictConfig
 from test_resume import OnServer, Server
 
-from genre_cls import experiment, train
+from genre_cls import train, voting
 from genre_cls.errors import UserError
-from genre_cls.folds import Fold
 
 Command = Callable[..., Any]
 
@@ -140,26 +139,27 @@ def test_a_job_that_fails_elsewhere_is_told_in_one_line_and_the_others_are_repor
 def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    nobody = np.array([], dtype=np.int64)
-    folds = [Fold(index, nobody, nobody, nobody) for index in range(9)]
-
-    def parallel(*, n_jobs: int, **options: Any) -> Callable[[Any], Any]:
-        asked.append(n_jobs)
-        return lambda jobs: iter(())
-
-    monkeypatch.setattr(experiment, "Parallel", parallel)
-    monkeypatch.setattr(experiment, "cpu_count", lambda: 4)
+    monkeypatch.setattr(voting, "cpu_count", lambda: 4)
     here: dict[str, str] = {}
+    found: list[int] = []
     for parent, job in ((None, here), ("the command's process", here), (None, {"SUBMITIT_EXECUTOR": "local"})):
-        monkeypatch.setattr(experiment, "parent_process", lambda parent=parent: parent)
+        monkeypatch.setattr(voting, "parent_process", lambda parent=parent: parent)
         for workers in (0, 3):
-            cfg = composed(f"trainer.workers={workers}", "trainer.device=cpu", "recipe.members=[plain]")
             with monkeypatch.context() as patch:
                 for name, value in job.items():
                     patch.setenv(name, value)
-                assert list(experiment.train_folds(cfg, None, folds, "title")) == []  # type: ignore[arg-type]
-    assert asked == [4, 3, 1, 1, 1, 3]
+                found.append(voting.n_workers(composed(f"trainer.workers={workers}", "trainer.device=cpu")))
+    assert found == [4, 3, 1, 1, 1, 3]
+
+
+@pytest.mark.parametrize(("memory", "models"), [(80e9, 13), (24e9, 4), (8e9, 1), (2e9, 1)])
+def test_a_gpu_is_shared_by_as_many_models_as_it_has_memory_for(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, memory: float, models: int
+) -> None:
+    monkeypatch.setattr(voting, "cpu_count", lambda: 16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
+    assert voting.n_workers(composed("trainer.device=cuda")) == models
 
 
 def test_a_launchers_worker_ends_with_the_command(

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -212,12 +211,9 @@ def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
     fold_data: MakeData, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no device of that kind
-    data = fold_data(clips(), LABELS, FOLD, view=view)
-    module = a_module(data, replace(FULL, bin_shift=1))
     meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=meta))  # type: ignore[assignment]
-    data.setup("fit")
-    module.to(meta)
+    module = a_module(fold_data(clips(), LABELS, FOLD, view=view), replace(FULL, bin_shift=1)).to(meta)
+    data = fold_data(clips(), LABELS, FOLD, device=meta, view=view)
     for batch in data.train_dataloader():
         module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
     for batch in data.val_dataloader()[0]:

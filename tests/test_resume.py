@@ -23,7 +23,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 
-from genre_cls import experiment, report, train
+from genre_cls import experiment, report, train, voting
 
 Command = Callable[..., Any]
 Table = dict[tuple[str, str], Any]
@@ -77,13 +77,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path, on_
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The folds that this process trains, as it does."""
     folds: list[int] = []
-    real = experiment.train_member
+    real = voting.train_member
 
     def counted(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         folds.append(fold.index)
         return real(cfg, task, fold, place)
 
-    monkeypatch.setattr(experiment, "train_member", counted)
+    monkeypatch.setattr(voting, "train_member", counted)
     return folds
 
 
@@ -323,13 +323,13 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those
 
 def killed_in_training() -> None:
     """Let this process die when it is about to train."""
-    experiment.train_member = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    voting.train_member = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
 
 
 def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
     here: Path, on_music: tuple[str, ...], undisturbed: Table
 ) -> None:
-    real = experiment.train_member
+    real = voting.train_member
 
     def meets_another(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         (here / f"fold {fold.index} {os.getpid()}").touch()
@@ -337,7 +337,7 @@ def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
         return real(cfg, task, fold, place)
 
     def prepare() -> None:
-        experiment.train_member = meets_another
+        voting.train_member = meets_another
 
     folds = ("fold=0", "fold=1", "fold=0", "fold=2")
     assert [ended(process) for process in [fork(prepare, *on_music, *ONE, fold) for fold in folds]] == [0, 0, 0, 0]
@@ -461,14 +461,14 @@ def test_four_at_once_with_overlapping_grids_train_each_fold_once(
     here: Path, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_of_folds = here / "folds"
-    real = experiment.train_member
+    real = voting.train_member
 
     def noted(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         with list_of_folds.open("a") as file:
             file.write(f"{cfg.features.kind} {cfg.batch_size} {fold.index}\n")
         return real(cfg, task, fold, place)
 
-    monkeypatch.setattr(experiment, "train_member", noted)
+    monkeypatch.setattr(voting, "train_member", noted)
     small = [word for word in ONE if not word.startswith(("features", "batch_size"))]
     grids = [("mfcc,mel", "4,8"), ("mel,mfcc", "4"), ("mel", "8,4"), ("mfcc,mel", "8,4")]
     processes = [

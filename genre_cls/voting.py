@@ -1,0 +1,113 @@
+"""The models of some folds: trained side by side, until those of a fold can vote."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from multiprocessing import parent_process
+
+import numpy as np
+import torch
+from joblib import cpu_count
+from omegaconf import DictConfig
+
+from genre_cls.folds import Fold
+from genre_cls.modelfile import Weights
+from genre_cls.models import device_of
+from genre_cls.progress import progress_bar
+from genre_cls.scoring import Curves, FoldResult, voted
+from genre_cls.task import Task
+from genre_cls.training import Member, train_member
+from genre_cls.workers import call, results
+
+MEMORY = 6e9  # bytes of a GPU's memory that a model may take, whole clips in batches of 32 included
+
+
+class Trainings:
+    """The models of some folds, which workers train from now on, or this process itself, once they are asked for.
+
+    A model gets few threads and every core a model: that is faster than one model on all cores, where the threads wait
+    for each other, and the numbers do not depend on how many cores there are. A GPU is shared by as many models as it
+    has memory for. In a job that has others beside it, models take turns, unless `trainer.workers` allows more.
+
+    Args:
+        cfg: the configuration.
+        task: what it is judged on.
+        folds: those to train.
+    """
+
+    def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold]) -> None:
+        self.cfg, self.task, self.n_members = cfg, task, len(cfg.recipe.members)
+        self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
+        workers = n_workers(cfg) if len(self.models) > 1 else 1
+        self.calls = [call(workers, train_member, cfg, task, *model) for model in self.models] if workers > 1 else []
+
+    def results(self, title: str) -> Iterator[tuple[FoldResult, Weights]]:
+        """Give each fold as soon as its models can vote.
+
+        Args:
+            title: of the configuration, for a bar.
+        """
+        in_turn = (train_member(self.cfg, self.task, *model) for model in self.models)
+        trained = results(self.calls) if self.calls else in_turn
+        folds = _voted(self.task, trained, self.n_members)
+        yield from progress_bar(folds, title, total=len(self.models) // self.n_members)
+
+    def cancel(self) -> None:
+        """Leave what has not begun."""
+        for each in self.calls:
+            each.cancel()
+
+
+def n_workers(cfg: DictConfig) -> int:
+    """How many models this process trains at once."""
+    if parent_process():  # a launcher's worker, beside others
+        return 1
+    if cfg.trainer.workers:
+        return int(cfg.trainer.workers)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # likewise
+        return 1
+    cores = max(1, cpu_count() // cfg.trainer.threads)  # that this process may use
+    return cores if device_of(cfg.trainer.device).type == "cpu" else min(cores, _room_on_gpu())
+
+
+def _room_on_gpu() -> int:
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    return max(1, int(memory / MEMORY))
+
+
+def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
+    """Bring the members of each fold together, in whatever order they come."""
+    waiting: dict[int, list[Member]] = {}
+    for member in trained:
+        there = waiting.setdefault(member.fold.index, [])
+        there.append(member)
+        if len(there) == n_members:
+            members = sorted(waiting.pop(member.fold.index), key=lambda each: each.place)
+            yield _result(task, members), _weights(members)
+
+
+def _result(task: Task, members: Sequence[Member]) -> FoldResult:
+    fold = members[0].fold
+    probabilities = voted([member.windows.probabilities for member in members])
+    windows = replace(members[0].windows, probabilities=probabilities)
+    return FoldResult(
+        index=fold.index,
+        track_ids=tuple(task.features.tracks[i].id for i in fold.test),
+        labels=task.labels[fold.test],
+        probabilities=windows.per_track,
+        genres=task.catalogue.genres,
+        curves=_mean_curves([member.curves for member in members]),
+        n_train=len(fold.train),
+        seconds=sum(member.seconds for member in members),
+        windows=windows,
+    )
+
+
+def _weights(members: Sequence[Member]) -> Weights:
+    return {f"{member.place}.{name}": weights for member in members for name, weights in member.weights.items()}
+
+
+def _mean_curves(members: Sequence[Curves]) -> Curves:
+    """Epoch by epoch, as far as all members came."""
+    epochs = {name: list(zip(*(own[name] for own in members), strict=False)) for name in members[0]}
+    return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}

@@ -1,0 +1,83 @@
+"""Processes that work side by side for this one. Nothing heavy is imported: one can end while it is still starting."""
+
+import atexit
+import gc
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from typing import Any
+
+from genre_cls.errors import UserError
+from genre_cls.lifeline import end_with
+
+_pools: dict[int, ProcessPoolExecutor] = {}  # one at most, by its size
+
+
+def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[bytes]:
+    """Have one of some workers call a function, after all calls before it.
+
+    Workers are kept for later calls, in which what they have imported is there. Not joblib's: these end whenever a call
+    leaves 300 MB more behind than their first one did, if psutil is there, and import everything anew.
+
+    Args:
+        size: how many workers there are to be; others end.
+        function: one of a module's own.
+        arguments: for it.
+    """
+    if size not in _pools:
+        stop()
+        _pools[size] = ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+    return _pools[size].submit(_pickled, function, *arguments)
+
+
+def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
+    """What some calls give, as it comes; if one fails, those that have not begun are given up.
+
+    Raises:
+        UserError: a worker was killed, as a system does that is short of memory.
+    """
+    waiting = set(calls)
+    try:
+        for finished in as_completed(waiting):
+            yield pickle.loads(finished.result())
+    except (BrokenProcessPool, CancelledError) as error:
+        stop()
+        raise UserError("a worker process was killed; if memory was short, trainer.workers=1 takes less") from error
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+@contextmanager
+def stopped_by_failure() -> Iterator[None]:
+    """End the workers if what happens inside fails or is interrupted; Python would wait for what they are at."""
+    try:
+        yield
+    except BaseException:
+        stop()
+        raise
+
+
+def stop() -> None:
+    """End all workers at once, whatever they are at."""
+    while _pools:
+        _, pool = _pools.popitem()
+        pool.shutdown(wait=False, cancel_futures=True)
+    for process in active_children():
+        process.kill()
+
+
+def _begin(parent: int) -> None:
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the others
+    atexit.register(gc.freeze)  # or Python looks through all that is loaded once more before it leaves
+
+
+def _pickled(function: Callable[..., Any], *arguments: Any) -> bytes:
+    # By itself torch would send each tensor as an open file of shared memory, of which systems allow few.
+    return pickle.dumps(function(*arguments))
