@@ -123,11 +123,11 @@ def traced(overrides: list[str]) -> None:
     """The command as a user gives it, its parts wrapped from outside."""
     trace = Trace()
     with trace.phase("imports"):
-        from genre_cls import experiment, report, store, train  # what the command imports on its way, at once
+        from genre_cls import experiment, report, store, train, voting  # what the command imports on its way, at once
     trace.calls(experiment, "prepare", "checks and data")
     trace.calls(store.FeatureStore, "load", "features")
     trace.calls(experiment, "judge", "logging")
-    trace.waits(experiment, "train_folds", "training")
+    trace.waits(voting.Trainings, "results", "training")
     trace.calls(report, "write_newest", "report")
     sys.argv = ["genre_cls.train", "-m", *overrides]
     train.main()

@@ -61,10 +61,10 @@ def keras(cfg: Any, task: Any) -> Result:
 
 def ours(cfg: Any, task: Any) -> Result:
     """The models of the fold side by side, each in a worker whose start counts, and their vote."""
-    from genre_cls.experiment import train_folds
+    from genre_cls.voting import Trainings
 
     began = perf_counter()
-    ((result, _),) = train_folds(cfg, task, task.folds, "training")
+    ((result, _),) = Trainings(cfg, task, task.folds).results("training")
     return {"accuracy": result.scores["accuracy"], "seconds": perf_counter() - began}
 
 
