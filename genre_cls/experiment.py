@@ -252,7 +252,7 @@ class _Ahead:
         config = self.coming[0]
         cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with suppress(UserError, *FAILURES):
-            if n_workers(cfg) > 1 and (task := load(cfg)):
+            if n_workers(cfg) > 1 and (task := load(cfg, silently=True)):
                 job = _Job(cfg, task, identify(cfg, config.hydra))
                 self.begun = job if job.begin() else None
 

@@ -35,7 +35,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 SHOWING = (
     "__main__", "app", "artifacts", "calibration", "classifier", "comparisons", "download", "explanation",
     "extras", "findings", "likeness", "memory", "modelfile", "onnx_export", "onnx_model", "page", "plots",
-    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train",
+    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "workers",
 )  # fmt: skip
 
 

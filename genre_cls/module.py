@@ -195,5 +195,4 @@ def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
     )

@@ -60,8 +60,12 @@ class Task:
         return "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
 
 
-def load(cfg: DictConfig) -> Task | None:
+def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:
     """Load one configuration's features and split their tracks; None if they cannot be and that is to be skipped.
+
+    Args:
+        cfg: the configuration.
+        silently: whether nothing is said of what is skipped.
 
     Raises:
         SplitError: the tracks do not allow the split.
@@ -72,7 +76,8 @@ def load(cfg: DictConfig) -> Task | None:
     except SplitError as error:
         if not cfg.skip_impossible:
             raise
-        log.warning("skipped: %s", error)
+        if not silently:
+            log.warning("skipped: %s", error)
         return None
 
 

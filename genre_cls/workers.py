@@ -21,8 +21,7 @@ _pools: dict[int, ProcessPoolExecutor] = {}  # one at most, by its size
 def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[bytes]:
     """Have one of some workers call a function, after all calls before it.
 
-    Workers are kept for later calls, in which what they have imported is there. Not joblib's: these end whenever a call
-    leaves 300 MB more behind than their first one did, if psutil is there, and import everything anew.
+    Workers are kept for later calls, in which what they have imported is there.
 
     Args:
         size: how many workers there are to be; others end.
@@ -68,8 +67,8 @@ def stop() -> None:
     while _pools:
         _, pool = _pools.popitem()
         pool.shutdown(wait=False, cancel_futures=True)
-    for process in active_children():
-        process.kill()
+        for process in active_children():
+            process.kill()
 
 
 def _begin(parent: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import nn
 
-from genre_cls.models import TimeStatistics, TutorialCNN, n_parameters
+from genre_cls.models import PaddedConv2d, TimeStatistics, TutorialCNN, n_parameters
 
 Compose = Callable[..., DictConfig]
 
@@ -51,6 +51,22 @@ def test_the_tutorials_blocks_are_what_tutorials_write_in_the_order_of_tutorials
         together.weight, together.bias = convolution.weight, nn.Parameter(bias.bias.flatten())
         as_written += [together, relu, pooling, norm]
     assert torch.allclose(model.blocks(maps), nn.Sequential(*as_written)(maps), atol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n_bins=st.integers(1, 9), n_frames=st.integers(1, 3), kernel=st.sampled_from([1, 3, 5]), stride=st.integers(1, 2)
+)
+def test_a_convolution_that_leaves_out_padding_is_the_same_function_with_the_same_gradient(
+    n_bins: int, n_frames: int, kernel: int, stride: int
+) -> None:
+    convolution = PaddedConv2d(2, 3, kernel, (stride, stride)).double()
+    maps = torch.randn(4, 2, n_bins, n_frames, dtype=torch.float64)
+    whole = nn.Conv2d.forward(convolution, maps)
+    found = convolution(maps)
+    towards = torch.randn_like(whole)
+    gradients = [torch.autograd.grad(given, convolution.weight, towards)[0] for given in (found, whole)]
+    assert torch.allclose(found, whole) and torch.allclose(*gradients)
 
 
 def depth(model: nn.Module) -> int:

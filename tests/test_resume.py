@@ -148,6 +148,50 @@ def test_a_command_that_is_killed_loses_no_fold_leaves_no_worker_and_goes_on(
     assert open_runs(done) == [] and table(done) == undisturbed
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_the_next_configuration_begins_while_the_present_one_is_at_it_and_comes_to_the_same(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    rates = "recipe.optimizer.lr=1e30,0.003,0.002"
+    began: list[tuple[float, bool, int]] = []
+    rivals: list[int] = []
+    real = experiment._Job.begin
+
+    def noted(job: Any) -> bool:
+        rate = job.cfg.recipe.optimizer.lr
+        began.append((rate, real(job), len(open_runs(Outcome(here, 0, "", "")))))
+        if rate == 0.002:
+            rivals.append(fork(lambda: os.chdir(here), *on_music, *ONE, f"recipe.optimizer.lr={rate}"))
+        return began[-1][1]
+
+    monkeypatch.setattr(experiment._Job, "begin", noted)
+    done = command(train.main, "-m", *on_music, *ONE[:-1], rates, "trainer.workers=2")
+    assert done.code == 2 and "diverged" in done.err  # of the first one, which spoils nothing that has begun
+    assert began == [(0.003, True, 1), (0.002, True, 1)]
+    assert list(map(ended, rivals)) == [0]  # another command that wanted the same has waited, and found it done
+    assert sorted(run.info.status for run in done.parents) == ["FAILED", "FINISHED", "FINISHED"]
+    alone = command(train.main, "-m", *on_music, *ONE, "recipe.optimizer.lr=0.003", "force=true")
+    same = [numbers(run) for run in alone.parents if run.data.params["recipe.optimizer.lr"] == "0.003"]
+    assert len(same) == 2 and same[0] == same[1]
+
+
+@pytest.mark.usefixtures("store_here")
+def test_what_another_process_is_at_does_not_begin_before_its_turn(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[bool] = []
+    real = experiment._Job.begin
+
+    def beside(job: Any) -> bool:
+        with job.tracker.held([f"{job.key}/1"], ""):  # one of its folds
+            began.append(real(job))
+        return began[-1]
+
+    monkeypatch.setattr(experiment._Job, "begin", beside)
+    done = command(train.main, "-m", *on_music, *ONE[:-1], "batch_size=4,5", "trainer.workers=2")
+    assert done.code == 0 and began == [False] and len(finished(done.parents)) == 2
+
+
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
     arguments = "tracks_per_genre=100, seconds=30.0, sample_rate=22050, crossover=0.1, seed=0"
     code = f"from genre_cls.catalogue import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"

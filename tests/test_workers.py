@@ -1,0 +1,71 @@
+"""Worker processes: they are kept, take turns, and end when something fails."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from genre_cls import workers
+from genre_cls.errors import UserError
+from genre_cls.workers import call, results, stop, stopped_by_failure
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """None of before, and none is left."""
+    stop()
+    yield
+    stop()
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Whether a process ends soon."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_give_what_they_are_called_for_and_are_kept_while_their_number_stays() -> None:
+    assert sorted(results([call(2, divmod, n, 7) for n in range(20)])) == [divmod(n, 7) for n in range(20)]
+    first = set(results([call(2, os.getpid) for _ in range(20)]))
+    again = set(results([call(2, os.getpid) for _ in range(20)]))
+    assert len(first | again) <= 2 and os.getpid() not in first
+    (other,) = set(results([call(1, os.getpid)]))
+    assert other not in first and all(map(gone, first))
+
+
+def test_calls_are_begun_in_the_order_in_which_they_come() -> None:
+    calls = [call(1, time.monotonic_ns) for _ in range(9)]
+    begun = [next(results([each])) for each in calls]
+    assert begun == sorted(begun)
+
+
+def test_a_call_that_fails_takes_those_with_it_that_have_not_begun_but_no_others() -> None:
+    failing = [call(1, int, "seven"), *(call(1, time.sleep, 0.2) for _ in range(9))]
+    other = call(1, abs, -3)
+    with pytest.raises(ValueError, match="seven"):
+        list(results(failing))
+    assert sum(each.cancelled() for each in failing) >= 5
+    assert list(results([other])) == [3]
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line_and_there_are_new_ones() -> None:
+    with pytest.raises(UserError, match=r"a worker process was killed; if memory was short, trainer\.workers=1"):
+        list(results([call(2, os._exit, 9), call(2, time.sleep, 5)]))
+    assert list(results([call(2, abs, -3)])) == [3]
+
+
+@pytest.mark.parametrize("failure", [UserError, KeyboardInterrupt])
+def test_no_failure_waits_for_what_workers_are_at(failure: type[BaseException]) -> None:
+    (pid,) = set(results([call(1, os.getpid)]))
+    call(1, time.sleep, 60)
+    began = time.monotonic()
+    with pytest.raises(failure), stopped_by_failure():
+        raise failure
+    assert gone(pid) and time.monotonic() - began < 10 and not workers._pools
