@@ -271,7 +271,7 @@ def sweep(sweep_under_way: Future[Outcome]) -> Outcome:
 def trained(on_music: tuple[str, ...], tiny_cache: Path, fresh_store: Path, together: Path) -> Outcome:
     """Four small configurations with ensembles of two, good ones and bad ones, the last one bad, to predict with."""
     grid = ("features=mel,mfcc", "model=basic,tutorial_basic", "batch_size=4", "trainer.workers=1")
-    recipe = ("recipe.members=[levelled,modulation]", "recipe.first_crop=1")
+    recipe = ("recipe.members=[levelled,modulation]", "recipe.first_crop=1", "seed=2")  # by which no two are best
 
     def make(folder: Path) -> Outcome:
         shutil.copytree(fresh_store, folder / "a place" / "mlruns")
