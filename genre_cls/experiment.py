@@ -132,6 +132,11 @@ class _Job:
         self.trainings = Trainings(self.cfg, self.task, self._left)
         return True
 
+    @property
+    def lost(self) -> bool:
+        """Whether what was begun will never end."""
+        return self.trainings is not None and self.trainings.lost
+
     def give_up(self) -> None:
         """Leave to others what was begun."""
         self.locks.close()
@@ -166,7 +171,7 @@ class _Job:
 
     def _train(self, then: Callable[[], None]) -> None:
         trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
-        _ahead.begin()
+        _ahead.begin(n_workers(self.cfg))
         for result, weights in trainings.results(self.identity.title):
             self.spool.put(result.index, _fold_files(self.task, self.identity, weights, result))
             self.done[result.index] = result
@@ -239,20 +244,23 @@ class _Ahead:
         """The job of a configuration whose turn it is, if it has begun."""
         self.coming = self.coming[1:]
         job, self.begun = self.begun, None
-        if job and job.identity.fingerprint == identity.fingerprint:
-            return job
-        if job:
+        if job and (job.identity.fingerprint != identity.fingerprint or job.lost):
             job.give_up()
-        return None
+            return None
+        return job
 
-    def begin(self) -> None:
-        """Begin the next configuration, if workers will train it; whatever is wrong is told when it is its turn."""
-        if not self.coming:
+    def begin(self, workers: int) -> None:
+        """Begin the next configuration, if the same workers will train it; what is wrong with it is told in its turn.
+
+        Args:
+            workers: how many there are.
+        """
+        if not self.coming or workers < 2:
             return
         config = self.coming[0]
         cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with suppress(UserError, *FAILURES):
-            if n_workers(cfg) > 1 and (task := load(cfg, silently=True)):
+            if n_workers(cfg) == workers and (task := load(cfg, silently=True)):
                 job = _Job(cfg, task, identify(cfg, config.hydra))
                 self.begun = job if job.begin() else None
 

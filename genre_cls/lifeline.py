@@ -10,7 +10,7 @@ EVERY = 1.0  # s between two looks
 def end_with(parent: int) -> None:
     """Let this process end soon after its parent, which may be killed without a word.
 
-    Left alone, joblib's workers train on when that happens, and then wait for five minutes.
+    Left alone, workers train on when that happens, and then wait for ever.
 
     Args:
         parent: process id.

@@ -17,7 +17,7 @@ from genre_cls.progress import progress_bar
 from genre_cls.scoring import Curves, FoldResult, voted
 from genre_cls.task import Task
 from genre_cls.training import Member, train_member
-from genre_cls.workers import call, results
+from genre_cls.workers import at_hand, call, results
 
 MEMORY = 6e9  # bytes of a GPU's memory that a model may take, whole clips in batches of 32 included
 
@@ -51,6 +51,11 @@ class Trainings:
         trained = results(self.calls) if self.calls else in_turn
         folds = _voted(self.task, trained, self.n_members)
         yield from progress_bar(folds, title, total=len(self.models) // self.n_members)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the workers have been stopped since."""
+        return bool(self.calls) and not at_hand()
 
     def cancel(self) -> None:
         """Leave what has not begun."""

@@ -52,6 +52,11 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
             each.cancel()
 
 
+def at_hand() -> bool:
+    """Whether there are workers: of calls before they were stopped nothing will come."""
+    return bool(_pools)
+
+
 @contextmanager
 def stopped_by_failure() -> Iterator[None]:
     """End the workers if what happens inside fails or is interrupted; Python would wait for what they are at."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from multiprocessing import active_children
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -190,6 +191,41 @@ def test_what_another_process_is_at_does_not_begin_before_its_turn(
     monkeypatch.setattr(experiment._Job, "begin", beside)
     done = command(train.main, "-m", *on_music, *ONE[:-1], "batch_size=4,5", "trainer.workers=2")
     assert done.code == 0 and began == [False] and len(finished(done.parents)) == 2
+
+
+@pytest.mark.usefixtures("store_here")
+def test_workers_that_are_killed_cost_the_configuration_that_they_are_at_and_no_other(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[bool] = []
+    real = experiment._Job.begin
+
+    def before_they_are_killed(job: Any) -> bool:
+        began.append(real(job))
+        for process in active_children():
+            process.kill()
+        return began[-1]
+
+    monkeypatch.setattr(experiment._Job, "begin", before_they_are_killed)
+    done = command(train.main, "-m", *on_music, *ONE[:-1], "batch_size=4,5", "trainer.workers=2")
+    assert done.code == 2 and began == [True]
+    assert [line for line in done.err.splitlines() if line.startswith("error: ")] == [
+        "error: a worker process was killed; if memory was short, trainer.workers=1 takes less"
+    ]
+    assert sorted(run.info.status for run in done.parents) == ["FAILED", "FINISHED"]
+
+
+def test_a_configuration_for_other_workers_does_not_begin_before_its_turn(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Any] = []
+    monkeypatch.setattr(experiment, "load", lambda cfg, **_: looked_at.append(cfg))  # there is nothing to judge
+    for workers in (1, 2, 3):
+        ahead = experiment._Ahead()
+        ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
+        ahead.begin(2)
+        assert ahead.begun is None
+    assert [cfg.trainer.workers for cfg in looked_at] == [2]
 
 
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
