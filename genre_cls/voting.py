@@ -19,7 +19,7 @@ from genre_cls.task import Task
 from genre_cls.training import Member, train_member
 from genre_cls.workers import at_hand, call, results
 
-MEMORY = 6e9  # bytes of a GPU's memory that a model may take, whole clips in batches of 32 included
+MEMORY = 6e9  # bytes of a GPU's memory for each model that shares it
 
 
 class Trainings:
