@@ -142,7 +142,7 @@ class Windows:
 
     def __init__(self, data: FoldData, windows: Sequence[Cut]) -> None:
         self.data, self.windows = data, windows
-        at_once = ON_GPU if data.labels.is_cuda else ON_CPU
+        at_once = ON_CPU if data.labels.device.type == "cpu" else ON_GPU
         self.batch_size = max(1, at_once // (data.clips[0].shape[0] * data.windowing.n_frames))
 
     def __len__(self) -> int:

@@ -126,8 +126,8 @@ class _Job:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):
                 self._found()
-        except (Timeout, *FAILURES):
-            self.locks.close()
+        except (Timeout, UserError, *FAILURES):
+            self.locks.close()  # or its turn would wait for what this process itself holds
             return False
         self.trainings = Trainings(self.cfg, self.task, self._left)
         return True
