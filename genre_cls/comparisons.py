@@ -51,7 +51,8 @@ class Difference:
             return f"{self.better} and {self.worse} are practically equal: {points} apart ({interval})."
         if self.p_value < RISK:
             return f"{self.better} beats {self.worse} by {points} ({interval})."
-        return f"{self.better} and {self.worse} cannot be told apart: {points}, but {interval}."
+        doubt = f"but {interval}" if self.accuracy.low <= 0 else f"{interval}, too little among several comparisons"
+        return f"{self.better} and {self.worse} cannot be told apart: {points}, {doubt}."
 
 
 def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
