@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LARGEST = 200  # MB, of an upload: a quarter of an hour of a CD's samples are 159
 LONGEST = 15.0  # min, of an upload
 WAITING = 8  # uploads that may wait for their turn; one is heard at a time
-VISITS = 16  # whose last clips are kept in memory, up to 16 MB each
+VISITS = 16  # whose last clips are kept in memory, some 6 MB each at the default rate and window
 FORGET = 600  # s, after which uploads go that nobody has asked about, and after an hour clips
 N_ALIKE = 8  # tracks
 COLUMNS = ["alike", "track", "genre", "artist"]
@@ -89,7 +89,7 @@ def _until_ended() -> Iterator[Event]:
 
 
 def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
-    if Path(model).suffix == ".onnx":
+    if Path(model).suffix.lower() == ".onnx":
         raise UserError(f"model {in_one_line(model)}: an .onnx file cannot be explained; name what it comes from")
     from genre_cls.classifier import GenreClassifier, run_of
 

@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -276,7 +277,7 @@ class _Recipe:
 def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
     if not todo:
         return
-    with ProcessPoolExecutor(cpu_count(), initializer=end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)) as pool:
         jobs = pool.map(_synthesise_one, todo, chunksize=4)
         for _ in progress_bar(jobs, "Synthesising the demo set", total=len(todo)):
             pass

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genre_cls.tracking import Tracker
 
 BEST = "best"
+AT_ONCE = 32  # windows that a network judges
 
 
 class GenreClassifier:
@@ -45,7 +46,8 @@ class GenreClassifier:
     def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
         usages = {part.usage for part in parts}
         if len(usages) > 1:
-            raise UserError("these models cannot vote together, as they differ in model, genres, features or windows")
+            differ = "model, genres, features, windows, views or precision"
+            raise UserError(f"these models cannot vote together, as they differ in {differ}")
         (self._usage,) = usages
         self._parts = tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
@@ -161,7 +163,7 @@ class GenreClassifier:
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
         description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
-        content = self._as_onnx(description) if Path(path).suffix == ".onnx" else self._saved(description)
+        content = self._as_onnx(description) if Path(path).suffix.lower() == ".onnx" else self._saved(description)
         with written(Path(path)) as file:
             file.write(content)
 
@@ -198,7 +200,7 @@ class GenreClassifier:
         """
         bfloat16 = arithmetic(self._usage.precision, accelerator=False) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            plain, levelled = (torch.split(one, self._usage.batch_size) for one in (features, features - level))
+            plain, levelled = (torch.split(one, AT_ONCE) for one in (features, features - level))
             votes = [
                 torch.cat([net(batch).double() for batch in (levelled if treatment(net.view) == "levelled" else plain)])
                 for net in self._networks

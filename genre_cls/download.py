@@ -26,6 +26,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.settings import CONF, one_line_errors
+from genre_cls.whole import disk_failure
 
 log = logging.getLogger(__name__)
 
@@ -371,8 +372,7 @@ def _failures_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(in_one_line(f"{error.filename or folder}: {reason}; the same command then goes on")) from error
+        raise UserError(disk_failure(folder, error)) from error
 
 
 def _size(path: Path) -> int:

@@ -104,9 +104,7 @@ def answer(report: Report) -> str:
     best, called = report.ranked[0], report.called
     tracks = best.confusion.sum(axis=1)
     chance = f"always naming the largest genre would be right for {percent(tracks.max() / tracks.sum())} %"
-    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks"
-    if len(best.folds) > 1:
-        score += f" (95 % interval {interval(best)} %)"
+    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % interval {interval(best)} %)"
     if len(called) == 1:
         return f"{called[0]} recognises the genre of {score}; {chance}."
     worst = f"the worst, {called[-1]}, recognises {percent(report.ranked[-1].estimate('accuracy').mean)} %"
@@ -217,7 +215,7 @@ def interval(result: ConfigResult) -> str:
 def _scores(result: ConfigResult) -> dict[str, str]:
     return {
         "accuracy, %": _accuracy(result),
-        "95 % interval": "one fold" if len(result.folds) == 1 else interval(result),
+        "95 % interval": interval(result),
         "macro F1, %": percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
         "parameters": f"{result.n_parameters:,}",

@@ -228,4 +228,9 @@ def _set_apart(
         raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: {len(own)} training tracks are too few: {error}"
         ) from error
+    if gone := set(own) - {labels[i] for i in kept}:
+        raise SplitError(
+            f"recipe.early_stopping.val_fraction={fraction:g}: too few artists of genre {min(gone)} teach in a fold "
+            "for one to be set apart; take more folds (folds.k), or recipe.early_stopping.patience=0"
+        )
     return np.sort(kept), np.sort(val)

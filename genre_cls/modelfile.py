@@ -41,7 +41,7 @@ class Usage:
         genres: names in the order of its outputs.
         window: length of a window, s.
         overlap: smallest share of a window that its neighbour in a cover repeats.
-        batch_size: windows a batch.
+        views: how each of a fold's networks sees a window; a file of several folds has them in turn.
         precision: `auto`, `32-true` or `bf16-mixed`.
         model: its class and arguments, as JSON.
     """
@@ -50,7 +50,7 @@ class Usage:
     genres: tuple[str, ...]
     window: float
     overlap: float
-    batch_size: int
+    views: tuple[str, ...]
     precision: str
     model: str
 
@@ -148,7 +148,7 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
     settings = {"recipe.window": recipe["window"], "recipe.overlap": recipe["overlap"]}
-    settings |= {"batch_size": config["batch_size"], "trainer.precision": config["trainer"]["precision"]}
+    settings |= {"recipe.members": recipe["members"], "trainer.precision": config["trainer"]["precision"]}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
         if not RULES[key].allows(value):
             raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
@@ -158,8 +158,8 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     if spec.n_fft * longest_clip(settings["recipe.window"]) * spec.sample_rate / spec.hop_length / 2 > LARGEST_STFT:
         raise UserError(f"features.hop_length={spec.hop_length}: would fill the memory with n_fft={spec.n_fft}")
     model = json.dumps(config["model"], sort_keys=True)
-    window, overlap, batch_size, precision = settings.values()
-    return Usage(spec, tuple(genres), window, overlap, batch_size, precision, model)
+    window, overlap, views, precision = settings.values()
+    return Usage(spec, tuple(genres), window, overlap, tuple(views), precision, model)
 
 
 def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:
@@ -171,11 +171,8 @@ def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: 
             raise UserError(f"weights {name} are not numbers")
     if not members:
         raise UserError("has no weights")
-    views = config["recipe"]["members"]  # of a fold's models; a file of several folds has them in turn
-    if not RULES["recipe.members"].allows(views):
-        raise UserError(f"recipe.members={views!s:.40}: must be {RULES['recipe.members']}")
     return tuple(
-        _network(own, config["model"], usage, views[member % len(views)], trust)
+        _network(own, config["model"], usage, usage.views[member % len(usage.views)], trust)
         for member, own in sorted(members.items())
     )
 

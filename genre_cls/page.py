@@ -76,5 +76,5 @@ def _pipes(sheet: Sheet) -> str:
 
 
 def _escaped(text: str) -> str:
-    """One line in which Markdown finds no table bar, tag, link, code or emphasis."""
-    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
+    """One line in which Markdown finds no table bar, tag, code or emphasis."""
+    return re.sub(r"([\\`*~|<>\[\]]|\b_|_\b)", r"\\\1", " ".join(text.split()))

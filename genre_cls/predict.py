@@ -71,7 +71,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
 def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     """Refuse what cannot be done together, before anything takes its time."""
     asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
-    if Path(arguments.model).suffix == ".onnx" and any(asked.values()):
+    if Path(arguments.model).suffix.lower() == ".onnx" and any(asked.values()):
         what = next(what for what, wanted in asked.items() if wanted)
         raise UserError(
             f"model {in_one_line(arguments.model)}: an .onnx file cannot be {what}; name the run or file it comes from"
@@ -84,7 +84,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 
 def _classifier(arguments: Namespace) -> "Classifier":
     """The model, exported and registered if that is asked for."""
-    if Path(arguments.model).suffix == ".onnx":
+    if Path(arguments.model).suffix.lower() == ".onnx":
         from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
 
         return OnnxClassifier.load(arguments.model)

@@ -93,6 +93,8 @@ def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:
 def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRScheduler:
     """Rise to the optimiser's learning rate, then fall to nothing along half a cosine.
 
+    Momentum (Adam's first beta) meanwhile falls from 0.95 to 0.85 and rises again, whatever the optimiser's own is.
+
     Args:
         optimizer: its learning rate is the peak.
         total_steps: batches of the whole training.

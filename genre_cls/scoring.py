@@ -64,7 +64,7 @@ class FoldResult:
         genres: names in the order of the columns.
         curves: per epoch `train_loss`, `train_accuracy`, `held_out_loss`, `held_out_accuracy`.
         n_train: tracks that taught.
-        seconds: wall time of training and judging, s.
+        seconds: wall times of training and judging its models, added up, though they work side by side, s.
         windows: what the tracks' probabilities were averaged from, if it was kept.
     """
 
@@ -261,7 +261,7 @@ class ConfigResult:
 
     @property
     def seconds_per_fold(self) -> float:
-        """Mean wall time of a fold, s."""
+        """What a fold's models take one after the other, mean over the folds, s."""
         return float(np.mean([fold.seconds for fold in self.folds]))
 
 

@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from functools import cache, cached_property
-from hashlib import blake2b
+from functools import cache, cached_property, partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -293,7 +293,8 @@ def _stamp(path: Path) -> list[int | str]:
 
 
 def _file_digest(path: Path) -> str:
-    return _digest([path.read_bytes()])
+    with path.open("rb") as file:
+        return file_digest(file, partial(blake2b, digest_size=10)).hexdigest()
 
 
 def _digest(parts: Iterable[bytes]) -> str:

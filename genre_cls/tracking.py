@@ -19,7 +19,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Self
 from urllib.error import HTTPError
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname, urlopen
 from uuid import uuid4
 
@@ -29,6 +29,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
 from genre_cls.errors import UserError, in_one_line
@@ -285,7 +286,7 @@ class Tracker:
             name: shown in MLflow.
             tags: of the run.
             params: of the run; of one that is continued, those that it lacks are added.
-            lasted: how long ago its work began, s.
+            lasted: what its work took, s, shown as its duration; of models side by side it is more than has passed.
             again: id of a run to continue; None for a new one.
         """
         began, tags = int((time.time() - lasted) * 1000), dict(tags) | {AT_WORK: os.environ.get(SWEEP, "")}
@@ -369,7 +370,7 @@ class Tracker:
             return ConfigResult({}, folds, 0).temperature if folds else 1.0
 
     def judged(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
-        """What a run has said of the tracks that it was judged by, and what is known of each of these, by its id.
+        """What a run has said of the tracks that it was judged by, and, once all are, what is known of each, by its id.
 
         Args:
             run_id: of a configuration, or of one fold.
@@ -380,7 +381,8 @@ class Tracker:
         with self._run_told(run_id):
             folds = self._folds(run_id)
             parent = self._parent(run_id)
-            tracks = load_tracks(self._file(parent, "tracks.csv"))
+            whole = parent.info.status == "FINISHED"  # before, nothing is logged of the tracks
+            tracks = load_tracks(self._file(parent, "tracks.csv")) if whole else {}
             return _by_index([self._fold(fold) for fold in folds]), tracks
 
     def report(self) -> str | None:
@@ -427,7 +429,7 @@ class Tracker:
         return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
 
     def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
-        """A configuration with its folds, and its own files; None if somebody has deleted any of them."""
+        """A configuration with its folds whose runs are there, and its own files; None if a file is gone."""
         try:
             folds = _by_index([self._fold(child) for child in self._children(parent)])
             if not folds:
@@ -510,8 +512,16 @@ class OpenRun:
 
 
 def store_uri(uri: str, folder: Path) -> str:
-    """Address of a store: the server's, or of the database in a folder."""
-    return uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    """Address of a store: the server's, or of the database in a folder.
+
+    Raises:
+        UserError: MLflow would take the folder's path for another one's.
+    """
+    path = folder.resolve() / "mlflow.db"
+    if not uri and unquote(str(path).partition("?")[0]) != str(path):
+        reason = "must have no question mark in it, and no percent sign before two digits"
+        raise UserError(f"tracking.folder={in_one_line(folder)}: {in_one_line(path.parent)} {reason}; name another one")
+    return uri or f"sqlite:///{path}"
 
 
 def ui_command(uri: str) -> str:
@@ -588,14 +598,14 @@ def _connect(uri: str) -> MlflowClient:
                 urlopen(uri, timeout=10).close()  # MLflow itself would give up after a minute
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
         raise UserError(_failure(uri, error)) from error
     except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={uri}: {in_one_line(error)}") from error
     return client
 
 
-def _failure(uri: str, error: MlflowException) -> str:
+def _failure(uri: str, error: Exception) -> str:
     """One line on what a store has failed in: where, why, and the way out."""
     reason = in_one_line(str(error).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
@@ -626,11 +636,11 @@ def _check_database(path: Path) -> None:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             connection.execute("SELECT version_num FROM alembic_version")  # MLflow's
     except sqlite3.OperationalError as error:  # locked, read-only
-        raise UserError(_failure(f"sqlite:///{path}", MlflowException(str(error)))) from error
+        raise UserError(_failure(f"sqlite:///{path}", error)) from error
     except sqlite3.DatabaseError as error:
         found = str(error)
     if found != "ok":
-        raise UserError(_failure(f"sqlite:///{path}", MlflowException(f"is damaged ({found})")))
+        raise UserError(_failure(f"sqlite:///{path}", ValueError(f"is damaged ({found})")))
 
 
 def _make_database(folder: Path) -> None:
@@ -646,7 +656,7 @@ def _make_database(folder: Path) -> None:
         if not path.exists():
             partial = folder / "mlflow.partial"
             partial.unlink(missing_ok=True)
-            MlflowClient(f"sqlite:///{partial}").search_experiments()
+            _connect(f"sqlite:///{partial}")
             with closing(sqlite3.connect(partial)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # halves the time of a write
             partial.replace(path)

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with Python 3.11 or newer if it is not there, brings it up to date, enters it.
+# Sourced by the other scripts: makes .venv with Python 3.11 to 3.13 if it is not there, brings it up to date, enters it.
 # Usage: [extra=EXTRA] . scripts/environment.sh   (EXTRA: one of pyproject.toml's, such as test)
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${GENRE_CLS_VENV:-$repository/.venv}
@@ -6,9 +6,9 @@ venv=${GENRE_CLS_VENV:-$repository/.venv}
 find_python() {
     local candidate
     for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
-        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$candidate" && return
+        "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$candidate" && return
     done
-    echo "error: no Python 3.11 or newer found; install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
     return 1
 }
 
@@ -17,7 +17,7 @@ wanted=$({ cat "$repository/pyproject.toml" "$repository/constraints.txt"; echo 
 extra=${extra:-}
 stamp=$venv/installed-${extra:-base}
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    [ -x "$venv/bin/python" ] || { python=$(find_python) && "$python" -m venv "$venv"; } || exit 2
+    [ -x "$venv/bin/pip" ] || { python=$(find_python) && "$python" -m venv "$venv"; } || exit 2
     echo "installing into $venv (the first time about 5 GB with PyTorch, a few minutes)" >&2
     (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1

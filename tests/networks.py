@@ -45,7 +45,7 @@ def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
 
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:
     """A network of each view that vote, in float32; it can be saved and loaded again."""
-    usage = Usage(spec, GENRES, window, overlap, 16, "32-true", "{}")
+    usage = Usage(spec, GENRES, window, overlap, ("plain",), "32-true", "{}")
     networks = tuple(a_network(spec, seed, view) for seed, view in enumerate(VIEWS))
     recipe = {"window": window, "overlap": overlap, "members": list(VIEWS)}
     model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE

@@ -154,6 +154,19 @@ def test_models_of_different_configurations_cannot_vote(trained: Any, tmp_path: 
             GenreClassifier.load(tmp_path)
 
 
+def test_models_can_vote_that_differ_in_how_they_were_trained_but_not_if_they_see_other_views(
+    model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(model, tmp_path / "0.safetensors")
+    forged(tmp_path / "1.safetensors", model, lambda _, config, __: config.update(batch_size=999))
+    assert GenreClassifier.load(tmp_path).n_networks == 4
+    seen = ["plain", "modulation"]  # where it was levelled, which has the same shape
+    other = forged(tmp_path / "1.safetensors", model, lambda _, config, __: config["recipe"].update(members=seen))
+    assert GenreClassifier.load(other).n_networks == 2
+    with pytest.raises(UserError, match=r"cannot vote together, as they differ in .*views"):
+        GenreClassifier.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -263,7 +276,7 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "an endless window": (lambda _, c, __: c["recipe"].update(window=1e12), "recipe.window=1000000000000.0: must be"),
     "a window in words": (lambda _, c, __: c["recipe"].update(window="long"), "recipe.window=long: must be"),
     "a full overlap": (lambda _, c, __: c["recipe"].update(overlap=1.0), "recipe.overlap=1.0: must be"),
-    "no batch": (lambda _, c, __: c.update(batch_size=0), "batch_size=0: must be"),
+    "no members": (lambda _, c, __: c["recipe"].update(members=[]), "recipe.members=[]: must be"),
     "no recipe": (lambda _, c, __: c.pop("recipe"), "KeyError: 'recipe'"),
     "another precision": (lambda _, c, __: c["trainer"].update(precision="64"), "trainer.precision=64: must be"),
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),

@@ -34,7 +34,7 @@ class Listener(nn.Module):
 
 
 def usage_of(spec: Any) -> Usage:
-    return Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
+    return Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
 
 
 @pytest.mark.parametrize("view", VIEWS)

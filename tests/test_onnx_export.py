@@ -132,7 +132,7 @@ def test_the_file_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> 
 
 def test_a_model_that_cannot_be_exported_is_told_and_no_file_is_left(tmp_path: Path) -> None:
     spec = SPECS["another rate"]
-    usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
+    usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
     opaque = GenreClassifier(
         [SavedModel((Network(Opaque(), spec.n_bins, "plain").eval(),), usage, "folder", 1.0, description)]
@@ -150,7 +150,7 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
             return features.mean(dim=(2, 3)).repeat(1, 3) * torch.tensor([0.0, 1, 2]) * (1 if len(features) > 2 else -1)
 
     spec = SPECS["another rate"]
-    usage = Usage(spec, GENRES, 0.7, 0.3, 16, "32-true", "{}")
+    usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
     with pytest.raises(UserError, match="differ from PyTorch's"):
         exported(
             [Network(Fickle(), spec.n_bins, "plain").eval()],

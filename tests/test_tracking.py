@@ -474,6 +474,28 @@ def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["50% off", "a#b & c", "my 'music' ä"])
+def test_a_store_is_in_its_folder_whatever_that_is_called(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name / "mlruns"
+    store(Tracker("", folder), "a", 1.0)
+    assert found(Tracker.at(str(folder))) == {"a": 1.0}
+    assert (folder / "mlflow.db").exists() and list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+@pytest.mark.parametrize("name", ["50%20off", "who?"])
+def test_a_folder_that_mlflow_would_take_for_another_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(f"tracking.folder={tmp_path / name}: ")) as told:
+        Tracker("", tmp_path / name)
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_for_a_store_is_told_and_leaves_none(small_disk: Callable[..., Path]) -> None:
+    folder = small_disk(400) / "mlruns"
+    with pytest.raises(UserError, match=r"(?i)full.*make room") as told:
+        Tracker("", folder)
+    assert "\n" not in str(told.value) and not (folder / "mlflow.db").exists()
+
+
 def test_a_full_disk_is_told_by_the_store(tracker: Tracker, folder: Path, small_disk: Callable[..., Path]) -> None:
     disk = small_disk(20_000)
     full = Tracker("", shutil.copytree(folder, disk / "mlruns"))
