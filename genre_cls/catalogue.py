@@ -277,7 +277,9 @@ class _Recipe:
 def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
     if not todo:
         return
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(
+        cpu_count(), mp_context=get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
+    ) as pool:
         jobs = pool.map(_synthesise_one, todo, chunksize=4)
         for _ in progress_bar(jobs, "Synthesising the demo set", total=len(todo)):
             pass

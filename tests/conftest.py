@@ -88,8 +88,9 @@ def once(folder: Path, make: Callable[[Path], Outcome]) -> Outcome:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """What the tests compute is too small to be shared among threads."""
+    """What the tests and the commands that they start compute is too small to be shared among threads."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -244,7 +245,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def sweep_under_way(
-    request: pytest.FixtureRequest, tiny_music: Path, on_music: tuple[str, ...], together: Path
+    request: pytest.FixtureRequest, one_thread: None, tiny_music: Path, on_music: tuple[str, ...], together: Path
 ) -> Iterator[Future[Outcome] | None]:
     """The grid as a user starts it, on the tiny music and a file that is none; it runs beside the other tests."""
 

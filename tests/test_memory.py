@@ -14,7 +14,7 @@ if sys.argv[1] == "kept":
     keep_freed()
 
 def step():
-    maps = torch.randn(16, 1, 256, 256, requires_grad=True)
+    maps = torch.randn(16, 1, 128, 128, requires_grad=True)
     for layer in layers:
         maps = torch.nn.functional.max_pool2d(layer(maps).relu(), 2)
     maps.sum().backward()

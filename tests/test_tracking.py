@@ -474,12 +474,11 @@ def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("name", ["50% off", "a#b & c", "my 'music' ä"])
-def test_a_store_is_in_its_folder_whatever_that_is_called(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name / "mlruns"
+def test_a_store_is_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "50% off, a#b & my 'music' ä" / "mlruns"
     store(Tracker("", folder), "a", 1.0)
     assert found(Tracker.at(str(folder))) == {"a": 1.0}
-    assert (folder / "mlflow.db").exists() and list(tmp_path.iterdir()) == [tmp_path / name]
+    assert (folder / "mlflow.db").exists() and list(tmp_path.iterdir()) == [folder.parent]
 
 
 @pytest.mark.parametrize("name", ["50%20off", "who?"])
