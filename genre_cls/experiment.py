@@ -37,7 +37,7 @@ from genre_cls.spool import Spool
 from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, new_model
-from genre_cls.voting import Trainings, n_workers, warm_up
+from genre_cls.voting import Trainings, n_workers
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,6 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         _check_device(cfg.trainer.device)
         check_buildable(cfg)
-    if configurations and configurations[0].hydra.launcher._target_.endswith(".BasicLauncher"):  # else others train
-        warm_up(configurations[0])
     load_all(configurations)
     for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
         tracker = Tracker(uri, Path(folder))

@@ -46,13 +46,6 @@ class Member:
     seconds: float
 
 
-def get_ready(device: str) -> None:
-    """Import what training needs, and find the device: both take seconds, the first time in a process."""
-    from genre_cls import module  # noqa: F401
-
-    torch.empty(0, device=device_of(device))
-
-
 def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     """Train a fresh model on a fold and let it judge the held-out tracks."""
     from pytorch_lightning import seed_everything

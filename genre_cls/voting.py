@@ -16,7 +16,7 @@ from genre_cls.models import device_of
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import Curves, FoldResult, voted
 from genre_cls.task import Task
-from genre_cls.training import Member, get_ready, train_member
+from genre_cls.training import Member, train_member
 from genre_cls.workers import at_hand, call, results
 
 MEMORY = 6e9  # bytes of a GPU's memory for each model that shares it
@@ -61,13 +61,6 @@ class Trainings:
         """Leave what has not begun."""
         for each in self.calls:
             each.cancel()
-
-
-def warm_up(cfg: DictConfig) -> None:
-    """Let the workers of a configuration start, which takes seconds, while this process is still at something else."""
-    workers = n_workers(cfg)
-    for _ in range(workers if workers > 1 else 0):
-        call(workers, get_ready, cfg.trainer.device)
 
 
 def n_workers(cfg: DictConfig) -> int:
