@@ -2,16 +2,13 @@
 
 import csv
 import inspect
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +22,9 @@ from scipy.sparse.csgraph import connected_components
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.lifeline import end_with
 from genre_cls.progress import progress_bar
 from genre_cls.whole import written
+from genre_cls.workers import call, results
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 GTZAN_TRACKS_PER_GENRE = 100
@@ -277,16 +274,12 @@ class _Recipe:
 def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
     if not todo:
         return
-    with ProcessPoolExecutor(
-        cpu_count(), mp_context=get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
-    ) as pool:
-        jobs = pool.map(_synthesise_one, todo, chunksize=4)
-        for _ in progress_bar(jobs, "Synthesising the demo set", total=len(todo)):
-            pass
+    calls = [call(cpu_count(), _synthesise_one, *job) for job in todo]
+    for _ in progress_bar(results(calls), "Synthesising the demo set", total=len(calls)):
+        pass
 
 
-def _synthesise_one(job: tuple[synthesiser.DemoTrack, Path, _Recipe]) -> None:
-    track, path, recipe = job
+def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: _Recipe) -> None:
     waveform = synthesiser.synthesise(track, **asdict(recipe))
     encoded = BytesIO()  # libsndfile does not tell that a disk is full
     soundfile.write(encoded, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")

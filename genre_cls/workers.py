@@ -30,7 +30,8 @@ def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[byt
     if size not in _pools:
         stop()
         _pools[size] = ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
-    return _pools[size].submit(_pickled, function, *arguments)
+    with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
+        return _pools[size].submit(_pickled, function, *arguments)
 
 
 def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
@@ -73,6 +74,19 @@ def stop() -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
             process.kill()
+
+
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """Hold back Ctrl-C, also from the processes that start meanwhile, for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(parent: int) -> None:

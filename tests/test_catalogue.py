@@ -1,10 +1,9 @@
 """Catalogues: GTZAN however it was unpacked, anybody's folders, and the demo set made once."""
 
-import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -230,17 +229,17 @@ DEMO: dict[str, Any] = {"tracks_per_genre": 2, "seconds": 1.0, "sample_rate": 80
 
 
 @pytest.fixture
-def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Synthesis in this process, where a test can reach it."""
-    monkeypatch.setattr(catalogue, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(workers))
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthesis where a test can reach it."""
+    monkeypatch.setattr(catalogue, "call", lambda _, function, *arguments: function(*arguments))
+    monkeypatch.setattr(catalogue, "results", iter)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Catalogue]]:
-    """A cache with the demo set in it, made by processes, as users make it."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Catalogue]:
+    """A cache with the demo set in it, made by workers, as users make it."""
     cache = tmp_path_factory.mktemp("demo")
-    yield cache, demo(cache_dir=str(cache), **DEMO)
-    assert multiprocessing.active_children() == []
+    return cache, demo(cache_dir=str(cache), **DEMO)
 
 
 def stamps(found: Catalogue) -> dict[str, tuple[int, int]]:
@@ -262,7 +261,7 @@ def test_the_demo_set_is_whole(made: tuple[Path, Catalogue]) -> None:
 def test_a_second_call_synthesises_nothing(made: tuple[Path, Catalogue], monkeypatch: pytest.MonkeyPatch) -> None:
     cache, found = made
     before = stamps(found)
-    monkeypatch.setattr(catalogue, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(catalogue, "call", None)
     again = demo(cache_dir=str(cache), **DEMO)
     assert again == found
     assert stamps(again) == before
@@ -270,7 +269,7 @@ def test_a_second_call_synthesises_nothing(made: tuple[Path, Catalogue], monkeyp
 
 
 def test_the_demo_set_is_the_same_on_every_machine(
-    made: tuple[Path, Catalogue], tmp_path: Path, in_threads: None
+    made: tuple[Path, Catalogue], tmp_path: Path, in_this_process: None
 ) -> None:
     _, found = made
     other = demo(cache_dir=str(tmp_path), **DEMO)
@@ -280,7 +279,7 @@ def test_the_demo_set_is_the_same_on_every_machine(
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"crossover": 0.9}, {"seconds": 0.5}, {"sample_rate": 4000}], ids=str)
-def test_other_arguments_make_another_set(tmp_path: Path, in_threads: None, change: dict[str, Any]) -> None:
+def test_other_arguments_make_another_set(tmp_path: Path, in_this_process: None, change: dict[str, Any]) -> None:
     one = DEMO | {"tracks_per_genre": 1}
     first = demo(cache_dir=str(tmp_path), **one)
     before = stamps(first)
@@ -292,7 +291,7 @@ def test_other_arguments_make_another_set(tmp_path: Path, in_threads: None, chan
     assert stamps(first) == before
 
 
-def test_a_growing_demo_set_keeps_its_files(tmp_path: Path, in_threads: None) -> None:
+def test_a_growing_demo_set_keeps_its_files(tmp_path: Path, in_this_process: None) -> None:
     small = demo(cache_dir=str(tmp_path), **DEMO | {"tracks_per_genre": 1})
     before = stamps(small)
     large = demo(cache_dir=str(tmp_path), **DEMO)
@@ -300,7 +299,9 @@ def test_a_growing_demo_set_keeps_its_files(tmp_path: Path, in_threads: None) ->
     assert {id: stamp for id, stamp in stamps(large).items() if id in before} == before
 
 
-def test_a_new_synthesiser_makes_a_new_set(tmp_path: Path, in_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_synthesiser_makes_a_new_set(
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = DEMO | {"tracks_per_genre": 1, "seconds": 0.1}
     old = demo(cache_dir=str(tmp_path), **one)
     monkeypatch.setattr("genre_cls.catalogue.inspect.getsource", lambda module: "another")
@@ -309,7 +310,7 @@ def test_a_new_synthesiser_makes_a_new_set(tmp_path: Path, in_threads: None, mon
 
 
 def test_a_cut_off_synthesis_leaves_nothing_that_is_taken_for_whole(
-    tmp_path: Path, in_threads: None, monkeypatch: pytest.MonkeyPatch, made: tuple[Path, Catalogue]
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch, made: tuple[Path, Catalogue]
 ) -> None:
     write, written = soundfile.write, []
 
@@ -332,7 +333,7 @@ def test_a_cut_off_synthesis_leaves_nothing_that_is_taken_for_whole(
     assert list(tmp_path.rglob("*.partial")) == []
 
 
-def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path, in_threads: None) -> None:
+def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path, in_this_process: None) -> None:
     one = DEMO | {"tracks_per_genre": 1, "seconds": 0.2}
     with ThreadPoolExecutor(3) as pool:
         sets = list(pool.map(lambda _: (found := demo(cache_dir=str(tmp_path), **one), stamps(found)), range(3)))

@@ -1,8 +1,11 @@
 """Worker processes: they are kept, take turns, and end when something fails."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
+from multiprocessing import active_children
+from typing import Any
 
 import pytest
 
@@ -59,6 +62,18 @@ def test_a_worker_that_is_killed_is_told_in_one_line_and_there_are_new_ones() ->
     with pytest.raises(UserError, match=r"a worker process was killed; if memory was short, trainer\.workers=1"):
         list(results([call(2, os._exit, 9), call(2, time.sleep, 5)]))
     assert list(results([call(2, abs, -3)])) == [3]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals")
+def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(capfd: Any) -> None:
+    calls = [call(2, time.sleep, 0.5) for _ in range(4)]
+    with pytest.raises(KeyboardInterrupt):
+        for process in active_children():
+            os.kill(process.pid or 0, signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    assert list(results(calls)) == [None] * 4
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("failure", [UserError, KeyboardInterrupt])
