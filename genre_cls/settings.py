@@ -262,11 +262,16 @@ def explain(error: Exception) -> str:
     if found := re.match(r"Could not override '(.+?)'", text):
         return _no_such_key(found[1])
     if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
-        return f"{found[1]}: several values are a sweep, which needs -m"
+        return f"{found[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
+    if found := re.match(r"LexerNoViableAltException: (\S+?=)|mismatched input .*\b", text):
+        return f"{found[1] or 'an override'}…: has a sign in it that means something to Hydra; {QUOTED}"
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)
     found = re.match(r"(.+?) full_key: (\S+)", text)
     return f"{found[2]}: {found[1]}" if found else text
+
+
+QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:

@@ -333,12 +333,12 @@ class Tracker:
         return Comparison(tags, tuple(result for _, result, _ in found), means, tracks, elsewhere)
 
     def best(self, experiment: str | None = None) -> str | None:
-        """Id of the run of the configuration with the best mean accuracy among those that `newest` compares.
+        """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres.
 
         Args:
             experiment: name of the experiment to look in; None for all.
         """
-        runs = _comparable(self._finished(experiment))
+        runs = _comparable([run for run in self._finished(experiment) if not _is_shuffled(run)])
         scores = ("accuracy_mean", "macro_f1_mean")  # the second decides between equals, as in the ranking
         best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
         return best.info.run_id if best else None
@@ -562,6 +562,11 @@ def _moment(run: Run) -> int:
 
 def _is_of(run: Run, sweep: str) -> bool:
     return sweep in run.data.tags.get(SWEEPS, "").split()
+
+
+def _is_shuffled(run: Run) -> bool:
+    """Whether it has learned genres that were dealt at random, which is no model to use."""
+    return bool(run.data.params.get("shuffle_genres") == "True")
 
 
 def _settle(artifacts: str) -> None:

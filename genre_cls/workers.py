@@ -4,8 +4,9 @@ import atexit
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, InvalidStateError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
@@ -29,6 +30,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[byt
     """
     if size not in _pools:
         stop()
+        threading.excepthook = _told
         _pools[size] = ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
     with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
         return _pools[size].submit(_pickled, function, *arguments)
@@ -74,6 +76,12 @@ def stop() -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
             process.kill()
+
+
+def _told(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing of calls that were given up before their workers ended: a pool of Python 3.11 fails over them."""
+    if failure.exc_type is not InvalidStateError:
+        threading.__excepthook__(failure)
 
 
 @contextmanager

@@ -200,6 +200,7 @@ def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_p
         (("a.wav", "--format", "xml"), "invalid choice: 'xml'"),
         (("a.wav", "--formatt", "csv"), "unrecognized arguments: --formatt"),
         (("a.wav", "--model"), "--model: expected one argument"),
+        (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
         (("a.wav",), "tracking mlruns: no tracking store in this folder"),
         (("a.wav", "--model", "worst"), "model worst: no such file; must be best, "),
         (("a.wav", "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),

@@ -241,6 +241,14 @@ def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -
     assert found(tracker) == {"a": 0.2, "b": 0.5}
 
 
+def test_what_has_learned_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
+    best = store(tracker, "a", 0.5, experiment="e")
+    shuffled = store(tracker, "b", 1.0, comparison="shuffled", experiment="e")
+    assert tracker.best() == shuffled
+    MlflowClient(tracker.uri).log_param(shuffled, "shuffle_genres", "True")
+    assert tracker.best() == best
+
+
 def test_an_experiment_can_be_looked_at_alone(tracker: Tracker) -> None:
     store(tracker, "a", 1.0, experiment="mine")
     store(tracker, "b", 0.5, experiment="yours")

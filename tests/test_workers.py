@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import active_children
@@ -74,6 +76,24 @@ def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_proce
         time.sleep(5)
     assert list(results(calls)) == [None] * 4
     assert capfd.readouterr() == ("", "")
+
+
+GIVEN_UP = """
+import time
+from contextlib import suppress
+from genre_cls.workers import call, results, stopped_by_failure
+calls = [call(2, time.sleep, 0.001) for _ in range(3000)]
+with suppress(KeyboardInterrupt), stopped_by_failure():
+    for done, _ in enumerate(results(calls)):
+        if done == 50:
+            raise KeyboardInterrupt
+time.sleep(1)
+"""
+
+
+def test_nothing_is_said_of_calls_that_were_given_up_as_workers_end() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_UP], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 @pytest.mark.parametrize("failure", [UserError, KeyboardInterrupt])
