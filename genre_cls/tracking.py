@@ -120,6 +120,7 @@ class Tracker:
         if not uri:
             _make_database(self._folder)
             _check_database(self._folder / "mlflow.db")
+            _follow(self._folder)
         self._client = _connect(self.uri)
 
     @classmethod
@@ -571,9 +572,13 @@ def _is_shuffled(run: Run) -> bool:
 
 def _settle(artifacts: str) -> None:
     """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
-    folder = Path(url2pathname(artifacts.removeprefix("file://")))
+    folder = _path(artifacts)
     if _is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
         sync(*folder.iterdir(), folder, *folder.parents[:3])
+
+
+def _path(artifacts: str) -> Path:
+    return Path(url2pathname(artifacts.removeprefix("file://")))
 
 
 def _is_local(artifacts: str) -> bool:
@@ -646,6 +651,21 @@ def _check_database(path: Path) -> None:
         found = str(error)
     if found != "ok":
         raise UserError(_failure(f"sqlite:///{path}", ValueError(f"is damaged ({found})")))
+
+
+def _follow(folder: Path) -> None:
+    """Let a store whose folder was moved find its artifacts, of which MLflow keeps the whole path."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection, suppress(sqlite3.OperationalError):
+        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
+        for number, location in experiments:
+            before = _path(location)
+            now = folder / "artifacts" / before.name
+            if _is_local(location) and before.parent.name == "artifacts" and now.is_dir() and not before.exists():
+                moved = (now.as_uri(), len(location) + 1, number)
+                connection.execute("UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = ?3", moved)
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) WHERE experiment_id = ?3", moved
+                )
 
 
 def _make_database(folder: Path) -> None:

@@ -241,6 +241,18 @@ def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -
     assert found(tracker) == {"a": 0.2, "b": 0.5}
 
 
+def test_a_store_whose_folder_was_moved_has_all_that_it_had_and_goes_on_there(tracker: Tracker, folder: Path) -> None:
+    store(tracker, "a", 1.0)
+    moved = folder.rename(folder.with_name("else where"))
+    there = Tracker("", moved)
+    assert found(there) == {"a": 1.0}
+    store(there, "b", 0.5)
+    assert found(Tracker("", moved)) == {"a": 1.0, "b": 0.5} and not folder.exists()
+    for name in ("a", "b"):
+        (parent,) = MlflowClient(there.uri).search_runs(["1"], f"tags.kind = 'config' and tags.identity = '{name}'")
+        assert artifacts(there, parent.info.run_id).is_relative_to(moved)
+
+
 def test_what_has_learned_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
     best = store(tracker, "a", 0.5, experiment="e")
     shuffled = store(tracker, "b", 1.0, comparison="shuffled", experiment="e")
