@@ -46,8 +46,10 @@ class GenreClassifier:
     def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
         usages = {part.usage for part in parts}
         if len(usages) > 1:
-            differ = "model, genres, features, windows, views or precision"
-            raise UserError(f"these models cannot vote together, as they differ in {differ}")
+            raise UserError(
+                "these models cannot vote together, as they differ in model, genres, features, windows, views or "
+                "precision"
+            )
         (self._usage,) = usages
         self._parts = tuple(parts)
         self._networks = [network for part in parts for network in part.networks]

@@ -76,7 +76,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError(
             f"model {in_one_line(arguments.model)}: an .onnx file cannot be {what}; name the run or file it comes from"
         )
-    if arguments.export and Path(arguments.export).suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
+    if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
         raise UserError(f"--export {in_one_line(arguments.export)}: must end in .safetensors or .onnx")
     if arguments.explain and len(files) != 1:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")

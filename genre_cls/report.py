@@ -98,8 +98,9 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
 def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Addresses of the audio that is at hand, in forms that browsers play."""
     paths = {track: Path(known["path"]) for track, known in tracks.items()}
-    plays = {track: path for track, path in paths.items() if path.suffix.lower() in BROWSERS_PLAY and path.exists()}
-    return {track: path.as_uri() for track, path in plays.items()}
+    return {
+        track: path.as_uri() for track, path in paths.items() if path.suffix.lower() in BROWSERS_PLAY and path.exists()
+    }
 
 
 def _provenance(tags: Mapping[str, str]) -> dict[str, str]:

@@ -263,7 +263,7 @@ def explain(error: Exception) -> str:
         return _no_such_key(found[1])
     if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
         return f"{found[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
-    if found := re.match(r"LexerNoViableAltException: (\S+?=)|mismatched input .*\b", text):
+    if found := re.match(r"LexerNoViableAltException: (\S+?=)|mismatched input", text):
         return f"{found[1] or 'an override'}…: has a sign in it that means something to Hydra; {QUOTED}"
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)

@@ -33,6 +33,7 @@ from genre_cls.whole import written
 
 CHANGED = "changed while it was read; the next start reads it anew"
 SAVE_EVERY = 10.0  # s between two saves of the ledger: what a kill during extraction costs at most
+DIGEST = partial(blake2b, digest_size=10)
 
 Matrix = NDArray[np.float16]
 Item = TypeVar("Item")
@@ -294,11 +295,11 @@ def _stamp(path: Path) -> list[int | str]:
 
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
-        return file_digest(file, partial(blake2b, digest_size=10)).hexdigest()
+        return file_digest(file, DIGEST).hexdigest()
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    digest = blake2b(digest_size=10)
+    digest = DIGEST()
     for part in parts:
         digest.update(part)
     return digest.hexdigest()

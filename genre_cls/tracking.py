@@ -615,9 +615,9 @@ def _connect(uri: str) -> MlflowClient:
     return client
 
 
-def _failure(uri: str, error: Exception) -> str:
+def _failure(uri: str, failure: object) -> str:
     """One line on what a store has failed in: where, why, and the way out."""
-    reason = in_one_line(str(error).strip().partition("\n")[0])
+    reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
         return f"tracking.uri={uri}: {reason}; the same command goes on when it answers"
     path = uri.removeprefix("sqlite:///")
@@ -650,7 +650,7 @@ def _check_database(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         found = str(error)
     if found != "ok":
-        raise UserError(_failure(f"sqlite:///{path}", ValueError(f"is damaged ({found})")))
+        raise UserError(_failure(f"sqlite:///{path}", f"is damaged ({found})"))
 
 
 def _follow(folder: Path) -> None:

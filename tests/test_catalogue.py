@@ -1,9 +1,10 @@
 """Catalogues: GTZAN however it was unpacked, anybody's folders, and the demo set made once."""
 
+import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from genre_cls import catalogue
 from genre_cls.audio import EXTENSIONS, decode
 from genre_cls.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
 from genre_cls.errors import UserError
+from genre_cls.workers import stop
 
 
 def touch(path: Path) -> Path:
@@ -236,10 +238,14 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Catalogue]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Catalogue]]:
     """A cache with the demo set in it, made by workers, as users make it."""
     cache = tmp_path_factory.mktemp("demo")
-    return cache, demo(cache_dir=str(cache), **DEMO)
+    yield cache, demo(cache_dir=str(cache), **DEMO)
+    stop()
+    for process in multiprocessing.active_children():
+        process.join(10)
+    assert multiprocessing.active_children() == []
 
 
 def stamps(found: Catalogue) -> dict[str, tuple[int, int]]:
