@@ -7,12 +7,11 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from genre_cls.estimates import Estimate, crossed, estimate, holm
+from genre_cls.estimates import Estimate, crossed, estimate, holm, of_few
 from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, setting
 
 RISK = 0.05  # of claiming any difference among several that is none
 SURE = 0.95  # probability from which two configurations are called practically equal
-ROUNDING = 1e-9  # what an error is below that is none
 
 Pair = tuple[ConfigResult, ConfigResult]
 
@@ -101,8 +100,8 @@ def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
 
     Source: McNemar, Psychometrika 12 (1947); binomial form.
     """
-    hits = [result.tracks.predictions == result.tracks.labels for result in (first, second)]
-    only_first, only_second = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
+    gains = first.tracks.hits - second.tracks.hits
+    only_first, only_second = int((gains > 0).sum()), int((gains < 0).sum())
     if not only_first + only_second:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
@@ -135,10 +134,8 @@ def _difference(
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
     found = crossed(np.stack(gains)) if one.one_test else estimate([gain.mean() for gain in gains], one.test_share)
-    if found.error < ROUNDING:
-        # Folds that agree to the track do not make sure what so few tracks cannot: these are then the error.
-        of_tracks = np.concatenate(gains).std(ddof=1) / np.sqrt(len(one.tracks.track_ids))
-        found = replace(found, error=float(of_tracks))
+    of_tracks = np.mean([a.tracks.hits - b.tracks.hits for a, b in pairs], axis=0)
+    found = of_few(found, of_tracks, imagined=(1, -1))
     if found.mean < 0:
         first, second, found = second, first, replace(found, mean=-found.mean)
     return Difference(first, second, found, found.p_value, single_tracks, rope)

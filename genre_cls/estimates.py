@@ -1,7 +1,7 @@
 """Means with their errors: what folds say of a score, and how sure that is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+ROUNDING = 1e-9  # what an error is below that is none
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,25 @@ def sampled(values: Floats) -> Estimate:
     n = len(values)
     error = float(values.std(ddof=1)) / n**0.5 if n > 1 else 0.0
     return Estimate(float(values.mean()), 0.0, error, max(n - 1, 1))
+
+
+def of_few(found: Estimate, values: Floats, imagined: Sequence[float]) -> Estimate:
+    """The same, or, where folds agree to the track and so tell of no error, with that of the tracks.
+
+    Tracks that are all recognised would tell of none either: some imagined ones, as many of each kind, join them.
+
+    Args:
+        found: mean over the folds.
+        values: what was made of each track `(n_tracks,)`.
+        imagined: the values that join them.
+
+    Source: Agresti & Coull, The American Statistician 52 (1998), for shares: two hits and two misses; Bonett & Price,
+    J. Educational and Behavioral Statistics 37 (2012), for differences of two shares: a gain and a loss.
+    """
+    if found.error >= ROUNDING:
+        return found
+    joined = np.append(values, imagined)
+    return replace(found, error=float(joined.std()) / len(joined) ** 0.5, freedom=len(joined) - 1)
 
 
 def crossed(values: Floats) -> Estimate:

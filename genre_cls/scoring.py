@@ -10,7 +10,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
 from genre_cls.calibration import Calibration, best_temperature, calibration, logits_of, tempered
-from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, sampled
+from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, of_few, sampled
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
 
@@ -139,6 +139,11 @@ class TrackPredictions:
         """The most probable genre of each track `(n_tracks,)`."""
         return self.probabilities.argmax(axis=1)
 
+    @property
+    def hits(self) -> Floats:
+        """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
+        return (self.predictions == self.labels).astype(float)
+
 
 @dataclass(frozen=True)
 class ConfigResult:
@@ -209,6 +214,12 @@ class ConfigResult:
         confidence = np.concatenate([fold.probabilities.max(axis=1) for fold in self.folds])
         return calibration(confidence, np.concatenate([fold.hits for fold in self.folds]))
 
+    def _accuracy(self) -> Estimate:
+        hits = [fold.hits for fold in self.folds]
+        if len(hits) == 1:
+            return sampled(hits[0])
+        return crossed(np.stack(hits)) if self.one_test else estimate([own.mean() for own in hits], self.test_share)
+
     def _tempered(self, fold: FoldResult) -> FoldResult:
         probabilities, labels = self._without(fold.track_ids)
         if not len(labels):
@@ -234,11 +245,9 @@ class ConfigResult:
 
     def estimate(self, score: str) -> Estimate:
         """Mean of a fold score (a key of `FoldResult.scores`) with its error."""
-        if len(self.folds) == 1 and score == "accuracy":
-            return sampled(self.folds[0].hits)
-        if self.one_test and score == "accuracy":
-            return crossed(np.stack([fold.hits for fold in self.folds]))
-        return estimate([fold.scores[score] for fold in self.folds], self.test_share)
+        if score != "accuracy":
+            return estimate([fold.scores[score] for fold in self.folds], self.test_share)
+        return of_few(self._accuracy(), self.tracks.hits, imagined=(1, 1, 0, 0))
 
     @property
     def summary(self) -> dict[str, float]:

@@ -238,7 +238,7 @@ def test_the_verdict_is_what_the_numbers_say(
     ("missed", "words"),
     [
         ((4, 4, 4, 4, 3), "mel · deep · batch 16 beats mel · basic · batch 16 by 47.5 points (95 % "),
-        ((0, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 are practically equal: 0.0 points apart"),
+        ((0, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 0.0 points, but"),
         ((4, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 10.0 points, but"),
     ],
 )
@@ -267,5 +267,13 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
     (pair,) = pairwise([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
     share = 1 / n_tracks
     assert pair.accuracy.mean == np.mean([share] * n_folds)
-    assert pair.accuracy.error == pytest.approx(np.sqrt(share * (1 - share) / (tracks.size - 1)))
+    mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss that are imagined
+    assert pair.accuracy.error == pytest.approx(np.sqrt(((n_folds + 2) / n - mean**2) / n))
     assert pair.p_value > 0.05 and "cannot be told apart" in pair.verdict
+
+
+@pytest.mark.parametrize(("n_tracks", "words"), [(8, "cannot be told apart"), (2000, "practically equal")])
+def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_tracks: int, words: str) -> None:
+    tracks = np.arange(5 * n_tracks).reshape(5, n_tracks)
+    (pair,) = pairwise([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
+    assert words in pair.verdict and pair.accuracy.error > 0

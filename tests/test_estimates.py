@@ -17,7 +17,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 
-from genre_cls.estimates import Estimate, crossed, estimate, holm, unpaired
+from genre_cls.estimates import Estimate, crossed, estimate, holm, of_few, unpaired
 
 SHARES = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
 SCORES = st.lists(SHARES, min_size=2, max_size=12)
@@ -191,3 +191,20 @@ def test_adjusting_lowers_no_p_value_and_keeps_their_order(p_values: list[float]
 
 def test_no_p_value_needs_no_adjusting() -> None:
     assert len(holm([])) == 0
+
+
+@given(st.integers(1, 300), st.data())
+def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n: int, data: st.DataObject) -> None:
+    hits = np.arange(n) < data.draw(st.integers(0, n))
+    certain = estimate([hits.mean()] * 5, 0.25)
+    got = of_few(certain, hits, imagined=(1, 1, 0, 0))
+    share = (hits.sum() + 2) / (n + 4)
+    assert (got.mean, got.error) == (certain.mean, pytest.approx(np.sqrt(share * (1 - share) / (n + 4))))
+    assert got.high - got.low > 0
+
+
+@given(SCORES, st.floats(0.01, 1))
+def test_folds_that_differ_tell_of_the_error_themselves(scores: list[float], share: float) -> None:
+    found = estimate(scores, share)
+    assume(found.error > 1e-6)
+    assert of_few(found, np.ones(4), imagined=(1, 1, 0, 0)) == found
