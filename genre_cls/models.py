@@ -23,6 +23,9 @@ class GenreCNN(nn.Module):
         bands: slices of the bin axis that keep their place up to the classifier; what sounds low and
             what sounds high is told apart there.
         dropout: share of the pooled statistics that is zeroed in training.
+
+    Raises:
+        ValueError: blocks without a kernel size or strides, or the other way round.
     """
 
     def __init__(
@@ -36,6 +39,11 @@ class GenreCNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        lengths = len(channels), len(kernel_sizes), len(strides)
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "channels, kernel_sizes and strides must be equally long, have {}, {} and {}".format(*lengths)
+            )
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(
             *(conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))

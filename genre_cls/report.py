@@ -45,7 +45,7 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
         sweep: word of the command that must have confirmed the last one; None for any.
     """
-    if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").exists():
+    if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").expanduser().exists():
         return False  # a look at an empty folder leaves it empty
     from genre_cls.tracking import Tracker
 
@@ -79,7 +79,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     experiment = tracker.experiment(EXPERIMENT)
     with tracker.claim("report", "report") as claim:
-        folder = _write_files(Path(cfg.report_dir), files)
+        folder = _write_files(Path(cfg.report_dir).expanduser(), files)
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
     Console().print(page.table(report))

@@ -10,18 +10,23 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.windows import VIEWS
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
+
+OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,24 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A text, of a few if they are named, or nothing where that is allowed."""
+    """A text, of a few if they are named; it may be empty, or nothing, where that is allowed."""
 
     choices: tuple[str, ...] = ()
     optional: bool = False
+    empty: bool = False
 
     def allows(self, value: object) -> bool:
         """Whether a value is one of them."""
         if value is None:
             return self.optional
-        return isinstance(value, str) and (not self.choices or value in self.choices)
+        if self.choices or not isinstance(value, str):
+            return value in self.choices
+        return bool(value) or self.empty
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.choices)}" if self.choices else "a text"
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        return "a text" if self.empty else "a text that is not empty"
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "dataset.sample_rate": Number(8000, 192000, whole=True),
     "dataset.crossover": SHARE,
     "dataset.seed": SEED,
+    "features._target_": Text(("genre_cls.features.FeatureSpec",)),
     "features.kind": Text(("mel", "mfcc")),
     "features.sample_rate": Number(1000, 192000, whole=True),
     "features.n_fft": Number(16, 65536, whole=True),
@@ -173,7 +184,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
     "trainer.threads": whole(1),
     "trainer.workers": whole(0),
-    "tracking.uri": Text(),
+    "tracking.uri": Text(empty=True),
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True),
 }
@@ -188,7 +199,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: a value is not allowed, or a setting is one that nothing would take.
     """
-    for key, value in leaves(cfg):
+    for key, value in sorted(leaves(cfg), key=lambda leaf: "." in leaf[0]):  # groups take values from the top level
         rule = RULES.get(key)
         if rule and not rule.allows(value):
             raise UserError(f"{key}={value}: must be {rule}")
@@ -225,23 +236,31 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def one_line_errors() -> Iterator[None]:
     """Tell a user's mistake in one line on stderr and exit with code 2; anything else goes on as it is."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
     try:
         yield
     except BrokenPipeError:  # whoever read the output, head say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except ValueError as error:
-        if not str(error).startswith("Config group override"):
+        if not _raised_by(error).startswith("hydra."):
             raise
-        print("error: an option is chosen by its name, as in model=deep (--help lists them)", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         gc.freeze()  # or Python looks through all that is loaded once more before it leaves
         raise SystemExit(130) from None
+
+
+def _raised_by(error: BaseException) -> str:
+    """The module in which an exception was raised."""
+    (*_, (frame, _)) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", ""))
 
 
 class OneLineParser(ArgumentParser):
@@ -259,6 +278,10 @@ def explain(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
         return _no_such_option(str(error.missing_cfg_file), error.options or [])
+    if text.startswith("Config group override"):
+        return "an option is chosen by its name, as in model=deep (--help lists them)"
+    if found := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):
+        return f"{found[2]}: is taken from the environment variable {found[1]}, which is not set"
     if found := re.match(r"Could not override '(.+?)'", text):
         return _no_such_key(found[1])
     if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
@@ -276,13 +299,17 @@ QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     group, _, option = config_file.rpartition("/")
+    if not group:
+        return f"--config-name={option}: no such file in {CONF}"
     if extra := PLUGINS.get(f"{group}={option}"):
         return f"{group}={option}: its plugin is not installed; pip install 'genre_cls[{extra}]'"
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 
 def _no_such_key(key: str) -> str:
-    name = key.rpartition(".")[2]
+    group, _, name = key.rpartition(".")
+    if key in RULES and group in GROUPS:
+        return f"{key}: no such setting with this option of {group}; another one has it (--help lists them)"
     others = [known for known in (*RULES, *GROUPS) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)

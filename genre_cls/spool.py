@@ -26,7 +26,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.path = folder.resolve() / "spool" / key
+        self.path = folder.expanduser().resolve() / "spool" / key
 
     def put(self, index: int, files: Mapping[str, bytes]) -> None:
         """Keep a fold: all of its files or none.

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,7 @@ def _load(cfg: DictConfig) -> Task:
 def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
     stopping = cfg.recipe.early_stopping
     split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
+    _check_arguments(split)
     folds: list[Fold] = split(genres, together, parts)
     if cfg.fold is None:
         if cfg.inside:
@@ -164,6 +166,13 @@ def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, par
     if not cfg.inside:
         return [fold]
     return within(np.sort(np.concatenate([fold.train, fold.val])), split, genres, together, parts)
+
+
+def _check_arguments(split: "partial[list[Fold]]") -> None:
+    try:
+        signature(split.func).bind_partial(**split.keywords)
+    except TypeError as error:
+        raise UserError(f"folds: {split.func.__name__} {error}") from error
 
 
 def _data(cfg: DictConfig) -> _Data:

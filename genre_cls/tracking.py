@@ -113,8 +113,8 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         # It logs the traceback of each failure that it raises as well, which `failures_told` tells in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self._artifacts = None if uri else folder.resolve() / "artifacts"
-        self._folder = folder.resolve()
+        self._folder = folder.expanduser().resolve()
+        self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"
         self.uri = store_uri(uri, folder)
         if not uri:
@@ -126,7 +126,7 @@ class Tracker:
     @classmethod
     def at(cls, place: str) -> Self:
         """A connection to the store in a folder, which is made if it is not there, or to the server at an address."""
-        return cls(place, Path()) if "://" in place else cls("", Path(place).expanduser())
+        return cls(place, Path()) if "://" in place else cls("", Path(place))
 
     def experiment(self, name: str) -> str:
         """Id of the experiment of this name, which is made if it is not there."""
@@ -518,7 +518,7 @@ def store_uri(uri: str, folder: Path) -> str:
     Raises:
         UserError: MLflow would take the folder's path for another one's.
     """
-    path = folder.resolve() / "mlflow.db"
+    path = folder.expanduser().resolve() / "mlflow.db"
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
         raise UserError(f"tracking.folder={in_one_line(folder)}: {in_one_line(path.parent)} {reason}; name another one")

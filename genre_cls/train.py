@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.errors import UserError
 from genre_cls.lifeline import end_with
-from genre_cls.settings import CONF, check, check_words, one_line_errors
+from genre_cls.settings import CONF, check, check_words, one_line_errors, whole
 from genre_cls.workers import stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,9 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep, wherever the launcher runs them."""
         with one_line_errors():
+            trials = config.hydra.sweeper.get("n_trials", 1)
+            if not whole(1).allows(trials):
+                raise UserError(f"hydra.sweeper.n_trials={trials}: must be {whole(1)}")
             if config.inside and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
         _prepare(config, expand)

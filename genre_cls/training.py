@@ -90,7 +90,11 @@ def check_buildable(cfg: DictConfig) -> None:
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
     """A fresh model that has seen a window, since some take their shape from it."""
-    model: nn.Module = instantiate(cfg.model, n_genres=n_genres)
+    model = instantiate(cfg.model, n_genres=n_genres)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model._target_={cfg.model.get('_target_')}: makes no torch.nn.Module but a {type(model).__name__}"
+        )
     spec: FeatureSpec = instantiate(cfg.features)
     _check_output(model, _silence(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
     return model
@@ -103,13 +107,14 @@ def _silence(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:
 def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -> None:
     try:
         with torch.no_grad():
-            shape = tuple(model.eval()(windows).shape)
+            logits = model.eval()(windows)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         bins, frames = windows.shape[2:]
         raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {reason}") from error
-    if shape != (2, n_genres):
-        raise UserError(f"model: gives {shape} for two windows and {n_genres} genres, must give (2, {n_genres})")
+    gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if gives != (2, n_genres):
+        raise UserError(f"model: gives {gives} for two windows and {n_genres} genres, must give (2, {n_genres})")
     model.train()
 
 

@@ -93,6 +93,7 @@ def test_a_range_ends_where_it_says(key: str, rule: Number) -> None:
 def test_a_text_is_one_of_those_there_are(key: str, rule: Text) -> None:
     assert all(map(rule.allows, rule.choices or ["any text"]))
     assert rule.allows(None) == rule.optional
+    assert rule.allows("") == rule.empty
     for value in [1, 1.5, True, [1], {"a": 1}, *(["neither"] if rule.choices else [])]:
         assert not rule.allows(value), value
 
@@ -117,6 +118,16 @@ def test_what_is_taken_from_elsewhere_is_checked_where_it_arrives(composed: Comp
         check(composed("recipe.epochs=${recipe.schedule.warmup}"))
 
 
+class Doubled(torch.nn.Module):
+    """A model that gives more than the one thing that is asked for."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__()
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return features, features
+
+
 MISTAKES = {
     "a typo": (["recipe.epocs=3"], ["recipe.epocs", "did you mean recipe.epochs"]),
     "a setting without its group": (["epochs=3"], ["epochs", "did you mean recipe.epochs"]),
@@ -139,7 +150,7 @@ MISTAKES = {
     "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes of its own"]),
     "an unfinished interpolation": (["recipe.window=${"], ["recipe.window=${"]),
     "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
-    "an environment variable that is not set": (["seed=${oc.env:NO_SUCH}"], ["seed", "NO_SUCH"]),
+    "an environment variable that is not set": (["seed=${oc.env:NO_SUCH}"], ["seed: ", "NO_SUCH, which is not set"]),
     "a device that is none": (["trainer.device=tpu"], ["trainer.device=tpu", "auto, cpu, cuda, mps"]),
     "a device of other machines": ([f"trainer.device={ABSENT}"], [f"trainer.device={ABSENT}", "auto, cpu"]),
     "one fold": (["folds.k=1"], ["folds.k=1", "at least 2"]),
@@ -156,7 +167,18 @@ MISTAKES = {
     "an argument that the model does not have": (["+model.depth=2"], ["model", "depth"]),
     "steps of nothing": (["model.strides=[[0,0],[2,2],[2,2],[2,2],[1,1]]"], ["model: fails on a window of 128 bins"]),
     "a model for one size of windows": (["model=tutorial_basic"], ["model: fails on a crop", "recipe.first_crop=0.4"]),
-    "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: "]),
+    "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: channels, kernel_sizes", "5, 1 and 5"]),
+    "a model that is none": (["model._target_=builtins.dict"], ["model._target_=builtins.dict", "torch.nn.Module"]),
+    "a model that gives more": ([f"model._target_={__name__}.Doubled"], ["model: gives a tuple", "must give (2, 2)"]),
+    "features that are none": (["features._target_=builtins.dict"], ["features._target_=builtins.dict"]),
+    "a setting of other features": (["features.n_mfcc=13"], ["features.n_mfcc", "another one has it"]),
+    "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
+    "a setting of another split": (["folds=filtered"], ["folds.k", "another one has it"]),
+    "a seed that others take over": (["seed=-1"], ["error: seed=-1"]),
+    "no place for the cache": (["cache_dir="], ["cache_dir=", "not empty"]),
+    "no place for the report": (["report_dir="], ["report_dir=", "not empty"]),
+    "a configuration that is none": (["--config-name=foo"], ["--config-name=foo", str(CONF)]),
+    "a command to do again that is none": (["--experimental-rerun=/no/such"], ["/no/such"]),
     "an optimiser that is none": (["recipe.optimizer._target_=torch.optim.Atom"], ["recipe.optimizer", "Atom"]),
     "an argument of another optimiser": (["+recipe.optimizer.momentum=0.9"], ["recipe.optimizer", "momentum"]),
     "a server that is none": (["tracking.uri=http://127.0.0.1:9"], ["tracking.uri=http://127.0.0.1:9"]),
@@ -184,6 +206,8 @@ def test_a_mistake_is_told_in_one_line_before_any_work(
         (["folds.k=2,7"], ["folds.k=7", "only 6 tracks"]),
         (["model=basic", "model.dropout=0.1,7"], ["model: dropout"]),
         (["batch_size=16,'x'"], ["batch_size=x"]),
+        (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"], ["hydra.sweeper.n_trials=0", "at least 1"]),
+        (["--cfg", "job"], ["--multirun, --cfg"]),
     ],
 )
 def test_one_bad_value_stops_a_sweep_before_any_work(

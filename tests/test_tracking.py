@@ -33,6 +33,7 @@ from genre_cls.artifacts import (
 )
 from genre_cls.errors import UserError
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
+from genre_cls.spool import Spool
 from genre_cls.tracking import KEY, PARENT, SWEEP, Tracker, _changed, store_uri, ui_command
 
 GENRES = ("blues", "rock & roll")
@@ -492,6 +493,13 @@ def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
     with pytest.raises(UserError, match=r"mlflow\.db: .*make the folder writable") as told, read_only.failures_told():
         read_only.experiment("new")
     assert "\n" not in str(told.value)
+
+
+def test_a_store_may_be_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Tracker("", Path("~/runs"))
+    Spool(Path("~/runs"), "key").put(0, {"fold.json": b"{}"})
+    assert (tmp_path / "runs" / "mlflow.db").exists() and (tmp_path / "runs" / "spool" / "key" / "0").is_dir()
 
 
 def test_a_store_is_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
