@@ -13,6 +13,7 @@ import soxr
 from numpy.typing import NDArray
 
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
+OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # that music comes in, and libsndfile lacks
 LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; no header that claims more is right
 AT_ONCE = 1 << 28  # samples of a part, as they are or resampled: 3.4 hours at 22.05 kHz, 1 GB
 FASTEST = 1_000_000  # Hz, above what anything is recorded at
@@ -83,12 +84,22 @@ def duration(path: Path) -> float:
 
 def audio_files(folder: Path) -> list[Path]:
     """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) and hidden folders' are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in found if not _is_hidden(path.relative_to(folder)) and path.is_file())
+    return sorted(path for path in _files(folder) if path.suffix.lower() in EXTENSIONS)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def other_files(folder: Path) -> list[Path]:
+    """Every file below a folder that is music in a format that cannot be read."""
+    return sorted(path for path in _files(folder) if path.suffix.lower() in OTHERS)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What is below a folder and is not hidden, behind links to folders too; none is entered twice, or from below."""
+    seen = {folder.resolve(), *folder.resolve().parents}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        visible = {Path(place, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
+        folders[:] = [name for real, name in visible.items() if real not in seen]
+        seen |= visible.keys()
+        yield from (path for name in names if not name.startswith(".") and (path := Path(place, name)).is_file())
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

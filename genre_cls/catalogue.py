@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
-from genre_cls.audio import EXTENSIONS, audio_files
+from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
 from genre_cls.whole import written
@@ -67,6 +67,7 @@ class Catalogue:
     name: str
     tracks: tuple[Track, ...]
     synthetic: bool = False
+    shuffled: bool = False
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -83,7 +84,7 @@ class Catalogue:
         genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
         tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
         note = "Genres are dealt to the tracks at random (shuffle_genres=true): nothing can be recognised."
-        return replace(self, tracks=tracks, notes=(*self.notes, note))
+        return replace(self, tracks=tracks, shuffled=True, notes=(*self.notes, note))
 
     def without_faults(self) -> "Catalogue":
         """The same without the tracks that are known to be faulty."""
@@ -169,6 +170,8 @@ def folder(root: str | None) -> Catalogue:
         )
     empty = [genre.name for genre in folders if genre.name not in genres]
     notes = [f"Folders without tracks, which are no genres: {', '.join(empty)}."] if empty else []
+    if others := other_files(base):
+        notes.append(f"{len(others)} files are left out, such as {others[0].name}, as their format cannot be read.")
     if astray := sorted(facts.keys() - {track.id for track in found}):
         notes.append(f"metadata.csv: {len(astray)} paths are no track's, such as {astray[0]!r}; one is like a/b.wav.")
     return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(map(in_one_line, notes)))

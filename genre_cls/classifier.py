@@ -241,8 +241,11 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
 
 
 def is_store(tracking: str | Path) -> bool:
-    """Whether a tracking store is in a folder, or may be at an address; a look at an empty folder leaves it empty."""
-    return "://" in str(tracking) or (Path(tracking).expanduser() / "mlflow.db").exists()
+    """Whether a tracking store is in a folder, or may be at an address; a look at what is not there leaves no trace."""
+    address = str(tracking)
+    if address.startswith("sqlite:///"):
+        return Path(address.removeprefix("sqlite:///")).exists()
+    return "://" in address or (Path(address).expanduser() / "mlflow.db").exists()
 
 
 def _model_files(source: str | Path) -> list[Path]:

@@ -75,7 +75,7 @@ def main() -> None:
     with one_line_errors():
         source = configured()
         if arguments.mirror:
-            source = replace(source, mirrors=tuple(arguments.mirror))
+            source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))
         folder = arguments.folder.expanduser()
         get(source, folder)
         _say_what_is_there(folder)
@@ -87,6 +87,12 @@ def configured() -> Source:
 
     values = {str(key): value for key, value in OmegaConf.load(CONF / "download.yaml").items()}
     return Source(**values | {"mirrors": tuple(values["mirrors"])})
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise UserError(f"--mirror {in_one_line(text)}: must begin with http:// or https://")
+    return text
 
 
 def get(source: Source, folder: Path) -> None:

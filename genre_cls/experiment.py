@@ -382,7 +382,7 @@ def _genre_means(task: Task) -> GenreMeans:
 def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
     if missing:
         done, others = len(result.folds), ",".join(map(str, missing))
-        return f"{done} of {done + len(missing)} folds are there; -m fold={others} trains the others"
+        return f"{done} of {done + len(missing)} folds are there; the same command without fold= trains {others} too"
     accuracy = result.estimate("accuracy")
     low, high = accuracy.share_interval
     return (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files
+from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
 from genre_cls.settings import OneLineParser, one_line_errors
@@ -29,6 +29,7 @@ Judged = Iterator[tuple[Path, "Prediction"]]
 LONG = 60.0  # s, above which a file's genres are shown over time
 STRETCH = 30.0  # s, that a letter stands for
 PER_ROW = 20  # letters
+KNOWN = ", ".join(EXTENSIONS)
 COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
 
 
@@ -78,6 +79,8 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         )
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
         raise UserError(f"--export {in_one_line(arguments.export)}: must end in .safetensors or .onnx")
+    if arguments.register and arguments.trust:
+        raise UserError("--register: whoever serves a model loads classes of genre_cls.models alone; leave out --trust")
     if arguments.explain and len(files) != 1:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
     if arguments.explain and arguments.explain.suffix.lower() != ".png":
@@ -111,7 +114,7 @@ def _judged(classifier: "Classifier", files: Sequence[Path], failed: list[Path])
             yield file, classifier.predict(file)
         except UnreadableAudio as error:
             failed.append(file)
-            _say(f"{file}: {error}")
+            _say(f"{file}: {f'has no audio in it ({KNOWN})' if file.is_dir() else error}")
 
 
 def _inputs(path: Path) -> list[Path]:
@@ -119,6 +122,8 @@ def _inputs(path: Path) -> list[Path]:
 
     A folder without any audio stands for itself, and is refused like any other path that is no audio file.
     """
+    if others := other_files(path):
+        _say(f"{path}: {len(others)} files are left out, such as {others[0].name}; what can be read is {KNOWN}")
     return audio_files(path) or [path]
 
 
@@ -223,7 +228,7 @@ def _parser() -> ArgumentParser:
         "same: genre-cls app.",
     )
     take = parser.add_argument
-    take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({', '.join(EXTENSIONS)}), folders of it")
+    take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
          "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
     take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")

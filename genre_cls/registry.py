@@ -54,7 +54,7 @@ def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[s
 
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:
-    experiment = tracker.experiment(EXPERIMENT)
+    experiment = tracker.experiment(EXPERIMENT, back=True)
     # MLflow prints and warns of what is no concern of the user; what goes wrong comes as an exception.
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -77,7 +77,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
         elsewhere=found.elsewhere,
     )
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    experiment = tracker.experiment(EXPERIMENT)
+    experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
         folder = _write_files(Path(cfg.report_dir).expanduser(), files)
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:

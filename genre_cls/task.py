@@ -58,7 +58,11 @@ class Task:
     @property
     def note(self) -> str:
         """What every figure has to say of the data."""
-        return "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
+        synthetic = "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
+        shuffled = (
+            "Genres dealt to the tracks at random: all beyond chance has leaked." if self.catalogue.shuffled else ""
+        )
+        return f"{synthetic} {shuffled}".strip()
 
 
 def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:

@@ -128,8 +128,16 @@ class Tracker:
         """A connection to the store in a folder, which is made if it is not there, or to the server at an address."""
         return cls(place, Path()) if "://" in place else cls("", Path(place))
 
-    def experiment(self, name: str) -> str:
-        """Id of the experiment of this name, which is made if it is not there."""
+    def experiment(self, name: str, *, back: bool = False) -> str:
+        """Id of the experiment of this name, which is made if it is not there.
+
+        Args:
+            name: of the experiment.
+            back: whether one that was deleted in MLflow comes back, as its name cannot be chosen.
+
+        Raises:
+            UserError: it was deleted.
+        """
         location = (self._artifacts / re.sub(r"[^\w.-]", "_", name)).as_uri() if self._artifacts else None
         known = self._client.get_experiment_by_name(name)
         if not known:
@@ -139,7 +147,9 @@ class Tracker:
                 known = self._client.get_experiment_by_name(name)
                 if not known:
                     raise
-        if known.lifecycle_stage != "active":
+        if known.lifecycle_stage != "active" and back:
+            self._client.restore_experiment(known.experiment_id)
+        elif known.lifecycle_stage != "active":
             raise UserError(f"experiment {name!r} was deleted in MLflow; name another one: tracking.experiment=NAME")
         return str(known.experiment_id)
 
@@ -351,7 +361,9 @@ class Tracker:
             UserError: there is no such run, it is none of these, or a file is no longer there.
         """
         with self._run_told(run_id):
-            return [self._file(fold, "model.safetensors") for fold in self._folds(run_id)]
+            folds = self._folds(run_id)
+        with self._run_told(run_id, "if it was deleted, its training with force=true makes it anew"):
+            return [self._file(fold, "model.safetensors") for fold in folds]
 
     def temperature(self, run_id: str) -> float:
         """What makes a configuration's probabilities trustworthy, by the held-out tracks of all folds that are there.
@@ -406,12 +418,12 @@ class Tracker:
         return self._client.get_run(run.data.tags[PARENT]) if PARENT in run.data.tags else run
 
     @contextmanager
-    def _run_told(self, run_id: str) -> Iterator[None]:
-        """Tell in one line what is wrong with a run."""
+    def _run_told(self, run_id: str, *hints: str) -> Iterator[None]:
+        """Tell in one line what is wrong with a run, and what may help."""
         try:
             yield
         except (MlflowException, OSError, *DAMAGED) as error:
-            raise UserError(f"run {run_id} in {self.uri}: {in_one_line(error)}") from error
+            raise UserError("; ".join((f"run {run_id} in {self.uri}: {in_one_line(error)}", *hints))) from error
 
     def _finished(self, experiment: str | None) -> list[Run]:
         """The runs of configurations that have finished, newest first."""

@@ -130,10 +130,27 @@ def test_a_missing_gtzan_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", [gtzan, folder])
+def test_folders_may_be_links_even_in_a_circle(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+    make_gtzan(tmp_path / "elsewhere")
+    before = ids(load(str(tmp_path / "elsewhere")))
+    for genre in GTZAN_GENRES:
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tmp_path / "here" / genre).symlink_to(tmp_path / "elsewhere" / genre)
+    (tmp_path / "album").mkdir()
+    touch(tmp_path / "album" / "blues.00099.wav")
+    (tmp_path / "album" / "back").symlink_to(tmp_path / "elsewhere" / "blues")
+    (tmp_path / "elsewhere" / "blues" / "on").symlink_to(tmp_path / "album")
+    found = load(str(tmp_path / "here"))
+    (new,) = {track.id for track in found.tracks} - set(before)
+    assert "blues.00099" in new and len(found.tracks) == len(before) + 1
+
+
+@pytest.mark.parametrize("load", [gtzan, folder])
 def test_hidden_files_and_folders_are_ignored(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
     make_gtzan(tmp_path)
     before = ids(load(str(tmp_path)))
     touch(tmp_path / "blues" / "._blues.00000.wav")  # macOS
+    touch(tmp_path / "blues" / "._blues.00000.m4a")
     touch(tmp_path / "blues" / ".ipynb_checkpoints" / "blues.00077.wav")
     touch(tmp_path / ".Trash" / "old.wav")
     touch(tmp_path / "__MACOSX" / "._blues.00000.wav")
@@ -173,14 +190,15 @@ def test_a_genre_may_be_a_link_to_a_folder(tmp_path: Path, load: Callable[[str],
 def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     for name in ("dub/a.wav", "dub/b/c/d.FLAC", "ska punk/b/a.mp3", "ska punk/a.ogg", "readme.txt", "top.wav"):
         touch(tmp_path / name)
-    for name in ("dub/cover.jpg", "dub/b/list.m3u", "art/cover.png", "dub/x.wav/y.wav"):
+    for name in ("dub/cover.jpg", "dub/b/list.m3u", "art/cover.png", "dub/x.wav/y.wav", "dub/b.m4a"):
         touch(tmp_path / name)
     found = folder(str(tmp_path))
     assert found.genres == ("dub", "ska punk")
     assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
-    assert found.notes == ("Folders without tracks, which are no genres: art.",)
+    unreadable = "1 files are left out, such as b.m4a, as their format cannot be read."
+    assert found.notes == ("Folders without tracks, which are no genres: art.", unreadable)
 
 
 def test_a_folders_ids_do_not_depend_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,6 +429,7 @@ def test_shuffled_genres_keep_their_sizes_and_nothing_else(seed: int) -> None:
     assert [replace(track, genre="") for track in shuffled.tracks] == [replace(track, genre="") for track in tracks]
     assert [track.genre for track in shuffled.tracks] != [track.genre for track in tracks]
     assert shuffled == Catalogue("c", tracks).with_shuffled_genres(seed) and "at random" in shuffled.notes[-1]
+    assert shuffled.shuffled
 
 
 def test_gtzans_tracks_know_their_part_of_the_published_split(tmp_path: Path) -> None:

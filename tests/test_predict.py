@@ -115,10 +115,11 @@ def test_folders_are_searched_hidden_files_left_out_and_none_judged_twice(
     judge: Command, tiny_music: Path, tmp_path: Path
 ) -> None:
     content = track(tiny_music).read_bytes()
-    for name in ("a.wav", "deep/er/b.WAV", "deep/._a.wav", ".hidden/c.wav", "notes.txt"):
+    for name in ("a.wav", "deep/er/b.WAV", "deep/._a.wav", ".hidden/c.wav", "notes.txt", "deep/c.m4a"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     done = judge(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
+    assert f"{tmp_path}: 1 files are left out, such as c.m4a; what can be read is .wav" in done.err
     assert done.code == 0 and [one["path"] for one in json.loads(done.out)] == [
         str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV"),
     ]  # fmt: skip
@@ -159,7 +160,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "thirteen hours": (_write(np.zeros(50_000), rate=1), "lasts 13.9 h, more than the 12 h that are taken"),
     "a claim of a day": (_endless, "lasts 27.1 h, more than the 12 h that are taken"),
     "too fast": (_write(noise(1), rate=2_000_000), "has a sample rate of 2000000 Hz"),
-    "folder": (Path.mkdir, "is a directory"),
+    "folder": (Path.mkdir, "has no audio in it (.wav, .au, .aif, .aiff, .flac, .ogg, .opus, .mp3)"),
     "pipe": (os.mkfifo, "is no regular file"),
 }
 
@@ -200,11 +201,13 @@ def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_p
         (("a.wav", "--format", "xml"), "invalid choice: 'xml'"),
         (("a.wav", "--formatt", "csv"), "unrecognized arguments: --formatt"),
         (("a.wav", "--model"), "--model: expected one argument"),
+        (("--register", "mine", "--trust"), "--register: whoever serves a model"),
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
         (("a.wav",), "tracking mlruns: no tracking store in this folder"),
         (("a.wav", "--model", "worst"), "model worst: no such file; must be best, "),
         (("a.wav", "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),
         (("a.wav", "--tracking", "http://127.0.0.1:9"), "tracking.uri=http://127.0.0.1:9: "),
+        (("a.wav", "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no tracking store"),
     ],
 )
 def test_a_wrong_command_is_told_in_one_line(command: Command, arguments: tuple[str, ...], reason: str) -> None:

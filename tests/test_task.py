@@ -46,6 +46,11 @@ def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], m
     assert len({one.digest for one in tasks if one}) == 1
 
 
+def test_what_is_judged_on_shuffled_genres_says_so(cfg: Callable[..., DictConfig]) -> None:
+    notes = [found.note for shuffled in ("false", "true") if (found := task.load(cfg(f"shuffle_genres={shuffled}")))]
+    assert notes == ["", "Genres dealt to the tracks at random: all beyond chance has leaked."]
+
+
 def test_features_of_one_task_are_of_the_same_tracks_whatever_has_happened_to_the_files(
     cfg: Callable[..., DictConfig], music: Path
 ) -> None:

@@ -325,6 +325,12 @@ def test_what_somebody_has_deleted_is_left_out(tracker: Tracker, damage: Callabl
     assert found(tracker) == {"a": 0.95}
 
 
+def test_a_model_that_somebody_has_deleted_is_told_with_the_way_to_another(tracker: Tracker) -> None:
+    run_id = store(tracker, "a", 1.0, 0.9)
+    with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*training with force=true makes it anew"):
+        tracker.model_files(run_id)
+
+
 def test_a_failed_child_of_a_finished_parent_does_no_harm(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.8)
     with pytest.raises(ValueError, match="oh"), tracker.run(tracker.experiment("e"), "fold 3", {PARENT: parent}, {}):
@@ -369,6 +375,12 @@ def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
     MlflowClient(tracker.uri).delete_experiment(tracker.experiment("gone"))
     with pytest.raises(UserError, match=r"'gone' was deleted.*tracking\.experiment="):
         tracker.experiment("gone")
+
+
+def test_an_experiment_whose_name_is_ours_comes_back_when_it_was_deleted(tracker: Tracker) -> None:
+    experiment = tracker.experiment("ours", back=True)
+    MlflowClient(tracker.uri).delete_experiment(experiment)
+    assert tracker.experiment("ours", back=True) == experiment == tracker.experiment("ours")
 
 
 NO_SERVERS = (
