@@ -28,8 +28,8 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
     assert findings.verdicts(REPORT) == [effect.verdict for effect in main_effects(GRID, 0.01)]
     assert findings.verdicts(REPORT)[0].startswith("mel beats mfcc by 30.0 points")
     assert [line.partition(":")[0] for line in findings.verdicts(REPORT)[1:]] == [
-        "basic and deep are practically equal",
-        "batch 16 and batch 32 are practically equal",
+        "basic and deep cannot be told apart",  # though they recognise the same tracks, which are few
+        "batch 16 and batch 32 cannot be told apart",
     ]
 
 
@@ -37,7 +37,7 @@ def test_each_against_each_lists_every_pair_once() -> None:
     sheet = findings.each_against_each(REPORT)
     assert len(sheet.rows) == 28
     assert column(sheet, "better") == [pair.better for pair in pairwise(GRID, 0.01)]
-    assert column(sheet, "practically equal")[0] == "100 %" and column(sheet, "practically equal")[-8] == "0 %"
+    assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in pairwise(GRID, 0.01)]
 
 
 def test_a_track_that_several_folds_judge_is_one_track_of_its_genre() -> None:
