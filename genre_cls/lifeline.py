@@ -2,9 +2,21 @@
 
 import os
 import time
+from multiprocessing import parent_process
 from threading import Thread
 
 EVERY = 1.0  # s between two looks
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that has started it by `multiprocessing`, though forked by another."""
+    Thread(target=_outlive, daemon=True).start()
+
+
+def _outlive() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def end_with(parent: int) -> None:

@@ -24,9 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.errors import UserError
 from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, check, check_words, one_line_errors, whole
-from genre_cls.workers import stopped_by_failure
+from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
+
+TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what workers import, which takes seconds
 
 
 def main() -> None:
@@ -137,6 +139,9 @@ def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]])
         configurations = jobs(config)
         for cfg in configurations:
             check(cfg)
+        here = config.hydra.launcher._target_.endswith(".BasicLauncher")
+        if here and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
+            import_ahead(*TRAINING)
         from genre_cls.experiment import prepare
 
         prepare(configurations)

@@ -4,18 +4,37 @@ import atexit
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, forkserver, get_context
 from typing import Any
 
 from genre_cls.errors import UserError
-from genre_cls.lifeline import end_with
+from genre_cls.lifeline import end_with_parent
+
+# Forks of a process that has imported all and done nothing else. What systems' libraries do when they are imported lets
+# processes fork after that on Linux alone.
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 _pools: dict[int, ProcessPoolExecutor] = {}  # one at most, by its size
+
+
+def import_ahead(*modules: str) -> None:
+    """Begin to import what workers will need, once for all of them, while this process does something else.
+
+    Where workers are no forks, each imports it when it is needed.
+
+    Args:
+        modules: that import nothing that would mind a fork, such as what begins to use a GPU.
+    """
+    if METHOD == "forkserver" and len(os.sched_getaffinity(0)) > 1:
+        forkserver.set_forkserver_preload(["genre_cls.ahead", *modules])
+        with _interrupts_waiting():
+            forkserver.ensure_running()
 
 
 def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[bytes]:
@@ -31,7 +50,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[byt
     if size not in _pools:
         stop()
         threading.excepthook = _told
-        _pools[size] = ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+        _pools[size] = ProcessPoolExecutor(size, get_context(METHOD), initializer=_begin)
     with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
         return _pools[size].submit(_pickled, function, *arguments)
 
@@ -97,8 +116,8 @@ def _interrupts_waiting() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(parent: int) -> None:
-    end_with(parent)
+def _begin() -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the others
     atexit.register(os._exit, 0)  # or Python takes all apart that is loaded, with nobody left who looks for the parent
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,37 @@ time.sleep(1)
 def test_nothing_is_said_of_calls_that_were_given_up_as_workers_end() -> None:
     done = subprocess.run([sys.executable, "-c", GIVEN_UP], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+AHEAD = """
+import sys
+from multiprocessing import forkserver
+from genre_cls.workers import call, import_ahead, results, stop
+import_ahead(*sys.argv[1:])
+print(forkserver._forkserver._forkserver_pid, flush=True)
+print(*results([call(2, eval, "'colorsys' in __import__('sys').modules")]), flush=True)
+stop()
+"""
+on_forks = pytest.mark.skipif(workers.METHOD != "forkserver", reason="workers are no forks here")
+
+
+@on_forks
+@pytest.mark.parametrize("modules", [(), ("colorsys",)])
+def test_what_is_imported_ahead_is_there_when_workers_begin(modules: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-c", AHEAD, *modules], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == str(bool(modules))
+
+
+@on_forks
+def test_what_imports_ahead_ends_with_a_main_process_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time; time.sleep(60)")
+    main = subprocess.Popen([sys.executable, "-c", AHEAD, "endless"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert main.stdout
+    server = int(main.stdout.readline())
+    time.sleep(1)  # or it would not even have begun to import
+    main.kill()
+    main.communicate()
+    assert gone(server)
 
 
 @pytest.mark.parametrize("failure", [UserError, KeyboardInterrupt])
