@@ -10,6 +10,7 @@ from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from unicodedata import normalize  # file names have letters in pieces on macOS
 
 import numpy as np
 import soundfile
@@ -29,6 +30,7 @@ from genre_cls.workers import call, results
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
+KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # what `exclude` may be; pandas writes numbers beside gaps as floats
 GTZAN_HELP = (
     "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
     'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
@@ -107,7 +109,7 @@ def groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> ND
         return None
     # A track is linked to its recording, which is named after one that may not be here itself, and to its artist.
     links = [(("track", track.id), ("recording", track.repeats or track.id)) for track in tracks]
-    links += [(("track", track.id), ("artist", track.artist)) for track in tracks if track.artist]
+    links += [(("track", track.id), ("artist", _plain(track.artist))) for track in tracks if track.artist]
     links += [(("track", tracks[first].id), ("track", tracks[second].id)) for first, second in pairs]
     nodes = dict.fromkeys([("track", track.id) for track in tracks] + [end for _, end in links])
     place = {node: i for i, node in enumerate(nodes)}
@@ -115,6 +117,11 @@ def groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> ND
     graph = coo_array((np.ones(len(ends)), ends.T), shape=(len(place), len(place)))
     numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1][: len(tracks)]
     return numbers
+
+
+def _plain(name: str) -> str:
+    """A name as it compares to others, however they are typed."""
+    return " ".join(normalize("NFC", name).casefold().split())
 
 
 def gtzan(root: str | None) -> Catalogue:
@@ -161,8 +168,11 @@ def folder(root: str | None) -> Catalogue:
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
     facts = _metadata(base / "metadata.csv")
-    named = (replace(track, artist=facts.get(track.id, {}).get("artist") or None) for track in found)
-    tracks = [track for track in named if facts.get(track.id, {}).get("exclude", "") in ("", "0")]
+    known = {track.id: facts.get(normalize("NFC", track.id), {}) for track in found}
+    tracks = [
+        replace(track, artist=known[track.id].get("artist") or None) for track in found
+        if known[track.id].get("exclude", "") in KEPT
+    ]  # fmt: skip
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
         raise UserError(
@@ -172,7 +182,9 @@ def folder(root: str | None) -> Catalogue:
     notes = [f"Folders without tracks, which are no genres: {', '.join(empty)}."] if empty else []
     if others := other_files(base):
         notes.append(f"{len(others)} files are left out, such as {others[0].name}, as their format cannot be read.")
-    if astray := sorted(facts.keys() - {track.id for track in found}):
+    if len(tracks) < len(found):
+        notes.append(f"{len(found) - len(tracks)} tracks are excluded by metadata.csv.")
+    if astray := sorted(facts.keys() - {normalize("NFC", track.id) for track in found}):
         notes.append(f"metadata.csv: {len(astray)} paths are no track's, such as {astray[0]!r}; one is like a/b.wav.")
     return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(map(in_one_line, notes)))
 
@@ -214,9 +226,16 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             if "path" not in (rows.fieldnames or ()):
                 raise KeyError("path")
             known = ("artist", "exclude")
-            return {row["path"]: {name: (row.get(name) or "").strip() for name in known} for row in rows if row["path"]}
+            facts = {
+                normalize("NFC", row["path"]): {name: (row.get(name) or "").strip() for name in known}
+                for row in rows if row["path"]
+            }  # fmt: skip
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
+    for track, fact in facts.items():
+        if fact["exclude"] not in (*KEPT, *EXCLUDED):
+            raise UserError(in_one_line(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty"))
+    return facts
 
 
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:

@@ -102,7 +102,8 @@ def sampled(values: Floats) -> Estimate:
 def of_few(found: Estimate, values: Floats, imagined: Sequence[float]) -> Estimate:
     """The same, or, where folds agree to the track and so tell of no error, with that of the tracks.
 
-    Tracks that are all recognised would tell of none either: some imagined ones, as many of each kind, join them.
+    Tracks that are all recognised would tell of none either: some imagined ones, as many of each kind, join them. The
+    interval stays around the mean, and is so wide that it reaches as far as theirs.
 
     Args:
         found: mean over the folds.
@@ -115,7 +116,9 @@ def of_few(found: Estimate, values: Floats, imagined: Sequence[float]) -> Estima
     if found.error >= ROUNDING:
         return found
     joined = np.append(values, imagined)
-    return replace(found, error=float(joined.std()) / len(joined) ** 0.5, freedom=len(joined) - 1)
+    freedom = len(joined) - 1
+    shift = abs(float(joined.mean()) - found.mean) / float(stats.t.ppf(0.975, freedom))  # their interval is elsewhere
+    return replace(found, error=float(joined.std()) / len(joined) ** 0.5 + shift, freedom=freedom)
 
 
 def crossed(values: Floats) -> Estimate:

@@ -31,7 +31,7 @@ from genre_cls.features import mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
 from genre_cls.modelfile import Weights, saved
-from genre_cls.models import n_parameters
+from genre_cls.models import arithmetic, device_of, n_parameters
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.spool import Spool
 from genre_cls.task import Task, genre_means, load, load_all
@@ -103,7 +103,9 @@ class _Job:
 
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
         self.cfg, self.task, self.identity, self.tracker = cfg, task, identity, _tracker(cfg)
-        self.key = identity.key(task.inputs)
+        device = device_of(cfg.trainer.device).type
+        # Two precisions, or devices, are one configuration to compare, but not to continue: their bits differ.
+        self.key = identity.key(task.inputs, device, arithmetic(cfg.trainer.precision, accelerator=device != "cpu"))
         self.spool = Spool(Path(cfg.tracking.folder), self.key)
         self.done: dict[int, FoldResult] = {}
         self.size = sum(n_parameters(new_model(cfg, len(task.catalogue.genres), view)) for view in cfg.recipe.members)
@@ -126,10 +128,10 @@ class _Job:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):
                 self._found()
+            self.trainings = Trainings(self.cfg, self.task, self._left)
         except (Timeout, UserError, *FAILURES):
             self.locks.close()  # or its turn would wait for what this process itself holds
             return False
-        self.trainings = Trainings(self.cfg, self.task, self._left)
         return True
 
     @property

@@ -5,11 +5,13 @@ import inspect
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -66,14 +68,13 @@ class Identity:
     setup: str
     code: str
 
-    def key(self, inputs: str) -> str:
+    def key(self, *inputs: str) -> str:
         """Equal for two configurations whose folds may stand for each other: the same settings, code and data.
 
         Args:
-            inputs: digest of what the data give to training.
+            inputs: digest of what the data give to training, and what computes.
         """
-        # Two precisions are one configuration to compare, but not to continue: their bits differ.
-        return digest(self.fingerprint, self.params["trainer.precision"], self.code, inputs)
+        return digest(self.fingerprint, self.code, inputs)
 
     @property
     def title(self) -> str:
@@ -115,11 +116,11 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: value for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
-    settings = {key: str(value) for key, value in leaves(cfg)}
+    named |= {key: _public(value) for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
+    settings = {key: _public(_text(value)) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
-    resolved = OmegaConf.to_yaml(cfg, resolve=True)
+    resolved = _public(OmegaConf.to_yaml(cfg, resolve=True))
     targets = {value for key, value in settings.items() if key.endswith("_target_")}
     code = digest(_package(), sorted(map(_source, targets)), version("torch").partition("+")[0])
     return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup), code)
@@ -133,7 +134,17 @@ def digest(*parts: object) -> str:
 def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
-    return shlex.join([*program.split(), *sys.argv[1:]])
+    return _public(shlex.join([*program.split(), *sys.argv[1:]]))
+
+
+def _text(value: object) -> str:
+    """A value as the command line takes it."""
+    return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else str(value)
+
+
+def _public(text: str) -> str:
+    """A text without the names and passwords in its addresses, as runs and model files are shown around."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def _package() -> list[tuple[str, str]]:
@@ -141,6 +152,7 @@ def _package() -> list[tuple[str, str]]:
     return sorted((name, text) for name, text in SOURCES.items() if name not in SHOWING)
 
 
+@cache  # as it is when this process first asks: workers keep what they have imported then
 def _source(target: str) -> str:
     """Source of the file that a `_target_` is from, which may be a user's own model; empty if there is none."""
     try:

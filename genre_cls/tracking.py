@@ -232,8 +232,8 @@ class Tracker:
 
     def _what_is_kept(self) -> str:
         kept = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
-        where = self._folder / "spool"
-        return f"; {kept} finished folds are kept in {where}, the same command logs them" if kept else ""
+        where, way = self._folder / "spool", "the same command (without force=true) logs them"
+        return f"; {kept} finished folds are kept in {where}, {way}" if kept else ""
 
     def _open_runs(self) -> list[Run]:
         ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
@@ -273,7 +273,9 @@ class Tracker:
                 raise ValueError(f"{', '.join(changed)} differ from what was logged")
             return fold
         except (FileNotFoundError, MlflowException, *DAMAGED) as error:
-            # Any other failure of the disk says nothing of the fold, and goes on.
+            # Any other failure of the disk, and one of a server, says nothing of the fold, and goes on.
+            if isinstance(error, MlflowException) and not _is_local(child.info.artifact_uri):
+                raise
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
@@ -336,7 +338,9 @@ class Tracker:
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
-        found = [(run, *loaded) for run in _comparable(parents) if (loaded := self._load(run))]
+        comparable = _comparable(parents)
+        keys = [key for run in comparable for key in json.loads(run.data.tags["named"])]
+        found = [(run, *loaded) for run in comparable if (loaded := self._load(run, keys))]
         if not found:
             return None
         elsewhere = {place: self._elsewhere(run, parents) for place, (run, *_) in enumerate(found)}
@@ -441,14 +445,20 @@ class Tracker:
         newest_first = ["attributes.end_time DESC"]
         return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
 
-    def _load(self, parent: Run) -> tuple[ConfigResult, Path] | None:
-        """A configuration with its folds whose runs are there, and its own files; None if a file is gone."""
+    def _load(self, parent: Run, keys: Sequence[str] = ()) -> tuple[ConfigResult, Path] | None:
+        """A configuration with its folds whose runs are there, and its own files; None if a file is gone.
+
+        Args:
+            parent: its run.
+            keys: settings that others are named by, so that it is, too: what was not said may be the same.
+        """
         try:
             folds = _by_index([self._fold(child) for child in self._children(parent)])
             if not folds:
                 return None
-            named, n_parameters = json.loads(parent.data.tags["named"]), int(parent.data.params["n_parameters"])
-            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent)
+            own, params = json.loads(parent.data.tags["named"]), parent.data.params
+            named = {key: params.get(_legal(key), own.get(key, "?")) for key in (*own, *keys)}
+            result, folder = ConfigResult(named, folds, int(params["n_parameters"])), self._files(parent)
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:
             log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
@@ -545,9 +555,15 @@ def ui_command(uri: str) -> str:
 
 def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
     """Average features, one a kind, and what is known of the tracks, from the files of some configurations."""
-    means = [load_genre_means(path) for folder in folders for path in folder.glob("genre_means_*.npz")]
-    tracks = [load_tracks(path) for folder in folders for path in folder.glob("tracks.csv")]
-    return tuple({mean.kind: mean for mean in means}.values()), tracks[-1] if tracks else {}
+    means: dict[str, GenreMeans] = {}
+    tracks: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        try:
+            means |= {mean.kind: mean for mean in map(load_genre_means, folder.glob("genre_means_*.npz"))}
+            tracks |= {track: facts for path in folder.glob("tracks.csv") for track, facts in load_tracks(path).items()}
+        except DAMAGED as error:
+            log.warning("%s: average features or facts of tracks are damaged: %s", folder, in_one_line(error))
+    return tuple(means.values()), tracks
 
 
 def _comparable(parents: Sequence[Run]) -> list[Run]:

@@ -20,6 +20,8 @@ from genre_cls.lifeline import end_with_parent
 # processes fork after that on Linux alone.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
+KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
+
 _pools: dict[int, ProcessPoolExecutor] = {}  # one at most, by its size
 
 
@@ -46,13 +48,20 @@ def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[byt
         size: how many workers there are to be; others end.
         function: one of a module's own.
         arguments: for it.
+
+    Raises:
+        UserError: a worker was killed since the last call.
     """
     if size not in _pools:
         stop()
         threading.excepthook = _told
         _pools[size] = ProcessPoolExecutor(size, get_context(METHOD), initializer=_begin)
-    with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
-        return _pools[size].submit(_pickled, function, *arguments)
+    try:
+        with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
+            return _pools[size].submit(_pickled, function, *arguments)
+    except BrokenProcessPool as error:
+        stop()
+        raise UserError(KILLED) from error
 
 
 def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
@@ -67,7 +76,7 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
             yield pickle.loads(finished.result())
     except (BrokenProcessPool, CancelledError) as error:
         stop()
-        raise UserError("a worker process was killed; if memory was short, trainer.workers=1 takes less") from error
+        raise UserError(KILLED) from error
     finally:
         for each in waiting:
             each.cancel()

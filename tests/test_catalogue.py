@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -389,6 +390,12 @@ def test_copies_of_a_recording_that_is_not_here_itself_are_one_group() -> None:
     assert numbers is not None and numbers[0] != numbers[1] == numbers[2]
 
 
+def test_an_artist_is_one_however_typed() -> None:
+    names = ("Beyonc\u00e9", "Beyonce\u0301", "BEYONC\u00c9", " beyonc\u00e9 ", "Bjork")
+    numbers = catalogue.groups([a_track(str(place), name) for place, name in enumerate(names)])
+    assert numbers is not None and len(set(numbers[:4])) == 1 and len(set(numbers)) == 2
+
+
 def test_pairs_that_were_found_join_groups() -> None:
     numbers = catalogue.groups([a_track("1", "A"), a_track("2"), a_track("3", "A"), a_track("4")], [(0, 1)])
     assert numbers is not None and len({*numbers[:3]}) == 1 and numbers[3] != numbers[0]
@@ -453,7 +460,23 @@ def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav, Ann ,0\nrock/b.wav,Bob,1\n", "utf-8-sig")
     found = catalogue.folder(str(tmp_path))
     assert [(track.id, track.artist) for track in found.tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
-    assert not found.notes
+    assert found.notes == ("1 tracks are excluded by metadata.csv.",)
+
+
+def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: Path) -> None:
+    for name in ("rock/ä.wav", "jazz/c.wav"):
+        touch(tmp_path / unicodedata.normalize("NFD", name))
+    (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/ä.wav,Ann,0.0\njazz/c.wav,Bob,\n", "utf-8")
+    found = folder(str(tmp_path))
+    assert [track.artist for track in found.tracks] == ["Bob", "Ann"] and not found.notes
+
+
+@pytest.mark.parametrize("word", ["no", "2", "-"])
+def test_metadata_that_leaves_out_perhaps_is_told(tmp_path: Path, word: str) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text(f"path,exclude\nrock/a.wav,{word}\n")
+    assert f"metadata.csv: exclude={word} of rock/a.wav: must be 1, 0 or empty" in told(lambda: folder(str(tmp_path)))
 
 
 def test_metadata_of_no_track_is_told_since_its_artist_would_be_lost(tmp_path: Path) -> None:
@@ -470,6 +493,7 @@ def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> Non
     (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
     found = folder(str(tmp_path))
     assert found.genres == ("jazz", "rock") and found.notes[0].endswith("no genres: noise.")
+    assert found.notes[1] == "1 tracks are excluded by metadata.csv."
 
 
 @pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])

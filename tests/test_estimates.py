@@ -198,9 +198,13 @@ def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n:
     hits = np.arange(n) < data.draw(st.integers(0, n))
     certain = estimate([hits.mean()] * 5, 0.25)
     got = of_few(certain, hits, imagined=(1, 1, 0, 0))
-    share = (hits.sum() + 2) / (n + 4)
-    assert (got.mean, got.error) == (certain.mean, pytest.approx(np.sqrt(share * (1 - share) / (n + 4))))
-    assert got.high - got.low > 0
+    share, reach = (hits.sum() + 2) / (n + 4), stats.t.ppf(0.975, n + 3)
+    half = reach * np.sqrt(share * (1 - share) / (n + 4))
+    assert got.mean == certain.mean
+    if hits.mean() > 0.5:
+        assert got.low == pytest.approx(share - half) and got.high >= share + half
+    else:
+        assert got.high == pytest.approx(share + half) and got.low <= share - half + 1e-9
 
 
 @given(SCORES, st.floats(0.01, 1))

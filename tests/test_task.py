@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 
 from genre_cls import task
 from genre_cls.catalogue import Catalogue, Track
+from genre_cls.errors import UserError
+from genre_cls.folds import SplitError
 from genre_cls.store import FeatureStore
 
 Compose = Callable[..., DictConfig]
@@ -44,6 +46,32 @@ def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], m
     assert len(passes) == 1 and len(passes[0]) == 3  # both features and what repetitions are found by
     assert [one and one.features.spec.kind for one in tasks] == ["mel", "mel", "mfcc", "mfcc"]
     assert len({one.digest for one in tasks if one}) == 1
+
+
+def test_a_genre_of_which_nothing_can_be_read_is_told(cfg: Callable[..., DictConfig], music: Path) -> None:
+    for path in (music / "hiss & noise").iterdir():
+        path.write_text("no audio")
+    with pytest.raises(UserError, match="genre hiss & noise: none of its tracks can be read"):
+        task.load(cfg("folds=random"))
+
+
+def test_copies_of_a_file_are_on_one_side(cfg: Callable[..., DictConfig], music: Path) -> None:
+    first, *others = sorted((music / "hiss & noise").iterdir())[1:]  # artists of all of these are known
+    for other in others[:2]:
+        shutil.copy(first, other)
+    found = task.load(cfg())
+    assert found
+    ids = [track.id for track in found.features.tracks]
+    same = {ids.index(path.relative_to(music).as_posix()) for path in (first, *others[:2])}
+    assert all(same <= set(fold.test) or not same & set(fold.test) for fold in found.folds)
+
+
+def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[..., DictConfig]) -> None:
+    few, enough = "recipe.early_stopping.val_fraction=0.01", "recipe.early_stopping.val_fraction=0.5"
+    for order in ((few, enough), (enough, few)):
+        sweep = [cfg("folds=random", "recipe.early_stopping.patience=1", fraction) for fraction in order]
+        with pytest.raises(SplitError, match="val_fraction=0.01"):
+            task.load_all(sweep)
 
 
 def test_what_is_judged_on_shuffled_genres_says_so(cfg: Callable[..., DictConfig]) -> None:

@@ -235,6 +235,22 @@ def test_only_what_was_judged_on_the_same_tracks_and_folds_is_compared(tracker: 
     assert found(tracker) == {"a": 1.0, "d": 0.9}
 
 
+def test_what_only_some_were_told_is_known_of_the_others(tracker: Tracker) -> None:
+    client = MlflowClient(tracker.uri)
+    for identity, told, epochs in (("a", True, "30"), ("b", False, "30"), ("c", True, "60")):
+        run_id = store(tracker, identity, 1.0)
+        client.log_param(run_id, "recipe.epochs", epochs)
+        named = json.loads(run(tracker, run_id).data.tags["named"]) | ({"recipe.epochs": "3e1"} if told else {})
+        client.set_tag(run_id, "named", json.dumps(named))
+    comparison = tracker.newest()
+    assert comparison
+    assert {r.params["model"]: r.params["recipe.epochs"] for r in comparison.results} == {
+        "a": "30",
+        "b": "30",
+        "c": "60",
+    }
+
+
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
     store(tracker, "a", 1.0)
     store(tracker, "b", 0.5)
@@ -365,6 +381,28 @@ def test_a_disk_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch:
         tracker.earlier(experiment, "k")
     monkeypatch.undo()
     assert len(tracker.earlier(experiment, "k").folds) == 1
+
+
+def test_a_server_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
+
+    def away(*asked: object) -> Path:
+        raise MlflowException("artifacts are away")
+
+    monkeypatch.setattr(tracking, "_is_local", lambda uri: False)
+    monkeypatch.setattr(Tracker, "_files", away)
+    with pytest.raises(MlflowException, match="away"):
+        tracker.earlier(tracker.experiment("e"), "k")
+    monkeypatch.undo()
+    assert len(tracker.earlier(tracker.experiment("e"), "k").folds) == 1
+
+
+@pytest.mark.parametrize("name", ["genre_means_mel.npz", "tracks.csv"])
+def test_a_report_does_without_facts_that_are_damaged(tracker: Tracker, name: str) -> None:
+    run_id = store(tracker, "a", 1.0)
+    path = artifacts(tracker, run_id) / name
+    path.write_bytes(path.read_bytes()[:20] if name.endswith("npz") else b"garbage\n1,2\n")
+    assert found(tracker) == {"a": 1.0}
 
 
 def test_an_empty_store_has_nothing(tracker: Tracker) -> None:

@@ -67,6 +67,16 @@ def test_a_worker_that_is_killed_is_told_in_one_line_and_there_are_new_ones() ->
     assert list(results([call(2, abs, -3)])) == [3]
 
 
+def test_a_worker_that_was_killed_between_two_calls_is_told_too_and_there_are_new_ones() -> None:
+    (pid,) = set(results([call(1, os.getpid)]))
+    os.kill(pid, signal.SIGTERM)
+    with pytest.raises(UserError, match="a worker process was killed"):
+        for _ in range(100):  # until the pool has noticed
+            call(1, abs, -3)
+            time.sleep(0.05)
+    assert list(results([call(1, abs, -3)])) == [3]
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals")
 def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(capfd: Any) -> None:
     calls = [call(2, time.sleep, 0.5) for _ in range(4)]
