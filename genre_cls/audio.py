@@ -94,9 +94,10 @@ def other_files(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """What is below a folder and is not hidden, behind links to folders too; none is entered twice, or from below."""
-    seen = {folder.resolve(), *folder.resolve().parents}
+    real = os.path.realpath(folder)  # which minds no link to itself
+    seen = {real, *map(str, Path(real).parents)}
     for place, folders, names in os.walk(folder, followlinks=True):
-        visible = {Path(place, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
+        visible = {os.path.realpath(Path(place, name)): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for real, name in visible.items() if real not in seen]
         seen |= visible.keys()
         yield from (path for name in names if not name.startswith(".") and (path := Path(place, name)).is_file())

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    with one_line_errors():
+    with one_line_errors("; the same command goes on"):
         source = configured()
         if arguments.mirror:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))

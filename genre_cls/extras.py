@@ -1,7 +1,11 @@
-"""What is not installed with genre_cls, and how to install it."""
+"""What is installed beside genre_cls and how to call it, and how to install what is not."""
 
+import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from genre_cls.errors import UserError
 
@@ -19,4 +23,16 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'genre_cls[{extra}]' brings it") from error
+        how = f"{beside('pip')} install 'genre_cls[{extra}]'"
+        raise UserError(f"{error.name} is not installed; {how} brings it") from error
+
+
+def beside(name: str) -> str:
+    """How to call a program that is installed beside this package, from a terminal in which its environment may be off.
+
+    Args:
+        name: of the program.
+    """
+    path = Path(sys.executable).with_name(name)
+    off = sys.prefix != sys.base_prefix and os.environ.get("VIRTUAL_ENV") != sys.prefix
+    return shlex.quote(str(path)) if off and path.exists() else name

@@ -53,7 +53,7 @@ class OnnxClassifier:
         """
         try:
             # From bytes, a graph can't name other files as its weights.
-            graph = session(Path(path).read_bytes())
+            graph = session(Path(path).expanduser().read_bytes())
             return cls(graph, json.loads(graph.get_modelmeta().custom_metadata_map[KEY]))
         except OSError as error:
             raise UserError(in_one_line(f"{path}: {(error.strerror or str(error)).lower()}")) from error

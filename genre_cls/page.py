@@ -46,6 +46,7 @@ def markdown(report: Report) -> str:
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
         *(f"## {title}\n\n{_pipes(sheet)}" for title, sheet in sections.items() if sheet),
+        f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
         _escaped(findings.known_faults(report)),
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"

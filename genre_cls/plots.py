@@ -32,8 +32,8 @@ RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b
 AMBER, LINK, SHADE = "#e09f1f", "#b9c0c9", "#eaeef3"
 # curve, what it is the loss of, colour, line style: the styles tell what red and green cannot tell everyone
 LOSSES = (
-    ("train_loss", "training (augmented crops)", RED, "-"),
-    ("held_out_loss", "held out (unaugmented centre windows)", GREEN, "--"),
+    ("train_loss", "training (crops)", RED, "-"),
+    ("held_out_loss", "held out (centre windows)", GREEN, "--"),
 )
 # what a comparison may find, and how that is drawn
 DIFFERENT: dict[str, Any] = {"label": f"different (p < {RISK:g}, adjusted for all rows)", "color": BLUE, "marker": "o"}
@@ -127,7 +127,8 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
     n_columns = ceil(len(means.genres) / n_rows)
     figure = _figure(max(4.2, 1.3 + 1.75 * n_columns), 0.9 + 1.5 * n_rows, note)
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    first = 1 if means.kind == "mfcc" else 0  # the 0th coefficient, loudness, would dwarf the others
+    # The 0th coefficient, loudness, would dwarf the others.
+    first = 1 if means.kind == "mfcc" and means.matrices.shape[1] > 1 else 0
     bottom, top = first - 0.5, means.matrices.shape[1] - 0.5
     extent = (0.0, means.matrices.shape[2] * means.seconds_per_frame, bottom, top)
     scale = _color_scale(means.kind, means.matrices[:, first:])
@@ -137,7 +138,7 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
         axes.tick_params(labelsize=7)
     for axes in grid.flat[len(means.genres) :]:
         axes.set_axis_off()
-    _label_panels(grid, means)
+    _label_panels(grid, means, first)
     ticks, label = (None, "dB") if means.kind == "mel" else ((-100, -30, -10, 0, 10, 30, 100), "coefficient (dB)")
     _style_bar(figure.colorbar(image, ax=grid, aspect=12 * n_rows, pad=0.01, ticks=ticks, format="%g"), label)
     return figure
@@ -502,14 +503,14 @@ def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:
     return {"cmap": "RdBu_r", "norm": AsinhNorm(linear_width=10, vmin=-limit, vmax=limit)}
 
 
-def _label_panels(grid: NDArray[np.object_], means: GenreMeans) -> None:
+def _label_panels(grid: NDArray[np.object_], means: GenreMeans, first: int) -> None:
     n, n_columns = len(means.genres), grid.shape[1]
     for axes in grid.flat[max(0, n - n_columns) : n]:  # the lowest panel of each column
         axes.set_xlabel("time (s)", size=8)
         axes.tick_params(labelbottom=True)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     for axes in grid[:, 0]:
-        axes.set_ylabel("frequency (Hz)" if means.kind == "mel" else "coefficient, 0th omitted", size=8)
+        axes.set_ylabel("frequency (Hz)" if means.kind == "mel" else f"coefficient{', 0th omitted' * first}", size=8)
     if means.kind == "mel":
         centres = means.frequencies
         seen = [hz for hz in HERTZ if centres[0] <= hz <= centres[-1]][-5:]

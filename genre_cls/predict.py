@@ -61,7 +61,11 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     from genre_cls.classifier import GenreClassifier
 
     assert isinstance(classifier, GenreClassifier)  # _check has seen to that
-    explanation = classifier.explain(file)
+    try:
+        explanation = classifier.explain(file)
+    except UnreadableAudio as error:  # of a file of which the rest could be judged
+        reason = f"the beginning of {in_one_line(file)} {error}"
+        raise UserError(f"--explain: {reason}, so there is nothing to draw") from error
     title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
     content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
     with written(picture) as drawn:
@@ -228,20 +232,24 @@ def _parser() -> ArgumentParser:
         "same: genre-cls app.",
     )
     take = parser.add_argument
-    take("inputs", nargs="*", type=Path, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
+    take("inputs", nargs="*", type=_path, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
          "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
     take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
-    take("--export", type=Path, metavar="FILE", help="write the model into one file that needs nothing else: "
+    take("--export", type=_path, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
-    take("--explain", type=Path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
+    take("--explain", type=_path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
     take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
     take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
     take(
         "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
     )
     return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _count(text: str) -> int:

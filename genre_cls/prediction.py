@@ -1,5 +1,6 @@
 """What is said of one file, and how a file is heard part by part; needs neither PyTorch nor a model's format."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,7 +92,8 @@ class Prediction:
             `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers, at the same temperature as
             the file; NaN where no window covers any of it.
         """
-        bounds = np.array([*np.arange(0, self.seconds, seconds), self.seconds])
+        n_stretches = max(1, math.ceil(self.seconds / seconds - 1e-3))  # a thousandth is a rounding error's
+        bounds = np.array([*seconds * np.arange(n_stretches), self.seconds])
         return bounds, np.array([self._between(start, end) for start, end in pairwise(bounds)])
 
     def _between(self, start: float, end: float) -> Floats:

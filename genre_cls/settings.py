@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.extras import beside
 from genre_cls.windows import VIEWS
 
 HERE = Path(__file__).parent
@@ -233,8 +234,12 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Tell a user's mistake in one line on stderr and exit with code 2; anything else goes on as it is."""
+def one_line_errors(interrupted: str = "") -> Iterator[None]:
+    """Tell a user's mistake in one line on stderr and exit with code 2; anything else goes on as it is.
+
+    Args:
+        interrupted: what else is to be said after Ctrl-C.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
@@ -252,7 +257,7 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print(f"interrupted{interrupted}", file=sys.stderr)
         gc.freeze()  # or Python looks through all that is loaded once more before it leaves
         raise SystemExit(130) from None
 
@@ -302,7 +307,7 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     if not group:
         return f"--config-name={option}: no such file in {CONF}"
     if extra := PLUGINS.get(f"{group}={option}"):
-        return f"{group}={option}: its plugin is not installed; pip install 'genre_cls[{extra}]'"
+        return f"{group}={option}: its plugin is not installed; {beside('pip')} install 'genre_cls[{extra}]'"
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 

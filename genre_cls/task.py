@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.catalogue import Catalogue, groups
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError
+from genre_cls.extras import beside
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
@@ -245,8 +246,8 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
     for line in (*catalogue.notes, *(f"skipped {fault.track.path}: {fault.reason}" for fault in features.faults)):
         log.warning(line)
     log.info(
-        "features: %.0f MB in %s (python -m genre_cls.store %s --clear deletes them)",
-        store.size() / 1e6, store.root, cfg.cache_dir,
+        "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
+        store.size() / 1e6, store.root, beside("python"), cfg.cache_dir,
     )  # fmt: skip
 
 

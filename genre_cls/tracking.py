@@ -33,6 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.extras import beside
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.whole import disk_failure, sync
 
@@ -549,7 +550,7 @@ def store_uri(uri: str, folder: Path) -> str:
 
 def ui_command(uri: str) -> str:
     """What opens MLflow's pages on a store."""
-    local = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
+    local = f"{beside('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
     return local if uri.startswith("sqlite:") else uri
 
 

@@ -34,7 +34,7 @@ TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what 
 def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
-    with one_line_errors(), stopped_by_failure():
+    with one_line_errors("; the same command goes on"), stopped_by_failure():
         check_words(sys.argv[1:])
         try:
             judge_one()
@@ -87,8 +87,9 @@ class Sweep(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the best configuration of a search."""
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            known = [Sweep._best] if Sweep._best else []
-            Sweep._best = max([*known, (job_return.return_value, config)], key=lambda one: one[0])
+            accuracy = job_return.return_value  # not a number if its split is impossible
+            if accuracy > (Sweep._best[0] if Sweep._best else -1):
+                Sweep._best = accuracy, config
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say where to look at a single configuration."""

@@ -16,8 +16,9 @@ find_python() {
 wanted=$({ cat "$repository/pyproject.toml" "$repository/constraints.txt"; echo "$repository"; } | cksum)
 extra=${extra:-}
 stamp=$venv/installed-${extra:-base}
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    [ -x "$venv/bin/pip" ] || { python=$(find_python) && "$python" -m venv "$venv"; } || exit 2
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 2>/dev/null; then  # whose Python may be gone
+    again=$([ -f "$venv/pyvenv.cfg" ] && echo --clear) || true  # nothing else is deleted
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || { python=$(find_python) && "$python" -m venv $again "$venv"; } || exit 2
     echo "installing into $venv (the first time about 5 GB with PyTorch, a few minutes)" >&2
     (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1

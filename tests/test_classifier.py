@@ -408,6 +408,7 @@ def test_stretches_of_time_cover_the_file_and_each_is_named_after_what_it_sounds
     assert all(one[1] == next_[0] for one, next_ in pairwise(stretches))
     assert {genre for *_, genre in stretches} <= {"a", "b", "c"}
     assert said.over_time(1000) == [(0, seconds, said.genre)]
+    assert said.over_time(seconds * (1 - 1e-12)) == said.over_time(seconds)  # as the sum of many parts' lengths is
     names, shares = zip(*said.ranked, strict=True)
     assert sorted(names) == ["a", "b", "c"] and list(shares) == sorted(shares, reverse=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from matplotlib.image import imread
 from networks import GENRES, SPECS, a_classifier, a_network, music
@@ -161,4 +162,11 @@ def test_what_cannot_be_explained_is_told_in_one_line(explain: Callable[..., Any
     assert wrong.code == 2 and "why.jpg: must end in .png" in wrong.err
     bad = explain(tmp_path / "none.wav", "--explain", tmp_path / "why.png")
     assert bad.code == 1 and bad.err.endswith("none.wav: no such file or directory\n")
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, np.concatenate([np.zeros(70 * rate), *[samples] * int(70 * rate / len(samples))]), rate)
+    late = explain(path, "--explain", tmp_path / "why.png")
+    assert (
+        late.code == 2
+        and late.err == f"error: --explain: the beginning of {path} is silent, so there is nothing to draw\n"
+    )
     assert not list(tmp_path.glob("why*"))

@@ -155,6 +155,9 @@ def test_the_0th_coefficient_is_left_out_and_the_label_says_so() -> None:
     assert images(figure)[0].get_array().shape == (11, 30)
     assert images(figure)[0].norm.vmax < 10
     assert "coefficient, 0th omitted" in texts(figure)
+    alone = some_means("mfcc", GENRES)
+    figure = plots.genre_means(replace(alone, matrices=alone.matrices[:, :1]))
+    assert images(figure)[0].get_array().shape == (1, 30) and "coefficient" in texts(figure)
 
 
 def test_frequency_ticks_lie_on_the_bands_of_their_frequency() -> None:

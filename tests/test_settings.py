@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
+from genre_cls.extras import beside
 from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, explain, leaves
 
 Compose = Callable[..., DictConfig]
@@ -67,6 +68,13 @@ def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compo
     parts = ["train", "valid", "test", "test"] * 5
     split = instantiate(cfg.folds)(["a", "b"] * 10, np.arange(20), parts)
     assert len(split) == cfg.folds.get("k", 1) * cfg.folds.repeats
+
+
+def test_the_best_preset_is_one_configuration_with_m_too(composed: Compose) -> None:
+    cfg = composed("experiment=best")
+    swept = {"features": "mel", "model": "deep", "batch_size": "16"}
+    assert cfg.hydra.sweeper.params == swept and cfg.batch_size == 16
+    assert [cfg.hydra.runtime.choices[axis] for axis in ("features", "model")] == ["mel", "deep"]
 
 
 def test_the_report_has_settings_of_its_own_that_have_rules(composed: Compose) -> None:
@@ -232,7 +240,9 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 )
 def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, extra: str) -> None:
     error = MissingConfigException("no such file", f"hydra/{option}", ["basic"])
-    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; pip install 'genre_cls[{extra}]'"
+    told = (
+        f"hydra/{option.replace('/', '=')}: its plugin is not installed; {beside('pip')} install 'genre_cls[{extra}]'"
+    )
     assert explain(error) == told
 
 
