@@ -69,7 +69,6 @@ class Catalogue:
     name: str
     tracks: tuple[Track, ...]
     synthetic: bool = False
-    shuffled: bool = False
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -86,7 +85,7 @@ class Catalogue:
         genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
         tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
         note = "Genres are dealt to the tracks at random (shuffle_genres=true): nothing can be recognised."
-        return replace(self, tracks=tracks, shuffled=True, notes=(*self.notes, note))
+        return replace(self, tracks=tracks, notes=(*self.notes, note))
 
     def without_faults(self) -> "Catalogue":
         """The same without the tracks that are known to be faulty."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,21 +173,18 @@ class ConfigResult:
     @cached_property
     def tracks(self) -> TrackPredictions:
         """The folds' predictions, one a track."""
-        ids = np.concatenate([fold.track_ids for fold in self.folds])
-        names, first, place = np.unique(ids, return_index=True, return_inverse=True)
-        probabilities = np.concatenate([fold.probabilities for fold in self.folds])
+        names, first, place = np.unique(self._pooled("track_ids"), return_index=True, return_inverse=True)
+        probabilities = self._pooled("probabilities")
         sums = np.zeros((len(names), probabilities.shape[1]))
         np.add.at(sums, place, probabilities)
-        labels = np.concatenate([fold.labels for fold in self.folds])[first]
-        return TrackPredictions(tuple(names.tolist()), labels, sums / np.bincount(place)[:, None])
+        return TrackPredictions(
+            tuple(names.tolist()), self._pooled("labels")[first], sums / np.bincount(place)[:, None]
+        )
 
     @property
     def per_genre(self) -> GenreScores:
         """How well each genre is recognised, pooled over the folds."""
-        labels, predictions = (
-            np.concatenate([getattr(f, part) for f in self.folds]) for part in ("labels", "predictions")
-        )
-        columns = range(len(self.genres))
+        labels, predictions, columns = self._pooled("labels"), self._pooled("predictions"), range(len(self.genres))
         scores = precision_recall_fscore_support(labels, predictions, labels=columns, zero_division=0)
         return GenreScores(*scores)
 
@@ -211,8 +209,7 @@ class ConfigResult:
     @cached_property
     def calibration(self) -> Calibration:
         """How far the probabilities can be trusted, pooled over the folds."""
-        confidence = np.concatenate([fold.probabilities.max(axis=1) for fold in self.folds])
-        return calibration(confidence, np.concatenate([fold.hits for fold in self.folds]))
+        return calibration(self._pooled("probabilities").max(axis=1), self._pooled("hits"))
 
     def _accuracy(self) -> Estimate:
         hits = [fold.hits for fold in self.folds]
@@ -228,10 +225,12 @@ class ConfigResult:
 
     def _without(self, track_ids: Sequence[str]) -> tuple[Floats, Ints]:
         """What was said of all other tracks, and their labels."""
-        apart = [~np.isin(fold.track_ids, track_ids) for fold in self.folds]
-        probabilities = [fold.probabilities[kept] for fold, kept in zip(self.folds, apart, strict=True)]
-        labels = [fold.labels[kept] for fold, kept in zip(self.folds, apart, strict=True)]
-        return np.concatenate(probabilities), np.concatenate(labels)
+        apart = ~np.isin(self._pooled("track_ids"), track_ids)
+        return self._pooled("probabilities")[apart], self._pooled("labels")[apart]
+
+    def _pooled(self, part: str) -> NDArray[Any]:
+        """What all folds have of something, one after the other."""
+        return np.concatenate([getattr(fold, part) for fold in self.folds])
 
     @property
     def test_share(self) -> float:

@@ -38,6 +38,7 @@ class Task:
         folds: who teaches and who judges.
         mine: those of the folds that the present job trains.
         repetitions: tracks that sound like one recording, where the split had to know.
+        note: what every figure has to say of the data, if anything.
     """
 
     catalogue: Catalogue
@@ -46,6 +47,7 @@ class Task:
     folds: Sequence[Fold]
     mine: Sequence[Fold]
     repetitions: Sequence[Duplicate]
+    note: str
 
     @property
     def digest(self) -> str:
@@ -57,15 +59,6 @@ class Task:
         """Equal for tasks that give training the very same: tracks, genres, and who teaches, stops and judges."""
         parts = [(fold.train.tolist(), fold.val.tolist()) for fold in self.folds]
         return digest(self.digest, self.catalogue.genres, parts)
-
-    @property
-    def note(self) -> str:
-        """What every figure has to say of the data."""
-        synthetic = "Synthetic demo set: no real music." if self.catalogue.synthetic else ""
-        shuffled = (
-            "Genres dealt to the tracks at random: all beyond chance has leaked." if self.catalogue.shuffled else ""
-        )
-        return f"{synthetic} {shuffled}".strip()
 
 
 def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:
@@ -153,7 +146,17 @@ def _load(cfg: DictConfig) -> Task:
     folds = _folds(cfg, genres, together, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     mine = [folds[cfg.fold]] if is_part(cfg) else folds
-    return Task(catalogue, features, labels, folds, mine, repetitions)
+    return Task(catalogue, features, labels, folds, mine, repetitions, _note(cfg, catalogue))
+
+
+def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
+    notes = {
+        "Synthetic demo set: no real music.": catalogue.synthetic,
+        "Genres dealt to the tracks at random: all beyond chance has leaked.": cfg.shuffle_genres,
+        "Judged inside of one fold's training tracks, to choose settings by: no score of what is chosen.": cfg.inside,
+        "Judged by one fold alone.": cfg.alone,
+    }
+    return " ".join(note for note, holds in notes.items() if holds)
 
 
 def _same_files(features: Features) -> list[tuple[int, int]]:

@@ -74,9 +74,20 @@ def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[...
             task.load_all(sweep)
 
 
-def test_what_is_judged_on_shuffled_genres_says_so(cfg: Callable[..., DictConfig]) -> None:
-    notes = [found.note for shuffled in ("false", "true") if (found := task.load(cfg(f"shuffle_genres={shuffled}")))]
-    assert notes == ["", "Genres dealt to the tracks at random: all beyond chance has leaked."]
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ([], ""),
+        (["shuffle_genres=true"], "Genres dealt to the tracks at random: all beyond chance has leaked."),
+        (["fold=0", "alone=true"], "Judged by one fold alone."),
+        (["fold=0", "inside=true", "folds=random"], "Judged inside of one fold's training tracks, to choose"),
+    ],
+)
+def test_what_is_judged_in_an_unusual_way_says_so(
+    cfg: Callable[..., DictConfig], settings: list[str], note: str
+) -> None:
+    found = task.load(cfg(*settings))
+    assert found and found.note.startswith(note) and bool(found.note) == bool(note)
 
 
 def test_features_of_one_task_are_of_the_same_tracks_whatever_has_happened_to_the_files(
