@@ -45,12 +45,13 @@ class Difference:
     def verdict(self) -> str:
         """The finding in plain words."""
         points = f"{100 * self.accuracy.mean:.1f} points"
-        interval = f"95 % {100 * self.accuracy.low:.1f} to {100 * self.accuracy.high:.1f}"
+        low, high = self.accuracy.difference_interval
+        interval = f"95 % {100 * low:.1f} to {100 * high:.1f}"
         if self.equal >= SURE:
             return f"{self.better} and {self.worse} are practically equal: {points} apart ({interval})."
         if self.p_value < RISK:
             return f"{self.better} beats {self.worse} by {points} ({interval})."
-        doubt = f"but {interval}" if self.accuracy.low <= 0 else f"{interval}, too little among several comparisons"
+        doubt = f"but {interval}" if low <= 0 else f"{interval}, too little among several comparisons"
         return f"{self.better} and {self.worse} cannot be told apart: {points}, {doubt}."
 
 

@@ -66,6 +66,11 @@ class Estimate:
         return max(self.low, 0.0), min(self.high, 1.0)
 
     @property
+    def difference_interval(self) -> tuple[float, float]:
+        """The interval's ends for a difference of shares, cut to -1 and 1."""
+        return max(self.low, -1.0), min(self.high, 1.0)
+
+    @property
     def _half(self) -> float:
         return float(stats.t.ppf(0.975, self.freedom)) * self.error if self.error else 0.0
 

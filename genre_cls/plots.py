@@ -208,7 +208,7 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8)
     for y, difference in enumerate(differences):
         e, look = difference.accuracy, _finding(difference)
-        mean, low, high = (100 * share for share in (e.mean, e.low, e.high))
+        mean, low, high = (100 * share for share in (e.mean, *e.difference_interval))
         whiskers = [[mean - low], [high - mean]]
         axes.errorbar(mean, y, xerr=whiskers, linestyle="", markersize=6, capsize=3, zorder=3, **look)
         label = axes.text(1.02, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9)

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 from conftest import Outcome
-from hydra.core.global_hydra import GlobalHydra
+from forks import ended, fork
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -289,26 +289,6 @@ def killed_after(n_writes: int) -> None:
 def in_a_fork(prepare: Callable[[], None], *arguments: str) -> int:
     """The exit code of the command in a process that need not import all anew."""
     return ended(fork(prepare, *arguments))
-
-
-def fork(prepare: Callable[[], None], *arguments: str) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        GlobalHydra.instance().clear()
-        sys.argv = ["genre_cls/train.py", *arguments]
-        prepare()
-        train.main()
-        os._exit(0)
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-    finally:
-        os._exit(70)
-
-
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.usefixtures("store_here")
