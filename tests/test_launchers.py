@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Outcome
 from mlflow.entities import Run
 from omegaconf import DictConfig
+from shared import Outcome
 from test_resume import OnServer, Server
 
 from genre_cls import train, voting

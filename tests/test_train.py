@@ -364,7 +364,7 @@ def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: 
     done = command(train.main, "-m", *arguments, "features=mel", "recipe.members=[plain],[plain,levelled]")
     assert done.code == 0, done.err
     runs = {run.data.params["recipe.members"]: run for run in done.parents}
-    one, two = "['plain']", "['plain', 'levelled']"
+    one, two = "[plain]", "[plain,levelled]"
     assert int(runs[two].data.params["n_parameters"]) == 2 * int(runs[one].data.params["n_parameters"])
     weights = {}
     for members, run in runs.items():
