@@ -139,7 +139,7 @@ def _check(file: _Stream) -> None:
 def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]:
     """The next frames, the channels averaged, at another rate."""
     waveform = np.concatenate([np.zeros(0, np.float32), *_blocks(file, n_frames)])
-    if not np.abs(waveform).max(initial=0) < LOUDEST:  # of NaN, too
+    if not max(waveform.max(initial=0), -waveform.min(initial=0)) < LOUDEST:  # of NaN, too
         raise UnreadableAudio("has NaN, infinite or absurdly large samples")
     if file.samplerate == sample_rate:
         return waveform
@@ -150,7 +150,7 @@ def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
     size = max(1, BLOCK // file.channels)  # a header may claim a thousand channels
     while n_frames and len(block := file.read(min(size, n_frames), dtype="float32", always_2d=True)):
         n_frames -= len(block)
-        yield block.mean(axis=1)
+        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # which is the mean, without its slow way
 
 
 def _reason(path: Path, error: Exception) -> str:
