@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, forkserver, get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from genre_cls.errors import UserError
@@ -34,6 +34,8 @@ def import_ahead(*modules: str) -> None:
         modules: that import nothing that would mind a fork, such as what begins to use a GPU.
     """
     if METHOD == "forkserver" and len(os.sched_getaffinity(0)) > 1:
+        from multiprocessing import forkserver  # which not every system has
+
         forkserver.set_forkserver_preload(["genre_cls.ahead", *modules])
         with _interrupts_waiting():
             forkserver.ensure_running()
