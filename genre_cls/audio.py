@@ -84,23 +84,27 @@ def duration(path: Path) -> float:
 
 def audio_files(folder: Path) -> list[Path]:
     """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) and hidden folders' are left out."""
-    return sorted(path for path in _files(folder) if path.suffix.lower() in EXTENSIONS)
+    return _files(folder, EXTENSIONS)
 
 
 def other_files(folder: Path) -> list[Path]:
     """Every file below a folder that is music in a format that cannot be read."""
-    return sorted(path for path in _files(folder) if path.suffix.lower() in OTHERS)
+    return _files(folder, OTHERS)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in _visible(folder) if path.suffix.lower() in endings and path.is_file())
+
+
+def _visible(folder: Path) -> Iterator[Path]:
     """What is below a folder and is not hidden, behind links to folders too; none is entered twice, or from below."""
-    real = os.path.realpath(folder)  # which minds no link to itself
-    seen = {real, *map(str, Path(real).parents)}
+    start = os.path.realpath(folder)  # which minds no link to itself
+    seen = {start, *map(str, Path(start).parents)}
     for place, folders, names in os.walk(folder, followlinks=True):
         visible = {os.path.realpath(Path(place, name)): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for real, name in visible.items() if real not in seen]
         seen |= visible.keys()
-        yield from (path for name in names if not name.startswith(".") and (path := Path(place, name)).is_file())
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

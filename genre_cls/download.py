@@ -36,6 +36,8 @@ SLOWEST = 1000  # bytes per second; what comes more slowly has stalled
 LONGEST_PAUSE = 60.0  # s
 AT_ONCE = 1 << 20  # bytes of an unpacked archive in memory at once; a tar's headers may claim any size
 
+SCHEMES = ("http://", "https://")
+NO_ADDRESS = f"must begin with {' or '.join(SCHEMES)}"
 HELP = "What is here stays: the same command goes on. --mirror ADDRESS takes the archive from elsewhere."
 
 
@@ -90,8 +92,8 @@ def configured() -> Source:
 
 
 def _address(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise UserError(f"--mirror {in_one_line(text)}: must begin with http:// or https://")
+    if not text.startswith(SCHEMES):
+        raise UserError(f"--mirror {in_one_line(text)}: {NO_ADDRESS}")
     return text
 
 
@@ -166,8 +168,8 @@ def _is_whole(source: Source, archive: Path) -> bool:
 def _transfer(source: Source, mirror: str, archive: Path) -> None:
     """Add to the archive what a mirror sends."""
     start = _size(archive)
-    if not mirror.startswith(("http://", "https://")):
-        raise _Failed("must begin with http:// or https://")
+    if not mirror.startswith(SCHEMES):
+        raise _Failed(NO_ADDRESS)
     with _network_failures():
         request = Request(mirror, headers={"Range": f"bytes={start}-", "User-Agent": "genre_cls"} if start else {})
         try:

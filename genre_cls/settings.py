@@ -248,11 +248,8 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output, head say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except ValueError as error:
-        if not _raised_by(error).startswith("hydra."):
+    except Exception as error:
+        if not _is_users(error):
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -262,10 +259,11 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _raised_by(error: BaseException) -> str:
-    """The module in which an exception was raised."""
+def _is_users(error: Exception) -> bool:
+    """Whether an exception tells of a user's mistake; Hydra raises bare ValueErrors, too."""
     (*_, (frame, _)) = walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", ""))
+    of_hydra = isinstance(error, ValueError) and str(frame.f_globals.get("__name__", "")).startswith("hydra.")
+    return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
 
 
 class OneLineParser(ArgumentParser):

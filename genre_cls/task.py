@@ -24,8 +24,6 @@ from genre_cls.windows import repeat_to
 
 log = logging.getLogger(__name__)
 
-SPLIT = ["folds", "fold", "inside", "alone", "recipe", "seed"]  # settings that decide who teaches and who judges
-
 
 @dataclass(frozen=True)
 class Task:
@@ -95,7 +93,7 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
         data = _data(same[0])
         specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, data.catalogue))]
         features = _features(same[0], data, specs)
-        splits = {OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, SPLIT), resolve=True): cfg for cfg in same}
+        splits = {_split_settings(cfg): cfg for cfg in same}
         tasks = [task for cfg in splits.values() if (task := load(cfg))]
         if not tasks:
             raise SplitError("none of these splits is possible on this dataset")
@@ -184,6 +182,12 @@ def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, par
     if not cfg.inside:
         return [fold]
     return within(np.sort(np.concatenate([fold.train, fold.val])), split, genres, together, parts)
+
+
+def _split_settings(cfg: DictConfig) -> tuple[object, ...]:
+    """All that decides who teaches and who judges."""
+    nodes = (OmegaConf.to_yaml(node, resolve=True) for node in (cfg.folds, cfg.recipe.early_stopping))
+    return *nodes, cfg.fold, cfg.inside, cfg.alone
 
 
 def _check_arguments(split: "partial[list[Fold]]") -> None:

@@ -79,7 +79,7 @@ class Sweep(Callback):
             trials = config.hydra.sweeper.get("n_trials", 1)
             if not whole(1).allows(trials):
                 raise UserError(f"hydra.sweeper.n_trials={trials}: must be {whole(1)}")
-            if config.inside and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+            if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
         _prepare(config, expand)
         Sweep._under_way = config, _name_command()
@@ -140,12 +140,16 @@ def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]])
         configurations = jobs(config)
         for cfg in configurations:
             check(cfg)
-        here = config.hydra.launcher._target_.endswith(".BasicLauncher")
-        if here and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
+        if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
             import_ahead(*TRAINING)
         from genre_cls.experiment import prepare
 
         prepare(configurations)
+
+
+def _runs_here(config: DictConfig) -> bool:
+    """Whether jobs run in this process, one after the other, rather than where a launcher takes them."""
+    return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
 def expand(config: DictConfig) -> list[DictConfig]:
