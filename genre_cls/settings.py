@@ -312,7 +312,8 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
 def _no_such_key(key: str) -> str:
     group, _, name = key.rpartition(".")
     if key in RULES and group in GROUPS:
-        return f"{key}: no such setting with this option of {group}; another one has it (--help lists them)"
+        own = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if name in (OmegaConf.load(path) or {})]
+        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(own)} has it"
     others = [known for known in (*RULES, *GROUPS) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)

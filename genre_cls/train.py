@@ -28,13 +28,14 @@ from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
+AGAIN = "; the same command goes on"  # after Ctrl-C
 TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what workers import, which takes seconds
 
 
 def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
-    with one_line_errors("; the same command goes on"), stopped_by_failure():
+    with one_line_errors(AGAIN), stopped_by_failure():
         check_words(sys.argv[1:])
         try:
             judge_one()
@@ -135,7 +136,7 @@ def _name_command() -> str:
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:
     # Hydra turns what a callback raises into a warning, but lets SystemExit pass.
-    with one_line_errors():
+    with one_line_errors(AGAIN):
         configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
         configurations = jobs(config)
         for cfg in configurations:

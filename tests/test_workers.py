@@ -137,6 +137,21 @@ def test_what_imports_ahead_ends_with_a_main_process_that_is_killed(tmp_path: Pa
     assert gone(server)
 
 
+@on_forks
+def test_ctrl_c_is_not_for_what_imports_ahead(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
+    main = subprocess.Popen(
+        [sys.executable, "-c", AHEAD, "slow"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert main.stdout
+    server = int(main.stdout.readline())
+    os.kill(server, signal.SIGINT)  # as it starts
+    time.sleep(1)
+    os.kill(server, signal.SIGINT)  # as it imports
+    out, err = main.communicate(timeout=60)
+    assert (out, err, main.returncode) == ("False\n", "", 0)
+
+
 @pytest.mark.parametrize("failure", [UserError, KeyboardInterrupt])
 def test_no_failure_waits_for_what_workers_are_at(failure: type[BaseException]) -> None:
     (pid,) = set(results([call(1, os.getpid)]))
