@@ -14,7 +14,6 @@ from unicodedata import normalize  # file names have letters in pieces on macOS
 
 import numpy as np
 import soundfile
-from filelock import FileLock
 from joblib import cpu_count
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -23,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
 from genre_cls.whole import written
 from genre_cls.workers import call, results
@@ -208,7 +208,7 @@ def demo(
     base = Path(cache_dir).expanduser() / "demo" / key
     tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
     base.mkdir(parents=True, exist_ok=True)
-    with FileLock(base / ".lock"):
+    with locked(base / ".lock", "demo set"):
         todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
         _synthesise_all(todo)
     notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)

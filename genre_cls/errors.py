@@ -1,11 +1,18 @@
 """What goes wrong by a user's doing and is told in one line, without a traceback."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake in the command, the configuration or the data; the entry points exit with code 2.
 
     The message is one line: the value, where it came from, what is allowed, what to do.
     """
+
+
+def public(text: str) -> str:
+    """A text without the names and passwords in its addresses, as it may be shown around."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def in_one_line(text: object) -> str:

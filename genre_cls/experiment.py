@@ -173,7 +173,7 @@ class _Job:
 
     def _train(self, then: Callable[[], None]) -> None:
         trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
-        _ahead.begin(n_workers(self.cfg))
+        _ahead.begin(n_workers(self.cfg, self.task))
         for result, weights in trainings.results(self.identity.title):
             self.spool.put(result.index, _fold_files(self.task, self.identity, weights, result))
             self.done[result.index] = result
@@ -262,7 +262,7 @@ class _Ahead:
         config = self.coming[0]
         cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with suppress(UserError, *FAILURES):
-            if n_workers(cfg) == workers and (task := load(cfg, silently=True)):
+            if (task := load(cfg, silently=True)) and n_workers(cfg, task) == workers:
                 job = _Job(cfg, task, identify(cfg, config.hydra))
                 self.begun = job if job.begin() else None
 

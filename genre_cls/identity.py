@@ -5,7 +5,6 @@ import inspect
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
+from genre_cls.errors import public
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, leaves
 
@@ -36,7 +36,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # is better than to take over what the present code would not compute.
 SHOWING = (
     "__main__", "ahead", "app", "artifacts", "classifier", "comparisons", "download", "explanation",
-    "extras", "findings", "likeness", "memory", "modelfile", "onnx_export", "onnx_model", "page", "plots",
+    "extras", "findings", "likeness", "locks", "memory", "modelfile", "onnx_export", "onnx_model", "page", "plots",
     "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "workers",
 )  # fmt: skip
 
@@ -116,11 +116,11 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: _public(value) for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
-    settings = {key: _public(_text(value)) for key, value in leaves(cfg)}
+    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
+    settings = {key: public(_text(value)) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
-    resolved = _public(OmegaConf.to_yaml(cfg, resolve=True))
+    resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
     targets = {value for key, value in settings.items() if key.endswith("_target_")}
     code = digest(_package(), sorted(map(_source, targets)), version("torch").partition("+")[0])
     return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup), code)
@@ -134,17 +134,12 @@ def digest(*parts: object) -> str:
 def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
-    return _public(shlex.join([*program.split(), *sys.argv[1:]]))
+    return public(shlex.join([*program.split(), *sys.argv[1:]]))
 
 
 def _text(value: object) -> str:
     """A value as the command line takes it."""
     return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else str(value)
-
-
-def _public(text: str) -> str:
-    """A text without the names and passwords in its addresses, as runs and model files are shown around."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def _package() -> list[tuple[str, str]]:

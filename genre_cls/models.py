@@ -191,4 +191,4 @@ def device_of(setting: str) -> torch.device:
     if setting != "auto":
         return torch.device(setting)
     gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return gpu or torch.device("cpu")
+    return gpu if gpu and gpu.type in ("cuda", "mps") else torch.device("cpu")

@@ -2,18 +2,21 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from itertools import chain
 from math import ceil, floor, inf
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -44,6 +47,7 @@ PANELS_PER_ROW = 5
 SMOOTHING = (1.5, 3.0)  # of evidence, standard deviation in bands and frames
 ENVELOPE = 1500  # stretches of a waveform that are drawn
 STRETCHES, ROWS = 120, 10  # of a file's genres over time
+FONTS = ("Noto Sans CJK JP", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS", "WenQuanYi Zen Hei")
 SMALLEST_DOT, LARGEST_DOT = 4, 15  # diameters in points
 
 
@@ -390,6 +394,7 @@ def png(figure: Figure) -> bytes:
 
 def _figure(width: float, height: float, note: str, title: str = "") -> Figure:
     """An empty figure of that many inches; title and note break their lines, a note's add to the height."""
+    _add_fonts()
     lines = textwrap.wrap(note, int(width * 19))
     size = (width, height + 0.14 * len(lines))
     figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
@@ -398,6 +403,13 @@ def _figure(width: float, height: float, note: str, title: str = "") -> Figure:
     if lines:
         figure.supxlabel("\n".join(_plain(line, 999) for line in lines), x=0.01, ha="left", size=7, color=GREY)
     return figure
+
+
+@cache
+def _add_fonts() -> None:
+    """Let letters that the usual font lacks, as genres may be named in any script, come from another one at hand."""
+    there = set(get_font_names())
+    rcParams["font.family"] = [*rcParams["font.family"], *(font for font in FONTS if font in there)]
 
 
 def _envelope(waveform: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -254,7 +254,9 @@ class ConfigResult:
         figures: dict[str, float] = {}
         for score in self.folds[0].scores:
             e = self.estimate(score)
-            figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std, f"{score}_low": e.low, f"{score}_high": e.high}
+            figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std}
+            if score == "accuracy" or (len(self.folds) > 1 and not self.one_test):  # else its error is unknown
+                figures |= {f"{score}_low": e.low, f"{score}_high": e.high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
         if self.is_tempered:
             figures["tempered_calibration_error"] = self.tempered.calibration.error

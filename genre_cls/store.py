@@ -27,11 +27,14 @@ from numpy.typing import NDArray
 from genre_cls import audio, features
 from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
+from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
+from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
 from genre_cls.whole import written
 
 CHANGED = "changed while it was read; the next start reads it anew"
+TOO_MANY = "as a process may map so many files and no more; sudo sysctl vm.max_map_count=1000000 allows more"
 SAVE_EVERY = 10.0  # s between two saves of the ledger: what a kill during extraction costs at most
 DIGEST = partial(blake2b, digest_size=10)
 
@@ -103,7 +106,7 @@ class FeatureStore:
         """
         digests, faults = self._digests(tracks)
         if self._missing(digests, specs):
-            with FileLock(self.root / "extract.lock"):
+            with locked(self.root / "extract.lock", "features"):
                 self._ledger.load()  # another process may have filled the cache while this one waited
                 unreadable = self._extract(self._missing(digests, specs))
             faults |= {track: unreadable[digest] for track, digest in digests.items() if digest in unreadable}
@@ -262,7 +265,12 @@ def _map(entry: Path) -> Matrix:
         n_bins, n_frames, start = _layout(file.read(128))
     # Not np.memmap, which keeps a file open for each track: many systems allow 1024, macOS 256.
     # Copy-on-write: torch warns of read-only memory, and a write could not reach the file.
-    values = torch.from_file(str(entry), shared=False, size=start + n_bins * n_frames, dtype=torch.float16)
+    try:
+        values = torch.from_file(str(entry), shared=False, size=start + n_bins * n_frames, dtype=torch.float16)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        raise UserError(f"{entry}: {str(error).partition(':')[0]} {TOO_MANY}") from error
     matrix: Matrix = values[start:].view(n_bins, n_frames).numpy()
     return matrix
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import Self
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname, urlopen
 from uuid import uuid4
@@ -32,8 +33,9 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import beside
+from genre_cls.locks import locked
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.whole import disk_failure, sync
 
@@ -48,7 +50,6 @@ SWEEPS = "sweeps"  # the tag with the words of the last commands that count a co
 AT_WORK = "at_work"  # the tag with the word of the last command that worked on a run
 SWEEP = "GENRE_CLS_SWEEP"  # the environment variable with the word of the present command
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds which other jobs train
-PATIENCE = 5.0  # s, before somebody who waits is told why
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 N_SWEEPS = 20  # whose words are kept
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute; MLflow's own are four
@@ -192,15 +193,7 @@ class Tracker:
         """
         with ExitStack() as locks:
             for key in keys:
-                lock = FileLock(self._locks / f"{key}.lock")
-                try:
-                    lock.acquire(timeout=PATIENCE if wait else 0)
-                except Timeout:
-                    if not wait:
-                        raise
-                    log.info("%s: another process is at it, waiting", name)
-                    lock.acquire()
-                locks.callback(lock.release)
+                locks.enter_context(locked(self._locks / f"{key}.lock", name, wait=wait))
             yield
 
     def _close_open(self, lock: str) -> None:
@@ -243,11 +236,15 @@ class Tracker:
     def _place(self) -> str:
         """Names this folder of locks in tags, for on a server there are runs of processes that have another."""
         self._locks.mkdir(parents=True, exist_ok=True)
-        path = self._locks / "name"
-        with FileLock(self._locks / "name.lock"):
-            if not path.exists() or not path.read_text():
-                path.write_text(uuid4().hex)
-            return path.read_text()
+        with FileLock(self._locks / "name.lock"), (self._locks / "name").open("a+") as file:
+            file.seek(0)
+            word, _, inode = file.read().partition(" ")
+            here = str(os.fstat(file.fileno()).st_ino)
+            if inode != here:  # new, or copied with the folder, say to another machine, whose processes are not its
+                word = uuid4().hex
+                file.truncate(0)
+                file.write(f"{word} {here}")
+            return word
 
     def earlier(self, experiment_id: str, key: str, *, anew: bool = False) -> Earlier:
         """What there is of a configuration; for the process that has claimed its key.
@@ -414,7 +411,7 @@ class Tracker:
         run = self._client.get_run(run_id)
         folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
         if not folds:
-            raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
+            raise UserError(f"run {run_id} in {public(self.uri)}: has no folds that have finished, and is none itself")
         return folds
 
     def _parent(self, run_id: str) -> Run:
@@ -428,7 +425,7 @@ class Tracker:
         try:
             yield
         except (MlflowException, OSError, *DAMAGED) as error:
-            raise UserError("; ".join((f"run {run_id} in {self.uri}: {in_one_line(error)}", *hints))) from error
+            raise UserError("; ".join((f"run {run_id} in {public(self.uri)}: {in_one_line(error)}", *hints))) from error
 
     def _finished(self, experiment: str | None) -> list[Run]:
         """The runs of configurations that have finished, newest first."""
@@ -439,6 +436,7 @@ class Tracker:
     def _elsewhere(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
         """What the same configuration last scored on the same tracks under other splits."""
         same = [other for other in parents if _same(run, other, "dataset_digest") and _same(run, other, "setup")]
+        same = [other for other in same if len({_k(run), _k(other)} - {None}) < 2]  # more folds learn from more tracks
         others = {other.data.tags["folds"]: other for other in reversed(same) if not _same(run, other, "folds")}
         return {folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other))}
 
@@ -551,7 +549,7 @@ def store_uri(uri: str, folder: Path) -> str:
 def ui_command(uri: str) -> str:
     """What opens MLflow's pages on a store."""
     local = f"{beside('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
-    return local if uri.startswith("sqlite:") else uri
+    return local if uri.startswith("sqlite:") else public(uri)
 
 
 def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
@@ -624,6 +622,12 @@ def _same(one: Run, other: Run, tag: str) -> bool:
     return tag in one.data.tags and one.data.tags[tag] == other.data.tags.get(tag)
 
 
+def _k(run: Run) -> str | None:
+    """How many folds there are that each judge a part; none of a published split."""
+    k: str | None = run.data.params.get("folds.k")
+    return k
+
+
 def _legal(name: str) -> str:
     """A genre may have any name, a metric of MLflow may not."""
     return re.sub(r"[^\w. -]", "_", name)[:250]
@@ -633,22 +637,32 @@ def _connect(uri: str) -> MlflowClient:
     """A connection to a store that is known to be there."""
     try:
         if uri.startswith("http"):
-            with suppress(HTTPError):  # it answers, if only to those it knows
-                urlopen(uri, timeout=10).close()  # MLflow itself would give up after a minute
+            _knock(uri)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
         raise UserError(_failure(uri, error)) from error
     except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
-        raise UserError(f"tracking.uri={uri}: {in_one_line(error)}") from error
+        raise UserError(f"tracking.uri={public(uri)}: {in_one_line(error)}") from error
     return client
+
+
+def _knock(uri: str) -> None:
+    """Fail at once if nobody answers, on which MLflow would spend a minute; whom it knows and trusts is its matter."""
+    try:
+        urlopen(public(uri), timeout=10).close()
+    except HTTPError:
+        pass
+    except URLError as error:
+        if not isinstance(error.reason, SSLError):
+            raise
 
 
 def _failure(uri: str, failure: object) -> str:
     """One line on what a store has failed in: where, why, and the way out."""
-    reason = in_one_line(str(failure).strip().partition("\n")[0])
+    reason = public(in_one_line(str(failure).strip().partition("\n")[0]))
     if not uri.startswith("sqlite:"):
-        return f"tracking.uri={uri}: {reason}; the same command goes on when it answers"
+        return f"tracking.uri={public(uri)}: {reason}; the same command goes on when it answers"
     path = uri.removeprefix("sqlite:///")
     for words, way_out in WAYS_OUT.items():
         if re.search(words, reason):
@@ -683,18 +697,22 @@ def _check_database(path: Path) -> None:
 
 
 def _follow(folder: Path) -> None:
-    """Let a store whose folder was moved find its artifacts, of which MLflow keeps the whole path."""
+    """Let a store whose folder was moved or copied find its artifacts, of which MLflow keeps the whole path."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection, suppress(sqlite3.OperationalError):
         experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
         for number, location in experiments:
             before = _path(location)
             now = folder / "artifacts" / before.name
-            if _is_local(location) and before.parent.name == "artifacts" and now.is_dir() and not before.exists():
+            if _is_local(location) and before.parent.name == "artifacts" and now.is_dir() and not _is_one(before, now):
                 moved = (now.as_uri(), len(location) + 1, number)
                 connection.execute("UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = ?3", moved)
                 connection.execute(
                     "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) WHERE experiment_id = ?3", moved
                 )
+
+
+def _is_one(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
 
 
 def _make_database(folder: Path) -> None:

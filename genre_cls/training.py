@@ -3,6 +3,8 @@
 Lightning takes seconds to import, so only a process that trains does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -22,6 +24,7 @@ from genre_cls.task import Task
 from genre_cls.views import seen
 from genre_cls.windows import is_of_mfccs, treatment
 
+LESS = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
 SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
 
 
@@ -46,6 +49,15 @@ class Member:
     seconds: float
 
 
+@contextmanager
+def _shortage_told() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the GPU's memory is too small for this; {LESS}") from error
+
+
+@_shortage_told()
 def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     """Train a fresh model on a fold and let it judge the held-out tracks."""
     from pytorch_lightning import seed_everything

@@ -111,7 +111,7 @@ def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
     Returns:
         Cosines, then sines, of each number of cycles a window `(n_frames, 2 * n_cycles)`; `(2 * n_cycles, n_rates)`.
     """
-    with constants(device):
+    with constants(CPU):  # so that every device sees the same rates, whose edges may be whole cycles
         cycles = torch.arange(n_frames // 2 + 1)
         angles = cycles * torch.arange(n_frames)[:, None] * (2 * math.pi / n_frames)
         waves = torch.hann_window(n_frames)[:, None] * torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -119,7 +119,7 @@ def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         low, high = edges[:-1], edges[1:]
         nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for rates between which there is none
         inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)
-        return waves, (inside / inside.sum(dim=0)).repeat(2, 1)
+        return waves.to(device), (inside / inside.sum(dim=0)).repeat(2, 1).to(device)
 
 
 @cache

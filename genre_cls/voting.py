@@ -19,7 +19,8 @@ from genre_cls.task import Task
 from genre_cls.training import Member, train_member
 from genre_cls.workers import at_hand, call, results
 
-MEMORY = 6e9  # bytes of a GPU's memory for each model that shares it
+# Bytes of a GPU's memory for each model that shares it, and for its tracks, of which there are seldom more.
+MODEL, TRACKS = 5e9, 1e9
 
 
 class Trainings:
@@ -38,7 +39,7 @@ class Trainings:
     def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold]) -> None:
         self.cfg, self.task, self.n_members = cfg, task, len(cfg.recipe.members)
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
-        workers = n_workers(cfg) if len(self.models) > 1 else 1
+        workers = n_workers(cfg, task) if len(self.models) > 1 else 1
         self.calls = [call(workers, train_member, cfg, task, *model) for model in self.models] if workers > 1 else []
 
     def results(self, title: str) -> Iterator[tuple[FoldResult, Weights]]:
@@ -63,7 +64,7 @@ class Trainings:
             each.cancel()
 
 
-def n_workers(cfg: DictConfig) -> int:
+def n_workers(cfg: DictConfig, task: Task) -> int:
     """How many models this process trains at once."""
     if parent_process():  # a launcher's worker, beside others
         return 1
@@ -72,12 +73,13 @@ def n_workers(cfg: DictConfig) -> int:
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # likewise
         return 1
     cores = max(1, cpu_count() // cfg.trainer.threads)  # that this process may use
-    return cores if device_of(cfg.trainer.device).type == "cpu" else min(cores, _room_on_gpu())
+    return cores if device_of(cfg.trainer.device).type == "cpu" else min(cores, _room_on_gpu(task))
 
 
-def _room_on_gpu() -> int:
+def _room_on_gpu(task: Task) -> int:
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
-    return max(1, int(memory / MEMORY))
+    tracks = sum(clip.nbytes for clip in task.features.clips)
+    return max(1, int(memory / (MODEL + max(TRACKS, tracks))))
 
 
 def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:

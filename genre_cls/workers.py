@@ -60,7 +60,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[byt
         _pools[size] = ProcessPoolExecutor(size, get_context(METHOD), initializer=_begin)
     try:
         with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
-            return _pools[size].submit(_pickled, function, *arguments)
+            return _pools[size].submit(_pickled, pickle.dumps((function, arguments)))
     except BrokenProcessPool as error:
         stop()
         raise UserError(KILLED) from error
@@ -134,6 +134,8 @@ def _begin() -> None:
     atexit.register(os._exit, 0)  # or Python takes all apart that is loaded, with nobody left who looks for the parent
 
 
-def _pickled(function: Callable[..., Any], *arguments: Any) -> bytes:
-    # By itself torch would send each tensor as an open file of shared memory, of which systems allow few.
+def _pickled(asked: bytes) -> bytes:
+    # By itself torch would send each tensor as an open file of shared memory, of which systems allow few, and a worker
+    # that cannot read what it is sent would die of it.
+    function, arguments = pickle.loads(asked)
     return pickle.dumps(function(*arguments))

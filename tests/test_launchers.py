@@ -141,6 +141,7 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
 ) -> None:
     monkeypatch.setattr(voting, "cpu_count", lambda: 4)
     here: dict[str, str] = {}
+    task: Any = None  # which only a GPU minds
     found: list[int] = []
     for parent, job in ((None, here), ("the command's process", here), (None, {"SUBMITIT_EXECUTOR": "local"})):
         monkeypatch.setattr(voting, "parent_process", lambda parent=parent: parent)
@@ -148,18 +149,21 @@ def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
             with monkeypatch.context() as patch:
                 for name, value in job.items():
                     patch.setenv(name, value)
-                found.append(voting.n_workers(composed(f"trainer.workers={workers}", "trainer.device=cpu")))
+                found.append(voting.n_workers(composed(f"trainer.workers={workers}", "trainer.device=cpu"), task))
     assert found == [4, 3, 1, 1, 1, 3]
 
 
-@pytest.mark.parametrize(("memory", "models"), [(80e9, 13), (24e9, 4), (8e9, 1), (2e9, 1)])
+@pytest.mark.parametrize(
+    ("memory", "tracks", "models"), [(80e9, 1e6, 13), (80e9, 1e9, 13), (80e9, 15e9, 4), (24e9, 1e6, 4), (2e9, 1e6, 1)]
+)
 def test_a_gpu_is_shared_by_as_many_models_as_it_has_memory_for(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, memory: float, models: int
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, memory: float, tracks: float, models: int
 ) -> None:
     monkeypatch.setattr(voting, "cpu_count", lambda: 16)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
-    assert voting.n_workers(composed("trainer.device=cuda")) == models
+    task: Any = SimpleNamespace(features=SimpleNamespace(clips=[SimpleNamespace(nbytes=tracks)]))
+    assert voting.n_workers(composed("trainer.device=cuda"), task) == models
 
 
 def test_a_launchers_worker_ends_with_the_command(

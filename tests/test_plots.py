@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -339,6 +340,16 @@ def test_a_clip_is_drawn_as_loud_and_as_long_as_it_is() -> None:
 
 def test_a_figure_becomes_a_png() -> None:
     assert plots.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES, title="t")).startswith(b"\x89PNG")
+
+
+def test_letters_that_the_usual_font_lacks_come_from_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "FONTS", ("of no system", "STIXGeneral"))
+    monkeypatch.setitem(rcParams, "font.family", rcParams["font.family"][:1])
+    plots._add_fonts.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.png(plots.recall_bars(np.array([1.0, 0.5]), ("fa\N{COMBINING ENCLOSING CIRCLE}do", "b"), title="t"))
+    plots._add_fonts.cache_clear()
 
 
 def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning() -> None:

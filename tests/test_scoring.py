@@ -269,8 +269,9 @@ def test_the_summary_names_every_figure(result: ConfigResult) -> None:
     figures = dict(result.summary)
     for score in result.folds[0].scores:
         e = result.estimate(score)
-        named = [figures.pop(f"{score}_{part}") for part in ("mean", "std", "low", "high")]
-        assert named == [e.mean, e.std, e.low, e.high]
+        assert [figures.pop(f"{score}_{part}") for part in ("mean", "std")] == [e.mean, e.std]
+        if score == "accuracy" or len(result.folds) > 1:
+            assert [figures.pop(f"{score}_{part}") for part in ("low", "high")] == [e.low, e.high]
     for name in ("precision", "recall", "f1"):
         assert [figures.pop(f"{name}_{genre}") for genre in GENRES] == getattr(result.per_genre, name).tolist()
     seconds = [fold.seconds for fold in result.folds]

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
-from genre_cls import audio, features, store
+from genre_cls import audio, features, locks, store
 from genre_cls.catalogue import Track
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
@@ -594,3 +596,32 @@ def test_another_process_is_sent_the_names_of_files_and_not_the_features(tracks:
     assert len(sent) < loaded.clips[0].nbytes / 10
     for clip, restored in zip(loaded.clips, pickle.loads(sent).clips, strict=True):
         assert_same(clip, restored)
+
+
+def test_too_many_files_for_one_process_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("unable to mmap 84 bytes from file <x>: Cannot allocate memory (12)")
+
+    tracks = [Track("a", write(tmp_path / "a.wav", 1), "blues")]
+    monkeypatch.setattr(torch, "from_file", full)
+    with pytest.raises(UserError, match=r"npy: unable to mmap .* vm\.max_map_count"):
+        FeatureStore(tmp_path).load(tracks, [MEL])
+
+
+def test_who_waits_for_another_process_to_extract_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    tracks, there = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureStore(tmp_path)
+    ready = threading.Event()
+
+    def other() -> None:
+        with FileLock(there.root / "extract.lock"):
+            ready.set()
+            time.sleep(1)
+
+    threading.Thread(target=other).start()
+    ready.wait()
+    with caplog.at_level("INFO"):
+        assert_right(there.load(tracks, [MEL]))
+    assert "features: another process is at it, waiting" in caplog.text

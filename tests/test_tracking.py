@@ -9,11 +9,15 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -70,13 +74,14 @@ def store(
     comparison: str = "same",
     experiment: str = "e",
     split: str = "random",
+    k: int = 5,
 ) -> str:
     """Log a configuration as the training does; gives the id of its run."""
     where = tracker.experiment(experiment)
     named = {"features": "mel", "model": identity, "batch_size": "16"}
     tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
     tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d"}
-    with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12"}) as parent:
+    with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12", "folds.k": str(k)}) as parent:
         for index, accuracy in enumerate(accuracies):
             with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
                 fold = a_fold(index, accuracy)
@@ -195,6 +200,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "a", 1.0, 0.9, comparison="r")
     store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
     store(tracker, "b", 0.5, comparison="r")
+    store(tracker, "a", 0.1, comparison="t", k=2)  # which learned from fewer tracks
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     comparison = tracker.newest()
     assert comparison is not None
@@ -268,6 +274,17 @@ def test_a_store_whose_folder_was_moved_has_all_that_it_had_and_goes_on_there(tr
     for name in ("a", "b"):
         (parent,) = MlflowClient(there.uri).search_runs(["1"], f"tags.kind = 'config' and tags.identity = '{name}'")
         assert artifacts(there, parent.info.run_id).is_relative_to(moved)
+
+
+def test_a_copied_store_is_one_of_its_own(tracker: Tracker, folder: Path) -> None:
+    store(tracker, "a", 1.0)
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    there = Tracker("", copy)
+    new = store(there, "b", 0.5)
+    assert artifacts(there, new).is_relative_to(copy) and found(Tracker("", folder)) == {"a": 1.0}
+    shutil.rmtree(folder)
+    assert found(Tracker("", copy)) == {"a": 1.0, "b": 0.5}
 
 
 def test_what_has_learned_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
@@ -429,9 +446,40 @@ NO_SERVERS = (
 @pytest.mark.parametrize("uri", NO_SERVERS)
 def test_a_server_that_is_none_is_told_at_once(uri: str, tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri}")):
+    with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri.replace('nobody@', '')}")):
         Tracker(uri, tmp_path)
     assert time.monotonic() - began < 15
+
+
+def test_no_password_of_an_address_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tracking\.uri=http://127\.0\.0\.1:9: ") as told:
+        Tracker("http://me:secret@127.0.0.1:9", tmp_path)
+    assert "secret" not in str(told.value) and "secret" not in ui_command("https://me:secret@server")
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A server that knows nobody, and keeps what it was asked with."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.asked.append(self.headers.get("Authorization", ""))
+        self.send_error(401)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_is_asked_by_the_name_and_password_of_its_address(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match="401"):
+            Tracker(f"http://me:secret@127.0.0.1:{server.server_port}", tmp_path)
+        server.shutdown()
+    assert b64encode(b"me:secret").decode() in _Refusing.asked[-1]
 
 
 def log_one(folder: Path, names: Sequence[str], gate: "multiprocessing.synchronize.Barrier") -> None:
@@ -490,6 +538,19 @@ def test_open_runs_of_the_dead_are_closed_and_those_of_the_living_and_of_others_
     holder.join()
     tracker.close_dead()
     assert statuses(tracker) == {"held": "KILLED", "other's": "RUNNING"}
+
+
+def test_a_copied_folder_of_locks_is_another_one(tracker: Tracker, folder: Path) -> None:
+    """As on a second machine that logs to the same server."""
+    with tracker.claim("k", "it") as tags:
+        locks = folder / "locks"
+        shutil.copytree(locks, folder / "copied")
+        shutil.rmtree(locks)
+        (folder / "copied").rename(locks)
+        with Tracker("", folder).claim("k", "it", wait=False) as others:
+            assert tags.keys() == others.keys() and tags["lock"] != others["lock"]
+            with Tracker("", folder).claim("l", "it") as again:
+                assert again["lock"].partition("/")[0] == others["lock"].partition("/")[0]
 
 
 def statuses(tracker: Tracker) -> dict[str, str]:

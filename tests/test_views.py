@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genre_cls.features import FeatureSpec, cosines, extract
-from genre_cls.views import modulation_spectrum, patterns, seen, shape_of
+from genre_cls.views import _fourier, modulation_spectrum, patterns, seen, shape_of
 from genre_cls.windows import TREATMENTS
 
 
@@ -83,6 +83,14 @@ def test_patterns_first_used_without_gradients_or_device_can_be_differentiated_l
     features = torch.randn(1, 1, 50, 30, requires_grad=True)
     modulation_spectrum(features).sum().backward()
     assert features.grad is not None and features.grad[..., 1:].all()  # a Hann window begins with nothing
+
+
+def test_rates_are_computed_in_one_place_whatever_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others round powers in other ways, and Apple's has no `logspace`."""
+    made, logspace = [], torch.logspace
+    monkeypatch.setattr(torch, "logspace", lambda *values: made.append(logspace(*values)) or made[-1])
+    assert {each.device.type for each in _fourier.__wrapped__(31, torch.device("meta"))} == {"meta"}
+    assert [edges.device.type for edges in made] == ["cpu"]
 
 
 @settings(deadline=None, max_examples=20)

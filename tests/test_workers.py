@@ -76,6 +76,19 @@ def test_a_worker_that_was_killed_between_two_calls_is_told_too_and_there_are_ne
     assert list(results([call(1, abs, -3)])) == [3]
 
 
+class Unreadable:
+    """What cannot be read back, as features are that were deleted meanwhile."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path("not there").stat, ()
+
+
+def test_what_a_worker_cannot_read_is_told_and_it_goes_on() -> None:
+    with pytest.raises(FileNotFoundError, match="not there"):
+        list(results([call(1, repr, Unreadable())]))
+    assert list(results([call(1, abs, -3)])) == [3]
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals")
 def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(capfd: Any) -> None:
     calls = [call(2, time.sleep, 0.5) for _ in range(4)]
