@@ -14,6 +14,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from threading import Timer
 from typing import Any
+from unittest import mock
 from urllib.request import urlopen
 
 import pytest
@@ -218,14 +219,16 @@ def test_workers_that_are_killed_cost_the_configuration_that_they_are_at_and_no_
 def test_a_configuration_for_other_workers_does_not_begin_before_its_turn(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked_at: list[Any] = []
-    monkeypatch.setattr(experiment, "load", lambda cfg, **_: looked_at.append(cfg))  # there is nothing to judge
+    begun: list[DictConfig] = []
+    monkeypatch.setattr(experiment, "load", mock.Mock())
+    monkeypatch.setattr(experiment, "identify", mock.Mock())
+    monkeypatch.setattr(experiment, "_Job", lambda cfg, *_: mock.Mock(begin=lambda: begun.append(cfg)))
     for workers in (1, 2, 3):
         ahead = experiment._Ahead()
         ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
         ahead.begin(2)
         assert ahead.begun is None
-    assert [cfg.trainer.workers for cfg in looked_at] == [2]
+    assert [cfg.trainer.workers for cfg in begun] == [2]
 
 
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:

@@ -89,8 +89,18 @@ def test_what_a_worker_cannot_read_is_told_and_it_goes_on() -> None:
     assert list(results([call(1, abs, -3)])) == [3]
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """As from a terminal: a shell that runs the tests in the background has them, and what they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals")
-def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(capfd: Any) -> None:
+def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(
+    capfd: Any, heeding_ctrl_c: None
+) -> None:
     calls = [call(2, time.sleep, 0.5) for _ in range(4)]
     with pytest.raises(KeyboardInterrupt):
         for process in active_children():
@@ -151,7 +161,7 @@ def test_what_imports_ahead_ends_with_a_main_process_that_is_killed(tmp_path: Pa
 
 
 @on_forks
-def test_ctrl_c_is_not_for_what_imports_ahead(tmp_path: Path) -> None:
+def test_ctrl_c_is_not_for_what_imports_ahead(tmp_path: Path, heeding_ctrl_c: None) -> None:
     (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
     main = subprocess.Popen(
         [sys.executable, "-c", AHEAD, "slow"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
