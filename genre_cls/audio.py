@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
 OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # that music comes in, and libsndfile lacks
+SHORTEST = 0.5  # s, below that there is no music
+SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
 LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; no header that claims more is right
 AT_ONCE = 1 << 28  # samples of a part, as they are or resampled: 3.4 hours at 22.05 kHz, 1 GB
 FASTEST = 1_000_000  # Hz, above what anything is recorded at
@@ -70,6 +72,16 @@ def segments(path: Path, sample_rate: int, longest: float) -> Iterator[NDArray[n
             if not waveform.size:  # for all that the header claims
                 return
             yield waveform
+
+
+def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
+    """Why there is no music in a waveform `(n_samples,)` of that rate, Hz; empty if there may be some."""
+    seconds = len(waveform) / sample_rate
+    if not seconds:
+        return "has no samples"
+    if seconds < SHORTEST:
+        return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
+    return "" if np.abs(waveform).max() >= SILENCE else "is silent"
 
 
 def duration(path: Path) -> float:

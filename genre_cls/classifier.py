@@ -96,7 +96,7 @@ class GenreClassifier:
 
         Args:
             path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
-                `SHORTEST` to `LONGEST`.
+                `audio.SHORTEST` to `prediction.LONGEST`.
 
         Raises:
             UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout);

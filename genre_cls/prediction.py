@@ -10,13 +10,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genre_cls.audio import UnreadableAudio, duration, segments
+from genre_cls.audio import UnreadableAudio, duration, no_music, segments
 from genre_cls.calibration import tempered
 
 SEGMENT = 60.0  # s, of audio that is in memory at once
-SHORTEST = 0.5  # s, below that there is no music
 LONGEST = 12.0  # h, no piece of music and few recordings are longer
-SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
 
 Floats = NDArray[np.float64]
 # What is said of a clip `(n_samples,)`: starts and ends of its windows `(n_windows,)`, s from the clip's beginning, and
@@ -180,8 +178,8 @@ def listen(
     """Judge one audio file, part by part.
 
     Args:
-        path: a file in any format that libsndfile reads, of any sample rate and number of channels, from `SHORTEST` to
-            `LONGEST`.
+        path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
+            `audio.SHORTEST` to `LONGEST`.
         genres: names in the order of the judge's columns.
         judge: says of a clip which windows it has and what is heard in them.
         sample_rate: that the judge takes, Hz.
@@ -192,17 +190,16 @@ def listen(
         UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout); the
             message is the reason, without the path.
     """
-    judged, seconds = [], 0.0
+    judged, seconds, reason = [], 0.0, "has no samples"
     if (hours := duration(path) / 3600) > LONGEST:
         raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
     for waveform in segments(path, sample_rate, longest):
-        length = len(waveform) / sample_rate
-        if length >= SHORTEST and np.abs(waveform).max() >= SILENCE:
+        if not (reason := no_music(waveform, sample_rate)):
             starts, ends, windows = judge(waveform)
             judged.append((seconds + starts, seconds + ends, windows))
-        seconds += length
+        seconds += len(waveform) / sample_rate
     if not judged:
-        raise UnreadableAudio(_why_not(seconds))
+        raise UnreadableAudio(reason)
     starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
     return Prediction(genres, seconds, starts, ends, windows, temperature)
 
@@ -214,21 +211,11 @@ def first_clip(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.fl
         UnreadableAudio: the file, or this part of it, cannot be judged.
     """
     waveform = next(segments(path, sample_rate, longest), np.zeros(0, np.float32))
-    seconds = len(waveform) / sample_rate
-    if seconds < SHORTEST or np.abs(waveform).max() < SILENCE:
-        raise UnreadableAudio(_why_not(seconds))
+    if reason := no_music(waveform, sample_rate):
+        raise UnreadableAudio(reason)
     return waveform
 
 
 def longest_clip(window: float) -> float:
     """How long a clip may be that is judged as one, s, for a model that hears windows of so many s."""
     return max(SEGMENT, 2 * window)
-
-
-def _why_not(seconds: float) -> str:
-    """Why nothing can be said of a file, all of which lasts so long, s."""
-    if not seconds:
-        return "has no samples"
-    if seconds < SHORTEST:
-        return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
-    return "is silent"

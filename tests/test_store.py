@@ -67,7 +67,7 @@ def entries(cache: Path) -> list[Path]:
 @pytest.fixture
 def tracks(tmp_path: Path) -> list[Track]:
     """Five tracks of different lengths."""
-    return [Track(f"t{i}", write(tmp_path / f"{i}.wav", i, 3000 + 500 * i), "ab"[i % 2]) for i in range(5)]
+    return [Track(f"t{i}", write(tmp_path / f"{i}.wav", i, 4500 + 500 * i), "ab"[i % 2]) for i in range(5)]
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_new_code_makes_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_with_new_content_gets_new_features(tracks: list[Track], cache: Path) -> None:
     (before,) = FeatureStore(cache).load(tracks, [MEL])
     old = np.array(before.clips[2])
-    write(tracks[2].path, seed=99, n_samples=4000)  # as many bytes as before
+    write(tracks[2].path, seed=99, n_samples=5500)  # as many bytes as before
     touch_later(tracks[2].path)
     (after,) = FeatureStore(cache).load(tracks, [MEL])
     assert_right([after])
@@ -334,6 +334,15 @@ def test_unreadable_files_are_told_with_reasons_and_do_not_stop_the_others(
     assert_right(FeatureStore(cache).load(mixed, [MEL, MFCC]))
 
 
+def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, cache: Path) -> None:
+    write(tmp_path / "short.wav", 0, 3000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 8000)
+    without = [Track(name, tmp_path / f"{name}.wav", "a") for name in ("short", "silent")]
+    (part,) = FeatureStore(cache).load([*without, *tracks], [MEL])
+    assert list(part.tracks) == tracks
+    assert [fault.reason for fault in part.faults] == ["lasts 0.38 s, less than the 0.5 s that are needed", "is silent"]
+
+
 def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], cache: Path) -> None:
     content = tracks[0].path.read_bytes()
     tracks[0].path.write_text("broken")
@@ -452,7 +461,7 @@ def test_matrices_are_mapped_and_not_read(tracks: list[Track], cache: Path) -> N
 def test_more_tracks_than_files_may_be_open_at_once(tmp_path: Path, cache: Path) -> None:
     import resource
 
-    many = [Track(f"t{i:03d}", write(tmp_path / f"{i}.wav", i, 300), "a") for i in range(150)]
+    many = [Track(f"t{i:03d}", write(tmp_path / f"{i}.wav", i), "a") for i in range(150)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     n_open = max(os.open(os.devnull, os.O_RDONLY), 0)
     os.close(n_open)
