@@ -20,8 +20,8 @@ from pathlib import Path
 from ssl import SSLError
 from typing import Self
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlparse
-from urllib.request import url2pathname, urlopen
+from urllib.parse import unquote
+from urllib.request import urlopen
 from uuid import uuid4
 
 import numpy as np
@@ -33,6 +33,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
+from genre_cls.database import check, follow, is_local, local_path, what_failed
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import beside
 from genre_cls.locks import locked
@@ -121,8 +122,8 @@ class Tracker:
         self.uri = store_uri(uri, folder)
         if not uri:
             _make_database(self._folder)
-            _check_database(self._folder / "mlflow.db")
-            _follow(self._folder)
+            check(self._folder)
+            follow(self._folder)
         self._client = _connect(self.uri)
 
     @classmethod
@@ -222,7 +223,7 @@ class Tracker:
         except MlflowException as error:
             if error.error_code not in STORE_FAILED:
                 raise
-            raise UserError(_failure(self.uri, error) + self._what_is_kept()) from error
+            raise UserError(what_failed(self.uri, error) + self._what_is_kept()) from error
 
     def _what_is_kept(self) -> str:
         kept = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
@@ -272,7 +273,7 @@ class Tracker:
             return fold
         except (FileNotFoundError, MlflowException, *DAMAGED) as error:
             # Any other failure of the disk, and one of a server, says nothing of the fold, and goes on.
-            if isinstance(error, MlflowException) and not _is_local(child.info.artifact_uri):
+            if isinstance(error, MlflowException) and not is_local(child.info.artifact_uri):
                 raise
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
@@ -475,7 +476,7 @@ class Tracker:
 
     def _files(self, run: Run, names: Sequence[str] = ()) -> Path:
         """The folder of a run's artifacts; of those that a server keeps, only the named ones that are there, or all."""
-        if _is_local(run.info.artifact_uri):
+        if is_local(run.info.artifact_uri):
             return self._fetch(run.info.artifact_uri)
         folder = self._new_folder()
         for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
@@ -484,7 +485,7 @@ class Tracker:
         return Path(folder)
 
     def _file(self, run: Run, name: str) -> Path:
-        folder = None if _is_local(run.info.artifact_uri) else self._new_folder()
+        folder = None if is_local(run.info.artifact_uri) else self._new_folder()
         return self._fetch(f"{run.info.artifact_uri}/{name}", folder)
 
     def _fetch(self, artifact: str, folder: str | None = None) -> Path:
@@ -599,17 +600,9 @@ def _is_shuffled(run: Run) -> bool:
 
 def _settle(artifacts: str) -> None:
     """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
-    folder = _path(artifacts)
-    if _is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
+    folder = local_path(artifacts)
+    if is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
         sync(*folder.iterdir(), folder, *folder.parents[:3])
-
-
-def _path(artifacts: str) -> Path:
-    return Path(url2pathname(artifacts.removeprefix("file://")))
-
-
-def _is_local(artifacts: str) -> bool:
-    return urlparse(artifacts).scheme in ("", "file")
 
 
 def _is_mine(run: Run) -> bool:
@@ -641,7 +634,7 @@ def _connect(uri: str) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
-        raise UserError(_failure(uri, error)) from error
+        raise UserError(what_failed(uri, error)) from error
     except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={public(uri)}: {in_one_line(error)}") from error
     return client
@@ -656,63 +649,6 @@ def _knock(uri: str) -> None:
     except URLError as error:
         if not isinstance(error.reason, SSLError):
             raise
-
-
-def _failure(uri: str, failure: object) -> str:
-    """One line on what a store has failed in: where, why, and the way out."""
-    reason = public(in_one_line(str(failure).strip().partition("\n")[0]))
-    if not uri.startswith("sqlite:"):
-        return f"tracking.uri={public(uri)}: {reason}; the same command goes on when it answers"
-    path = uri.removeprefix("sqlite:///")
-    for words, way_out in WAYS_OUT.items():
-        if re.search(words, reason):
-            return f"{path}: {reason}; {way_out}"
-    return f"{path}: {reason}"
-
-
-# What SQLite says, to what can be done about it.
-WAYS_OUT = {
-    "full": "make room; the same command then goes on",
-    "readonly|unable to open": "make the folder writable; the same command then goes on",
-    "locked": "another program keeps it to itself; the same command goes on when that has ended",
-    "": (
-        "put a copy of it back, or move it away and start with a new one, for which all is trained anew; "
-        "what was logged as files stays in artifacts/ beside it"
-    ),
-}
-
-
-def _check_database(path: Path) -> None:
-    """Tell a damaged database before the work; MLflow would try for minutes to open it."""
-    try:
-        with closing(sqlite3.connect(path)) as connection:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            connection.execute("SELECT version_num FROM alembic_version")  # MLflow's
-    except sqlite3.OperationalError as error:  # locked, read-only
-        raise UserError(_failure(f"sqlite:///{path}", error)) from error
-    except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
-        raise UserError(_failure(f"sqlite:///{path}", f"is damaged ({found})"))
-
-
-def _follow(folder: Path) -> None:
-    """Let a store whose folder was moved or copied find its artifacts, of which MLflow keeps the whole path."""
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection, suppress(sqlite3.OperationalError):
-        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        for number, location in experiments:
-            before = _path(location)
-            now = folder / "artifacts" / before.name
-            if _is_local(location) and before.parent.name == "artifacts" and now.is_dir() and not _is_one(before, now):
-                moved = (now.as_uri(), len(location) + 1, number)
-                connection.execute("UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = ?3", moved)
-                connection.execute(
-                    "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) WHERE experiment_id = ?3", moved
-                )
-
-
-def _is_one(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)
 
 
 def _make_database(folder: Path) -> None:

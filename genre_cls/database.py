@@ -1,0 +1,91 @@
+"""MLflow's store in a folder, without MLflow: whether its database is sound, where its files are, and ways out."""
+
+import re
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from genre_cls.errors import UserError, in_one_line, public
+
+# What SQLite says, to what can be done about it; the last one is for all else.
+WAYS_OUT = {
+    "full": "make room; the same command then goes on",
+    "readonly|unable to open": "make the folder writable; the same command then goes on",
+    "locked": "another program keeps it to itself; the same command goes on when that has ended",
+    "": (
+        "put a copy of it back, or move it away and start with a new one, for which all is trained anew; "
+        "what was logged as files stays in artifacts/ beside it"
+    ),
+}
+
+
+def check(folder: Path) -> None:
+    """Tell a damaged database before the work; MLflow would try for minutes to open it.
+
+    Args:
+        folder: of the store.
+
+    Raises:
+        UserError: it is damaged, locked or read-only.
+    """
+    path = folder / "mlflow.db"
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            connection.execute("SELECT version_num FROM alembic_version")  # MLflow's
+    except sqlite3.OperationalError as error:  # locked, read-only
+        raise UserError(what_failed(f"sqlite:///{path}", error)) from error
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise UserError(what_failed(f"sqlite:///{path}", f"is damaged ({found})"))
+
+
+def follow(folder: Path) -> None:
+    """Let a store whose folder was moved or copied find its artifacts, of which MLflow keeps the whole path.
+
+    Args:
+        folder: of the store, an absolute path.
+    """
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection, suppress(sqlite3.OperationalError):
+        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
+        for number, location in experiments:
+            before = local_path(location)
+            now = folder / "artifacts" / before.name
+            if is_local(location) and before.parent.name == "artifacts" and now.is_dir() and not _is_one(before, now):
+                moved = (now.as_uri(), len(location) + 1, number)
+                connection.execute("UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = ?3", moved)
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) WHERE experiment_id = ?3", moved
+                )
+
+
+def local_path(artifacts: str) -> Path:
+    """Where a local store keeps the artifacts of this address."""
+    return Path(url2pathname(artifacts.removeprefix("file://")))
+
+
+def is_local(artifacts: str) -> bool:
+    """Whether artifacts of this address are in a folder and not a server's."""
+    return urlparse(artifacts).scheme in ("", "file")
+
+
+def what_failed(uri: str, failure: object) -> str:
+    """One line on what a store has failed in: where, why, and the way out.
+
+    Args:
+        uri: of the store, a database or a server.
+        failure: what came out of it.
+    """
+    reason = public(in_one_line(str(failure).strip().partition("\n")[0]))
+    if not uri.startswith("sqlite:"):
+        return f"tracking.uri={public(uri)}: {reason}; the same command goes on when it answers"
+    path = uri.removeprefix("sqlite:///")
+    way_out = next(way_out for words, way_out in WAYS_OUT.items() if re.search(words, reason))
+    return f"{path}: {reason}; {way_out}"
+
+
+def _is_one(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
