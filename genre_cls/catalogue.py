@@ -180,11 +180,11 @@ def folder(root: str | None) -> Catalogue:
     empty = [genre.name for genre in folders if genre.name not in genres]
     notes = [f"Folders without tracks, which are no genres: {', '.join(empty)}."] if empty else []
     if others := other_files(base):
-        notes.append(f"{len(others)} files are left out, such as {others[0].name}, as their format cannot be read.")
+        notes.append(f"files left out, as their format cannot be read: {len(others)}, such as {others[0].name}.")
     if len(tracks) < len(found):
         notes.append(f"{len(found) - len(tracks)} tracks are excluded by metadata.csv.")
     if astray := sorted(facts.keys() - {normalize("NFC", track.id) for track in found}):
-        notes.append(f"metadata.csv: {len(astray)} paths are no track's, such as {astray[0]!r}; one is like a/b.wav.")
+        notes.append(f"metadata.csv: {len(astray)} paths name no track, such as {astray[0]!r}; one is like rock/a.wav.")
     return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(map(in_one_line, notes)))
 
 
@@ -230,7 +230,8 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
                 for row in rows if row["path"]
             }  # fmt: skip
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: must be UTF-8 CSV with the columns path, artist and exclude ({error!r})") from error
+        reason = "no path" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({reason})") from error
     for track, fact in facts.items():
         if fact["exclude"] not in (*KEPT, *EXCLUDED):
             raise UserError(in_one_line(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty"))

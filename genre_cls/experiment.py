@@ -383,11 +383,12 @@ def _genre_means(task: Task) -> GenreMeans:
 
 def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
     if missing:
-        done, others = len(result.folds), ",".join(map(str, missing))
-        return f"{done} of {done + len(missing)} folds are there; the same command without fold= trains {others} too"
+        there, others = f"{len(result.folds)} of {len(result.folds) + len(missing)}", ",".join(map(str, missing))
+        return f"{there} folds are there; the same command without fold= trains fold={others} too"
     accuracy = result.estimate("accuracy")
     low, high = accuracy.share_interval
+    spread = f" ± {accuracy.std:.1%}" if len(result.folds) > 1 else ""
     return (
-        f"accuracy {accuracy.mean:.1%} ± {accuracy.std:.1%} (95 % interval {low:.1%} to {high:.1%}), "
+        f"accuracy {accuracy.mean:.1%}{spread} (95 % interval {low:.1%} to {high:.1%}), "
         f"{result.seconds_per_fold:.1f} s a fold"
     )

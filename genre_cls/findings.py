@@ -196,10 +196,10 @@ def trust(report: Report) -> str:
     if not best.is_tempered:
         why = "as no other tracks were held out to find one by"
         return f"Shown without a temperature, {why}; expected calibration error {before}. {used}"
-    return (
-        "Shown with a temperature, for each fold the one that suits the tracks of the others: it brings the expected "
-        f"calibration error from {before} to {after}. {used}"
-    )
+    found = "Shown with a temperature, for each fold the one that suits the tracks of the others"
+    if best.tempered.calibration.error >= best.calibration.error:
+        return f"{found}, which does not help: expected calibration error {before} without, {after} with it. {used}"
+    return f"{found}: it brings the expected calibration error from {before} to {after}. {used}"
 
 
 def percent(share: float) -> str:

@@ -127,7 +127,7 @@ def _inputs(path: Path) -> list[Path]:
     A folder without any audio stands for itself, and is refused like any other path that is no audio file.
     """
     if others := other_files(path):
-        _say(f"{path}: {len(others)} files are left out, such as {others[0].name}; what can be read is {KNOWN}")
+        _say(f"{path}: files left out: {len(others)}, such as {others[0].name}; what can be read is {KNOWN}")
     return audio_files(path) or [path]
 
 

@@ -209,14 +209,21 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuse what Hydra stumbles over: a word of the command line that adds or deletes a setting without a name.
+    """Refuse what Hydra stumbles over in the words of a command line, or takes without a word.
 
     Raises:
-        UserError: such a word, in one line.
+        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment.
     """
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
             raise UserError(f"{in_one_line(word)}: names no setting; --cfg job lists them")
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name in (*GROUPS, *RULES):
+            raise UserError(f"{in_one_line(word)}: settings have no dashes; write {name}=VALUE")
+    presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    if len(presets) > 1:
+        together = in_one_line(",".join(presets))
+        raise UserError(f"experiment={in_one_line(presets[1])}: is a second one; 'experiment=[{together}]' takes both")
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:

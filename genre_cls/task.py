@@ -181,7 +181,13 @@ def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, par
     fold = folds[cfg.fold]
     if not cfg.inside:
         return [fold]
-    return within(np.sort(np.concatenate([fold.train, fold.val])), split, genres, together, parts)
+    return within(np.sort(np.concatenate([fold.train, fold.val])), _one_fewer(split), genres, together, parts)
+
+
+def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
+    """The same for the training tracks of one of its folds, which may have too few artists for as many folds."""
+    k = split.keywords.get("k", 2)
+    return partial(split, k=k - 1) if k > 2 else split
 
 
 def _split_settings(cfg: DictConfig) -> tuple[object, ...]:
@@ -231,11 +237,11 @@ def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> lis
 
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
     features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
-    faults = features[0].faults
-    if len(faults) > cfg.max_unreadable * len(catalogue.tracks):
+    faults, allowed = features[0].faults, cfg.max_unreadable * len(catalogue.tracks)
+    if len(faults) > (max(1, allowed) if allowed else 0):  # a share of a few tracks would allow none
         raise UserError(
             f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
-            f"max_unreadable={cfg.max_unreadable:g} allows: "
+            f"max_unreadable={cfg.max_unreadable:g} allows; mend them, take them away, or give a larger share: "
             + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
         )
     return features

@@ -22,6 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.errors import UserError
+from genre_cls.extras import beside
 from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, check, check_words, one_line_errors, whole
 from genre_cls.workers import import_ahead, stopped_by_failure
@@ -99,6 +100,7 @@ class Sweep(Callback):
         from genre_cls.tracking import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
+        log.info("compare it with others: %s -m genre_cls.report", beside("python"))
 
     @classmethod
     def report(cls) -> None:
@@ -119,8 +121,8 @@ def _judge_winner(config: DictConfig) -> None:
     from genre_cls.experiment import judge
     from genre_cls.identity import identify
 
-    log.info("chosen inside of fold %d: %s", config.fold + 1, " ".join(config.hydra.overrides.task))
-    log.info("judged by fold %d, which took no part in the choice:", config.fold + 1)
+    log.info("chosen inside of fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
+    log.info("judged by fold=%d, which took no part in the choice:", config.fold)
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     cfg.inside, cfg.alone = False, True
     judge(cfg, identify(cfg, config.hydra))

@@ -198,7 +198,7 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
-    unreadable = "1 files are left out, such as b.m4a, as their format cannot be read."
+    unreadable = "files left out, as their format cannot be read: 1, such as b.m4a."
     assert found.notes == ("Folders without tracks, which are no genres: art.", unreadable)
 
 
@@ -483,7 +483,7 @@ def test_metadata_of_no_track_is_told_since_its_artist_would_be_lost(tmp_path: P
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
     (note,) = folder(str(tmp_path)).notes
-    assert note.startswith("metadata.csv: 1 paths are no track's, such as 'rock") and "a/b.wav" in note
+    assert note.startswith("metadata.csv: 1 paths name no track, such as 'rock") and "rock/a.wav" in note
 
 
 def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])
 def test_a_metadata_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
-    with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with the columns path, artist and exclude"):
+    with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with a column path, and artist or exclude"):
         catalogue._metadata(tmp_path / "metadata.csv")
 
 

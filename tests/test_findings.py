@@ -88,10 +88,12 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
 
 
 def test_a_report_says_what_a_temperature_mends_or_that_there_is_none() -> None:
-    both = a_result(0.9, 0.8)
-    said = findings.trust(replace(REPORT, results=(both,)))
-    before, after = (f"{100 * one.calibration.error:.1f} %" for one in (both, both.tempered))
-    assert f"from {before} to {after}." in said and said.endswith(f"all held-out tracks, {both.temperature:.2f}.")
+    for both, told in (
+        (a_result(0.5, 0.6), "it brings the expected calibration error from 40.0 % to 6.3 %."),
+        (a_result(0.95, 0.9), "which does not help: expected calibration error 0.0 % without, 7.5 % with it."),
+    ):
+        said = findings.trust(replace(REPORT, results=(both,)))
+        assert told in said and said.endswith(f"all held-out tracks, {both.temperature:.2f}.")
     alone = replace(both, folds=both.folds[:1])
     said = findings.trust(replace(REPORT, results=(alone,)))
     assert said.startswith("Shown without") and said.endswith(f"all held-out tracks, {alone.temperature:.2f}.")

@@ -119,7 +119,7 @@ def test_folders_are_searched_hidden_files_left_out_and_none_judged_twice(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     done = judge(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
-    assert f"{tmp_path}: 1 files are left out, such as c.m4a; what can be read is .wav" in done.err
+    assert f"{tmp_path}: files left out: 1, such as c.m4a; what can be read is .wav" in done.err
     assert done.code == 0 and [one["path"] for one in json.loads(done.out)] == [
         str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV"),
     ]  # fmt: skip

@@ -150,6 +150,11 @@ MISTAKES = {
     "out of range": (["recipe.overlap=1"], ["recipe.overlap=1", "0 to 0.95"]),
     "infinite": (["recipe.window=inf"], ["recipe.window=inf", "0.1 to 600"]),
     "a seed beyond what generators take": (["seed=99999999999"], ["seed=99999999999"]),
+    "a setting with dashes": (["--features", "mfcc"], ["--features", "write features=VALUE"]),
+    "two presets": (
+        ["experiment=smoke", "experiment=best"],
+        ["experiment=best", "'experiment=[smoke,best]' takes both"],
+    ),
     "no equals sign": (["deep"], ["deep", "EQUAL"]),
     "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
     "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),

@@ -195,6 +195,17 @@ def test_a_sweep_ends_with_a_report_on_disk_on_screen_and_in_mlflow(sweep: Any) 
     }  # fmt: skip
 
 
+def test_one_unreadable_file_of_few_stops_nothing_unless_none_may_be(
+    command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_music, tmp_path / "music")
+    (tmp_path / "music" / GENRES[0] / "0.wav").write_bytes(b"RIFF")
+    few = (*on_music, f"dataset.root={tmp_path}/music", "fold=0")
+    assert command(train.main, *few).code == 0
+    done = command(train.main, *few, "max_unreadable=0")
+    assert done.code == 2 and "1 of 12 tracks are unreadable" in done.err
+
+
 def test_too_many_unreadable_files_stop_the_command_and_are_named(
     command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path
 ) -> None:
@@ -202,9 +213,10 @@ def test_too_many_unreadable_files_stop_the_command_and_are_named(
         for name in ("0.wav", "1.wav"):
             (tmp_path / genre).mkdir(exist_ok=True)
             (tmp_path / genre / name).write_bytes((tiny_music / genre / name).read_bytes())
-    (tmp_path / GENRES[0] / "0.wav").write_bytes(b"RIFF")
+    for genre in GENRES:
+        (tmp_path / genre / "0.wav").write_bytes(b"RIFF")
     done = command(train.main, *on_music, f"dataset.root={tmp_path}")
-    assert done.code == 2 and "0.wav" in done.err and "max_unreadable=0.05" in done.err and "1 of 4" in done.err
+    assert done.code == 2 and "0.wav" in done.err and "max_unreadable=0.05" in done.err and "2 of 4" in done.err
     assert len(done.err.splitlines()) == 1 and not (done.folder / "mlruns").exists()
 
 
@@ -333,7 +345,7 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
     best = max(run.data.metrics["accuracy_mean"] for run in trials)
     chosen = [run for run in trials if run.data.params["features"] == winner.data.params["features"]]
     assert chosen[0].data.metrics["accuracy_mean"] == best
-    assert f"chosen inside of fold 1: features={winner.data.params['features']}" in got.err
+    assert f"chosen inside of fold=0: features={winner.data.params['features']}" in got.err
 
 
 @pytest.mark.parametrize(
