@@ -1,5 +1,6 @@
 """What was trained, put to use: an audio file in, its genres with probabilities out, the same as in evaluation."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -85,6 +86,12 @@ class GenreClassifier:
     def dataset(self) -> str:
         """Name of the dataset that it has learned from."""
         return self._parts[0].dataset
+
+    @property
+    def configuration(self) -> str:
+        """The settings that what was trained is told by, as one would give them."""
+        named = json.loads(self._parts[0].description["origin"]["named"])
+        return " ".join(f"{key}={value}" for key, value in named.items())
 
     @property
     def n_networks(self) -> int:
@@ -257,7 +264,7 @@ def _model_files(source: str | Path) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(
-            f"model {in_one_line(source)}: no such file; must be best, the id of a run, a .safetensors file or a "
-            "folder of them"
+            f"model {in_one_line(source)}: no such file; must be best, the whole id of a run, a .safetensors or "
+            ".onnx file, or a folder of the former"
         )
     return [path]

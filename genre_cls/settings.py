@@ -6,16 +6,18 @@ import math
 import os
 import re
 import sys
+from _thread import interrupt_main
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
+from threading import Timer
 from traceback import walk_tb
 from typing import Any, NoReturn
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -248,6 +250,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         interrupted: what else is to be said after Ctrl-C.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    before, sys.unraisablehook = sys.unraisablehook, _never_lost(sys.unraisablehook)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
     try:
@@ -264,6 +267,20 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         print(f"interrupted{interrupted}", file=sys.stderr)
         gc.freeze()  # or Python looks through all that is loaded once more before it leaves
         raise SystemExit(130) from None
+    finally:
+        sys.unraisablehook = before
+
+
+def _never_lost(told: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["sys.UnraisableHookArgs"], Any]:
+    """Have Ctrl-C come again where Python drops it: in what it calls itself, such as weak references' callbacks."""
+
+    def tell(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            Timer(0.05, interrupt_main).start()
+        else:
+            told(dropped)
+
+    return tell
 
 
 def _is_users(error: Exception) -> bool:
@@ -296,8 +313,8 @@ def explain(error: Exception) -> str:
         return _no_such_key(found[1])
     if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
         return f"{found[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
-    if found := re.match(r"LexerNoViableAltException: (\S+?=)|mismatched input", text):
-        return f"{found[1] or 'an override'}…: has a sign in it that means something to Hydra; {QUOTED}"
+    if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
+        return _needs_quotes(in_one_line(error.override))
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)
     found = re.match(r"(.+?) full_key: (\S+)", text)
@@ -305,6 +322,13 @@ def explain(error: Exception) -> str:
 
 
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
+
+
+def _needs_quotes(word: str) -> str:
+    key, equals, value = word.partition("=")
+    quoted = value.replace("'", "\\'")
+    way = f"so it needs quotes: \"{key}='{quoted}'\"" if equals else "and is no KEY=VALUE"
+    return f"{word}: has a sign in it that means something to Hydra, {way}"
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:

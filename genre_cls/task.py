@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.catalogue import Catalogue, groups
+from genre_cls.catalogue import Catalogue, Track, groups
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError
 from genre_cls.extras import beside
@@ -98,6 +98,8 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
         if not tasks:
             raise SplitError("none of these splits is possible on this dataset")
         _announce(same[0], data.catalogue, features[0])
+        if any(_fingerprint(cfg, data.catalogue) for cfg in same):
+            _announce_artists(features[0].tracks)
         for task in {task.inputs: task for task in tasks}.values():
             _announce_split(task)
 
@@ -262,6 +264,11 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
         store.size() / 1e6, store.root, beside("python"), cfg.cache_dir,
     )  # fmt: skip
+
+
+def _announce_artists(tracks: Sequence[Track]) -> None:
+    unknown = sum(track.artist is None for track in tracks)
+    log.info("artists: unknown of %d of %d tracks, each of which counts as its own artist's", unknown, len(tracks))
 
 
 def _announce_split(task: Task) -> None:

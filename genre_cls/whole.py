@@ -31,7 +31,8 @@ def written(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
         partial.replace(path)
         if lasting:
             sync(path.parent)
-    except OSError as error:  # of a full disk it names no file
+    except OSError as error:
+        error.filename = path  # rather than the partial one, or, of a full disk, none
         raise UserError(disk_failure(path, error)) from error
     finally:
         with suppress(OSError):

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,14 @@ def composed() -> Compose:
             return compose(config, list(overrides), return_hydra_config=True)
 
     return settings
+
+
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """As from a terminal: a shell that runs the tests in the background has them, and what they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def features_of(clips: Sequence[np.ndarray]) -> Features:

@@ -172,8 +172,8 @@ def test_models_can_vote_that_differ_in_how_they_were_trained_but_not_if_they_se
     [
         ("0" * 32, "no tracking store in this folder"),
         ("best", "no tracking store in this folder"),
-        ("here.safetensors", "no such file; must be best, the id of a run, "),
-        ("wo\nrd", "no such file; must be best, the id of a run, "),
+        ("here.safetensors", "no such file; must be best, the whole id of a run, "),
+        ("wo\nrd", "no such file; must be best, the whole id of a run, "),
         (".", "no .safetensors file in this folder"),
     ],
 )

@@ -1,5 +1,7 @@
 """Settings: every one has a rule, every option works, every mistake is told in one line before any work."""
 
+import sys
+import time
 from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
@@ -17,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
 from genre_cls.extras import beside
-from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, explain, leaves
+from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, explain, leaves, one_line_errors
 
 Compose = Callable[..., DictConfig]
 Command = Callable[..., Any]
@@ -158,9 +160,14 @@ MISTAKES = {
     "no equals sign": (["deep"], ["deep", "EQUAL"]),
     "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
     "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),
-    "a path that begins with ~": (["dataset.root=~/Music"], ["dataset.root=", "quotes of its own"]),
-    "a path with a bracket": (["dataset.root=/music/R&B (old"], ["dataset.root=", "quotes of its own"]),
-    "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes of its own"]),
+    "a path that begins with ~": (["dataset.root=~/Music"], ["dataset.root=", "quotes"]),
+    "a path with a bracket": (["dataset.root=/music/R&B (old"], ["dataset.root=", "quotes"]),
+    "a path with an apostrophe": (
+        ["dataset.root=/it's"],
+        ["dataset.root=/it's: ", "quotes: \"dataset.root='/it\\'s'\""],
+    ),
+    "a word with a bracket": (["a b(c"], ["a b(c: ", "no KEY=VALUE"]),
+    "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes"]),
     "an unfinished interpolation": (["recipe.window=${"], ["recipe.window=${"]),
     "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
     "an environment variable that is not set": (["seed=${oc.env:NO_SUCH}"], ["seed: ", "NO_SUCH, which is not set"]),
@@ -314,3 +321,18 @@ def test_m_may_stand_anywhere(command: Command, place: int) -> None:
     arguments.insert(place, "-m")
     done = command(train.main, *arguments)
     assert done.err == "error: the settings are good\n"
+
+
+class Deaf:
+    """What Python lets go of and then ignores the failures of, as it does with weak references' callbacks."""
+
+    def __del__(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_that_python_would_drop_comes_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit) as end, one_line_errors("!"):
+        Deaf()
+        time.sleep(10)
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted!\n" and sys.unraisablehook is hook

@@ -89,14 +89,6 @@ def test_what_a_worker_cannot_read_is_told_and_it_goes_on() -> None:
     assert list(results([call(1, abs, -3)])) == [3]
 
 
-@pytest.fixture
-def heeding_ctrl_c() -> Iterator[None]:
-    """As from a terminal: a shell that runs the tests in the background has them, and what they start, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals")
 def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(
     capfd: Any, heeding_ctrl_c: None
