@@ -38,7 +38,7 @@ N_ALIKE = 8  # tracks
 COLUMNS = ["alike", "track", "genre", "artist"]
 FONTS = ("system-ui", "sans-serif")
 # No browser may ask another machine for anything on the page's behalf.
-POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'"
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
 LOOPBACK = ("127.0.0.1", "localhost")
 LIKENESS = (
     "Alike in what the networks say of them: 100 % means the same probability for every genre, whatever else sounds "
@@ -300,18 +300,24 @@ def _launch(page: Any, host: str, port: int) -> str:
 
 
 class _Fence:
-    """Sends the policy with every answer."""
+    """Sends the policy with every answer, and takes nothing that another site's page would have a browser send."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
         async def fenced(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
 
-        await self.app(scope, receive, fenced)
+        foreign = (b"sec-fetch-site", b"cross-site") in scope.get("headers", ())
+        if foreign and scope.get("method") == "POST":
+            await PlainTextResponse("not from here", 403)(scope, receive, send)
+        else:
+            await self.app(scope, receive, fenced)
 
 
 def _parser() -> ArgumentParser:

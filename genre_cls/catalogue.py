@@ -221,18 +221,25 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or ()):
+            reader = csv.DictReader(file)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            if "path" not in reader.fieldnames:
                 raise KeyError("path")
+            rows = list(reader)
             known = ("artist", "exclude")
-            facts = {
-                normalize("NFC", row["path"]): {name: (row.get(name) or "").strip() for name in known}
+            listed = [
+                (normalize("NFC", row["path"]), {name: (row.get(name) or "").strip() for name in known})
                 for row in rows if row["path"]
-            }  # fmt: skip
+            ]  # fmt: skip
+            if any(None in row for row in rows):
+                raise csv.Error("a name with a comma needs quotes around it")
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         reason = "no path" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({reason})") from error
-    for track, fact in facts.items():
+    facts: dict[str, dict[str, str]] = {}
+    for track, fact in listed:
+        if facts.setdefault(track, fact) != fact:
+            raise UserError(in_one_line(f"{path}: {track} is in it twice, with different facts; leave one"))
         if fact["exclude"] not in (*KEPT, *EXCLUDED):
             raise UserError(in_one_line(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty"))
     return facts

@@ -111,14 +111,14 @@ def filtered(
     """Train on the published fault-filtered split's `train` and `valid`, judge on its `test`; repeated over seeds.
 
     Args:
-        labels: ignored.
+        labels: the genre of each track.
         groups: ignored; the published parts share no artist.
         parts: `train`, `valid`, `test` or None of each track.
         repeats: trainings, each with other weights and crops.
         val_fraction: if above 0, `valid` is what is set apart for early stopping.
 
     Raises:
-        SplitError: a part is missing.
+        SplitError: a part is missing, or a genre of it.
 
     Source: Kereliuk, Sturm & Larsen, Deep learning and music adversaries, IEEE Trans. Multimedia 17 (2015).
     """
@@ -130,6 +130,12 @@ def filtered(
         )
     teach = np.sort(np.concatenate([places["train"], places["valid"]]))
     train, val = (places["train"], places["valid"]) if val_fraction else (teach, teach[:0])
+    for part, tracks in (("train", train), ("test", places["test"])):
+        if absent := set(labels) - {labels[int(i)] for i in tracks}:
+            raise SplitError(
+                f"folds=filtered: no {part} track of genre {min(absent)} is here ({_present(parts)}); "
+                "take folds=random or folds=artist"
+            )
     return [Fold(index, train, val, places["test"]) for index in range(repeats)]
 
 

@@ -5,7 +5,7 @@ holds.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
@@ -25,9 +25,10 @@ from genre_cls.features import FeatureSpec
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
 from genre_cls.views import shape_of, shown
+from genre_cls.windows import treatment
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
-LARGEST_STFT = 1 << 27  # values of a clip's STFT, 1 GB; a hundred times what the default spec gives
+LARGEST = 1 << 28  # values of a matrix, 1 GB; a window of 600 s takes half of it
 
 Weights = Mapping[str, Tensor]
 
@@ -120,7 +121,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
     try:
         weights, text = _contents(path)
         description = json.loads(text)
-        config = yaml.safe_load(description["config"])
+        config = _plain(description["config"])
         usage = _usage(description, config)
         dataset = str(description["origin"]["dataset"])
         temperature = checked_temperature(description.get("temperature", 1.0))
@@ -145,6 +146,13 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
     return weights, text
 
 
+def _plain(text: str) -> Any:
+    """What is in a YAML text without aliases, by which a short one may stand for more than any memory holds."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise UserError("has aliases in its configuration, which no model of genre_cls has")
+    return yaml.safe_load(text)
+
+
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
     settings = {"recipe.window": recipe["window"], "recipe.overlap": recipe["overlap"]}
@@ -155,11 +163,19 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
     spec = FeatureSpec(**features)
-    if spec.n_fft * longest_clip(settings["recipe.window"]) * spec.sample_rate / spec.hop_length / 2 > LARGEST_STFT:
-        raise UserError(f"features.hop_length={spec.hop_length}: would fill the memory with n_fft={spec.n_fft}")
     model = json.dumps(config["model"], sort_keys=True)
     window, overlap, views, precision = settings.values()
+    if (needed := _largest(spec, window, views)) > LARGEST:
+        raise UserError(f"would fill the memory: its features and views take a matrix of {needed:.0e} values")
     return Usage(spec, tuple(genres), window, overlap, tuple(views), precision, model)
+
+
+def _largest(spec: FeatureSpec, window: float, views: Sequence[str]) -> float:
+    """Values of the largest matrix on the way from a clip to what a network sees."""
+    sizes = [spec.n_fft / 2 * longest_clip(window) * spec.sample_rate / spec.hop_length, spec.n_fft / 2 * spec.n_mels]
+    if any(treatment(view) == "modulation" for view in views):
+        sizes += [float(spec.n_frames(window)) ** 2, float(spec.n_bins) ** 2]
+    return max(sizes)
 
 
 def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:

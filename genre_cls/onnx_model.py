@@ -84,12 +84,16 @@ class OnnxClassifier:
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and the vote on each."""
         try:
-            _, windows, starts, ends = self._graph.run(list(OUTPUTS), {INPUT: waveform})
+            _, *found = self._graph.run(list(OUTPUTS), {INPUT: waveform})
+            windows, starts, ends = (np.asarray(each, dtype=float) for each in found)
         except Exception as error:  # onnxruntime's have no common ancestor
             raise UserError(f"the model cannot judge this file: {' '.join(str(error).split()):.160}") from error
-        if windows.shape != (len(starts), len(self.genres)) or not np.isfinite(windows).all():
-            raise UserError("the model gives no numbers for this file")
-        return starts.astype(float), ends.astype(float), windows.astype(float)
+        if not starts.shape == ends.shape == windows.shape[:1] or windows.shape[1:] != (len(self.genres),):
+            raise UserError("the model gives no vote on each window of this file")
+        right = np.allclose(windows.sum(axis=1), 1, atol=1e-3) and (windows >= 0).all()
+        if not (right and np.isfinite(starts + ends).all()):
+            raise UserError("the model gives no probabilities for this file")
+        return starts, ends, windows
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:

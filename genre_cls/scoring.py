@@ -351,8 +351,8 @@ def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
 
 
 def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Sort configurations by mean accuracy, best first; macro F1 decides between equals."""
-    return sorted(results, key=lambda r: (-r.estimate("accuracy").mean, -r.estimate("macro_f1").mean))
+    """Sort configurations by mean accuracy, best first, those that lack folds last; macro F1 decides between equals."""
+    return sorted(results, key=lambda r: (-len(r.folds), -r.estimate("accuracy").mean, -r.estimate("macro_f1").mean))
 
 
 def names(results: Sequence[ConfigResult]) -> list[str]:

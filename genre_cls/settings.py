@@ -178,7 +178,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.augmentation.mixup": Number(0),
     "recipe.augmentation.label_smoothing": Number(0, 0.99),
     "recipe.early_stopping.patience": whole(0),
-    "recipe.early_stopping.val_fraction": Number(0.01, 0.9),
+    "recipe.early_stopping.val_fraction": Number(0.01, 0.5),
     "folds.k": whole(2),
     "folds.repeats": whole(1),
     "folds.tolerance": SHARE,
@@ -261,7 +261,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     except Exception as error:
         if not _is_users(error):
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {in_one_line(explain(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"interrupted{interrupted}", file=sys.stderr)

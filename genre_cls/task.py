@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.catalogue import Catalogue, Track, groups
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import beside
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
@@ -259,7 +259,7 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
     store = FeatureStore(Path(cfg.cache_dir))
     log.info("%s: %d tracks in %d genres", catalogue.name, len(features.tracks), len(catalogue.genres))
     for line in (*catalogue.notes, *(f"skipped {fault.track.path}: {fault.reason}" for fault in features.faults)):
-        log.warning(line)
+        log.warning(in_one_line(line))
     log.info(
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
         store.size() / 1e6, store.root, beside("python"), cfg.cache_dir,
@@ -275,4 +275,5 @@ def _announce_split(task: Task) -> None:
     tracks = task.features.tracks
     log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
     for pair in task.repetitions:
-        log.warning("kept on one side, as they sound alike: %s and %s", tracks[pair.first].id, tracks[pair.second].id)
+        alike = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
+        log.warning("kept on one side, as they sound alike: %s and %s", *alike)

@@ -2,6 +2,7 @@
 # Usage: [extra=EXTRA] . scripts/environment.sh   (EXTRA: one of pyproject.toml's, such as test)
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${GENRE_CLS_VENV:-$repository/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 
 find_python() {
     local candidate

@@ -197,6 +197,16 @@ def test_only_this_machine_is_served_and_only_by_its_own_name(page: Page) -> Non
         page.get("", Host="elsewhere.example")
 
 
+def test_nothing_that_another_sites_page_sends_is_taken(page: Page) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\nRIFF\r\n--x--\r\n'
+    upload = Request(page.address + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
+    upload.add_header("Sec-Fetch-Site", "cross-site")
+    before = page.kept
+    with pytest.raises(HTTPError, match="403"):
+        urlopen(upload, timeout=30)
+    assert page.kept == before
+
+
 def test_the_page_asks_no_other_machine_for_anything(page: Page) -> None:
     with page.get("") as answer:
         policy, text = answer.headers["Content-Security-Policy"], answer.read().decode()

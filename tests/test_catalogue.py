@@ -521,6 +521,28 @@ def test_whatever_stands_in_a_metadata_file_it_is_read_or_told(
         assert len(str(error).splitlines()) == 1 and str(base) in str(error)
 
 
+def test_metadata_is_read_however_its_header_is_spelled(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "rock/b.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    rows = "Path, Artist ,EXCLUDE\nrock/a.wav,Ann,\nrock/b.wav,Bob,1\njazz/c.wav,Cid,0\n"
+    (tmp_path / "metadata.csv").write_text(rows)
+    found = {track.id: track.artist for track in folder(str(tmp_path)).tracks}
+    assert found == {"jazz/c.wav": "Cid", "rock/a.wav": "Ann"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("rock/a.wav,Ann,1\nrock/a.wav,Ann,\n", "rock/a.wav is in it twice, with different facts"),
+        ("rock/a.wav,Ann, the singer,1\n", "a name with a comma needs quotes around it"),
+    ],
+)
+def test_metadata_that_would_lose_facts_are_refused(tmp_path: Path, rows: str, reason: str) -> None:
+    touch(tmp_path / "rock/a.wav")
+    (tmp_path / "metadata.csv").write_text("path,artist,exclude\n" + rows)
+    assert reason in told(lambda: folder(str(tmp_path)))
+
+
 def test_a_name_that_is_not_utf8_is_told_before_any_work(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "1.wav")
     bad = tmp_path / os.fsdecode(b"caf\xe9")

@@ -281,6 +281,15 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "another precision": (lambda _, c, __: c["trainer"].update(precision="64"), "trainer.precision=64: must be"),
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
+    "more bands than memory": (lambda d, *_: d["features"].update(n_mels=32768, n_fft=65536), "would fill the memory"),
+    "more frames than memory": (
+        lambda d, c, _: (d["features"].update(hop_length=64), c["recipe"].update(window=600, members=["modulation"])),
+        "would fill the memory",
+    ),
+    "a text that stands for more than memory": (
+        lambda _, c, __: c["model"].update(extra=[(twice := ["a"]), twice]),
+        "has aliases",
+    ),
     "other bins": (lambda d, *_: d["features"].update(n_mels=7), "no model"),
     "an unknown feature": (lambda d, *_: d["features"].update(tempo=1), "features.tempo"),
     "one genre": (lambda d, *_: d.update(genres=["all"]), "at least two names"),

@@ -199,13 +199,14 @@ def test_repetitions_test_every_track_once_each_and_are_shuffled_anew(make: Call
 
 
 PARTS = [("train", "valid", "test", None)[i % 4] for i in range(20)]
+MIXED = [("rock", "jazz")[i // 4 % 2] for i in range(20)]  # both are in each part
 
 
 @pytest.mark.parametrize(
     ("val_fraction", "train", "val"), [(0.0, ("train", "valid"), ()), (0.2, ("train",), ("valid",))]
 )
 def test_the_published_split_is_taken_as_it_is(val_fraction: float, train: Sequence[str], val: Sequence[str]) -> None:
-    split = folds.filtered(HALF, None, PARTS, repeats=3, val_fraction=val_fraction)
+    split = folds.filtered(MIXED, None, PARTS, repeats=3, val_fraction=val_fraction)
     assert [fold.index for fold in split] == [0, 1, 2]
     for fold in split:
         assert {PARTS[i] for i in fold.train} == set(train) and len(fold.train) == 5 * len(train)
@@ -216,7 +217,15 @@ def test_the_published_split_is_taken_as_it_is(val_fraction: float, train: Seque
 def test_a_published_split_of_which_a_part_is_missing_is_refused_with_counts() -> None:
     without = [part if part != "test" else None for part in PARTS]
     with pytest.raises(SplitError, match=r"complete, test missing \(5 of 443 train, 5 of 197 valid, 0 of 290 test"):
-        folds.filtered(HALF, None, without, repeats=1)
+        folds.filtered(MIXED, None, without, repeats=1)
+
+
+@pytest.mark.parametrize(("part", "val_fraction"), [("test", 0.0), ("train", 0.2)])
+def test_a_published_split_of_which_a_part_lacks_a_genre_is_refused(part: str, val_fraction: float) -> None:
+    """Else it would count as never recognised."""
+    without = [own if (own, genre) != (part, "jazz") else None for own, genre in zip(PARTS, MIXED, strict=True)]
+    with pytest.raises(SplitError, match=rf"no {part} track of genre jazz is here"):
+        folds.filtered(MIXED, None, without, repeats=1, val_fraction=val_fraction)
 
 
 def test_a_split_is_described_by_its_least_even_genre() -> None:
@@ -225,7 +234,7 @@ def test_a_split_is_described_by_its_least_even_genre() -> None:
     split = folds.artist(labels, groups, k=4, seed=0)
     line = folds.describe(labels, [], split)
     assert re.fullmatch(r"4 folds test \d to \d tracks each; least even: fold \d tests 50% of genre reggae", line)
-    published = folds.describe(HALF, PARTS, folds.filtered(HALF, None, PARTS, repeats=2))
+    published = folds.describe(MIXED, PARTS, folds.filtered(MIXED, None, PARTS, repeats=2))
     assert published.startswith("2 trainings on one split: 5 of 443 train")
 
 

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -166,7 +168,7 @@ def test_the_command_exports_and_predicts_by_what_it_exported(
 ) -> None:
     store, path = str(trained.folder / "mlruns"), str(tmp_path / "a.onnx")
     before = command(predict.main, str(tiny_music), "--tracking", store, "--format", "json", "--export", path)
-    assert before.code == 0 and before.err == f"exported: {path}\n"
+    assert before.code == 0 and before.err.splitlines()[1:] == [f"exported: {path}"]
     after = command(predict.main, str(tiny_music), "--model", path, "--format", "json")
     assert after.code == 0 and after.err == ""
     for one, other in zip(json.loads(before.out), json.loads(after.out), strict=True):
@@ -237,6 +239,28 @@ def test_a_graph_that_is_no_model_of_genre_cls_is_refused(
     onnx.helper.set_model_props(graph, metadata)
     (tmp_path / "a.onnx").write_bytes(graph.SerializeToString())
     assert "holds no ONNX model of genre_cls" in refusal(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("windows", "starts", "ends", "reason"),
+    [
+        ([[0.5, 0.5]], [0.0], [1.0], ""),
+        ([[0.5, 0.5]], 0.0, [1.0], "no vote"),
+        ([[0.5, 0.5]], [0.0], [1.0, 2.0], "no vote"),
+        ([[1.0]], [0.0], [1.0], "no vote"),
+        (0.5, [0.0], [1.0], "no vote"),
+        ([[-5.0, 6.0]], [0.0], [1.0], "no probabilities"),
+        ([[0.5, 0.9]], [0.0], [1.0], "no probabilities"),
+        ([[np.nan, 0.5]], [0.0], [1.0], "no probabilities"),
+        ([[0.5, 0.5]], [0.0], [np.inf], "no probabilities"),
+    ],
+)
+def test_what_a_graph_gives_is_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:
+    description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000}, "segment": 60}
+    graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
+    heard = OnnxClassifier(graph, description)
+    with pytest.raises(UserError, match=reason) if reason else nullcontext():
+        heard._judge(np.zeros(8000, np.float32))
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -339,8 +339,8 @@ def test_mistakes_come_most_frequent_first_and_complete(counts: list[int]) -> No
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(results(), min_size=1, max_size=6))
-def test_the_ranking_is_by_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
-    keys = [(r.estimate("accuracy").mean, r.estimate("macro_f1").mean) for r in rank(some)]
+def test_the_ranking_is_by_folds_then_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
+    keys = [(len(r.folds), r.estimate("accuracy").mean, r.estimate("macro_f1").mean) for r in rank(some)]
     assert keys == sorted(keys, reverse=True) and len(keys) == len(some)
 
 

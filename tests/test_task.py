@@ -23,7 +23,7 @@ def music(tiny_music: Path, tmp_path: Path) -> Path:
     """The tiny music, of which artists are known of all tracks but two, so that those have to be heard."""
     root = shutil.copytree(tiny_music, tmp_path / "music")
     known = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav"))[1:-1]
-    lines = ["path,artist", *(f"{track},artist {number % 6}" for number, track in enumerate(known))]
+    lines = ["path,artist", *(f'"{track}",artist {number % 6}' for number, track in enumerate(known))]
     (root / "metadata.csv").write_text("\n".join(lines))
     return root
 
