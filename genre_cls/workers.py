@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, InvalidStateError, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, resource_tracker
@@ -19,6 +19,8 @@ from genre_cls.lifeline import end_with_parent
 # Forks of a process that has imported all and done nothing else. What systems' libraries do when they are imported lets
 # processes fork after that on Linux alone.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+
+PATIENCE = 5.0  # s, after which a result that has not come may be one that never will
 
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
 
@@ -74,14 +76,26 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
     """
     waiting = set(calls)
     try:
-        for finished in as_completed(waiting):
-            yield pickle.loads(finished.result())
+        while waiting:
+            finished, waiting = wait(waiting, PATIENCE, FIRST_COMPLETED)
+            for each in finished:
+                yield pickle.loads(each.result())
+            if not finished:
+                _check_alive()
     except (BrokenProcessPool, CancelledError) as error:
         stop()
         raise UserError(KILLED) from error
     finally:
         for each in waiting:
             each.cancel()
+
+
+def _check_alive() -> None:
+    # A pool that breaks while it is called may leave calls unanswered; the next call wakes it up, or it takes no more.
+    if not _pools:
+        raise BrokenProcessPool
+    for pool in list(_pools.values()):
+        pool.submit(int)
 
 
 def at_hand() -> bool:

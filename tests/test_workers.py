@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def test_a_worker_that_was_killed_between_two_calls_is_told_too_and_there_are_ne
             call(1, abs, -3)
             time.sleep(0.05)
     assert list(results([call(1, abs, -3)])) == [3]
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_calls_that_a_broken_pool_has_forgotten_are_not_waited_for(
+    stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is killed while it is called, or while calls are given up, answers some of them never."""
+    monkeypatch.setattr(workers, "PATIENCE", 0.1)
+    list(results([call(1, abs, -3)]))
+    for process in active_children():
+        process.kill()
+    if stopped:
+        stop()
+    with pytest.raises(UserError, match="a worker process was killed"):
+        list(results([Future()]))
+    assert list(results([call(1, time.sleep, 1)])) == [None]
 
 
 class Unreadable:
