@@ -89,8 +89,8 @@ class GenreClassifier:
 
     @property
     def configuration(self) -> str:
-        """The settings that what was trained is told by, as one would give them."""
-        named = json.loads(self._parts[0].description["origin"]["named"])
+        """The settings that what was trained is told by, as one would give them; empty if its file does not say."""
+        named = json.loads(self._parts[0].description["origin"].get("named", "{}"))
         return " ".join(f"{key}={value}" for key, value in named.items())
 
     @property

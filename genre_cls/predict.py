@@ -100,8 +100,8 @@ def _classifier(arguments: Namespace) -> "Classifier":
     from genre_cls.classifier import GenreClassifier
 
     classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
-    if arguments.model == "best":  # which may be another one tomorrow
-        _say(f"best: {classifier.configuration}, of {classifier.dataset}")
+    if arguments.model == "best" and (told := classifier.configuration):  # which may be another one tomorrow
+        _say(f"best: {told}, of {classifier.dataset}")
     if arguments.export:
         classifier.save(arguments.export)
         _say(f"exported: {arguments.export}")
