@@ -117,9 +117,11 @@ def stop() -> None:
     """End all workers at once, whatever they are at."""
     while _pools:
         _, pool = _pools.popitem()
-        pool.shutdown(wait=False, cancel_futures=True)
+        ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+        ending.start()
         for process in active_children():
             process.kill()
+        ending.join(PATIENCE)  # Python that leaves meanwhile may find the pool half taken apart, and tell it
 
 
 def _told(failure: threading.ExceptHookArgs) -> None:
