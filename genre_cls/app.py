@@ -306,8 +306,6 @@ class _Fence:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        from starlette.responses import PlainTextResponse
-
         async def fenced(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
@@ -315,6 +313,8 @@ class _Fence:
 
         foreign = (b"sec-fetch-site", b"cross-site") in scope.get("headers", ())
         if foreign and scope.get("method") == "POST":
+            from starlette.responses import PlainTextResponse
+
             await PlainTextResponse("not from here", 403)(scope, receive, send)
         else:
             await self.app(scope, receive, fenced)

@@ -81,7 +81,7 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
         return "has no samples"
     if seconds < SHORTEST:
         return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
-    return "" if np.abs(waveform).max() >= SILENCE else "is silent"
+    return "" if _peak(waveform) >= SILENCE else "is silent"
 
 
 def duration(path: Path) -> float:
@@ -155,11 +155,15 @@ def _check(file: _Stream) -> None:
 def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]:
     """The next frames, the channels averaged, at another rate."""
     waveform = np.concatenate([np.zeros(0, np.float32), *_blocks(file, n_frames)])
-    if not max(waveform.max(initial=0), -waveform.min(initial=0)) < LOUDEST:  # of NaN, too
+    if not _peak(waveform) < LOUDEST:  # of NaN, too
         raise UnreadableAudio("has NaN, infinite or absurdly large samples")
     if file.samplerate == sample_rate:
         return waveform
     return soxr.resample(waveform, file.samplerate, sample_rate, quality="HQ")
+
+
+def _peak(waveform: NDArray[np.float32]) -> float:
+    return float(max(waveform.max(initial=0), -waveform.min(initial=0)))  # without a copy of all that is positive
 
 
 def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:

@@ -224,7 +224,7 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             reader = csv.DictReader(file)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in reader.fieldnames:
-                raise KeyError("path")
+                raise csv.Error("no path")
             rows = list(reader)
             known = ("artist", "exclude")
             listed = [
@@ -233,9 +233,8 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             ]  # fmt: skip
             if any(None in row for row in rows):
                 raise csv.Error("a name with a comma needs quotes around it")
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        reason = "no path" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({reason})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
     facts: dict[str, dict[str, str]] = {}
     for track, fact in listed:
         if facts.setdefault(track, fact) != fact:

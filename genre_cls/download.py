@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.settings import CONF, one_line_errors
+from genre_cls.settings import AGAIN, CONF, one_line_errors
 from genre_cls.whole import disk_failure
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    with one_line_errors("; the same command goes on"):
+    with one_line_errors(AGAIN):
         source = configured()
         if arguments.mirror:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))

@@ -97,10 +97,10 @@ def _classifier(arguments: Namespace) -> "Classifier":
         from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
 
         return OnnxClassifier.load(arguments.model)
-    from genre_cls.classifier import GenreClassifier
+    from genre_cls.classifier import BEST, GenreClassifier
 
     classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
-    if arguments.model == "best" and (told := classifier.configuration):  # which may be another one tomorrow
+    if arguments.model == BEST and (told := classifier.configuration):  # which may be another one tomorrow
         _say(f"best: {told}, of {classifier.dataset}")
     if arguments.export:
         classifier.save(arguments.export)

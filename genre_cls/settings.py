@@ -218,14 +218,13 @@ def check_words(words: Sequence[str]) -> None:
     """
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
-            raise UserError(f"{in_one_line(word)}: names no setting; --cfg job lists them")
+            raise UserError(f"{word}: names no setting; --cfg job lists them")
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name in (*GROUPS, *RULES):
-            raise UserError(f"{in_one_line(word)}: settings have no dashes; write {name}=VALUE")
+            raise UserError(f"{word}: settings have no dashes; write {name}=VALUE")
     presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
     if len(presets) > 1:
-        together = in_one_line(",".join(presets))
-        raise UserError(f"experiment={in_one_line(presets[1])}: is a second one; 'experiment=[{together}]' takes both")
+        raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
@@ -314,13 +313,14 @@ def explain(error: Exception) -> str:
     if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
         return f"{found[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
     if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
-        return _needs_quotes(in_one_line(error.override))
+        return _needs_quotes(error.override)
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)
     found = re.match(r"(.+?) full_key: (\S+)", text)
     return f"{found[2]}: {found[1]}" if found else text
 
 
+AGAIN = "; the same command goes on"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
 
 

@@ -24,12 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.errors import UserError
 from genre_cls.extras import beside
 from genre_cls.lifeline import end_with
-from genre_cls.settings import CONF, check, check_words, one_line_errors, whole
+from genre_cls.settings import AGAIN, CONF, check, check_words, one_line_errors, whole
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
-AGAIN = "; the same command goes on"  # after Ctrl-C
 TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what workers import, which takes seconds
 
 

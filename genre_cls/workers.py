@@ -20,7 +20,7 @@ from genre_cls.lifeline import end_with_parent
 # processes fork after that on Linux alone.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
-PATIENCE = 5.0  # s, after which a result that has not come may be one that never will
+PATIENCE = 5.0  # s, after which a result, or a pool's end, that has not come may be one that never will
 
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
 

@@ -160,14 +160,20 @@ MISTAKES = {
     "no equals sign": (["deep"], ["deep", "EQUAL"]),
     "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
     "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),
-    "a path that begins with ~": (["dataset.root=~/Music"], ["dataset.root=", "quotes"]),
-    "a path with a bracket": (["dataset.root=/music/R&B (old"], ["dataset.root=", "quotes"]),
+    "a path that begins with ~": (
+        ["dataset.root=~/Music"],
+        ["dataset.root=~/Music: ", "quotes: \"dataset.root='~/Music'\""],
+    ),
+    "a path with a bracket": (
+        ["dataset.root=/music/R&B (old"],
+        ["dataset.root=/music/R&B (old: ", "quotes: \"dataset.root='/music/R&B (old'\""],
+    ),
     "a path with an apostrophe": (
         ["dataset.root=/it's"],
         ["dataset.root=/it's: ", "quotes: \"dataset.root='/it\\'s'\""],
     ),
     "a word with a bracket": (["a b(c"], ["a b(c: ", "no KEY=VALUE"]),
-    "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes"]),
+    "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes of its own"]),
     "an unfinished interpolation": (["recipe.window=${"], ["recipe.window=${"]),
     "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
     "an environment variable that is not set": (["seed=${oc.env:NO_SUCH}"], ["seed: ", "NO_SUCH, which is not set"]),
