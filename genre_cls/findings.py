@@ -18,6 +18,7 @@ from genre_cls.scoring import (
     most_missed,
     names,
     rank,
+    setting,
 )
 
 SPLITS = ("random", "filtered", "artist")  # from what flatters to what does not
@@ -118,18 +119,24 @@ def verdicts(report: Report) -> list[str]:
     return [effect.verdict for effect in report.effects] + losses
 
 
-def ranking(report: Report) -> Sheet:
-    """The configurations with their scores, best first."""
-    axes = [*AXES, *differing(report.results)]
+def ranking(report: Report, *, narrow: bool = False) -> Sheet:
+    """The configurations with their scores, best first.
+
+    Args:
+        report: where they are.
+        narrow: whether all settings share a column, if more than features, model and batch size differ.
+    """
+    axes, more = [*AXES, *differing(report.results)], differing(report.results)
     unequal = len({len(result.folds) for result in report.results}) > 1
     rows = []
     for place, result in enumerate(report.ranked, start=1):
-        settings = [result.params.get(axis, "?") for axis in axes]
+        settings = {axis.replace("batch_size", "batch size"): result.params.get(axis, "?") for axis in axes}
+        if narrow and more:
+            settings = {"configuration": _in_short(result, more)}
         folds = {"folds": str(len(result.folds))} if unequal else {}
         scores = folds | _scores(result)
-        rows.append([str(place), *settings, *scores.values()])
-    left = dict.fromkeys(["rank", *(axis.replace("batch_size", "batch size") for axis in axes)], "left")
-    return Sheet(left | dict.fromkeys(scores, "right"), rows)
+        rows.append([str(place), *settings.values(), *scores.values()])
+    return Sheet(dict.fromkeys(["rank", *settings], "left") | dict.fromkeys(scores, "right"), rows)
 
 
 def each_against_each(report: Report) -> Sheet:
@@ -220,6 +227,14 @@ def _scores(result: ConfigResult) -> dict[str, str]:
         "s per fold": f"{result.seconds_per_fold:.1f}",
         "parameters": f"{result.n_parameters:,}",
     }
+
+
+def _in_short(result: ConfigResult, more: Sequence[str]) -> str:
+    """A configuration's name, with the last part alone of each of the settings that are more than its axes."""
+    last = [axis.rpartition(".")[2] for axis in more]
+    short = [name if last.count(name) == 1 else axis for name, axis in zip(last, more, strict=True)]
+    settings = dict(zip((*AXES, *short), (*AXES, *more), strict=True))
+    return ", ".join(setting(name, result.params.get(axis, "?")) for name, axis in settings.items())
 
 
 def _accuracy(result: ConfigResult) -> str:

@@ -16,7 +16,7 @@ from genre_cls.findings import Report, Sheet
 
 def table(report: Report) -> Table:
     """The ranked configurations for a terminal, with what can be said of them."""
-    sheet = findings.ranking(report)
+    sheet = findings.ranking(report, narrow=True)
     caption = Text("\n".join([findings.answer(report), *findings.verdicts(report)]))
     grid = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, side in sheet.columns.items():

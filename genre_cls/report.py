@@ -66,11 +66,11 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     note = found.tags.get(NOTE)
     report = Report(
         title="Which features and which CNN classify music genres best?",
-        dataset=f"{found.tags['dataset']}, folds={found.tags['folds']}",
+        dataset=_judged_on(found),
         notes=(note,) if note else (),
         results=found.results,
         means=found.means,
-        provenance=_provenance(found.tags),
+        provenance=_provenance(found),
         rope=cfg.rope,
         tracks=found.tracks,
         audio=_playable(found.tracks),
@@ -85,6 +85,12 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     Console().print(page.table(report))
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))
+
+
+def _judged_on(found: "Comparison") -> str:
+    first = found.results[0]
+    judged = f"{len(first.tracks.track_ids)} judged tracks in {len(first.genres)} genres"
+    return f"{found.tags['dataset']}, {judged}, folds={found.tags['folds']}"
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -103,7 +109,7 @@ def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     }
 
 
-def _provenance(tags: Mapping[str, str]) -> dict[str, str]:
+def _provenance(found: "Comparison") -> dict[str, str]:
     """Where the numbers come from, for the page's last table."""
     shown = {
         "command": "command",
@@ -115,7 +121,9 @@ def _provenance(tags: Mapping[str, str]) -> dict[str, str]:
         "genre_cls": "version",
         "git commit": "mlflow.source.git.commit",
     }
-    return {label: tags[tag] for label, tag in shown.items() if tag in tags}
+    known = {label: found.tags[tag] for label, tag in shown.items() if tag in found.tags}
+    others = [command for command in found.commands if command != found.tags.get("command")]
+    return known | ({"some are of": " | ".join(others)} if others else {})
 
 
 if __name__ == "__main__":

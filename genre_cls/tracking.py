@@ -68,6 +68,7 @@ class Comparison:
 
     Args:
         tags: of the configuration that finished last.
+        commands: that have last written to one of them, each once.
         results: one a configuration.
         means: average features per genre, one a kind of feature.
         tracks: what is known of each track, by its id: `artist`, `fault` and `path`, empty where unknown.
@@ -76,6 +77,7 @@ class Comparison:
     """
 
     tags: Mapping[str, str]
+    commands: tuple[str, ...]
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
     tracks: Mapping[str, Mapping[str, str]]
@@ -342,9 +344,10 @@ class Tracker:
         found = [(run, *loaded) for run in comparable if (loaded := self._load(run, keys))]
         if not found:
             return None
+        commands = dict.fromkeys(filter(None, (run.data.tags.get("command") for run, *_ in found)))
         elsewhere = {place: self._elsewhere(run, parents) for place, (run, *_) in enumerate(found)}
         means, tracks = _facts([folder for *_, folder in found])
-        return Comparison(tags, tuple(result for _, result, _ in found), means, tracks, elsewhere)
+        return Comparison(tags, tuple(commands), tuple(result for _, result, _ in found), means, tracks, elsewhere)
 
     def best(self, experiment: str | None = None) -> str | None:
         """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres.

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from genre_cls import report, train
+from genre_cls.tracking import store_uri
 
 Command = Callable[..., Any]
 
@@ -26,6 +28,18 @@ def test_it_equals_what_training_wrote(command: Command, sweep: Any, store: Path
         assert (done.folder / "report" / name).read_bytes() == (sweep.folder / "report" / name).read_bytes()
     assert done.out == sweep.out
     assert {path.name for path in done.folder.iterdir()} == {"report"}
+
+
+def test_it_says_what_was_judged_and_that_some_are_of_another_command(
+    command: Command, sweep: Any, store: Path
+) -> None:
+    text = (sweep.folder / "report" / "report.md").read_text()
+    n_tracks = len(sweep.files(sweep.parents[0])["tracks.csv"].read_text().splitlines()) - 1
+    assert f"Data: folder, {n_tracks} judged tracks in 2 genres, folds=random" in text and "some are of" not in text
+    MlflowClient(store_uri("", store)).set_tag(sweep.parents[0].info.run_id, "command", "another one")
+    done = command(report.main, f"tracking.folder={store}")
+    told = (done.folder / "report" / "report.md").read_text()
+    assert "| some are of | another one |" in told and "| command | python -m genre_cls.train" in told
 
 
 def test_it_looks_and_goes_where_it_is_told(command: Command, store: Path, tmp_path: Path) -> None:
