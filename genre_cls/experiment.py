@@ -36,7 +36,7 @@ from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.spool import Spool
 from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
-from genre_cls.training import check_buildable, new_model
+from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,8 @@ class _Job:
         self.key = identity.key(task.inputs, device, arithmetic(cfg.trainer.precision, accelerator=device != "cpu"))
         self.spool = Spool(Path(cfg.tracking.folder), self.key)
         self.done: dict[int, FoldResult] = {}
-        self.size = sum(n_parameters(new_model(cfg, len(task.catalogue.genres), view)) for view in cfg.recipe.members)
+        n_genres, views = len(task.catalogue.genres), network_views(cfg)
+        self.size = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
         self.locks = ExitStack()
         self.trainings: Trainings | None = None
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from genre_cls.features import FeatureSpec, cosines, extract, mel_frequencies
 from genre_cls.modelfile import Network, Usage
 from genre_cls.prediction import Explanation
-from genre_cls.views import mfccs
-from genre_cls.windows import cover_starts, is_of_mfccs, repeat_to, treatment
+from genre_cls.views import medians, mfccs
+from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, repeat_to, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
@@ -59,12 +59,13 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     """What each value of a window `(n_mels, n_frames)` adds to the logit, and what all of them do.
 
     The path begins at the training tracks' mean, of which a network is shown zeros; for one that sees modulations
-    alone, at the window's own mean, in which nothing moves.
+    alone, at the window's own mean, in which nothing moves; for statistics at the mean of the training tracks' medians,
+    in which nothing moves either.
     """
     still = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
     # The rows of the basis are orthonormal, and so are those of what makes MFCCs of mel bands.
     shown = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins that the network sees, n_mels)
-    origin = still if treatment(network.view) == "modulation" else shown.T @ network.mean
+    origin = still if treatment(network.view) == "modulation" else shown.T @ _middle(network, len(shown))
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
     path = (origin + middles * (window - origin)).requires_grad_()  # (n_steps, n_mels, n_frames)
@@ -72,6 +73,11 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     with torch.no_grad():
         end, start = _logit(network, basis, torch.stack([window, origin.expand_as(window)]), genre)
     return (window - origin) * (gradients * widths).sum(dim=0), float(end - start)
+
+
+def _middle(network: Network, n_bins: int) -> Tensor:
+    """What a network's training tracks have in the middle of each of its bins `(n_bins, 1)`."""
+    return medians(network.mean, n_bins) if is_of_statistics(network.view) else network.mean
 
 
 def _origin(networks: Sequence[Network]) -> str:
@@ -85,7 +91,7 @@ def _origin(networks: Sequence[Network]) -> str:
 
 def _ends(view: str) -> Tensor:
     """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
-    if treatment(view) != "modulation":
+    if treatment(view) not in ("modulation", "statistics"):
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
 

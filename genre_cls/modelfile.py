@@ -22,10 +22,11 @@ from genre_cls import models
 from genre_cls.calibration import checked_temperature
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec
+from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
 from genre_cls.views import shape_of, shown
-from genre_cls.windows import treatment
+from genre_cls.windows import is_of_statistics, treatment
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
 LARGEST = 1 << 28  # values of a matrix, 1 GB; a window of 600 s takes half of it
@@ -79,7 +80,7 @@ class Network(nn.Module):
     """A model with its standardisation, by the names that training gives their weights.
 
     Args:
-        model: `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
+        model: what is shown to logits `(batch, n_genres)`; a `KernelMachine` if these are statistics.
         n_bins: rows of the feature matrices.
         view: how it sees a window, one of `windows.VIEWS`; it takes levelled windows without the clip's mean spectrum.
     """
@@ -173,7 +174,7 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
 def _largest(spec: FeatureSpec, window: float, views: Sequence[str]) -> float:
     """Values of the largest matrix on the way from a clip to what a network sees."""
     sizes = [spec.n_fft / 2 * longest_clip(window) * spec.sample_rate / spec.hop_length, spec.n_fft / 2 * spec.n_mels]
-    if any(treatment(view) == "modulation" for view in views):
+    if any(treatment(view) in ("modulation", "statistics") for view in views):
         sizes += [float(spec.n_frames(window)) ** 2, float(spec.n_bins) ** 2]
     return max(sizes)
 
@@ -196,7 +197,11 @@ def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: 
 def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: str, trust: bool) -> Network:
     # On the meta device nothing is allocated before the shapes are known to be the file's.
     with torch.device("cpu" if trust else "meta"):
-        network = Network(_model(settings, len(usage.genres), trust), usage.spec.n_bins, view)
+        if is_of_statistics(view):
+            model: nn.Module = _kernel_machine(weights["model.centres"], len(usage.genres))
+        else:
+            model = _model(settings, len(usage.genres), trust)
+        network = Network(model, usage.spec.n_bins, view)
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -205,6 +210,11 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     if shape != (2, len(usage.genres)):
         raise UserError(f"gives {shape} for two windows and {len(usage.genres)} genres")
     return network
+
+
+def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:
+    n_centres, n_values = centres.shape
+    return KernelMachine(n_centres, n_values, n_genres)
 
 
 def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module:

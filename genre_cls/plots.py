@@ -438,7 +438,7 @@ def _style_bar(bar: Colorbar, label: str) -> None:
 
 def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     for key, label, color, style in LOSSES:
-        curves = [fold.curves[key] for fold in folds]
+        curves = [fold.curves.get(key, ()) for fold in folds]  # none of what learns all at once
         for curve in curves if len(folds) > 1 else []:
             _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
         # The mean ends with the shortest fold: beyond it, it would be one of other folds.

@@ -3,11 +3,13 @@
 Lightning takes seconds to import, so only a process that trains does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -16,16 +18,22 @@ from torch import Tensor, nn
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold
+from genre_cls.kernel import MOST, KernelMachine
 from genre_cls.modelfile import Weights
 from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.views import seen
-from genre_cls.windows import is_of_mfccs, treatment
+from genre_cls.views import seen, shown
+from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
+
+if TYPE_CHECKING:
+    from genre_cls.data import Cut, FoldData
 
 LESS = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
 SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
+
+Learned = tuple[Weights, Curves, WindowPredictions]
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Member:
         fold: who taught it, and who judges.
         place: among those who vote.
         weights: as `modelfile` keeps them.
-        curves: epoch by epoch.
+        curves: epoch by epoch; none if it has learned all at once.
         windows: what it says of the held-out tracks.
         seconds: that training and judging took.
     """
@@ -63,7 +71,6 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     from pytorch_lightning import seed_everything
 
     from genre_cls.data import FoldData, Windowing
-    from genre_cls.module import GenreModule, Training, fit
 
     started = perf_counter()
     torch.set_num_threads(cfg.trainer.threads)
@@ -73,8 +80,17 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     crops = _crop_lengths(cfg, spec, view)
     windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view, crops)
     data = FoldData(task.features, task.labels, fold, windowing, device_of(cfg.trainer.device))
+    n_genres = len(task.catalogue.genres)
+    learned = _kernel_machine(data, n_genres) if is_of_statistics(view) else _network(cfg, data, n_genres)
+    return Member(fold, place, *learned, perf_counter() - started)
+
+
+def _network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
+    from genre_cls.module import GenreModule, Training, fit
+
+    recipe, view = cfg.recipe, data.windowing.view
     module = GenreModule(
-        new_model(cfg, len(task.catalogue.genres), view),
+        new_model(cfg, n_genres, view),
         data.standardisation(),
         _augmentation(cfg),
         instantiate(recipe.optimizer),
@@ -83,7 +99,28 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     )
     training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
     windows = fit(module, data, training)
-    return Member(fold, place, module.weights(), module.curves, windows, perf_counter() - started)
+    return module.weights(), module.curves, windows
+
+
+def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
+    """Learn from the windows that cover the training tracks, or from as many of them as may be."""
+    from genre_cls.data import Windows
+
+    mean, deviation = data.standardisation()
+    cover = data.cover(data.fold.train)
+    some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MOST)).astype(int)]
+    labels = data.labels[[track for track, _ in some]].cpu()
+
+    def statistics(cuts: Sequence["Cut"]) -> Tensor:
+        batches = (shown(features, mean, deviation, data.windowing.view) for features, _ in Windows(data, cuts))
+        return torch.cat([batch.cpu() for batch in batches])
+
+    with torch.inference_mode():
+        machine = KernelMachine.fitted(statistics(some).flatten(1), labels, n_genres)
+        logits = machine(statistics(data.cover(data.fold.test)))
+    learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
+    weights = {"mean": mean.cpu(), "deviation": deviation.cpu(), **learned}
+    return weights, {}, data.predictions(logits.double().softmax(dim=1).numpy())
 
 
 def check_buildable(cfg: DictConfig) -> None:
@@ -92,12 +129,17 @@ def check_buildable(cfg: DictConfig) -> None:
         raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
     spec: FeatureSpec = instantiate(cfg.features)
     crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
-    for view in dict.fromkeys(cfg.recipe.members):
+    for view in dict.fromkeys(network_views(cfg)):
         model = new_model(cfg, 2, view)
         _check_output(model, _silence(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
-    optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
-    instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+        optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
+        instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)
+
+
+def network_views(cfg: DictConfig) -> list[str]:
+    """How each of the members that are networks sees a window."""
+    return [view for view in cfg.recipe.members if not is_of_statistics(view)]
 
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:

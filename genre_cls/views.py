@@ -13,6 +13,7 @@ N_MFCC = 20  # coefficients of a view of MFCCs, and of a modulation spectrum
 N_BANDS, N_RATES = 32, 12  # of a modulation spectrum
 SLOWEST = 2  # cycles a window
 FINEST = 4  # bins a cycle
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of each bin's levels
 QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
 
 
@@ -33,13 +34,24 @@ def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tenso
 def seen(features: Tensor, view: str) -> Tensor:
     """What there is to see in windows `(..., n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
     values = mfccs(features) if is_of_mfccs(view) else features
-    return modulation_spectrum(values) if treatment(view) == "modulation" else values
+    match treatment(view):
+        case "modulation":
+            return modulation_spectrum(values)
+        case "statistics":
+            return statistics(values)
+    return values
 
 
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
-    """Shape of a view's standardisation: a value for each bin, or for each pattern and rate."""
+    """Shape of a view's standardisation: a value for each bin, for each pattern and rate, or for each statistic."""
     n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
-    return (len(patterns(n_values)[1]), N_RATES) if treatment(view) == "modulation" else (n_values, 1)
+    n_rows = len(patterns(n_values)[1])
+    match treatment(view):
+        case "modulation":
+            return n_rows, N_RATES
+        case "statistics":
+            return 1, n_values * len(QUANTILES) + len(_pairs(min(n_values, N_BANDS))) + n_rows * N_RATES
+    return n_values, 1
 
 
 def mfccs(features: Tensor) -> Tensor:
@@ -71,6 +83,47 @@ def modulation_spectrum(features: Tensor) -> Tensor:
         moving = features - features.mean(dim=3, keepdim=True)
         energies = (seen_through @ (moving @ waves)).square()  # (batch, 1, n_patterns, 2 * n_cycles)
         return (rows @ (energies @ rates) + QUIETEST).log()
+
+
+def statistics(features: Tensor) -> Tensor:
+    """How loud each bin is and for how long, which bands swell together, and the modulation spectrum.
+
+    Args:
+        features: `(batch, 1, n_bins, n_frames)` as extracted.
+
+    Returns:
+        `QUANTILES` of each bin, correlations of each two bands, and log energies, `(batch, 1, 1, n_values)`, float32.
+
+    Source: Seyerlehner, Widmer & Pohle, Fusing block-level features for music similarity estimation, DAFx 2010,
+    spectral and correlation pattern, of windows that are longer than their blocks.
+    """
+    features = features.float()
+    places = [round(share * (int(features.shape[3]) - 1)) for share in QUANTILES]
+    levels = features.sort(dim=3).values[..., places]  # (batch, 1, n_bins, n_quantiles)
+    parts = (levels, _correlations(features), modulation_spectrum(features))
+    return torch.cat([part.flatten(1) for part in parts], dim=1)[:, None, None]
+
+
+def medians(values: Tensor, n_bins: int) -> Tensor:
+    """Those of the bins `(n_bins, 1)` among statistics `(1, n_values)`."""
+    levels = values[0, : n_bins * len(QUANTILES)].view(n_bins, len(QUANTILES))
+    return levels[:, QUANTILES.index(0.5), None]
+
+
+def _correlations(features: Tensor) -> Tensor:
+    """Of each two bands of windows `(batch, 1, n_bins, n_frames)`: `(batch, 1, n_pairs)`; 0 where nothing moves."""
+    n_bands = min(int(features.shape[2]), N_BANDS)
+    with torch.autocast(features.device.type, enabled=False):
+        bands = averages(int(features.shape[2]), n_bands, features.device) @ features
+        moving = bands - bands.mean(dim=3, keepdim=True)
+        alike = moving / (moving.square().mean(dim=3, keepdim=True) + QUIETEST).sqrt()
+        return (alike @ alike.transpose(2, 3) / features.shape[3]).flatten(2)[..., _pairs(n_bands)]
+
+
+def _pairs(n: int) -> Tensor:
+    """Where each two of some are in their flattened square matrix, each pair once."""
+    one, other = torch.triu_indices(n, n, 1)
+    return one * n + other
 
 
 @cache

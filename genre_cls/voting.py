@@ -115,6 +115,7 @@ def _weights(members: Sequence[Member]) -> Weights:
 
 
 def _mean_curves(members: Sequence[Curves]) -> Curves:
-    """Epoch by epoch, as far as all members came."""
-    epochs = {name: list(zip(*(own[name] for own in members), strict=False)) for name in members[0]}
+    """Epoch by epoch, as far as all members came that learn by epochs."""
+    learning = [own for own in members if own]
+    epochs = {name: list(zip(*(own[name] for own in learning), strict=False)) for name in (learning or [{}])[0]}
     return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 # How a model may see a window: as it is; without the clip's mean spectrum, and with it what the whole recording sounds
-# like (cepstral mean normalisation, where bins are MFCCs); or as its modulation spectrum alone. And so, of a mel
-# spectrogram, its MFCCs.
-TREATMENTS = ("plain", "levelled", "modulation")
+# like (cepstral mean normalisation, where bins are MFCCs); as its modulation spectrum alone; or as statistics, which
+# have no neighbours, so that a kernel machine takes a network's place. And so, of a mel spectrogram, its MFCCs.
+TREATMENTS = ("plain", "levelled", "modulation", "statistics")
 OF_MFCCS = "mfcc_"
 VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
 
@@ -19,6 +19,11 @@ def treatment(view: str) -> str:
 def is_of_mfccs(view: str) -> bool:
     """Whether a view is one of the window's MFCCs."""
     return view.startswith(OF_MFCCS)
+
+
+def is_of_statistics(view: str) -> bool:
+    """Whether a view is one of statistics, which a kernel machine judges instead of a network."""
+    return treatment(view) == "statistics"
 
 
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:

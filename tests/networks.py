@@ -7,12 +7,15 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from genre_cls import GenreClassifier
-from genre_cls.features import FeatureSpec
+from genre_cls.features import FeatureSpec, extract
+from genre_cls.kernel import KernelMachine
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.models import GenreCNN
-from genre_cls.windows import VIEWS, treatment
+from genre_cls.views import shape_of, shown
+from genre_cls.windows import VIEWS, is_of_statistics, repeat_to, treatment
 
 GENRES = ("hiss & noise", "tones, pure", "else")
 RATE = 22050
@@ -33,6 +36,8 @@ SHAPE: dict[str, Any] = {
 def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
     """A CNN with random weights, as sure as a trained one."""
     torch.manual_seed(seed)
+    if is_of_statistics(view):
+        return a_kernel_machine(spec, seed, view)
     network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, view)
     network.mean += (
         torch.randn(network.mean.shape) * 10 - {"plain": 40, "levelled": 0, "modulation": -4}[treatment(view)]
@@ -40,6 +45,17 @@ def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
     network.deviation *= 15
     for weights in network.model.parameters():
         weights.data *= 2
+    return network.eval()
+
+
+def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
+    """One that has learned from music whose genres mean nothing."""
+    clips = [extract(sound(1, 9 * seed + n, spec.sample_rate), [spec])[0] for n in range(9)]
+    windows = torch.stack([torch.from_numpy(repeat_to(clip, 20)[None, :, :20]).float() for clip in clips])
+    mean, deviation = torch.zeros(shape_of(view, spec.n_bins)), torch.full(shape_of(view, spec.n_bins), 15.0)
+    values = shown(windows, mean, deviation, view).flatten(1)
+    network = Network(KernelMachine.fitted(values, torch.arange(9) % len(GENRES), len(GENRES)), spec.n_bins, view)
+    network.mean, network.deviation = mean, deviation
     return network.eval()
 
 
@@ -58,9 +74,14 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
 
 
 def music(path: Path, seconds: float, seed: int = 0) -> Path:
-    """A gliding tone with its octave that comes and goes, over noise."""
-    random, time = np.random.default_rng(seed), np.arange(round(seconds * RATE)) / RATE
-    phase = 2 * np.pi * (random.uniform(100, 1000) * time + 30 * np.sin(time))
-    sound = np.sin(phase) * (np.sin(5 * time) > 0) + 0.3 * np.sin(2 * phase) + random.normal(0, 0.03, len(time))
-    soundfile.write(path, 0.3 * sound, RATE)
+    """A file of such a sound."""
+    soundfile.write(path, sound(seconds, seed, RATE), RATE)
     return path
+
+
+def sound(seconds: float, seed: int, rate: int) -> NDArray[np.float32]:
+    """A gliding tone with its octave that comes and goes, over noise."""
+    random, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (random.uniform(100, 1000) * time + 30 * np.sin(time))
+    waves = np.sin(phase) * (np.sin(5 * time) > 0) + 0.3 * np.sin(2 * phase) + random.normal(0, 0.03, len(time))
+    return (0.3 * waves).astype(np.float32)

@@ -38,7 +38,7 @@ from genre_cls.tracking import Tracker
 GENRES = ("hiss & noise", "tones, pure")  # names that a careless CSV or metric would trip over
 N_TRACKS = 6  # of each genre
 TINY = ("recipe.epochs=2", "recipe.window=0.5", "folds.k=2", "recipe.members=[plain]")
-ALL_VIEWS = "recipe.members=[plain,levelled,modulation]"
+ALL_VIEWS = "recipe.members=[plain,levelled,modulation,statistics]"
 RATE = 22050
 
 Compose = Callable[..., DictConfig]

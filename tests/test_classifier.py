@@ -290,6 +290,7 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda _, c, __: c["model"].update(extra=[(twice := ["a"]), twice]),
         "has aliases",
     ),
+    "networks taken for kernel machines": (lambda _, c, __: c["recipe"].update(members=["statistics"]), "no model"),
     "other bins": (lambda d, *_: d["features"].update(n_mels=7), "no model"),
     "an unknown feature": (lambda d, *_: d["features"].update(tempo=1), "features.tempo"),
     "one genre": (lambda d, *_: d.update(genres=["all"]), "at least two names"),

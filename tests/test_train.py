@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
 from safetensors import safe_open
+from shared import ALL_VIEWS
 
 from genre_cls import train
 from genre_cls.catalogue import _gtzan_facts
@@ -140,8 +141,8 @@ def test_saved_weights_say_what_they_were_trained_on_and_it_is_what_they_were_no
 def test_the_same_command_gives_the_same_bits_in_another_process(
     sweep: Any, command: Command, on_music: tuple[str, ...]
 ) -> None:
-    views = "recipe.members=[plain,levelled,modulation]"  # as in the sweep
-    again = command(train.main, *on_music, views, "features=mel", "model=deep", "batch_size=16", "trainer.workers=1")
+    one = ("features=mel", "model=deep", "batch_size=16", "trainer.workers=1")
+    again = command(train.main, *on_music, *one, ALL_VIEWS)
     assert again.code == 0
     (parent,) = again.parents
     (same,) = [run for run in sweep.parents if run.data.tags["identity"] == parent.data.tags["identity"]]

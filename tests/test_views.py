@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genre_cls.features import FeatureSpec, cosines, extract
-from genre_cls.views import _fourier, modulation_spectrum, patterns, seen, shape_of
+from genre_cls.views import _fourier, medians, modulation_spectrum, patterns, seen, shape_of, statistics
 from genre_cls.windows import TREATMENTS
 
 
@@ -118,3 +118,31 @@ def test_bfloat16_does_not_blur_the_modulation_spectrum() -> None:
         assert torch.equal(modulation_spectrum(features), modulation_spectrum(features.clone()))
         blurred = modulation_spectrum(features)
     assert torch.equal(blurred, modulation_spectrum(features))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 40), st.integers(8, 60), st.integers(0, 10**6))
+def test_statistics_are_quantiles_then_correlations_then_modulations(n_bins: int, n_frames: int, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(-40, 10, (n_bins, n_frames)).astype(np.float32)
+    given_ = torch.from_numpy(features)[None, None]
+    got = statistics(given_)
+    assert got.shape[2:] == shape_of("statistics", n_bins) and got.isfinite().all()
+    values, n_levels = got.numpy().ravel(), 5 * n_bins
+    levels = np.quantile(features, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1, method="nearest").T
+    np.testing.assert_array_equal(medians(got[0, 0], n_bins)[:, 0], values[2:n_levels:5])
+    np.testing.assert_allclose(values[:n_levels], levels.ravel())
+    if 1 < n_bins <= 32:  # the bands are the bins
+        correlations = np.corrcoef(features)[np.triu_indices(n_bins, 1)]
+        np.testing.assert_allclose(values[n_levels : n_levels + len(correlations)], correlations, atol=1e-3)
+    np.testing.assert_array_equal(
+        values[-shape_of("modulation", n_bins)[0] * 12 :], modulation_spectrum(given_).ravel()
+    )
+
+
+def test_statistics_of_what_never_moves_are_numbers_and_can_be_differentiated() -> None:
+    features = torch.full((1, 1, 40, 30), -80.0, requires_grad=True)
+    statistics(features).square().sum().backward()
+    assert features.grad is not None and features.grad.isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        blurred = statistics(features)
+    assert torch.equal(blurred, statistics(features))

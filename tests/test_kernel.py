@@ -1,0 +1,73 @@
+"""The kernel machine: what ridge regression is elsewhere, and what it says of what it knows and of what it does not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from sklearn.kernel_ridge import KernelRidge
+from torch import Tensor
+
+from genre_cls import train, training
+from genre_cls.kernel import RIDGE, SURENESS, KernelMachine
+
+Command = Callable[..., Any]
+
+
+def windows(seed: int, n: int, n_values: int) -> Tensor:
+    return torch.randn(n, n_values, generator=torch.Generator().manual_seed(seed)).half().float()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(2, 60), st.integers(1, 30), st.integers(2, 10))
+def test_it_is_the_ridge_regression_of_scikit_learn(seed: int, n: int, n_values: int, n_genres: int) -> None:
+    known, new, labels = windows(seed, n, n_values), windows(seed + 1, 9, n_values), torch.arange(n) % n_genres
+    got = KernelMachine.fitted(known, labels, n_genres)(new[:, None, None])
+    reference = KernelRidge(kernel="rbf", gamma=1 / (2 * n_values), alpha=RIDGE)
+    reference.fit(known.numpy(), np.eye(n_genres)[labels] - 1 / n_genres)
+    np.testing.assert_allclose(got, SURENESS * reference.predict(new.numpy()), atol=2e-3)
+
+
+def test_it_knows_what_it_has_learned_from_and_nothing_of_what_is_like_nothing() -> None:
+    known, labels = windows(0, 60, 200), torch.arange(60) % 3
+    machine = KernelMachine.fitted(known, labels, 3)
+    assert machine(known[:, None, None]).argmax(dim=1).equal(labels)
+    assert machine(torch.full((1, 1, 1, 200), 30.0)).abs().max() < 1e-6
+
+
+def test_bfloat16_does_not_blur_it() -> None:
+    machine, new = KernelMachine.fitted(windows(0, 60, 200), torch.arange(60) % 3, 3), windows(1, 9, 200)[:, None, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        blurred = machine(new)
+    assert torch.equal(blurred, machine(new))
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_configuration_may_be_a_kernel_machine_alone(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST", 11)
+    one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.members=[statistics]")
+    done = command(train.main, "-m", *on_music, *one)
+    assert done.code == 0 and (done.folder / "report" / "report.html").exists()
+    (parent,) = done.parents
+    assert parent.data.metrics["accuracy_mean"] > 0.8 and parent.data.params["n_parameters"] == "0"
+    for fold in done.children(parent):
+        assert "train_loss" not in fold.data.metrics and "loss_curves.png" in done.files(fold)
+        with safe_open(done.files(fold)["model.safetensors"], "pt") as file:
+            assert file.get_tensor("0.model.centres").shape[0] == 11
+
+
+@pytest.mark.usefixtures("store_here")
+def test_beside_networks_it_leaves_their_curves_alone(command: Command, on_music: tuple[str, ...]) -> None:
+    one = ("features=mfcc", "model=basic", "batch_size=4", "trainer.workers=1")
+    done = command(train.main, "-m", *on_music, *one, "recipe.members=[plain],[plain,statistics]")
+    assert done.code == 0
+    alone, beside = (done.children(parent) for parent in sorted(done.parents, key=lambda run: len(run.info.run_name)))
+    for without, with_it in zip(alone, beside, strict=True):
+        assert without.data.metrics["train_loss"] == with_it.data.metrics["train_loss"]
+        assert without.data.metrics["log_loss"] != with_it.data.metrics["log_loss"]
