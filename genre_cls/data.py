@@ -87,10 +87,10 @@ class FoldData(pl.LightningDataModule):
     def standardisation(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation, over the training tracks alone, of each value that is shown (`views.shape_of`).
 
-        Those of modulation spectra and statistics are the tracks' centre windows', the others' those of all frames.
+        A modulation spectrum's are those of the tracks' centre windows, the others' those of all frames.
         """
         view = self.windowing.view
-        if treatment(view) in ("modulation", "statistics"):
+        if treatment(view) == "modulation":
             windows = Windows(self, self.centres(self.fold.train))
             spectra = torch.cat([seen(features, view) for features, _ in windows])[:, 0]
             deviation, mean = torch.std_mean(spectra, dim=0, correction=0)

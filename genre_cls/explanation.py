@@ -82,11 +82,13 @@ def _middle(network: Network, n_bins: int) -> Tensor:
 
 def _origin(networks: Sequence[Network]) -> str:
     """Where the paths begin, in words."""
-    mean, still = "the training tracks' mean", "a clip in which nothing moves"
-    views = {treatment(network.view) for network in networks}
-    if "modulation" not in views:
-        return mean
-    return f"{mean} ({still}, for networks that see modulations alone)" if len(views) > 1 else still
+    mean = ("the training tracks' mean", "CNNs")
+    origins = {
+        "modulation": ("a clip in which nothing moves", "networks that see modulations alone"),
+        "statistics": ("a still clip of the training tracks' medians", "kernel machines"),
+    }
+    (first, _), *others = dict.fromkeys(origins.get(treatment(network.view), mean) for network in networks)
+    return first + (f" ({'; '.join(f'{origin}, for {whose}' for origin, whose in others)})" if others else "")
 
 
 def _ends(view: str) -> Tensor:

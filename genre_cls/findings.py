@@ -231,10 +231,10 @@ def _scores(result: ConfigResult) -> dict[str, str]:
 
 def _in_short(result: ConfigResult, more: Sequence[str]) -> str:
     """A configuration's name, with the last part alone of each of the settings that are more than its axes."""
-    last = [axis.rpartition(".")[2] for axis in more]
-    short = [name if last.count(name) == 1 else axis for name, axis in zip(last, more, strict=True)]
-    settings = dict(zip((*AXES, *short), (*AXES, *more), strict=True))
-    return ", ".join(setting(name, result.params.get(axis, "?")) for name, axis in settings.items())
+    last = [axis.rpartition(".")[2] for axis in (*AXES, *more)]
+    short = [name if last.count(name) == 1 else axis for name, axis in zip(last, (*AXES, *more), strict=True)]
+    settings = zip(short, (*AXES, *more), strict=True)
+    return ", ".join(setting(name, result.params.get(axis, "?")) for name, axis in settings)
 
 
 def _accuracy(result: ConfigResult) -> str:

@@ -8,14 +8,15 @@ from torch.nn.functional import one_hot
 
 RIDGE = 0.1  # what a window is worth to itself beside its likeness, 1
 SURENESS = 9.0  # logits for a window that is wholly of a genre; log loss of tracks left out is least at 8 to 10
-MOST = 5000  # windows to learn from, whose likeness to each other takes 200 MB
+FURTHEST = 10.0  # deviations from the mean, beyond which a single value would make a window unlike all others
+MOST = 5000  # windows to learn from; what each is to each takes some 600 MB meanwhile
 
 
 class KernelMachine(nn.Module):
     """Radial basis functions around windows whose genres are known, weighted by ridge regression on these.
 
     Args:
-        n_centres: windows that it has learned from.
+        n_centres: windows that it has learned from, at least one.
         n_values: of each.
         n_genres: classes.
 
@@ -28,6 +29,8 @@ class KernelMachine(nn.Module):
 
     def __init__(self, n_centres: int, n_values: int, n_genres: int) -> None:
         super().__init__()
+        if not n_centres:
+            raise ValueError("a kernel machine has learned from nothing")
         self.register_buffer("centres", torch.zeros(n_centres, n_values, dtype=torch.float16))
         self.register_buffer("weights", torch.zeros(n_centres, n_genres))
 
@@ -41,12 +44,12 @@ class KernelMachine(nn.Module):
             n_genres: classes.
         """
         machine = cls(len(values), values.shape[1], n_genres)
-        machine.centres = values.half()
+        machine.centres = values.clamp(-FURTHEST, FURTHEST).half()
         likeness = machine.likeness(machine.centres.float()).double()
+        likeness.diagonal().add_(RIDGE)
         # What is like nothing is of all genres alike, so that each window's targets add up to nothing.
         targets = one_hot(labels, n_genres).double() - 1 / n_genres
-        factor = torch.linalg.cholesky(likeness + RIDGE * torch.eye(len(values)))
-        machine.weights = torch.cholesky_solve(targets, factor).float().contiguous()
+        machine.weights = torch.cholesky_solve(targets, torch.linalg.cholesky(likeness)).float().contiguous()
         return machine
 
     def forward(self, values: Tensor) -> Tensor:
@@ -59,7 +62,6 @@ class KernelMachine(nn.Module):
 
         Two windows that are as far apart as any two are in the mean have a likeness of 1 / e.
         """
-        centres = self.centres.float()
-        products = values @ centres.T
-        squares = values.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1) - 2 * products
+        values, centres = values.clamp(-FURTHEST, FURTHEST), self.centres.float()
+        squares = values.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1) - 2 * values @ centres.T
         return (-squares.clamp(min=0) / (2 * centres.shape[1])).exp()

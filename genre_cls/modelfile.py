@@ -205,6 +205,8 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    if isinstance(model, KernelMachine):
+        model.centres = model.centres.half()
     with torch.inference_mode():
         shape = tuple(network(torch.zeros(2, 1, usage.spec.n_bins, usage.spec.n_frames(usage.window))).shape)
     if shape != (2, len(usage.genres)):

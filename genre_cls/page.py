@@ -22,7 +22,7 @@ def table(report: Report) -> Table:
     for name, side in sheet.columns.items():
         # Heads in two lines leave the cells room on 80 columns.
         head = Text(fill(name, 8, break_long_words=False))
-        grid.add_column(head, justify="left" if side == "left" else "right", no_wrap=side == "right")
+        grid.add_column(head, justify="left" if side == "left" else "right", no_wrap=side == "right", overflow="fold")
     for place, row in enumerate(sheet.rows):
         grid.add_row(*map(Text, row), style=None if place else "bold")
     return grid

@@ -438,7 +438,7 @@ def _style_bar(bar: Colorbar, label: str) -> None:
 
 def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     for key, label, color, style in LOSSES:
-        curves = [fold.curves.get(key, ()) for fold in folds]  # none of what learns all at once
+        curves = [fold.curves.get(key, ()) for fold in folds]
         for curve in curves if len(folds) > 1 else []:
             _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
         # The mean ends with the shortest fold: beyond it, it would be one of other folds.
@@ -447,6 +447,8 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not any(fold.curves for fold in folds):
+        axes.text(0.5, 0.5, "no epochs: it learned all at once", ha="center", transform=axes.transAxes)
     _tidy(axes)
 
 

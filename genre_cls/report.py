@@ -88,8 +88,8 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
 
 
 def _judged_on(found: "Comparison") -> str:
-    first = found.results[0]
-    judged = f"{len(first.tracks.track_ids)} judged tracks in {len(first.genres)} genres"
+    most = max(found.results, key=lambda result: len(result.tracks.track_ids))  # one may lack folds
+    judged = f"{len(most.tracks.track_ids)} judged tracks in {len(most.genres)} genres"
     return f"{found.tags['dataset']}, {judged}, folds={found.tags['folds']}"
 
 

@@ -153,7 +153,7 @@ class ConfigResult:
     Args:
         params: what names it: features, model, batch_size and whatever else was set.
         folds: their results, by index.
-        n_parameters: trainable weights of the model.
+        n_parameters: trainable weights of its networks; kernel machines have none.
     """
 
     params: Mapping[str, str]

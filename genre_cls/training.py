@@ -3,7 +3,7 @@
 Lightning takes seconds to import, so only a process that trains does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -28,7 +28,7 @@ from genre_cls.views import seen, shown
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
 
 if TYPE_CHECKING:
-    from genre_cls.data import Cut, FoldData
+    from genre_cls.data import FoldData
 
 LESS = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
 SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
@@ -106,21 +106,18 @@ def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
     """Learn from the windows that cover the training tracks, or from as many of them as may be."""
     from genre_cls.data import Windows
 
-    mean, deviation = data.standardisation()
-    cover = data.cover(data.fold.train)
+    view, cover = data.windowing.view, data.cover(data.fold.train)
     some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MOST)).astype(int)]
-    labels = data.labels[[track for track, _ in some]].cpu()
-
-    def statistics(cuts: Sequence["Cut"]) -> Tensor:
-        batches = (shown(features, mean, deviation, data.windowing.view) for features, _ in Windows(data, cuts))
-        return torch.cat([batch.cpu() for batch in batches])
-
     with torch.inference_mode():
-        machine = KernelMachine.fitted(statistics(some).flatten(1), labels, n_genres)
-        logits = machine(statistics(data.cover(data.fold.test)))
+        windows = [(seen(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
+        statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
+        deviation, mean = torch.std_mean(statistics[:, 0], dim=0, correction=0)
+        deviation = torch.where(deviation > 1e-4, deviation, 1.0)
+        machine = KernelMachine.fitted(((statistics - mean) / deviation).flatten(1), labels, n_genres)
+        said = [machine(shown(features.cpu(), mean, deviation, view)) for features, _ in data.predict_dataloader()]
     learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
-    weights = {"mean": mean.cpu(), "deviation": deviation.cpu(), **learned}
-    return weights, {}, data.predictions(logits.double().softmax(dim=1).numpy())
+    predictions = data.predictions(torch.cat(said).double().softmax(dim=1).numpy())
+    return {"mean": mean, "deviation": deviation, **learned}, {}, predictions
 
 
 def check_buildable(cfg: DictConfig) -> None:

@@ -45,12 +45,12 @@ def seen(features: Tensor, view: str) -> Tensor:
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
     """Shape of a view's standardisation: a value for each bin, for each pattern and rate, or for each statistic."""
     n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
-    n_rows = len(patterns(n_values)[1])
     match treatment(view):
         case "modulation":
-            return n_rows, N_RATES
+            return len(patterns(n_values)[1]), N_RATES
         case "statistics":
-            return 1, n_values * len(QUANTILES) + len(_pairs(min(n_values, N_BANDS))) + n_rows * N_RATES
+            n_modulations = len(patterns(n_values)[1]) * N_RATES
+            return 1, n_values * len(QUANTILES) + len(_pairs(min(n_values, N_BANDS))) + n_modulations
     return n_values, 1
 
 

@@ -1,6 +1,7 @@
 """The kernel machine: what ridge regression is elsewhere, and what it says of what it knows and of what it does not."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import SPECS, a_classifier
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
-from genre_cls import train, training
+from genre_cls import GenreClassifier, train, training
+from genre_cls.errors import UserError
 from genre_cls.kernel import RIDGE, SURENESS, KernelMachine
 
 Command = Callable[..., Any]
@@ -39,11 +43,35 @@ def test_it_knows_what_it_has_learned_from_and_nothing_of_what_is_like_nothing()
     assert machine(torch.full((1, 1, 1, 200), 30.0)).abs().max() < 1e-6
 
 
+def test_one_value_far_from_all_makes_a_window_unlike_none() -> None:
+    known, labels = windows(0, 60, 200), torch.arange(60) % 3
+    far = known.clone()
+    far[::7, 0] = 1e6  # more than float16 holds
+    machine = KernelMachine.fitted(far, labels, 3)
+    assert machine.centres.isfinite().all() and machine(far[:, None, None]).argmax(dim=1).equal(labels)
+    assert machine(known[:, None, None]).argmax(dim=1).equal(labels)
+
+
 def test_bfloat16_does_not_blur_it() -> None:
     machine, new = KernelMachine.fitted(windows(0, 60, 200), torch.arange(60) % 3, 3), windows(1, 9, 200)[:, None, None]
     with torch.autocast("cpu", torch.bfloat16):
         blurred = machine(new)
     assert torch.equal(blurred, machine(new))
+
+
+def test_it_goes_from_file_to_file_as_it_is_and_never_empty(tmp_path: Path) -> None:
+    first, again, empty = (tmp_path / f"{name}.safetensors" for name in ("first", "again", "empty"))
+    a_classifier(SPECS["another rate"]).save(first)
+    GenreClassifier.load(first).save(again)
+    held, kept = load_file(first), load_file(again)
+    centres = [name for name in kept if name.endswith("centres")]
+    assert len(centres) == 2 and all(kept[name].dtype == torch.float16 for name in centres)
+    assert all(held[name].equal(kept[name]) for name in kept)
+    with safe_open(first, "pt") as file:
+        nothing = {name: held[name][:0] for name in centres + [name.replace("centres", "weights") for name in centres]}
+        save_file(held | nothing, empty, file.metadata())
+    with pytest.raises(UserError, match="learned from nothing"):
+        GenreClassifier.load(empty)
 
 
 @pytest.mark.usefixtures("store_here")
@@ -67,7 +95,8 @@ def test_beside_networks_it_leaves_their_curves_alone(command: Command, on_music
     one = ("features=mfcc", "model=basic", "batch_size=4", "trainer.workers=1")
     done = command(train.main, "-m", *on_music, *one, "recipe.members=[plain],[plain,statistics]")
     assert done.code == 0
-    alone, beside = (done.children(parent) for parent in sorted(done.parents, key=lambda run: len(run.info.run_name)))
+    parents = sorted(done.parents, key=lambda run: len(run.data.params["recipe.members"]))
+    alone, beside = map(done.children, parents)
     for without, with_it in zip(alone, beside, strict=True):
         assert without.data.metrics["train_loss"] == with_it.data.metrics["train_loss"]
         assert without.data.metrics["log_loss"] != with_it.data.metrics["log_loss"]

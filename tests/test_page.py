@@ -90,13 +90,23 @@ def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
     assert len(rows) == len(REPORT.results) and all("–" in row and "1,234,567" in row for row in rows)
 
 
+def test_a_terminal_shows_settings_in_columns_only_if_they_are_the_axes() -> None:
+    assert "batch" in in_terminal(REPORT).partition("\n 1 ")[0] and "configuration" not in in_terminal(TINY)
+    other = in_terminal(replace(REPORT, results=(BEST, a_result(0.1, **{"recipe.features": "9"}))))
+    head, _, rows = other.partition("The best of")[0].partition("─")
+    assert "configuration" in head and "features" not in head and "recipe.features 9" in " ".join(rows.split())
+
+
 def test_eighty_columns_are_enough_for_any_number_of_settings() -> None:
     settings = {"model.dropout": "0.3", "recipe.optimizer.weight_decay": "0.001", "recipe.augmentation.mixup": "0.2"}
-    others = (a_result(0.1, **settings), a_result(0.2, **settings, **{"recipe.window": "3.0", "other.window": "9.0"}))
+    views = "[plain,levelled,modulation,statistics,mfcc_statistics]"
+    apart = {"recipe.window": "3.0", "other.window": "9.0", "recipe.members": views}
+    others = (a_result(0.1, **settings), a_result(0.2, **settings, **apart))
     rows = in_terminal(replace(REPORT, results=(BEST, *others)), width=80).partition("The best of")[0]
     assert "…" not in rows and "model.dropout" not in rows
     for words in ("dropout 0.3", "weight_decay 0.001", "mixup 0.2", "recipe.window 3.0", "other.window 9.0"):
         assert words in " ".join(rows.split())
+    assert views in "".join(rows.split())
 
 
 def test_unequal_numbers_of_folds_are_told() -> None:
