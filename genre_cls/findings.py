@@ -126,7 +126,8 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
         report: where they are.
         narrow: whether all settings share a column, if more than features, model and batch size differ.
     """
-    axes, more = [*AXES, *differing(report.results)], differing(report.results)
+    more = differing(report.results)
+    axes = [*AXES, *more]
     unequal = len({len(result.folds) for result in report.results}) > 1
     rows = []
     for place, result in enumerate(report.ranked, start=1):
