@@ -1,10 +1,13 @@
 """A kernel machine: a window is of the genre of those that it is like, by its statistics. It learns all at once."""
 
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+
+from genre_cls.features import constants
 
 RIDGE = 0.1  # what a window is worth to itself beside its likeness, 1
 SURENESS = 9.0  # logits for a window that is wholly of a genre; log loss of tracks left out is least at 8 to 10
@@ -45,7 +48,7 @@ class KernelMachine(nn.Module):
         """
         machine = cls(len(values), values.shape[1], n_genres)
         machine.centres = values.clamp(-FURTHEST, FURTHEST).half()
-        likeness = machine.likeness(machine.centres.float()).double()
+        likeness = machine.likeness(machine._known[0]).double()
         likeness.diagonal().add_(RIDGE)
         # What is like nothing is of all genres alike, so that each window's targets add up to nothing.
         targets = one_hot(labels, n_genres).double() - 1 / n_genres
@@ -62,6 +65,13 @@ class KernelMachine(nn.Module):
 
         Two windows that are as far apart as any two are in the mean have a likeness of 1 / e.
         """
-        values, centres = values.clamp(-FURTHEST, FURTHEST), self.centres.float()
-        squares = values.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1) - 2 * values @ centres.T
-        return (-squares.clamp(min=0) / (2 * centres.shape[1])).exp()
+        values, (centres, squares) = values.clamp(-FURTHEST, FURTHEST), self._known
+        distances = values.square().sum(dim=1, keepdim=True) + squares - 2 * values @ centres.T
+        return (-distances.clamp(min=0) / (2 * centres.shape[1])).exp()
+
+    @cached_property
+    def _known(self) -> tuple[Tensor, Tensor]:
+        """The centres as they are computed with, and their squares, which take longer than to judge some windows."""
+        with constants(self.centres.device):
+            centres = self.centres.float()
+            return centres, centres.square().sum(dim=1)
