@@ -250,9 +250,7 @@ def _music(gr: Any, desk: Desk) -> None:
     sound, heard = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
     with gr.Row(equal_height=True):
         genre = gr.Dropdown(list(desk.classifier.genres), label="genre to explain")
-        button = gr.Button(
-            f"What speaks for it? (takes some seconds for each of {desk.classifier.n_networks} networks)"
-        )
+        button = gr.Button(f"What speaks for it? (takes some seconds for each of {desk.classifier.n_networks} models)")
     why = gr.Plot(show_label=False)
     judge, explain = partial(_told, desk.judge), partial(_told, desk.explain)
     shown = [genres, over_time, alike, sound, heard, genre, why]
@@ -266,7 +264,7 @@ def _introduction(desk: Desk) -> str:
     if desk.classifier.dataset == "demo":
         learned += ", the synthetic demo set, and have never heard real music"
     return (
-        f"Drop an audio file or record something. {desk.classifier.n_networks} networks that have {learned} say which "
+        f"Drop an audio file or record something. {desk.classifier.n_networks} models that have {learned} say which "
         "genre it is of. Nothing leaves this machine, and the file is deleted when it has been heard."
     )
 

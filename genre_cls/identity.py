@@ -112,7 +112,7 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
         cfg.fold = None
     choices = hydra_config.runtime.choices
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
-    named |= {group: choices[group] or "none" for group in ("recipe", "folds", "experiment")}
+    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices[group]}
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)

@@ -460,7 +460,8 @@ class Tracker:
             if not folds:
                 return None
             own, params = json.loads(parent.data.tags["named"]), parent.data.params
-            named = {key: params.get(_legal(key), own.get(key, "?")) for key in (*own, *keys)}
+            unsaid = {"experiment": "none"}  # a choice that need not be made, while each setting has some value
+            named = {key: params.get(_legal(key), own.get(key, unsaid.get(key, "?"))) for key in (*own, *keys)}
             result, folder = ConfigResult(named, folds, int(params["n_parameters"])), self._files(parent)
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:

@@ -137,8 +137,7 @@ def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_
         "features=mfcc", "model=basic", "batch_size=16", "recipe.epochs=2", "+model.x='a=b'", "cache_dir=/x"
     )
     axes = {"features": "mfcc", "model": "basic", "batch_size": "16", "recipe": "default", "folds": "random"}
-    assert {**identity.named} == axes | {"experiment": "none", "recipe.epochs": "2", "model.x": "'a=b'"}
-    assert identity_of("experiment=smoke").named["experiment"] == "smoke"
+    assert {**identity.named} == axes | {"recipe.epochs": "2", "model.x": "'a=b'"}
     assert identity.title == "mfcc basic 16"
 
 

@@ -246,7 +246,9 @@ def test_what_only_some_were_told_is_known_of_the_others(tracker: Tracker) -> No
     for identity, told, epochs in (("a", True, "30"), ("b", False, "30"), ("c", True, "60")):
         run_id = store(tracker, identity, 1.0)
         client.log_param(run_id, "recipe.epochs", epochs)
-        named = json.loads(run(tracker, run_id).data.tags["named"]) | ({"recipe.epochs": "3e1"} if told else {})
+        named = json.loads(run(tracker, run_id).data.tags["named"]) | (
+            {"recipe.epochs": "3e1", "experiment": "best", "old": "1"} if told else {}
+        )
         client.set_tag(run_id, "named", json.dumps(named))
     comparison = tracker.newest()
     assert comparison
@@ -255,6 +257,10 @@ def test_what_only_some_were_told_is_known_of_the_others(tracker: Tracker) -> No
         "b": "30",
         "c": "60",
     }
+    assert [[r.params[key] for key in ("experiment", "old")] for r in comparison.results][:2] == [
+        ["best", "1"],
+        ["none", "?"],
+    ]
 
 
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
