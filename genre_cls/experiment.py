@@ -59,6 +59,8 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         _check_device(cfg.trainer.device)
         check_buildable(cfg)
+    if len(configurations) > 1 and not all(map(network_views, configurations)):
+        log.warning("recipe.members: where no network votes, model, batch_size and epochs change nothing")
     load_all(configurations)
     for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
         tracker = Tracker(uri, Path(folder))

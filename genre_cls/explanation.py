@@ -15,6 +15,7 @@ from genre_cls.views import medians, mfccs
 from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, repeat_to, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
+OVERLAP = 0.5  # at least, of windows that fade at both ends, as those do of which modulations are seen
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
 
 
@@ -33,22 +34,22 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
     """
     clip, n_frames = extract(waveform, [replace(usage.spec, kind="mel")])[0], usage.spec.n_frames(usage.window)
     mel = torch.from_numpy(repeat_to(clip, n_frames)).float()  # (n_mels, n_repeated)
-    starts = cover_starts(mel.shape[1], n_frames, usage.overlap)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
     for network in networks:
         seen = mel - mel.mean(dim=1, keepdim=True) if treatment(network.view) == "levelled" else mel
+        starts = cover_starts(mel.shape[1], n_frames, overlap(network.view, usage.overlap))
+        weight = 1 / (len(networks) * len(starts))
         for start in starts:
             shares, gained = _integrated(network, basis, seen[:, start : start + n_frames], genre)
-            evidence[:, start : start + n_frames] += shares
-            difference += gained
-    n = len(networks) * len(starts)
+            evidence[:, start : start + n_frames] += weight * shares
+            difference += weight * gained
     # What a repeated frame adds is due to the frame that it repeats.
-    own = torch.zeros(clip.shape).index_add_(1, torch.arange(mel.shape[1]) % clip.shape[1], evidence / n)
+    own = torch.zeros(clip.shape).index_add_(1, torch.arange(mel.shape[1]) % clip.shape[1], evidence)
     return Explanation(
         genre=usage.genres[genre],
         mel=clip.astype(np.float32),
         evidence=own.numpy(),
-        difference=difference / n,
+        difference=difference,
         frequencies=mel_frequencies(usage.spec),
         seconds_per_frame=usage.spec.seconds_per_frame,
         origin=_origin(networks),
@@ -91,9 +92,23 @@ def _origin(networks: Sequence[Network]) -> str:
     return first + (f" ({'; '.join(f'{origin}, for {whose}' for origin, whose in others)})" if others else "")
 
 
+def overlap(view: str, least: float) -> float:
+    """Share of a window by which windows overlap, so that no moment counts for more than another.
+
+    Args:
+        view: how a network sees a window.
+        least: by which it is judged.
+    """
+    return max(least, OVERLAP) if _sees_modulations(view) else least
+
+
+def _sees_modulations(view: str) -> bool:
+    return treatment(view) in ("modulation", "statistics")
+
+
 def _ends(view: str) -> Tensor:
     """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
-    if treatment(view) not in ("modulation", "statistics"):
+    if not _sees_modulations(view):
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
 

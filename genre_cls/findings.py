@@ -226,7 +226,7 @@ def _scores(result: ConfigResult) -> dict[str, str]:
         "95 % interval": interval(result),
         "macro F1, %": percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
-        "parameters": f"{result.n_parameters:,}",
+        "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # but what a kernel machine keeps
     }
 
 
@@ -235,7 +235,8 @@ def _in_short(result: ConfigResult, more: Sequence[str]) -> str:
     last = [axis.rpartition(".")[2] for axis in (*AXES, *more)]
     short = [name if last.count(name) == 1 else axis for name, axis in zip(last, (*AXES, *more), strict=True)]
     settings = zip(short, (*AXES, *more), strict=True)
-    return ", ".join(setting(name, result.params.get(axis, "?")) for name, axis in settings)
+    values = ((name, result.params.get(axis, "?").replace(",", ", ")) for name, axis in settings)  # to break lines at
+    return ", ".join(setting(name, value) for name, value in values)
 
 
 def _accuracy(result: ConfigResult) -> str:

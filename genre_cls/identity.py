@@ -112,7 +112,8 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
         cfg.fold = None
     choices = hydra_config.runtime.choices
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
-    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices[group]}
+    # Of several experiments Hydra knows no choice; they are named as they were asked for, among the overrides.
+    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices.get(group)}
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)

@@ -82,8 +82,10 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
         _draw_losses(axes, result.folds)
         accuracy = 100 * result.estimate("accuracy").mean
         axes.set_title(f"{place}: {_plain(name, 44)}\naccuracy {accuracy:.1f} %")
-    panels[0].set_ylabel("cross-entropy (nats)")
-    _legend(figure, panels[0].get_legend_handles_labels()[0])
+    first = next((axes for axes in panels if axes.axison), panels[0])
+    first.set_ylabel("cross-entropy (nats)")
+    first.tick_params(labelleft=True)
+    _legend(figure, first.get_legend_handles_labels()[0])
     return figure
 
 
@@ -437,8 +439,12 @@ def _style_bar(bar: Colorbar, label: str) -> None:
 
 
 def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
+    if not any(fold.curves for fold in folds):
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no epochs: it learned all at once", ha="center", transform=axes.transAxes)
+        return
     for key, label, color, style in LOSSES:
-        curves = [fold.curves.get(key, ()) for fold in folds]
+        curves = [fold.curves[key] for fold in folds]
         for curve in curves if len(folds) > 1 else []:
             _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
         # The mean ends with the shortest fold: beyond it, it would be one of other folds.
@@ -447,8 +453,6 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not any(fold.curves for fold in folds):
-        axes.text(0.5, 0.5, "no epochs: it learned all at once", ha="center", transform=axes.transAxes)
     _tidy(axes)
 
 

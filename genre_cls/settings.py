@@ -91,7 +91,7 @@ class Several:
 
     def __str__(self) -> str:
         *others, last = self.choices
-        return f"a list of {', '.join(others)} or {last}, such as [{','.join(self.choices)}]"
+        return f"a list of {', '.join(others)} or {last}, such as [{','.join(self.choices[:2])}]"
 
 
 @dataclass(frozen=True)
@@ -283,9 +283,11 @@ def _never_lost(told: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["s
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether an exception tells of a user's mistake; Hydra raises bare ValueErrors, too."""
+    """Whether an exception tells of a user's mistake; Hydra raises bare ones, too."""
     (*_, (frame, _)) = walk_tb(error.__traceback__)
-    of_hydra = isinstance(error, ValueError) and str(frame.f_globals.get("__name__", "")).startswith("hydra.")
+    of_hydra = isinstance(error, (TypeError, ValueError)) and str(frame.f_globals.get("__name__", "")).startswith(
+        "hydra."
+    )
     return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
 
 
@@ -304,7 +306,7 @@ def explain(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
         return _no_such_option(str(error.missing_cfg_file), error.options or [])
-    if text.startswith("Config group override"):
+    if text.startswith(("Config group override", "can only concatenate str")):  # of a list within a list of options
         return "an option is chosen by its name, as in model=deep (--help lists them)"
     if found := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):
         return f"{found[2]}: is taken from the environment variable {found[1]}, which is not set"

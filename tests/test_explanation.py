@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genre_cls import GenreClassifier, plots, predict
 from genre_cls.audio import UnreadableAudio, decode
 from genre_cls.errors import UserError
-from genre_cls.explanation import explained
+from genre_cls.explanation import explained, overlap
 from genre_cls.features import extract
 from genre_cls.modelfile import Network, Usage
 from genre_cls.views import mfccs
@@ -50,7 +50,7 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     n_frames = spec.n_frames(usage.window)
     whole = torch.from_numpy(repeat_to(clip, n_frames)).float()
     heard = whole - whole.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else whole
-    starts = cover_starts(whole.shape[1], n_frames, usage.overlap)
+    starts = cover_starts(whole.shape[1], n_frames, overlap(view, usage.overlap))
     windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
     mean = network.mean
     if treatment(view) == "modulation":

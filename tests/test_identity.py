@@ -141,6 +141,11 @@ def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_
     assert identity.title == "mfcc basic 16"
 
 
+def test_several_experiments_at_once_are_named_as_they_were_asked_for(identity_of: Callable[..., Identity]) -> None:
+    identity = identity_of("experiment=[best,smoke]", "dataset=demo")
+    assert identity.named["experiment"] == "[best,smoke]" and "[plain," in identity.params["recipe.members"]
+
+
 def test_params_are_all_settings_and_the_names(identity_of: Callable[..., Identity], composed: Compose) -> None:
     identity = identity_of("features=mfcc")
     settings = {key: str(value).replace(", ", ",").replace("'", "") for key, value in leaves(composed("features=mfcc"))}

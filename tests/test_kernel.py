@@ -79,10 +79,12 @@ def test_a_configuration_may_be_a_kernel_machine_alone(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "MOST", 11)
-    one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.members=[statistics]")
-    done = command(train.main, "-m", *on_music, *one)
+    same = ("features=mel", "model=basic", "batch_size=4,8", "trainer.workers=1", "recipe.members=[statistics]")
+    done = command(train.main, "-m", *on_music, *same)
     assert done.code == 0 and (done.folder / "report" / "report.html").exists()
-    (parent,) = done.parents
+    assert done.err.count("where no network votes, model, batch_size and epochs change nothing") == 1
+    parent, other = done.parents
+    assert parent.data.metrics["accuracy_mean"] == other.data.metrics["accuracy_mean"]
     assert parent.data.metrics["accuracy_mean"] > 0.8 and parent.data.params["n_parameters"] == "0"
     for fold in done.children(parent):
         assert "train_loss" not in fold.data.metrics and "loss_curves.png" in done.files(fold)

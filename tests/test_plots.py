@@ -372,3 +372,20 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
         for figure in figures:
             figure.draw_without_rendering()
             assert any(text.replace("\\$", "$") == note for text in texts(figure))
+
+
+def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
+    learned = a_result(0.6, 0.8)
+    at_once = replace(learned, folds=tuple(replace(fold, curves={}) for fold in learned.folds))
+    for pair in ((at_once, learned), (learned, at_once), (at_once, at_once)):
+        figure = plots.compare_loss_curves(*pair)
+        for axes, result in zip(figure.axes, pair, strict=True):
+            assert axes.axison == bool(result.folds[0].curves) == bool(axes.lines)
+            assert (
+                [text.get_text() for text in axes.texts] == [] if axes.axison else ["no epochs: it learned all at once"]
+            )
+            highest = max((max(line.get_ydata()) for line in axes.lines), default=0)
+            assert axes.get_ylim()[1] >= highest or not axes.axison
+        labelled = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
+        assert len(labelled) == any(axes.axison for axes in figure.axes)
+    assert plots.png(plots.loss_curves(at_once.folds, title="t"))
