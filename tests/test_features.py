@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -70,13 +70,20 @@ def specs(draw: st.DrawFn) -> FeatureSpec:
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank")
 @settings(max_examples=40, deadline=None)
 @given(spec=specs(), seed=st.integers(0, 99))
+@example(
+    spec=FeatureSpec(kind="mel", hop_length=292, n_mels=110, n_mfcc=1, f_max=5513.0, top_db=114.0), seed=23
+)  # 114 dB below the peak, where float32 no longer suffices for a tenth of a decibel
 def test_features_agree_with_librosa(spec: FeatureSpec, seed: int) -> None:
     waveform = clip(seed)
     reference = as_librosa(waveform, spec)
     scale = max(np.ptp(reference), 1.0)
     exact = unrounded(waveform, spec)
     assert exact.shape == reference.shape
-    np.testing.assert_allclose(exact, reference, rtol=0, atol=1e-3 * scale)
+    off = np.abs(exact - reference) > 1e-3 * scale
+    if spec.kind == "mel":  # but for what float32 rounds a Fourier transform by, a millionth of the loudest amplitude
+        powers, expected = 10 ** (exact / 10), 10 ** (reference / 10)
+        off &= np.abs(powers - expected) > 1e-12 * expected.max()
+    assert not off.any()
     (rounded,) = extract(waveform, [spec])
     assert rounded.dtype == np.float16
     np.testing.assert_allclose(rounded, exact, rtol=ROUNDING, atol=1e-6)
