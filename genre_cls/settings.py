@@ -285,9 +285,8 @@ def _never_lost(told: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["s
 def _is_users(error: Exception) -> bool:
     """Whether an exception tells of a user's mistake; Hydra raises bare ones, too."""
     (*_, (frame, _)) = walk_tb(error.__traceback__)
-    of_hydra = isinstance(error, (TypeError, ValueError)) and str(frame.f_globals.get("__name__", "")).startswith(
-        "hydra."
-    )
+    room = str(frame.f_globals.get("__name__", ""))
+    of_hydra = isinstance(error, (AssertionError, TypeError, ValueError)) and room.startswith("hydra.")
     return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
 
 
@@ -306,7 +305,8 @@ def explain(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
         return _no_such_option(str(error.missing_cfg_file), error.options or [])
-    if text.startswith(("Config group override", "can only concatenate str")):  # of a list within a list of options
+    # Of options without a name, and of a list within a list of options, Hydra raises what says nothing.
+    if isinstance(error, AssertionError) or text.startswith(("Config group override", "can only concatenate str")):
         return "an option is chosen by its name, as in model=deep (--help lists them)"
     if found := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):
         return f"{found[2]}: is taken from the environment variable {found[1]}, which is not set"

@@ -304,6 +304,7 @@ LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 @given(**FUZZED)
 @example(key="", value="", sign="+")
 @example(key="dataset", value="[1,[2]]", sign="")
+@example(key="@", value="", sign="+")
 @example(key="", value="1", sign="~")
 def test_any_value_of_any_setting_is_good_or_told_in_one_line(
     command: Command, key: str, value: str, sign: str
