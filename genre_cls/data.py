@@ -92,9 +92,7 @@ class FoldData(pl.LightningDataModule):
         view = self.windowing.view
         if treatment(view) == "modulation":
             windows = Windows(self, self.centres(self.fold.train))
-            spectra = torch.cat([seen(features, view) for features, _ in windows])[:, 0]
-            deviation, mean = torch.std_mean(spectra, dim=0, correction=0)
-            return mean, torch.where(deviation > 1e-4, deviation, 1.0)
+            return standardisation_of_windows(torch.cat([seen(features, view) for features, _ in windows]))
         clips = (self.clips[i] - self.levels[i] if self.levels else self.clips[i] for i in self.fold.train)
         mean, deviation = standardisation(seen(clip, view) for clip in clips)
         return mean[:, None], deviation[:, None]
@@ -170,6 +168,19 @@ class Crops:
         starts = [int(self.generator.integers(self.data.last_start(track, n_frames) + 1)) for track in order]
         windows = list(zip(order.tolist(), starts, strict=True))[: len(self) * self.batch_size]
         return self.data.batches(windows, n_frames, self.batch_size)
+
+
+def standardisation_of_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each value of some windows.
+
+    Args:
+        windows: what is seen of each `(n_windows, 1, n_rows, n_columns)`, float32.
+
+    Returns:
+        Two matrices `(n_rows, n_columns)`; a value that never changes gets a deviation of 1.
+    """
+    deviation, mean = torch.std_mean(windows[:, 0], dim=0, correction=0)
+    return mean, torch.where(deviation > 1e-4, deviation, 1.0)
 
 
 def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

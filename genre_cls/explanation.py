@@ -12,7 +12,7 @@ from genre_cls.features import FeatureSpec, cosines, extract, mel_frequencies
 from genre_cls.modelfile import Network, Usage
 from genre_cls.prediction import Explanation
 from genre_cls.views import medians, mfccs
-from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, repeat_to, treatment
+from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, repeat_to, sees_modulations, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 OVERLAP = 0.5  # at least, of windows that fade at both ends, as those do of which modulations are seen
@@ -99,16 +99,12 @@ def overlap(view: str, least: float) -> float:
         view: how a network sees a window.
         least: by which it is judged.
     """
-    return max(least, OVERLAP) if _sees_modulations(view) else least
-
-
-def _sees_modulations(view: str) -> bool:
-    return treatment(view) in ("modulation", "statistics")
+    return max(least, OVERLAP) if sees_modulations(view) else least
 
 
 def _ends(view: str) -> Tensor:
     """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
-    if not _sees_modulations(view):
+    if not sees_modulations(view):
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
 

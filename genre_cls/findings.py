@@ -133,7 +133,7 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
     for place, result in enumerate(report.ranked, start=1):
         settings = {axis.replace("batch_size", "batch size"): result.params.get(axis, "?") for axis in axes}
         if narrow and more:
-            settings = {"configuration": _in_short(result, more)}
+            settings = {"configuration": _in_short(result, axes)}
         folds = {"folds": str(len(result.folds))} if unequal else {}
         scores = folds | _scores(result)
         rows.append([str(place), *settings.values(), *scores.values()])
@@ -230,13 +230,12 @@ def _scores(result: ConfigResult) -> dict[str, str]:
     }
 
 
-def _in_short(result: ConfigResult, more: Sequence[str]) -> str:
-    """A configuration's name, with the last part alone of each of the settings that are more than its axes."""
-    last = [axis.rpartition(".")[2] for axis in (*AXES, *more)]
-    short = [name if last.count(name) == 1 else axis for name, axis in zip(last, (*AXES, *more), strict=True)]
-    settings = zip(short, (*AXES, *more), strict=True)
-    values = ((name, result.params.get(axis, "?").replace(",", ", ")) for name, axis in settings)  # to break lines at
-    return ", ".join(setting(name, value) for name, value in values)
+def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
+    """A configuration's name, with the last part alone of each axis, where that is enough to tell them apart."""
+    last = [axis.rpartition(".")[2] for axis in axes]
+    short = [name if last.count(name) == 1 else axis for name, axis in zip(last, axes, strict=True)]
+    values = [result.params.get(axis, "?").replace(",", ", ") for axis in axes]  # a list's lines may break there
+    return ", ".join(map(setting, short, values))
 
 
 def _accuracy(result: ConfigResult) -> str:

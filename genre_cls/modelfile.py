@@ -26,7 +26,7 @@ from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
 from genre_cls.views import shape_of, shown
-from genre_cls.windows import is_of_statistics, treatment
+from genre_cls.windows import is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
 LARGEST = 1 << 28  # values of a matrix, 1 GB; a window of 600 s takes half of it
@@ -174,7 +174,7 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
 def _largest(spec: FeatureSpec, window: float, views: Sequence[str]) -> float:
     """Values of the largest matrix on the way from a clip to what a network sees."""
     sizes = [spec.n_fft / 2 * longest_clip(window) * spec.sample_rate / spec.hop_length, spec.n_fft / 2 * spec.n_mels]
-    if any(treatment(view) in ("modulation", "statistics") for view in views):
+    if any(map(sees_modulations, views)):
         sizes += [float(spec.n_frames(window)) ** 2, float(spec.n_bins) ** 2]
     return max(sizes)
 
@@ -205,7 +205,7 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    if isinstance(model, KernelMachine):
+    if isinstance(model, KernelMachine):  # whose centres take half the bytes, to be written again as they were
         model.centres = model.centres.half()
     with torch.inference_mode():
         shape = tuple(network(torch.zeros(2, 1, usage.spec.n_bins, usage.spec.n_frames(usage.window))).shape)

@@ -104,15 +104,14 @@ def _network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
 
 def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
     """Learn from the windows that cover the training tracks, or from as many of them as may be."""
-    from genre_cls.data import Windows
+    from genre_cls.data import Windows, standardisation_of_windows
 
     view, cover = data.windowing.view, data.cover(data.fold.train)
     some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MOST)).astype(int)]
     with torch.inference_mode():
         windows = [(seen(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
-        deviation, mean = torch.std_mean(statistics[:, 0], dim=0, correction=0)
-        deviation = torch.where(deviation > 1e-4, deviation, 1.0)
+        mean, deviation = standardisation_of_windows(statistics)
         machine = KernelMachine.fitted(((statistics - mean) / deviation).flatten(1), labels, n_genres)
         said = [machine(shown(features.cpu(), mean, deviation, view)) for features, _ in data.predict_dataloader()]
     learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}

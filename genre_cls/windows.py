@@ -26,6 +26,11 @@ def is_of_statistics(view: str) -> bool:
     return treatment(view) == "statistics"
 
 
+def sees_modulations(view: str) -> bool:
+    """Whether modulation spectra are what a view is, or a part of it."""
+    return treatment(view) in ("modulation", "statistics")
+
+
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
     """First frames of the fewest evenly spread windows that cover a clip and overlap by at least a share.
 

@@ -34,7 +34,7 @@ SHAPE: dict[str, Any] = {
 
 
 def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
-    """A CNN with random weights, as sure as a trained one."""
+    """A CNN with random weights, as sure as a trained one; of statistics a kernel machine."""
     torch.manual_seed(seed)
     if is_of_statistics(view):
         return a_kernel_machine(spec, seed, view)
@@ -74,7 +74,7 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
 
 
 def music(path: Path, seconds: float, seed: int = 0) -> Path:
-    """A file of such a sound."""
+    """A file of a `sound`."""
     soundfile.write(path, sound(seconds, seed, RATE), RATE)
     return path
 
