@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context, resource_tracker
+from multiprocessing import active_children, connection, get_context, resource_tracker
 from typing import Any
 
 from genre_cls.errors import UserError
@@ -91,11 +91,10 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
 
 
 def _check_alive() -> None:
-    # A pool that breaks while it is called may leave calls unanswered; the next call wakes it up, or it takes no more.
-    if not _pools:
+    # Python does not notice a worker that is killed while it sends a result, or while the pool is called.
+    workers = [process.sentinel for pool in list(_pools.values()) for process in list(pool._processes.values())]
+    if not workers or connection.wait(workers, timeout=0):
         raise BrokenProcessPool
-    for pool in list(_pools.values()):
-        pool.submit(int)
 
 
 def at_hand() -> bool:
@@ -117,10 +116,12 @@ def stop() -> None:
     """End all workers at once, whatever they are at."""
     while _pools:
         _, pool = _pools.popitem()
+        queue: Any = pool._result_queue
         ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
         ending.start()
         for process in active_children():
             process.kill()
+        queue._writer.close()  # or Python waits for the rest of a result that one of them was sending, even to exit
         ending.join(PATIENCE)  # Python that leaves meanwhile may find the pool half taken apart, and tell it
 
 

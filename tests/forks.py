@@ -1,12 +1,17 @@
 """The command in a fork of this process, which need not import all anew."""
 
+import faulthandler
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from hydra.core.global_hydra import GlobalHydra
 
 from genre_cls import train
+
+PATIENCE = 300  # s, after which a command that stands still says where, and ends
 
 
 def fork(prepare: Callable[[], None], *arguments: str) -> int:
@@ -20,6 +25,9 @@ def fork(prepare: Callable[[], None], *arguments: str) -> int:
     if child:
         return child
     try:
+        # What other threads held when it began stays held in a fork.
+        faulthandler.register(signal.SIGALRM, sys.__stderr__, chain=True)
+        signal.alarm(PATIENCE)
         GlobalHydra.instance().clear()
         sys.argv = ["genre_cls/train.py", *arguments]
         prepare()
@@ -27,6 +35,8 @@ def fork(prepare: Callable[[], None], *arguments: str) -> int:
         os._exit(0)
     except SystemExit as end:
         os._exit(int(end.code or 0))
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
     finally:
         os._exit(70)
 

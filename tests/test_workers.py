@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -91,6 +92,26 @@ def test_calls_that_a_broken_pool_has_forgotten_are_not_waited_for(
     with pytest.raises(UserError, match="a worker process was killed"):
         list(results([Future()]))
     assert list(results([call(1, time.sleep, 1)])) == [None]
+
+
+def killed_while_it_sends() -> None:
+    """End a worker when the main process has half of its result."""
+    pool_worker = sys._getframe(2)  # that calls what calls this
+    os.write(pool_worker.f_locals["result_queue"]._writer.fileno(), (1000).to_bytes(4, "big") + b"some of them")
+    os._exit(9)
+
+
+def test_a_worker_that_is_killed_while_it_sends_a_result_is_told_and_python_can_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 0.1)
+    before = set(threading.enumerate())
+    with pytest.raises(UserError, match="a worker process was killed"):
+        list(results([call(2, killed_while_it_sends), call(2, abs, -3)]))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert list(results([call(2, abs, -3)])) == [3]
 
 
 class Unreadable:
