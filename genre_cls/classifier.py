@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
-from genre_cls.modelfile import SavedModel, read, saved
+from genre_cls.modelfile import Network, SavedModel, read, saved
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
+from genre_cls.views import seen
 from genre_cls.whole import written
 from genre_cls.windows import cover_starts, repeat_to, treatment
 
@@ -54,6 +55,9 @@ class GenreClassifier:
         (self._usage,) = usages
         self._parts = tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
+        self._by_view: dict[str, list[Network]] = {}
+        for network in self._networks:
+            self._by_view.setdefault(network.view, []).append(network)
         self._temperature = temperature or float(np.mean([part.temperature for part in parts]))
 
     @classmethod
@@ -209,11 +213,11 @@ class GenreClassifier:
         """
         bfloat16 = arithmetic(self._usage.precision, accelerator=False) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            plain, levelled = (torch.split(one, AT_ONCE) for one in (features, features - level))
-            votes = [
-                torch.cat([net(batch).double() for batch in (levelled if treatment(net.view) == "levelled" else plain)])
-                for net in self._networks
-            ]
+            votes = []
+            for view, networks in self._by_view.items():
+                windows = features - level if treatment(view) == "levelled" else features
+                batches = [seen(batch, view) for batch in torch.split(windows, AT_ONCE)]  # once for all folds' networks
+                votes += [torch.cat([each.judge(batch).double() for batch in batches]) for each in networks]
             verdict: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(verdict).all():
             raise UserError("the model gives no numbers for this file")

@@ -25,7 +25,7 @@ from genre_cls.features import FeatureSpec
 from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
-from genre_cls.views import shape_of, shown
+from genre_cls.views import seen, shape_of, standardised
 from genre_cls.windows import is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
@@ -96,7 +96,11 @@ class Network(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.model(shown(features, self.mean, self.deviation, self.view))
+        return self.judge(seen(features, self.view))
+
+    def judge(self, values: Tensor) -> Tensor:
+        """Logits `(batch, n_genres)` of what is `seen` of windows in this view."""
+        return self.model(standardised(values, self.mean, self.deviation))
 
 
 def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:

@@ -28,7 +28,18 @@ def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tenso
         deviation: likewise.
         view: one of `windows.VIEWS`.
     """
-    return ((seen(features, view).float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
+    return standardised(seen(features, view), mean, deviation)
+
+
+def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """What is `seen`, each value with zero mean and unit variance, float32, channels last.
+
+    Args:
+        values: of windows in a view.
+        mean: of each value, of the `shape_of` the view.
+        deviation: likewise.
+    """
+    return ((values.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
 def seen(features: Tensor, view: str) -> Tensor:
