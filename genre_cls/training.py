@@ -103,10 +103,13 @@ def _network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
 
 
 def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
-    """Learn from the windows that cover the training tracks, or from as many of them as may be."""
+    """Learn from the windows that cover the training tracks, or from as many of them as may be.
+
+    Nothing is stopped early, so it learns from the inner validation tracks, too.
+    """
     from genre_cls.data import Windows, standardisation_of_windows
 
-    view, cover = data.windowing.view, data.cover(data.fold.train)
+    view, cover = data.windowing.view, data.cover(np.union1d(data.fold.train, data.fold.val))
     some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MOST)).astype(int)]
     with torch.inference_mode():
         windows = [(seen(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]

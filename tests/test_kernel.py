@@ -93,6 +93,17 @@ def test_a_configuration_may_be_a_kernel_machine_alone(
 
 
 @pytest.mark.usefixtures("store_here")
+def test_early_stopping_takes_no_tracks_from_it(command: Command, on_music: tuple[str, ...]) -> None:
+    one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.members=[statistics]")
+    stopping = ("recipe.early_stopping.patience=0,1", "recipe.early_stopping.val_fraction=0.4")
+    done = command(train.main, "-m", *on_music, *one, *stopping)
+    assert done.code == 0
+    not_stopped, stopped = map(done.children, done.parents)
+    for one_fold, same_fold in zip(stopped, not_stopped, strict=True):
+        assert one_fold.data.metrics["log_loss"] == same_fold.data.metrics["log_loss"]
+
+
+@pytest.mark.usefixtures("store_here")
 def test_beside_networks_it_leaves_their_curves_alone(command: Command, on_music: tuple[str, ...]) -> None:
     one = ("features=mfcc", "model=basic", "batch_size=4", "trainer.workers=1")
     done = command(train.main, "-m", *on_music, *one, "recipe.members=[plain],[plain,statistics]")
