@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children, connection, get_context, resource_tracker
 from typing import Any
 
@@ -63,7 +63,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[byt
     try:
         with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
             return _pools[size].submit(_pickled, pickle.dumps((function, arguments)))
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter where what they are forks of has died
         stop()
         raise UserError(KILLED) from error
 
@@ -115,13 +115,16 @@ def stopped_by_failure() -> Iterator[None]:
 def stop() -> None:
     """End all workers at once, whatever they are at."""
     while _pools:
-        _, pool = _pools.popitem()
-        queue: Any = pool._result_queue
+        pool: Any = _pools.popitem()[1]
+        # Even to exit Python waits until all that workers are asked for is read, and for the rest of what one sends.
+        pool._call_queue.cancel_join_thread()
+        given = pool._result_queue._writer
         ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
         ending.start()
         for process in active_children():
             process.kill()
-        queue._writer.close()  # or Python waits for the rest of a result that one of them was sending, even to exit
+        with suppress(OSError):  # the pool may have closed it
+            given.close()
         ending.join(PATIENCE)  # Python that leaves meanwhile may find the pool half taken apart, and tell it
 
 
@@ -155,4 +158,16 @@ def _pickled(asked: bytes) -> bytes:
     # By itself torch would send each tensor as an open file of shared memory, of which systems allow few, and a worker
     # that cannot read what it is sent would die of it.
     function, arguments = pickle.loads(asked)
-    return pickle.dumps(function(*arguments))
+    try:
+        return pickle.dumps(function(*arguments))
+    except Exception as error:
+        raise _sendable(error) from error
+
+
+def _sendable(error: Exception) -> Exception:
+    """A failure, or what it says, where it cannot be made anew elsewhere, of which the pool would break."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -159,6 +159,45 @@ def test_nothing_is_said_of_calls_that_were_given_up_as_workers_end() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+class Demanding(Exception):
+    """A failure that cannot be made anew from what it says."""
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(reason)
+
+
+def failing_demandingly() -> None:
+    raise Demanding(reason="the moon is full")
+
+
+def test_a_failure_that_cannot_be_sent_is_told_in_its_words() -> None:
+    with pytest.raises(RuntimeError, match="Demanding: the moon is full"):
+        list(results([call(1, failing_demandingly)]))
+
+
+UNREAD = """
+import os, signal, time
+from genre_cls import workers
+from genre_cls.errors import UserError
+workers.PATIENCE = 0.5
+(pid,) = workers.results([workers.call(1, os.getpid)])
+call, *others = workers.call(1, time.sleep, 60), *(workers.call(1, len, b"1" * 300_000) for _ in range(9))
+time.sleep(0.5)  # until what they are sent fills the pipe
+for each in others:
+    each.cancel()
+os.kill(pid, signal.SIGKILL)
+try:
+    list(workers.results([call]))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_python_can_exit_though_workers_were_killed_with_much_to_read() -> None:
+    done = subprocess.run([sys.executable, "-c", UNREAD], capture_output=True, text=True, check=True, timeout=60)
+    assert "a worker process was killed" in done.stdout and done.stderr == ""
+
+
 AHEAD = """
 import sys
 from multiprocessing import forkserver
