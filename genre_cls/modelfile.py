@@ -5,6 +5,7 @@ holds.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isclass
@@ -26,9 +27,10 @@ from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
 from genre_cls.views import seen, shape_of, standardised
-from genre_cls.windows import is_of_statistics, sees_modulations
+from genre_cls.windows import is_of_statistics, sees_modulations, treatment
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
+AT_ONCE = 32  # windows that a network judges
 LARGEST = 1 << 28  # values of a matrix, 1 GB; a window of 600 s takes half of it
 
 Weights = Mapping[str, Tensor]
@@ -170,14 +172,19 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     spec = FeatureSpec(**features)
     model = json.dumps(config["model"], sort_keys=True)
     window, overlap, views, precision = settings.values()
-    if (needed := _largest(spec, window, views)) > LARGEST:
-        raise UserError(f"would fill the memory: its features and views take a matrix of {needed:.0e} values")
+    _check_size("features and views take", _largest(spec, window, overlap, views))
     return Usage(spec, tuple(genres), window, overlap, tuple(views), precision, model)
 
 
-def _largest(spec: FeatureSpec, window: float, views: Sequence[str]) -> float:
+def _check_size(what: str, n_values: float) -> None:
+    if n_values > LARGEST:
+        raise UserError(f"would fill the memory: its {what} a matrix of {n_values:.0e} values")
+
+
+def _largest(spec: FeatureSpec, window: float, overlap: float, views: Sequence[str]) -> float:
     """Values of the largest matrix on the way from a clip to what a network sees."""
-    sizes = [spec.n_fft / 2 * longest_clip(window) * spec.sample_rate / spec.hop_length, spec.n_fft / 2 * spec.n_mels]
+    n_frames, windows_share = longest_clip(window) * spec.sample_rate / spec.hop_length, 1 / (1 - overlap)
+    sizes = [spec.n_fft / 2 * n_frames, spec.n_fft / 2 * spec.n_mels, spec.n_bins * n_frames * windows_share]
     if any(map(sees_modulations, views)):
         sizes += [float(spec.n_frames(window)) ** 2, float(spec.n_bins) ** 2]
     return max(sizes)
@@ -206,6 +213,9 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
         else:
             model = _model(settings, len(usage.genres), trust)
         network = Network(model, usage.spec.n_bins, view)
+        if not trust and not isinstance(model, KernelMachine):
+            trial = _model(settings, len(usage.genres), trust)  # as some take their shape from what they see first
+            _check_size("maps take", _largest_map(trial, usage, view))
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -216,6 +226,20 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     if shape != (2, len(usage.genres)):
         raise UserError(f"gives {shape} for two windows and {len(usage.genres)} genres")
     return network
+
+
+def _largest_map(model: nn.Module, usage: Usage, view: str) -> int:
+    """Values of what the largest of a model's layers makes of all windows that it judges at once."""
+    sizes: list[int] = []
+    for layer in model.modules():
+        layer.register_forward_hook(lambda _, __, made: sizes.append(made.numel()))
+    n_rows, n_columns = shape_of(view, usage.spec.n_bins)
+    if treatment(view) != "modulation":  # is standardised bin by bin
+        n_columns = usage.spec.n_frames(usage.window)
+    n_windows = 1 + math.ceil((longest_clip(usage.window) / usage.window - 1) / (1 - usage.overlap))
+    with torch.no_grad():
+        model.eval()(torch.zeros(min(AT_ONCE, n_windows), 1, n_rows, n_columns))
+    return max(sizes)
 
 
 def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:

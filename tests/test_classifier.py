@@ -282,6 +282,14 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
     "more bands than memory": (lambda d, *_: d["features"].update(n_mels=32768, n_fft=65536), "would fill the memory"),
+    "maps larger than memory": (
+        lambda d, c, _: (d["features"].update(hop_length=1, n_fft=256), c["recipe"].update(members=["plain"])),
+        "would fill the memory: its maps take",
+    ),
+    "more windows than memory": (
+        lambda d, c, _: (d["features"].update(hop_length=4, n_fft=256), c["recipe"].update(overlap=0.95)),
+        "would fill the memory: its features and views take",
+    ),
     "more frames than memory": (
         lambda d, c, _: (d["features"].update(hop_length=64), c["recipe"].update(window=600, members=["modulation"])),
         "would fill the memory",
