@@ -41,7 +41,7 @@ def main() -> None:
             judge_one()
         except Exception:
             with suppress(UserError):  # of a store that is away, say, which is told already
-                Sweep.report()  # what did finish is worth one all the same
+                Sweep.report(complete=False)  # what did finish is worth one all the same
             raise
         Sweep.report()
 
@@ -102,17 +102,21 @@ class Sweep(Callback):
         log.info("compare it with others: %s -m genre_cls.report", beside("python"))
 
     @classmethod
-    def report(cls) -> None:
-        """Write the report of a sweep, if any configuration of it has finished."""
+    def report(cls, *, complete: bool = True) -> None:
+        """Write the report of a sweep, if any configuration of it has finished, and judge the winner of a search.
+
+        Args:
+            complete: whether all jobs have ended well; a search that broke off has no winner yet.
+        """
         if not cls._under_way:
             return
         from genre_cls.report import write_newest
 
         (config, word), cls._under_way = cls._under_way, None
         write_newest(config, sweep=word)
-        if cls._best:
-            (_, winner), cls._best = cls._best, None
-            _judge_winner(winner)
+        best, cls._best = cls._best, None
+        if best and complete:
+            _judge_winner(best[1])
 
 
 def _judge_winner(config: DictConfig) -> None:

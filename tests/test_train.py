@@ -349,6 +349,19 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
     assert f"chosen inside of fold=0: features={winner.data.params['features']}" in got.err
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_part(
+    command: Command, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=mfcc", "model=basic", "batch_size=4", "fold=0", "inside=true", "trainer.workers=1")
+    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=0.003,1e30")
+    assert got.code == 2 and "diverged" in got.err and "chosen" not in got.err
+    assert [(run.data.params["inside"], run.info.status) for run in got.parents] == [
+        ("True", "FINISHED"),
+        ("True", "FAILED"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
