@@ -132,7 +132,8 @@ def crossed(values: Floats) -> Estimate:
     Args:
         values: what each training made of each track, 1 for recognised say `(n_folds, n_tracks)`.
 
-    Source: the variance of a two-way layout without interaction.
+    Source: the variance of a two-way layout without interaction, but that chance in single values counts twice, as it
+    adds to both means: this is on the safe side.
     """
     by_fold, by_track = values.mean(axis=1), values.mean(axis=0)
     variances = [(float(means.var(ddof=1) / len(means)), len(means) - 1) for means in (by_fold, by_track)]
