@@ -24,7 +24,7 @@ from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import written
+from genre_cls.whole import at_home, written
 from genre_cls.workers import call, results
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
@@ -138,11 +138,11 @@ def gtzan(root: str | None) -> Catalogue:
     """
     if not root:
         raise UserError(f"dataset.root is not set and GTZAN_ROOT neither. {GTZAN_HELP}")
-    for folder in (Path(root).expanduser() / name for name in GTZAN_FOLDERS):
+    for folder in (at_home(root) / name for name in GTZAN_FOLDERS):
         folders = _gtzan_genre_folders(folder)
         if folders:
             return _gtzan_from(folders, Path(root))
-    problem = "no folder named as a GTZAN genre in it" if Path(root).expanduser().is_dir() else "no such folder"
+    problem = "no folder named as a GTZAN genre in it" if at_home(root).is_dir() else "no such folder"
     raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
@@ -159,7 +159,7 @@ def folder(root: str | None) -> Catalogue:
     """
     if not root:
         raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
-    base = Path(root).expanduser()
+    base = at_home(root)
     if not base.is_dir():
         raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
     folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -205,7 +205,7 @@ def demo(
     recipe = _Recipe(seconds=float(seconds), sample_rate=sample_rate, crossover=float(crossover))
     # A change to the synthesiser makes a new set, never a mixture of old and new.
     key = blake2b((inspect.getsource(synthesiser) + repr(recipe)).encode(), digest_size=6).hexdigest()
-    base = Path(cache_dir).expanduser() / "demo" / key
+    base = at_home(cache_dir) / "demo" / key
     tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
     base.mkdir(parents=True, exist_ok=True)
     with locked(base / ".lock", "demo set"):

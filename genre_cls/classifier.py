@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
-from genre_cls.modelfile import Network, SavedModel, read, saved
+from genre_cls.modelfile import AT_ONCE, Network, SavedModel, read, saved
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.views import seen
-from genre_cls.whole import written
+from genre_cls.whole import at_home, written
 from genre_cls.windows import cover_starts, repeat_to, treatment
 
 if TYPE_CHECKING:
     from genre_cls.tracking import Tracker
 
 BEST = "best"
-AT_ONCE = 32  # windows that a network judges
 
 
 class GenreClassifier:
@@ -256,11 +255,11 @@ def is_store(tracking: str | Path) -> bool:
     address = str(tracking)
     if address.startswith("sqlite:///"):
         return Path(address.removeprefix("sqlite:///")).exists()
-    return "://" in address or (Path(address).expanduser() / "mlflow.db").exists()
+    return "://" in address or (at_home(address) / "mlflow.db").exists()
 
 
 def _model_files(source: str | Path) -> list[Path]:
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if not files:

@@ -26,7 +26,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.settings import AGAIN, CONF, one_line_errors
-from genre_cls.whole import disk_failure
+from genre_cls.whole import at_home, disk_failure
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def main() -> None:
         source = configured()
         if arguments.mirror:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))
-        folder = arguments.folder.expanduser()
+        folder = at_home(arguments.folder)
         get(source, folder)
         _say_what_is_there(folder)
 

@@ -38,6 +38,7 @@ from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
+from genre_cls.whole import at_home
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
     for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
-        if uri or Path(folder, "mlflow.db").expanduser().exists():
+        if uri or at_home(Path(folder, "mlflow.db")).exists():
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
         _check_device(cfg.trainer.device)

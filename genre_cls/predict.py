@@ -19,7 +19,7 @@ from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_file
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.progress import progress_bar
 from genre_cls.settings import OneLineParser, one_line_errors
-from genre_cls.whole import written
+from genre_cls.whole import at_home, written
 
 if TYPE_CHECKING:
     from genre_cls.prediction import Classifier, Prediction
@@ -251,7 +251,7 @@ def _parser() -> ArgumentParser:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    return at_home(text)
 
 
 def _count(text: str) -> int:

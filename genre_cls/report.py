@@ -11,7 +11,7 @@ from rich.console import Console
 
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
-from genre_cls.whole import written
+from genre_cls.whole import at_home, written
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.tracking import Comparison, Tracker
@@ -45,7 +45,7 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
         sweep: word of the command that must have confirmed the last one; None for any.
     """
-    if not cfg.tracking.uri and not Path(cfg.tracking.folder, "mlflow.db").expanduser().exists():
+    if not cfg.tracking.uri and not at_home(Path(cfg.tracking.folder, "mlflow.db")).exists():
         return False  # a look at an empty folder leaves it empty
     from genre_cls.tracking import Tracker
 
@@ -79,7 +79,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
-        folder = _write_files(Path(cfg.report_dir).expanduser(), files)
+        folder = _write_files(at_home(cfg.report_dir), files)
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
     Console().print(page.table(report))

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError
-from genre_cls.whole import disk_failure, sync, written
+from genre_cls.whole import at_home, disk_failure, sync, written
 
 SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
 
@@ -26,7 +26,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.path = folder.expanduser().resolve() / "spool" / key
+        self.path = at_home(folder).resolve() / "spool" / key
 
     def put(self, index: int, files: Mapping[str, bytes]) -> None:
         """Keep a fold: all of its files or none.

@@ -31,7 +31,7 @@ from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import written
+from genre_cls.whole import at_home, written
 
 CHANGED = "changed while it was read; the next start reads it anew"
 TOO_MANY = "as a process may map so many files and no more; sudo sysctl vm.max_map_count=1000000 allows more"
@@ -88,7 +88,7 @@ class FeatureStore:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self.root = cache_dir.expanduser().resolve() / "features"
+        self.root = at_home(cache_dir).resolve() / "features"
         self.root.mkdir(parents=True, exist_ok=True)
 
     @cached_property
@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("cache_dir", type=Path, help="the folder that the training printed")
     parser.add_argument("--clear", action="store_true", help="delete all cached features")
     arguments = parser.parse_args()
-    if not (arguments.cache_dir.expanduser() / "features" / "ledger.json").exists():
+    if not (at_home(arguments.cache_dir) / "features" / "ledger.json").exists():
         parser.error(f"{arguments.cache_dir}: no cache of features in it")
     store = FeatureStore(arguments.cache_dir)
     print(f"{store.root}: {store.size() / 1e6:.1f} MB")

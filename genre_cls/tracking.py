@@ -38,7 +38,7 @@ from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import beside
 from genre_cls.locks import locked
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
-from genre_cls.whole import disk_failure, sync
+from genre_cls.whole import at_home, disk_failure, sync
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         # It logs the traceback of each failure that it raises as well, which `failures_told` tells in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self._folder = folder.expanduser().resolve()
+        self._folder = at_home(folder).resolve()
         self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"
         self.uri = store_uri(uri, folder)
@@ -544,7 +544,7 @@ def store_uri(uri: str, folder: Path) -> str:
     Raises:
         UserError: MLflow would take the folder's path for another one's.
     """
-    path = folder.expanduser().resolve() / "mlflow.db"
+    path = at_home(folder).resolve() / "mlflow.db"
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
         raise UserError(f"tracking.folder={in_one_line(folder)}: {in_one_line(path.parent)} {reason}; name another one")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what a disk fails in told with the file's name."""
+"""Files: where they are meant, whole or not there, and what a disk fails in told with the file's name."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from genre_cls.errors import UserError, in_one_line
+
+
+def at_home(path: str | Path) -> Path:
+    """A path in which a leading `~` stands for the home; a name that only begins so, as `~backup.mp3`, stays.
+
+    Args:
+        path: as a user gives it.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111, as pathlib's fails where no user is called backup.mp3
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +94,15 @@ def test_a_file_is_judged_alone_as_among_many(judge: Command, tiny_music: Path) 
     together = json.loads(judge(tiny_music, "--format", "json").out)
     for one in together[::4]:
         assert json.loads(judge(one["path"], "--format", "json").out) == [one]
+
+
+def test_a_file_whose_name_begins_like_a_home_is_judged(
+    judge: Command, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(track(tiny_music), "~song.wav")
+    (said,) = json.loads(judge("~song.wav", "--format", "json").out)
+    assert said["path"] == "~song.wav"
 
 
 def test_a_long_file_shows_its_genres_over_time(judge: Command, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.whole import sync, written
+from genre_cls.whole import at_home, sync, written
 
 SmallDisk = Callable[..., Path]
 
@@ -15,6 +15,14 @@ SmallDisk = Callable[..., Path]
 def write(path: Path, content: bytes) -> None:
     with written(path) as file:
         file.write(content)
+
+
+def test_a_tilde_is_the_home_and_a_name_that_begins_with_one_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/a") == tmp_path / "a" and at_home(tmp_path) == tmp_path
+    assert at_home("~backup.mp3") == Path("~backup.mp3")
 
 
 def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
