@@ -1,6 +1,7 @@
 """A model as an ONNX file, put to use without PyTorch: it starts several times as fast."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ from genre_cls.calibration import checked_temperature
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import needs
 from genre_cls.prediction import Floats, Prediction, listen
+from genre_cls.whole import at_home
 
 with needs("onnx"):
     import onnxruntime
@@ -38,7 +40,7 @@ class OnnxClassifier:
         self._sample_rate = int(description["features"]["sample_rate"])
         self._segment = float(description["segment"])
         self._temperature = checked_temperature(description.get("temperature", 1.0))
-        if self._sample_rate < 1 or not 1 <= self._segment < np.inf:
+        if not 1000 <= self._sample_rate <= 192000 or not 1 <= self._segment < np.inf:
             raise ValueError("no such rate or length of clips")
 
     @classmethod
@@ -52,8 +54,7 @@ class OnnxClassifier:
             UserError: no such file, or none that can be used.
         """
         try:
-            # From bytes, a graph can't name other files as its weights.
-            graph = session(Path(path).expanduser().read_bytes())
+            graph = session(at_home(path).read_bytes())
             return cls(graph, json.loads(graph.get_modelmeta().custom_metadata_map[KEY]))
         except OSError as error:
             raise UserError(in_one_line(f"{path}: {(error.strerror or str(error)).lower()}")) from error
@@ -88,7 +89,8 @@ class OnnxClassifier:
             windows, starts, ends = (np.asarray(each, dtype=float) for each in found)
         except Exception as error:  # onnxruntime's have no common ancestor
             raise UserError(f"the model cannot judge this file: {' '.join(str(error).split()):.160}") from error
-        if not starts.shape == ends.shape == windows.shape[:1] or windows.shape[1:] != (len(self.genres),):
+        votes = windows.shape[1:] == (len(self.genres),) and windows.size
+        if not (votes and starts.shape == ends.shape == windows.shape[:1]):
             raise UserError("the model gives no vote on each window of this file")
         right = np.allclose(windows.sum(axis=1), 1, atol=1e-3) and (windows >= 0).all()
         if not (right and np.isfinite(starts + ends).all()):
@@ -104,4 +106,6 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong comes as an exception, in one line
+    # Or a graph may take as its weights what lies in any file below the folder that one stands in.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -25,6 +25,7 @@ from genre_cls.errors import UserError
 from genre_cls.extras import beside
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.onnx_export import exported
+from genre_cls.onnx_model import session
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 
@@ -253,6 +254,7 @@ def test_a_graph_that_is_no_model_of_genre_cls_is_refused(
         ([[0.5, 0.9]], [0.0], [1.0], "no probabilities"),
         ([[np.nan, 0.5]], [0.0], [1.0], "no probabilities"),
         ([[0.5, 0.5]], [0.0], [np.inf], "no probabilities"),
+        (np.empty((0, 2)), [], [], "no vote"),
     ],
 )
 def test_what_a_graph_gives_is_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:
@@ -272,6 +274,22 @@ def test_a_graph_may_not_take_its_weights_from_another_file(content: bytes, tmp_
     onnx.save_model(graph, tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=0)
     assert (tmp_path / "w").exists()
     refusal(tmp_path / "a.onnx")
+
+
+def test_a_graph_may_not_give_away_what_other_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(b"password")
+    secret = onnx.TensorProto(name="s", data_type=onnx.TensorProto.UINT8, dims=[8], data_location="EXTERNAL")
+    secret.external_data.add(key="location", value="secret")
+    places, letters = (
+        onnx.helper.make_tensor_value_info(name, kind, [8])
+        for name, kind in (("x", onnx.TensorProto.INT64), ("y", onnx.TensorProto.UINT8))
+    )
+    gather = onnx.helper.make_node("Gather", ["s", "x"], ["y"])
+    graph = onnx.helper.make_graph([gather], "thief", [places], [letters], [secret])
+    thief = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(Exception, match="secret"):
+        session(thief.SerializeToString())
 
 
 def test_windows_of_the_graph_lie_as_in_a_cover(pair: Callable[..., Any], tmp_path: Path) -> None:
