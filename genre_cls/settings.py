@@ -161,7 +161,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "features.n_mfcc": whole(1),
     "features.f_min": Number(0),
     "features.f_max": Number(0),
-    "features.top_db": Number(1),
+    "features.top_db": Number(1, 1000),
     "recipe.epochs": whole(1),
     "recipe.window": Number(0.1, 600),
     "recipe.overlap": Number(0, 0.95),
