@@ -275,7 +275,9 @@ class Tracker:
             return fold
         except (FileNotFoundError, MlflowException, *DAMAGED) as error:
             # Any other failure of the disk, and one of a server, says nothing of the fold, and goes on.
-            if isinstance(error, MlflowException) and not is_local(child.info.artifact_uri):
+            if is_local(child.info.artifact_uri):
+                _check_within_reach(local_path(child.info.artifact_uri).parents[1])
+            elif isinstance(error, MlflowException):
                 raise
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
@@ -607,6 +609,15 @@ def _settle(artifacts: str) -> None:
     folder = local_path(artifacts)
     if is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
         sync(*folder.iterdir(), folder, *folder.parents[:3])
+
+
+def _check_within_reach(folder: Path) -> None:
+    """Hold that an experiment's files may be missed here: of a database that machines share they are on one of them."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder, in which this store has the files of its folds; go on on the machine that has "
+            "it, let machines share a server (tracking=server), or train all anew: force=true"
+        )
 
 
 def _is_mine(run: Run) -> bool:

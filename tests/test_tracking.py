@@ -392,6 +392,15 @@ def test_what_a_server_keeps_is_fetched_without_weights_and_goes_with_the_connec
     assert not list(tmp_path.glob("genre_cls-*"))
 
 
+def test_folds_whose_files_are_on_another_machine_are_not_taken_for_damaged(tracker: Tracker) -> None:
+    run_id = store(tracker, "a", 1.0)
+    MlflowClient(tracker.uri).set_tag(run_id, KEY, "k")
+    shutil.rmtree(artifacts(tracker, run_id).parents[1])
+    with pytest.raises(UserError, match="no such folder, in which this store has the files of its folds"):
+        tracker.earlier(tracker.experiment("e"), "k")
+    assert {run(tracker, child).info.status for child in children(tracker, run_id)} == {"FINISHED"}
+
+
 def test_a_disk_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
     experiment = tracker.experiment("e")
