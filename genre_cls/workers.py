@@ -161,13 +161,8 @@ def _pickled(asked: bytes) -> bytes:
     try:
         return pickle.dumps(function(*arguments))
     except Exception as error:
-        raise _sendable(error) from error
-
-
-def _sendable(error: Exception) -> Exception:
-    """A failure, or what it says, where it cannot be made anew elsewhere, of which the pool would break."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # of a failure that cannot be made anew in the main process the pool would break
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
