@@ -283,7 +283,10 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
     "more bands than memory": (lambda d, *_: d["features"].update(n_mels=32768, n_fft=65536), "would fill the memory"),
     "maps larger than memory": (
-        lambda d, c, _: (d["features"].update(hop_length=1, n_fft=256), c["recipe"].update(members=["plain"])),
+        lambda d, c, _: (
+            d["features"].update(hop_length=1, n_fft=256),
+            c["recipe"].update(window=30, members=["plain"]),
+        ),
         "would fill the memory: its maps take",
     ),
     "more windows than memory": (
