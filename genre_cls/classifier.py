@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
-from genre_cls.modelfile import AT_ONCE, Network, SavedModel, read, saved
+from genre_cls.modelfile import AT_ONCE, SavedModel, read, saved
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.views import seen
@@ -54,9 +54,6 @@ class GenreClassifier:
         (self._usage,) = usages
         self._parts = tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
-        self._by_view: dict[str, list[Network]] = {}
-        for network in self._networks:
-            self._by_view.setdefault(network.view, []).append(network)
         self._temperature = temperature or float(np.mean([part.temperature for part in parts]))
 
     @classmethod
@@ -213,9 +210,10 @@ class GenreClassifier:
         bfloat16 = arithmetic(self._usage.precision, accelerator=False) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
-            for view, networks in self._by_view.items():
+            for view in dict.fromkeys(network.view for network in self._networks):
                 windows = features - level if treatment(view) == "levelled" else features
                 batches = [seen(batch, view) for batch in torch.split(windows, AT_ONCE)]  # once for all folds' networks
+                networks = [network for network in self._networks if network.view == view]
                 votes += [torch.cat([each.judge(batch).double() for batch in batches]) for each in networks]
             verdict: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(verdict).all():

@@ -55,7 +55,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
     for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
-        if uri or at_home(Path(folder, "mlflow.db")).exists():
+        if uri or (at_home(folder) / "mlflow.db").exists():
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
         _check_device(cfg.trainer.device)

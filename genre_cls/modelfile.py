@@ -5,7 +5,6 @@ holds.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isclass
@@ -27,7 +26,7 @@ from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
 from genre_cls.views import seen, shape_of, standardised
-from genre_cls.windows import is_of_statistics, sees_modulations, treatment
+from genre_cls.windows import cover_starts, is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
 AT_ONCE = 32  # windows that a network judges
@@ -199,10 +198,11 @@ def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: 
             raise UserError(f"weights {name} are not numbers")
     if not members:
         raise UserError("has no weights")
-    return tuple(
-        _network(own, config["model"], usage, usage.views[member % len(usage.views)], trust)
-        for member, own in sorted(members.items())
-    )
+    views = {member: usage.views[member % len(usage.views)] for member in sorted(members)}
+    for view in dict.fromkeys(views.values()):
+        if not (trust or is_of_statistics(view)):
+            _check_size("maps take", _largest_map(config["model"], usage, view))
+    return tuple(_network(members[member], config["model"], usage, view, trust) for member, view in views.items())
 
 
 def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: str, trust: bool) -> Network:
@@ -213,9 +213,6 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
         else:
             model = _model(settings, len(usage.genres), trust)
         network = Network(model, usage.spec.n_bins, view)
-        if not trust and not isinstance(model, KernelMachine):
-            trial = _model(settings, len(usage.genres), trust)  # as some take their shape from what they see first
-            _check_size("maps take", _largest_map(trial, usage, view))
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -228,17 +225,18 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     return network
 
 
-def _largest_map(model: nn.Module, usage: Usage, view: str) -> int:
+def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
     """Values of what the largest of a model's layers makes of all windows that it judges at once."""
     sizes: list[int] = []
-    for layer in model.modules():
-        layer.register_forward_hook(lambda _, __, made: sizes.append(made.numel()))
-    n_rows, n_columns = shape_of(view, usage.spec.n_bins)
-    if treatment(view) != "modulation":  # is standardised bin by bin
-        n_columns = usage.spec.n_frames(usage.window)
-    n_windows = 1 + math.ceil((longest_clip(usage.window) / usage.window - 1) / (1 - usage.overlap))
-    with torch.no_grad():
-        model.eval()(torch.zeros(min(AT_ONCE, n_windows), 1, n_rows, n_columns))
+    spec = usage.spec
+    n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(longest_clip(usage.window))
+    n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
+    window = seen(torch.zeros(1, 1, spec.n_bins, n_frames), view)
+    with torch.device("meta"), torch.no_grad():
+        model = _model(settings, len(usage.genres), trust=False).eval()
+        for layer in model.modules():
+            layer.register_forward_hook(lambda _, __, made: sizes.append(made.numel()))
+        model(torch.empty(n_windows, *window.shape[1:]))
     return max(sizes)
 
 

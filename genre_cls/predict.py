@@ -234,24 +234,20 @@ def _parser() -> ArgumentParser:
         "same: genre-cls app.",
     )
     take = parser.add_argument
-    take("inputs", nargs="*", type=_path, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
+    take("inputs", nargs="*", type=at_home, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
          "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
     take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
-    take("--export", type=_path, metavar="FILE", help="write the model into one file that needs nothing else: "
+    take("--export", type=at_home, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
-    take("--explain", type=_path, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
+    take("--explain", type=at_home, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
     take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
     take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
     take(
         "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
     )
     return parser
-
-
-def _path(text: str) -> Path:
-    return at_home(text)
 
 
 def _count(text: str) -> int:

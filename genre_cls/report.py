@@ -45,7 +45,7 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
         sweep: word of the command that must have confirmed the last one; None for any.
     """
-    if not cfg.tracking.uri and not at_home(Path(cfg.tracking.folder, "mlflow.db")).exists():
+    if not cfg.tracking.uri and not (at_home(cfg.tracking.folder) / "mlflow.db").exists():
         return False  # a look at an empty folder leaves it empty
     from genre_cls.tracking import Tracker
 

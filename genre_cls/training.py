@@ -24,7 +24,7 @@ from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.views import seen, shown
+from genre_cls.views import seen, shown, standardised
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
         windows = [(seen(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
         mean, deviation = standardisation_of_windows(statistics)
-        machine = KernelMachine.fitted(((statistics - mean) / deviation).flatten(1), labels, n_genres)
+        machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
         said = [machine(shown(features.cpu(), mean, deviation, view)) for features, _ in data.predict_dataloader()]
     learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
     predictions = data.predictions(torch.cat(said).double().softmax(dim=1).numpy())
