@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from genre_cls.estimates import Estimate, crossed, estimate, holm, of_few
+from genre_cls.estimates import Estimate, holm
 from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, setting
 
 RISK = 0.05  # of claiming any difference among several that is none
@@ -97,11 +97,12 @@ def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Differenc
 def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
     """Exact two-sided p-value that two configurations recognise equally many of the same tracks.
 
-    It takes the trained models as they are, and says nothing of what another training would bring.
+    It takes the trained models as they are, and says nothing of what another training would bring. Where several
+    trainings judge a track, the first one counts: votes of them all are no configuration's.
 
     Source: McNemar, Psychometrika 12 (1947); binomial form.
     """
-    gains = first.tracks.hits - second.tracks.hits
+    gains = first.first_hits - second.first_hits
     only_first, only_second = int((gains > 0).sum()), int((gains < 0).sum())
     if not only_first + only_second:
         return 1.0
@@ -134,9 +135,8 @@ def _difference(
     gains = [
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
-    found = crossed(np.stack(gains)) if one.one_test else estimate([gain.mean() for gain in gains], one.test_share)
     of_tracks = np.mean([a.tracks.hits - b.tracks.hits for a, b in pairs], axis=0)
-    found = of_few(found, of_tracks, imagined=(1, -1))
+    found = one.over_folds(gains, of_tracks, imagined=(1, -1), step=1 / len(pairs))
     if found.mean < 0:
         first, second, found = second, first, replace(found, mean=-found.mean)
     return Difference(first, second, found, found.p_value, single_tracks, rope)

@@ -10,7 +10,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ROUNDING = 1e-9  # what an error is below that is none
+ROUNDING = 1e-9  # an error below this comes from rounding, and is none
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def sampled(values: Floats) -> Estimate:
     return Estimate(float(values.mean()), 0.0, error, max(n - 1, 1))
 
 
-def of_few(found: Estimate, values: Floats, imagined: Sequence[float]) -> Estimate:
+def of_few(found: Estimate, values: Floats, imagined: Sequence[float], least: float = 0.0) -> Estimate:
     """The same, or, where folds agree to the track and so tell of no error, with that of the tracks.
 
     Tracks that are all recognised would tell of none either: some imagined ones, as many of each kind, join them. The
@@ -114,11 +114,12 @@ def of_few(found: Estimate, values: Floats, imagined: Sequence[float]) -> Estima
         found: mean over the folds.
         values: what was made of each track `(n_tracks,)`.
         imagined: the values that join them.
+        least: error that folds tell of if they differ by a single track; folds of unequal sizes that agree have less.
 
     Source: Agresti & Coull, The American Statistician 52 (1998), for shares: two hits and two misses; Bonett & Price,
     J. Educational and Behavioral Statistics 37 (2012), for differences of two shares: a gain and a loss.
     """
-    if found.error >= ROUNDING:
+    if found.error >= max(ROUNDING, least - ROUNDING):
         return found
     joined = np.append(values, imagined)
     freedom = len(joined) - 1

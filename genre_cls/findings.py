@@ -262,7 +262,8 @@ def _loss_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
     first, *_, last = by_split
     loss = _loss(by_split)
     way, gap = ("fewer", loss) if loss.mean >= 0 else ("more", replace(loss, mean=-loss.mean))
-    return f"{name} scores {_in_points(gap)} points {way} under folds={last} than under folds={first}."
+    doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
+    return f"{name} scores {_in_points(gap)} points {way} under folds={last} than under folds={first}{doubt}."
 
 
 def _in_points(e: Estimate) -> str:

@@ -35,9 +35,14 @@ class WindowPredictions:
     @property
     def per_track(self) -> Floats:
         """Mean over each track's windows `(n_tracks, n_genres)`."""
-        sums = np.zeros((self.track.max() + 1, self.probabilities.shape[1]))
-        np.add.at(sums, self.track, self.probabilities)
-        return sums / np.bincount(self.track)[:, None]
+        return _means(self.probabilities, self.track)
+
+
+def _means(rows: Floats, places: Ints) -> Floats:
+    """Mean of all rows of one place, for each place from 0."""
+    sums = np.zeros((places.max() + 1, rows.shape[1]))
+    np.add.at(sums, places, rows)
+    return sums / np.bincount(places)[:, None]
 
 
 def voted(probabilities: Sequence[Floats]) -> Floats:
@@ -174,12 +179,15 @@ class ConfigResult:
     def tracks(self) -> TrackPredictions:
         """The folds' predictions, one a track."""
         names, first, place = np.unique(self._pooled("track_ids"), return_index=True, return_inverse=True)
-        probabilities = self._pooled("probabilities")
-        sums = np.zeros((len(names), probabilities.shape[1]))
-        np.add.at(sums, place, probabilities)
-        return TrackPredictions(
-            tuple(names.tolist()), self._pooled("labels")[first], sums / np.bincount(place)[:, None]
-        )
+        probabilities = _means(self._pooled("probabilities"), place)
+        return TrackPredictions(tuple(names.tolist()), self._pooled("labels")[first], probabilities)
+
+    @property
+    def first_hits(self) -> Floats:
+        """1 for each track that the first training to judge it recognised, 0 for the others, in the order of ids."""
+        _, first = np.unique(self._pooled("track_ids"), return_index=True)
+        hits: Floats = self._pooled("hits")[first]
+        return hits
 
     @property
     def per_genre(self) -> GenreScores:
@@ -211,12 +219,6 @@ class ConfigResult:
         """How far the probabilities can be trusted, pooled over the folds."""
         return calibration(self._pooled("probabilities").max(axis=1), self._pooled("hits"))
 
-    def _accuracy(self) -> Estimate:
-        hits = [fold.hits for fold in self.folds]
-        if len(hits) == 1:
-            return sampled(hits[0])
-        return crossed(np.stack(hits)) if self.one_test else estimate([own.mean() for own in hits], self.test_share)
-
     def _tempered(self, fold: FoldResult) -> FoldResult:
         probabilities, labels = self._without(fold.track_ids)
         if not len(labels):
@@ -246,7 +248,26 @@ class ConfigResult:
         """Mean of a fold score (a key of `FoldResult.scores`) with its error."""
         if score != "accuracy":
             return estimate([fold.scores[score] for fold in self.folds], self.test_share)
-        return of_few(self._accuracy(), self.tracks.hits, imagined=(1, 1, 0, 0))
+        return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, imagined=(1, 1, 0, 0))
+
+    def over_folds(
+        self, values: Sequence[Floats], of_tracks: Floats, imagined: Sequence[float], step: float = 1.0
+    ) -> Estimate:
+        """Mean of something that each judged track has, with its error.
+
+        Args:
+            values: of each fold's tracks `(n_tracks,)`.
+            of_tracks: the same, once for each track `(n_tracks,)`, for `estimates.of_few`.
+            imagined: the values that join these.
+            step: by how much two values differ at least, if they do.
+        """
+        if len(values) == 1:
+            return of_few(sampled(values[0]), of_tracks, imagined)
+        if self.one_test:
+            return of_few(crossed(np.stack(values)), of_tracks, imagined)
+        one_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
+        found, least = (estimate(means, self.test_share) for means in ([own.mean() for own in values], one_apart))
+        return of_few(found, of_tracks, imagined, least.error)
 
     @property
     def summary(self) -> dict[str, float]:
@@ -261,8 +282,9 @@ class ConfigResult:
         if self.is_tempered:
             figures["tempered_calibration_error"] = self.tempered.calibration.error
             figures["tempered_log_loss"] = self.tempered.estimate("log_loss").mean
+        scores = self.per_genre
         for name in ("precision", "recall", "f1"):
-            values = getattr(self.per_genre, name)
+            values = getattr(scores, name)
             figures |= {f"{name}_{genre}": float(v) for genre, v in zip(self.genres, values, strict=True)}
         return figures | {
             "seconds": sum(fold.seconds for fold in self.folds),

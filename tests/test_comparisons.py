@@ -30,13 +30,18 @@ GRID = [
 def a_result(hits: np.ndarray, tracks: np.ndarray | None = None, **params: str) -> ConfigResult:
     """A configuration that recognises some of the tracks `(n_folds, n_tracks)` that its folds judge."""
     tracks = np.arange(hits.size).reshape(hits.shape) if tracks is None else tracks
-    n_train = len(np.unique(tracks)) - hits.shape[1] or hits.shape[1]
+    return of_folds(list(zip(hits, tracks, strict=True)), **params)
+
+
+def of_folds(judged: Sequence[tuple[np.ndarray, np.ndarray]], **params: str) -> ConfigResult:
+    """The same of folds of any sizes: which of which tracks each recognises."""
+    n_tracks = len(np.unique(np.concatenate([tracks for _, tracks in judged])))
     folds = []
-    for index, (own, judged) in enumerate(zip(hits.astype(bool), tracks, strict=True)):
-        labels = judged % 2
-        probabilities = np.eye(2)[np.where(own, labels, 1 - labels)]
-        ids = tuple(map(str, judged))
-        folds.append(FoldResult(index, ids, labels, probabilities, ("a", "b"), {}, n_train, 1.0))
+    for index, (hits, tracks) in enumerate(judged):
+        labels = tracks % 2
+        probabilities = np.eye(2)[np.where(hits.astype(bool), labels, 1 - labels)]
+        n_train = n_tracks - len(tracks) or len(tracks)
+        folds.append(FoldResult(index, tuple(map(str, tracks)), labels, probabilities, ("a", "b"), {}, n_train, 1.0))
     return ConfigResult({"features": "mel", "model": "deep", "batch_size": "16"} | params, tuple(folds), 1)
 
 
@@ -94,6 +99,29 @@ def test_a_track_that_several_repetitions_judge_is_one_track_to_mcnemar() -> Non
     first, second = (np.where(once < limit, 1.0, 0.0) for limit in (12, 4))
     thrice = [a_result(np.tile(hits, (3, 1)), np.tile(once, (3, 1))) for hits in (first, second)]
     assert mcnemar(*thrice) == mcnemar(a_result(first, once), a_result(second, once)) == 2 / 2**8
+
+
+def test_of_several_trainings_that_judge_a_track_the_first_counts_for_mcnemar() -> None:
+    once = np.arange(16).reshape(2, 8)
+    random = np.random.default_rng(0)
+    (first, later), (second, later_too) = random.integers(0, 2, (2, 2, 2, 8)).astype(float)
+    repeated = [a_result(np.concatenate(hits), np.tile(once, (2, 1))) for hits in ((first, later), (second, later_too))]
+    assert mcnemar(*repeated) == mcnemar(a_result(first, once), a_result(second, once)) < 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 20), st.integers(0, 3), st.sampled_from([64, 127]))
+def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_those_of_equal_ones(
+    both: int, more: int, n: int
+) -> None:
+    def pair(sizes: Sequence[int]) -> Estimate:
+        parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        recognised = [[(np.arange(len(part)) < hits, part) for part in parts] for hits in (both + more, both)]
+        (got,) = pairwise([of_folds(recognised[0]), of_folds(recognised[1], model="basic")], ROPE)
+        return got.accuracy
+
+    unequal, equal = pair([n + 1] * 4 + [n]), pair([n + 1] * 5)
+    assert unequal.error == pytest.approx(equal.error, rel=0.05) and unequal.error > 0
 
 
 @settings(deadline=None, max_examples=10)
@@ -255,7 +283,7 @@ def test_the_simulations_of_the_documentation_run() -> None:
         [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
     )
     rows = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
-    assert len(rows) == 2 * 7 + 2 * 9
+    assert len(rows) == 2 * 11 + 2 * 9
     shares = [float(share) for row in rows for share in re.findall(r"(\S+) ±", row)]
     assert shares and all(0 <= share <= 100 for share in shares)
     assert done.stderr == ""

@@ -63,13 +63,24 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
     (row,) = sheet.rows
     assert row[1:4] == ["85.0 ± 7.1", "70.0 ± 0.0", "55.0 ± 7.1"] and row[4].startswith("30.0 (95 % ")
     assert findings.verdicts(report)[-1].startswith("mel · cnn · batch 16 scores 30.0 (95 % ")
-    assert findings.verdicts(report)[-1].endswith("points fewer under folds=artist than under folds=random.")
+    assert findings.verdicts(report)[-1].endswith(
+        "points fewer under folds=artist than under folds=random, which may be chance."
+    )
 
 
 def test_a_configuration_that_gains_under_a_stricter_split_is_said_to_gain() -> None:
     own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
     (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, elsewhere={0: {"random": other}}))
     assert " scores 10.0 " in line and " points more under folds=artist" in line
+
+
+@pytest.mark.parametrize(("folds", "ending"), [((0.5, 0.9), ", which may be chance."), ((0.5,) * 5, "folds=random.")])
+def test_what_a_stricter_split_costs_is_said_to_be_open_where_its_interval_reaches_zero(
+    folds: tuple[float, ...], ending: str
+) -> None:
+    own, other = a_result(*folds, folds="artist"), a_result(*[0.9] * 5, folds="random")
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, elsewhere={0: {"random": other}}))
+    assert " points fewer under folds=artist" in line and line.endswith(ending)
 
 
 def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:

@@ -226,8 +226,14 @@ def test_the_mean_of_a_score_is_estimated_from_its_folds(result: ConfigResult) -
     tested = float(np.mean([len(fold.labels) / fold.n_train for fold in result.folds]))
     for score in result.folds[0].scores:
         expected = estimate([fold.scores[score] for fold in result.folds], tested)
-        if score != "accuracy" or expected.error > 1e-6:
+        if score != "accuracy" or expected.error > a_track_apart(result, tested):
             assert result.estimate(score) == expected
+
+
+def a_track_apart(result: ConfigResult, tested: float) -> float:
+    """The error that folds tell of if one recognises a track more than the others."""
+    longest = max(len(fold.labels) for fold in result.folds)
+    return estimate([1 / longest, *[0.0] * (len(result.folds) - 1)], tested).error
 
 
 @settings(deadline=None, max_examples=40)
