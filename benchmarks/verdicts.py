@@ -31,6 +31,7 @@ ROPE = 0.01  # as in conf/
 N_FEATURES = 20
 SEPARATION = 2.8  # of the genres' centres from the origin, in standard deviations of what all learners hear of a track
 NOISE = 0.6  # standard deviation of what a learner alone mishears of a track, unless it is one of the worse
+ALIKE = 0.5  # standard deviation of what an artist's tracks share, and of what a learner alone mishears of all of them
 
 
 def class_means(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
@@ -58,6 +59,8 @@ class Condition:
         learner: how a configuration learns: points of its features, and the genre of what lies nearest to each.
         n_tracks: in a data set, as many of each genre.
         repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are judged by the others.
+        each: tracks by each artist; 0 if every track is its own artist's.
+        apart: whether folds share no artist.
         drop: by how much the accuracy of `model=basic` is truly lower, a share.
         noise: of each of the grid's configurations, from `calibrated`.
         truth: accuracy of each when it learns from as many tracks as in a fold, from `calibrated`.
@@ -66,6 +69,8 @@ class Condition:
     learner: Learner = class_means
     n_tracks: int = 200
     repeats: int = 1
+    each: int = 0
+    apart: bool = False
     drop: float = 0.0
     noise: tuple[float, ...] = ()
     truth: tuple[float, ...] = ()
@@ -73,8 +78,9 @@ class Condition:
     @property
     def cells(self) -> tuple[str, ...]:
         """What names it in a table."""
-        how = f"{self.repeats} x 5 folds" if self.repeats else "one test set, 5 trainings"
-        return self.learner.__name__.replace("_", " "), str(self.n_tracks), how
+        how = f"{self.repeats} x 5 folds{' by artist' * self.apart}" if self.repeats else "one test set, 5 trainings"
+        by = f", {self.each} an artist" if self.each else ""
+        return self.learner.__name__.replace("_", " "), f"{self.n_tracks}{by}", how
 
     @property
     def n_train(self) -> int:
@@ -90,6 +96,7 @@ WITHOUT_DIFFERENCE = (
     Condition(restless_class_means, repeats=0),
     Condition(n_tracks=1000),
     Condition(n_tracks=1000, repeats=3),
+    *(Condition(n_tracks=600, repeats=repeats, each=12, apart=apart) for apart in (False, True) for repeats in (1, 3)),
 )
 WITH_DIFFERENCE = (
     *(Condition(drop=drop) for drop in (0.02, 0.03, 0.05, 0.1)),
@@ -142,12 +149,23 @@ class Judged(FoldResult):
         return {"accuracy": float(self.hits.mean()), "macro_f1": 0.0}
 
 
-def tracks(n_tracks: int, noise: Sequence[float], random: np.random.Generator) -> tuple[Floats, Ints]:
+def tracks(n_tracks: int, noise: Sequence[float], random: np.random.Generator, each: int = 0) -> tuple[Floats, Ints]:
     """Draw tracks: what each learner hears of them `(n_learners, n_tracks, n_features)`, and their genres."""
     labels = np.arange(n_tracks) % len(GENRES)
     heard_by_all = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(n_tracks, N_FEATURES))
     misheard = random.normal(size=(len(noise), n_tracks, N_FEATURES))
-    return heard_by_all + np.array(noise)[:, None, None] * misheard, labels
+    heard = heard_by_all + np.array(noise)[:, None, None] * misheard
+    if not each:
+        return heard, labels
+    artists = artists_of(n_tracks, each)
+    shared = random.normal(size=(1 + len(noise), artists.max() + 1, N_FEATURES))[:, artists]
+    return heard + ALIKE * (shared[:1] + shared[1:]), labels
+
+
+def artists_of(n_tracks: int, each: int) -> Ints:
+    """The artist of each track: of one genre, with `each` tracks; the first tracks are by the first artists."""
+    number = np.arange(n_tracks)
+    return number // (len(GENRES) * each) * len(GENRES) + number % len(GENRES)
 
 
 def predict(
@@ -166,7 +184,7 @@ def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, n_test: 
     train, test = np.arange(n_train), n_train + np.arange(n_test)
     hits = []
     for _ in range(n_sets):
-        features, labels = tracks(n_train + n_test, noise, random)
+        features, labels = tracks(n_train + n_test, noise, random, condition.each)
         hits.append((predict(condition.learner, features, labels, train, test, random) == labels[test]).mean(axis=1))
     return np.asarray(np.mean(hits, axis=0))
 
@@ -184,11 +202,14 @@ def calibrated(condition: Condition, n_sets: int) -> Condition:
 
 def cross_validate(condition: Condition, random: np.random.Generator) -> list[ConfigResult]:
     """Draw a data set, train and judge the grid on it."""
-    features, labels = tracks(condition.n_tracks, condition.noise, random)
+    features, labels = tracks(condition.n_tracks, condition.noise, random, condition.each)
     everyone = np.arange(condition.n_tracks)
     if condition.repeats:
+        rule, groups = (
+            (folds.artist, artists_of(len(labels), condition.each)) if condition.apart else (folds.random, None)
+        )
         seed = int(random.integers(2**31))
-        split = folds.random([GENRES[label] for label in labels], k=5, seed=seed, repeats=condition.repeats)
+        split = rule([GENRES[label] for label in labels], groups, k=5, seed=seed, repeats=condition.repeats)
     else:
         split = [Fold(index, *np.split(everyone, [condition.n_train] * 2)) for index in range(5)]
     judged = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
