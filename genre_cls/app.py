@@ -33,7 +33,7 @@ LARGEST = 200  # MB, of an upload: a quarter of an hour of a CD's samples are 15
 LONGEST = 15.0  # min, of an upload
 WAITING = 8  # uploads that may wait for their turn; one is heard at a time
 VISITS = 16  # whose last clips are kept in memory, some 6 MB each at the default rate and window
-FORGET = 600  # s, after which uploads go that nobody has asked about, and after an hour clips
+FORGET = 600  # s, after which an unused upload is deleted; a clip that was heard is kept six times as long
 N_ALIKE = 8  # tracks
 COLUMNS = ["alike", "track", "genre", "artist"]
 FONTS = ("system-ui", "sans-serif")
@@ -73,7 +73,7 @@ def _check_place(host: str, port: int) -> None:
         socket.create_server((host, port)).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0].lower()
-        raise UserError(f"{in_one_line(host)}:{port}: {reason}; choose another --port or --host") from error
+        raise UserError(f"{host}:{port}: {reason}; choose another --port or --host") from error
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _until_ended() -> Iterator[Event]:
 
 def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
     if Path(model).suffix.lower() == ".onnx":
-        raise UserError(f"model {in_one_line(model)}: an .onnx file cannot be explained; name what it comes from")
+        raise UserError(f"model {model}: an .onnx file cannot be explained; name what it comes from")
     from genre_cls.classifier import GenreClassifier, run_of
 
     if not (run := run_of(model, tracking)):

@@ -3,13 +3,14 @@
 import csv
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize  # file names have letters in pieces on macOS
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
 from genre_cls.audio import EXTENSIONS, audio_files, other_files
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
 from genre_cls.whole import at_home, written
@@ -185,7 +186,7 @@ def folder(root: str | None) -> Catalogue:
         notes.append(f"{len(found) - len(tracks)} tracks are excluded by metadata.csv.")
     if astray := sorted(facts.keys() - {normalize("NFC", track.id) for track in found}):
         notes.append(f"metadata.csv: {len(astray)} paths name no track, such as {astray[0]!r}; one is like rock/a.wav.")
-    return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(map(in_one_line, notes)))
+    return Catalogue(base.resolve().name, _listed(tracks), notes=tuple(notes))
 
 
 def demo(
@@ -202,7 +203,7 @@ def demo(
         seed: of everything drawn.
     """
     plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
-    recipe = _Recipe(seconds=float(seconds), sample_rate=sample_rate, crossover=float(crossover))
+    recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
     # A change to the synthesiser makes a new set, never a mixture of old and new.
     key = blake2b((inspect.getsource(synthesiser) + repr(recipe)).encode(), digest_size=6).hexdigest()
     base = at_home(cache_dir) / "demo" / key
@@ -238,9 +239,9 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
     facts: dict[str, dict[str, str]] = {}
     for track, fact in listed:
         if facts.setdefault(track, fact) != fact:
-            raise UserError(in_one_line(f"{path}: {track} is in it twice, with different facts; leave one"))
+            raise UserError(f"{path}: {track} is in it twice, with different facts; leave one")
         if fact["exclude"] not in (*KEPT, *EXCLUDED):
-            raise UserError(in_one_line(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty"))
+            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
     return facts
 
 
@@ -261,7 +262,7 @@ def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
         raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
     short = [f"{genre} {count}" for genre, count in counts.items() if count != GTZAN_TRACKS_PER_GENRE]
     note = f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
-    return Catalogue("gtzan", _sorted(tracks.values()), notes=(note,) if short else ())
+    return Catalogue("gtzan", _listed(tracks.values()), notes=(note,) if short else ())
 
 
 def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
@@ -280,26 +281,18 @@ def _gtzan_facts() -> dict[str, dict[str, str]]:
     return {row["track"]: row for row in csv.DictReader(lines)}
 
 
-def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+def _listed(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    """The tracks by their ids; one whose name no file of results could hold is refused."""
     tracks = list(tracks)
     for track in tracks:
         try:
             f"{track.id} {track.path.absolute()}".encode()
         except UnicodeEncodeError as error:
-            raise UserError(
-                in_one_line(f"{track.path}: is named in no UTF-8; rename the file or its folder")
-            ) from error
+            raise UserError(f"{track.path}: is named in no UTF-8; rename the file or its folder") from error
     return tuple(sorted(tracks, key=lambda track: track.id))
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    seconds: float
-    sample_rate: int
-    crossover: float
-
-
-def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> None:
+def _synthesise_all(todo: Sequence[tuple[synthesiser.DemoTrack, Path, Mapping[str, Any]]]) -> None:
     if not todo:
         return
     calls = [call(cpu_count(), _synthesise_one, *job) for job in todo]
@@ -307,9 +300,9 @@ def _synthesise_all(todo: list[tuple[synthesiser.DemoTrack, Path, _Recipe]]) -> 
         pass
 
 
-def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: _Recipe) -> None:
-    waveform = synthesiser.synthesise(track, **asdict(recipe))
+def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[str, Any]) -> None:
+    waveform = synthesiser.synthesise(track, **recipe)
     encoded = BytesIO()  # libsndfile does not tell that a disk is full
-    soundfile.write(encoded, waveform, recipe.sample_rate, subtype="PCM_16", format="WAV")
+    soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
     with written(path, lasting=False) as file:
         file.write(encoded.getbuffer())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.modelfile import AT_ONCE, SavedModel, read, saved
@@ -141,7 +141,7 @@ class GenreClassifier:
             UserError: there is no such genre.
         """
         if genre not in self.genres:
-            raise UserError(f"genre {in_one_line(genre)}: must be one of {in_one_line(', '.join(self.genres))}")
+            raise UserError(f"genre {genre}: must be one of {', '.join(self.genres)}")
         return explained(self._networks, self._usage, clip.waveform, self.genres.index(genre))
 
     def hear(self, path: str | Path) -> Clip:
@@ -234,17 +234,13 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not is_store(tracking):
-        raise UserError(
-            f"tracking {in_one_line(tracking)}: no tracking store in this folder; train a model, or name one"
-        )
+        raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
     from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
 
     tracker = Tracker.at(str(tracking))
     run_id = tracker.best() if source == BEST else str(source)
     if not run_id:
-        raise UserError(
-            f"tracking {in_one_line(tracking)}: no configuration has finished there; run genre_cls.train first"
-        )
+        raise UserError(f"tracking {tracking}: no configuration has finished there; run genre_cls.train first")
     return tracker, run_id
 
 
@@ -261,11 +257,11 @@ def _model_files(source: str | Path) -> list[Path]:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if not files:
-            raise UserError(f"model {in_one_line(source)}: no .safetensors file in this folder")
+            raise UserError(f"model {source}: no .safetensors file in this folder")
         return files
     if not path.exists():
         raise UserError(
-            f"model {in_one_line(source)}: no such file; must be best, the whole id of a run, a .safetensors or "
+            f"model {source}: no such file; must be best, the whole id of a run, a .safetensors or "
             ".onnx file, or a folder of the former"
         )
     return [path]

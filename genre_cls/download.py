@@ -93,7 +93,7 @@ def configured() -> Source:
 
 def _address(text: str) -> str:
     if not text.startswith(SCHEMES):
-        raise UserError(f"--mirror {in_one_line(text)}: {NO_ADDRESS}")
+        raise UserError(f"--mirror {text}: {NO_ADDRESS}")
     return text
 
 
@@ -323,7 +323,7 @@ def unpack(source: Source, archive: Path, folder: Path) -> None:
         if isinstance(error, UserError) or getattr(error, "errno", None):
             raise  # the disk's failure, not the archive's
         archive.unlink()
-        raise UserError(in_one_line(f"{archive}: refused and deleted: {error}")) from error
+        raise UserError(f"{archive}: refused and deleted: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

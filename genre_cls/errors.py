@@ -9,6 +9,19 @@ class UserError(Exception):
     The message is one line: the value, where it came from, what is allowed, what to do.
     """
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(in_one_line(message))
+
+
+def system_reason(error: OSError) -> str:
+    """What the system says of a failure, without the file's name."""
+    return (error.strerror or str(error)).lower()
+
+
+def in_short(error: BaseException) -> str:
+    """What went wrong in a library, on one line that is not too long."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or '?':.160}"
+
 
 def public(text: str) -> str:
     """A text without the names and passwords in its addresses, as it may be shown around."""

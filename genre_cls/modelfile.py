@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from genre_cls import models
 from genre_cls.calibration import checked_temperature
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.features import FeatureSpec
 from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
@@ -133,11 +133,11 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
         temperature = checked_temperature(description.get("temperature", 1.0))
         return SavedModel(_networks(weights, config, usage, trust), usage, dataset, temperature, description)
     except OSError as error:
-        raise UserError(in_one_line(f"{path}: {(error.strerror or str(error)).lower()}")) from error
+        raise UserError(f"{path}: {system_reason(error)}") from error
     except UserError as error:
-        raise UserError(in_one_line(f"{path}: {error}")) from error
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # whatever parsers and constructors say of nonsense
-        raise UserError(in_one_line(f"{path}: holds no model that can be used: {_short(error)}")) from error
+        raise UserError(f"{path}: holds no model that can be used: {in_short(error)}") from error
 
 
 def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -146,7 +146,7 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
             text = (file.metadata() or {}).get(KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"is no safetensors file, or not all of one: {_short(error)}") from error
+        raise UserError(f"is no safetensors file, or not all of one: {in_short(error)}") from error
     if text is None:
         raise UserError("is not a model of genre_cls: nothing in it says how to use its weights")
     return weights, text
@@ -256,8 +256,3 @@ def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module
             "if you trust whoever made the file with running code on this machine, load it with trust (--trust)"
         )
     return found(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})
-
-
-def _short(error: Exception) -> str:
-    line = " ".join((str(error).strip() or "?").split())
-    return f"{type(error).__name__}: {line[:160]}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_short
 from genre_cls.extras import needs
 from genre_cls.features import FeatureSpec, decibels, filterbank, finished
 from genre_cls.modelfile import Network, Usage
@@ -156,8 +156,7 @@ def _traced(whole: Whole, sample_rate: int) -> Any:
                 input_names=[INPUT], output_names=list(OUTPUTS), dynamic_axes=axes,
             )  # fmt: skip
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"this model cannot be written as ONNX: {reason:.160}") from error
+            raise UserError(f"this model cannot be written as ONNX: {in_short(error)}") from error
     return onnx.load_from_string(buffer.getvalue())
 
 

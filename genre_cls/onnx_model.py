@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genre_cls.calibration import checked_temperature
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.extras import needs
 from genre_cls.prediction import Floats, Prediction, listen
 from genre_cls.whole import at_home
@@ -57,10 +57,9 @@ class OnnxClassifier:
             graph = session(at_home(path).read_bytes())
             return cls(graph, json.loads(graph.get_modelmeta().custom_metadata_map[KEY]))
         except OSError as error:
-            raise UserError(in_one_line(f"{path}: {(error.strerror or str(error)).lower()}")) from error
+            raise UserError(f"{path}: {system_reason(error)}") from error
         except Exception as error:  # whatever parsers say of nonsense
-            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.160}"
-            raise UserError(in_one_line(f"{path}: holds no ONNX model of genre_cls: {reason}")) from error
+            raise UserError(f"{path}: holds no ONNX model of genre_cls: {in_short(error)}") from error
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -88,7 +87,7 @@ class OnnxClassifier:
             _, *found = self._graph.run(list(OUTPUTS), {INPUT: waveform})
             windows, starts, ends = (np.asarray(each, dtype=float) for each in found)
         except Exception as error:  # onnxruntime's have no common ancestor
-            raise UserError(f"the model cannot judge this file: {' '.join(str(error).split()):.160}") from error
+            raise UserError(f"the model cannot judge this file: {in_short(error)}") from error
         votes = windows.shape[1:] == (len(self.genres),) and windows.size
         if not (votes and starts.shape == ends.shape == windows.shape[:1]):
             raise UserError("the model gives no vote on each window of this file")

@@ -64,8 +64,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     try:
         explanation = classifier.explain(file)
     except UnreadableAudio as error:  # of a file of which the rest could be judged
-        reason = f"the beginning of {in_one_line(file)} {error}"
-        raise UserError(f"--explain: {reason}, so there is nothing to draw") from error
+        raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
     content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
     with written(picture) as drawn:
@@ -78,17 +77,15 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
     if Path(arguments.model).suffix.lower() == ".onnx" and any(asked.values()):
         what = next(what for what, wanted in asked.items() if wanted)
-        raise UserError(
-            f"model {in_one_line(arguments.model)}: an .onnx file cannot be {what}; name the run or file it comes from"
-        )
+        raise UserError(f"model {arguments.model}: an .onnx file cannot be {what}; name the run or file it comes from")
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
-        raise UserError(f"--export {in_one_line(arguments.export)}: must end in .safetensors or .onnx")
+        raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
         raise UserError("--register: whoever serves a model loads classes of genre_cls.models alone; leave out --trust")
     if arguments.explain and len(files) != 1:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
     if arguments.explain and arguments.explain.suffix.lower() != ".png":
-        raise UserError(f"--explain {in_one_line(arguments.explain)}: must end in .png")
+        raise UserError(f"--explain {arguments.explain}: must end in .png")
 
 
 def _classifier(arguments: Namespace) -> "Classifier":

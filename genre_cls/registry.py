@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import shlex
 import tempfile
 import warnings
@@ -19,7 +18,7 @@ from mlflow.types import ColSpec, Schema
 
 import genre_cls
 from genre_cls.classifier import GenreClassifier
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError
 from genre_cls.extras import beside
 from genre_cls.tracking import Tracker
 
@@ -43,13 +42,12 @@ def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[s
         UserError: the store does not take it.
     """
     tracker = Tracker.at(tracking)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracker.uri)
     try:
         address = _logged(classifier, name, tracker)
     except MlflowException as error:
-        raise UserError(f"register {in_one_line(name)} in {tracker.uri}: {in_one_line(error)}") from error
+        raise UserError(f"register {name} in {tracker.uri}: {error}") from error
     store, model = shlex.quote(f"MLFLOW_TRACKING_URI={tracker.uri}"), shlex.quote(address)
     return address, f"env {store} {beside('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from genre_cls import audio, features
 from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, system_reason
 from genre_cls.features import FeatureSpec
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
@@ -135,7 +135,7 @@ class FeatureStore:
         faults = {}
         for track, digest in zip(unknown, _in_threads(self._digest_of, unknown, "Reading the files"), strict=True):
             if isinstance(digest, OSError):
-                faults[track] = (digest.strerror or str(digest)).lower()
+                faults[track] = system_reason(digest)
             else:
                 known[track] = digest
         self._ledger.save()
@@ -163,7 +163,7 @@ class FeatureStore:
         faults, saved = {}, monotonic()
         for job, reason in zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True):
             if not reason and self._ledger.digest(job.path) != job.digest:
-                reason = CHANGED  # so that its features, which are in no ledger, are those of we do not know what
+                reason = CHANGED  # while it was decoded, so its features may not be those of this digest: not recorded
             if reason:
                 faults[job.digest] = reason
             else:

@@ -53,7 +53,7 @@ SWEEP = "GENRE_CLS_SWEEP"  # the environment variable with the word of the prese
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds which other jobs train
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 N_SWEEPS = 20  # whose words are kept
-RETRIES = "5"  # of a call to a server, with pauses that double: a minute; MLflow's own are four
+RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
 BATCH = 1000  # metrics that MLflow takes in one call
 
 FAILURES = (MlflowException, OSError)  # what comes out of MLflow if a server, a disk or a database fails
@@ -109,7 +109,7 @@ class Tracker:
         folder: the local store's: `mlflow.db` and `artifacts/` are in it. `locks/` is in it for every store.
 
     Raises:
-        UserError: no server answers.
+        UserError: no server answers, the database is damaged or locked, or the folder cannot be one.
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
@@ -351,13 +351,9 @@ class Tracker:
         means, tracks = _facts([folder for *_, folder in found])
         return Comparison(tags, tuple(commands), tuple(result for _, result, _ in found), means, tracks, elsewhere)
 
-    def best(self, experiment: str | None = None) -> str | None:
-        """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres.
-
-        Args:
-            experiment: name of the experiment to look in; None for all.
-        """
-        runs = _comparable([run for run in self._finished(experiment) if not _is_shuffled(run)])
+    def best(self) -> str | None:
+        """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres."""
+        runs = _comparable([run for run in self._finished(None) if not _is_shuffled(run)])
         scores = ("accuracy_mean", "macro_f1_mean")  # the second decides between equals, as in the ranking
         best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
         return best.info.run_id if best else None
@@ -386,7 +382,7 @@ class Tracker:
             parent = self._parent(run_id)
             if "temperature" in parent.data.metrics:
                 return float(parent.data.metrics["temperature"])
-            # Folds that are missing, or a configuration from before temperatures were logged.
+            # Folds are missing, so nothing of the whole is logged.
             folds = _by_index([self._fold(fold) for fold in self._children(parent)])
             return ConfigResult({}, folds, 0).temperature if folds else 1.0
 
@@ -431,7 +427,7 @@ class Tracker:
         try:
             yield
         except (MlflowException, OSError, *DAMAGED) as error:
-            raise UserError("; ".join((f"run {run_id} in {public(self.uri)}: {in_one_line(error)}", *hints))) from error
+            raise UserError("; ".join((f"run {run_id} in {public(self.uri)}: {error}", *hints))) from error
 
     def _finished(self, experiment: str | None) -> list[Run]:
         """The runs of configurations that have finished, newest first."""
@@ -549,7 +545,7 @@ def store_uri(uri: str, folder: Path) -> str:
     path = at_home(folder).resolve() / "mlflow.db"
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
-        raise UserError(f"tracking.folder={in_one_line(folder)}: {in_one_line(path.parent)} {reason}; name another one")
+        raise UserError(f"tracking.folder={folder}: {path.parent} {reason}; name another one")
     return uri or f"sqlite:///{path}"
 
 
@@ -651,7 +647,7 @@ def _connect(uri: str) -> MlflowClient:
     except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
         raise UserError(what_failed(uri, error)) from error
     except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
-        raise UserError(f"tracking.uri={public(uri)}: {in_one_line(error)}") from error
+        raise UserError(f"tracking.uri={public(uri)}: {error}") from error
     return client
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, system_reason
 
 
 def at_home(path: str | Path) -> Path:
@@ -71,5 +71,4 @@ def disk_failure(path: Path | str, error: OSError) -> str:
         path: what was worked on, named if the error names nothing.
         error: of the system.
     """
-    reason = (error.strerror or str(error)).lower()
-    return in_one_line(f"{error.filename or path}: {reason}; once that is mended the same command goes on")
+    return f"{error.filename or path}: {system_reason(error)}; once that is mended the same command goes on"
