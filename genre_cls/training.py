@@ -24,7 +24,7 @@ from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.views import seen, shown, standardised
+from genre_cls.views import seen, standardised
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
         mean, deviation = standardisation_of_windows(statistics)
         machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
-        said = [machine(shown(features.cpu(), mean, deviation, view)) for features, _ in data.predict_dataloader()]
+        judged = (seen(features, view).cpu() for features, _ in data.predict_dataloader())
+        said = [machine(standardised(values, mean, deviation)) for values in judged]
     learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
     predictions = data.predictions(torch.cat(said).double().softmax(dim=1).numpy())
     return {"mean": mean, "deviation": deviation, **learned}, {}, predictions

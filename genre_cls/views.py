@@ -17,20 +17,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of each bin's levels
 QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
 
 
-def shown(features: Tensor, mean: Tensor, deviation: Tensor, view: str) -> Tensor:
-    """What a model is shown in a view: each value with zero mean and unit variance, float32, channels last.
-
-    Of the levelled view, the clip's mean spectrum has been taken away before.
-
-    Args:
-        features: `(batch, 1, n_bins, n_frames)` as extracted.
-        mean: of each value that is shown, of the `shape_of` the view.
-        deviation: likewise.
-        view: one of `windows.VIEWS`.
-    """
-    return standardised(seen(features, view), mean, deviation)
-
-
 def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """What is `seen`, each value with zero mean and unit variance, float32, channels last.
 
@@ -43,7 +29,15 @@ def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def seen(features: Tensor, view: str) -> Tensor:
-    """What there is to see in windows `(..., n_bins, n_frames)` in one of `windows.VIEWS`, as it is computed."""
+    """What there is to see in windows, before it is `standardised`.
+
+    Of the levelled view, the clip's mean spectrum has been taken away before.
+
+    Args:
+        features: `(batch, 1, n_bins, n_frames)` as extracted; views that leave frames as they are take
+            `(..., n_bins, n_frames)`.
+        view: one of `windows.VIEWS`.
+    """
     values = mfccs(features) if is_of_mfccs(view) else features
     match treatment(view):
         case "modulation":
