@@ -1,4 +1,4 @@
-"""Results as pictures: every public function takes results and gives a `Figure`."""
+"""Results as pictures: every public function but `png` takes results and gives a `Figure`."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize, to_hex
@@ -185,12 +186,10 @@ def intervals(results: Sequence[ConfigResult], *, note: str = "") -> Figure:
     axes = figure.subplots()
     for y, result in enumerate(ranked):
         e = result.estimate("accuracy")
-        mean, low, high = (100 * share for share in (e.mean, *e.share_interval))
         folds = [100 * fold.scores["accuracy"] for fold in result.folds]
         axes.scatter(folds, [y + 0.22] * len(folds), s=14, color=GREY, alpha=0.55, linewidths=0)
-        whiskers = [[mean - low], [high - mean]]
-        axes.errorbar(mean, y, xerr=whiskers, fmt="o", color=BLUE, markersize=6, capsize=3, zorder=3)
-        axes.text(1.02, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9, color=INK)
+        _whisker(axes, y, e.mean, e.share_interval, fmt="o", color=BLUE, markersize=6, zorder=3)
+        axes.text(1.02, y, f"{100 * e.mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9, color=INK)
     axes.set_yticks(range(len(ranked)), [_plain(name, 60) for name in names(ranked)], size=9)
     axes.set(ylim=(len(ranked) - 0.5, -0.5), xlabel="accuracy (%): mean, 95 % interval, single folds in grey")
     axes.tick_params(axis="y", length=0)
@@ -214,10 +213,8 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8)
     for y, difference in enumerate(differences):
         e, look = difference.accuracy, _finding(difference)
-        mean, low, high = (100 * share for share in (e.mean, *e.difference_interval))
-        whiskers = [[mean - low], [high - mean]]
-        axes.errorbar(mean, y, xerr=whiskers, linestyle="", markersize=6, capsize=3, zorder=3, **look)
-        label = axes.text(1.02, y, f"{mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9)
+        _whisker(axes, y, e.mean, e.difference_interval, linestyle="", markersize=6, zorder=3, **look)
+        label = axes.text(1.02, y, f"{100 * e.mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9)
         label.set_color(look["color"])
     axes.set_yticks(range(len(differences)), [_minus(d.better, d.worse) for d in differences], size=9)
     axes.set(ylim=(len(differences) - 0.5, -0.5))
@@ -309,7 +306,7 @@ def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
     upper.tick_params(labelsize=7)
     upper.yaxis.label.set_size(8)
     _tidy(upper)
-    image = draw_mel(lower, heard.mel, heard.frequencies, heard.seconds_per_frame)
+    image = _draw_mel(lower, heard.mel, heard.frequencies, heard.seconds_per_frame)
     lower.set_xlim(0, heard.seconds)
     lower.set_xlabel("time (s)", size=8)
     _style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB")
@@ -349,8 +346,8 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     """
     figure = _figure(9.0, 5.0, note, title)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
-    heard = draw_mel(upper, explained.mel, explained.frequencies, explained.seconds_per_frame)
-    draw_mel(lower, explained.mel, explained.frequencies, explained.seconds_per_frame, cmap="Greys")
+    heard = _draw_mel(upper, explained.mel, explained.frequencies, explained.seconds_per_frame)
+    _draw_mel(lower, explained.mel, explained.frequencies, explained.seconds_per_frame, cmap="Greys")
     smooth = gaussian_filter(explained.evidence, SMOOTHING, mode="constant")
     limit = float(np.quantile(np.abs(smooth), 0.995)) or 1.0
     opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
@@ -366,31 +363,29 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     return figure
 
 
-def draw_mel(
+def _draw_mel(
     axes: Axes, mel: NDArray[np.float32], frequencies: Floats, seconds_per_frame: float, *, cmap: str = "magma"
 ) -> AxesImage:
-    """Draw a log-mel spectrogram `(n_mels, n_frames)`, dB, with Hz on its axis.
-
-    Args:
-        axes: to draw in.
-        mel: dB.
-        frequencies: centres of the bands `(n_mels,)`, Hz.
-        seconds_per_frame: time between frames, s.
-        cmap: colours.
-    """
+    """A log-mel spectrogram `(n_mels, n_frames)`, dB, whose bands have these centres `(n_mels,)`, Hz."""
     extent = (0.0, mel.shape[1] * seconds_per_frame, -0.5, len(mel) - 0.5)
     image = axes.imshow(mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
-    seen = [hz for hz in HERTZ if frequencies[0] <= hz <= frequencies[-1]][-5:]
-    axes.set_yticks(np.interp(seen, frequencies, range(len(mel))), [str(hz) for hz in seen], size=7)
+    _put_hertz(axes, frequencies)
     axes.set_ylabel("frequency (Hz)", size=8)
     axes.tick_params(labelsize=7)
     return image
 
 
+def _put_hertz(axes: Axes, centres: Floats) -> None:
+    """Round frequencies at their places among the bands' centres `(n_mels,)`, Hz."""
+    seen = [hz for hz in HERTZ if centres[0] <= hz <= centres[-1]][-5:]
+    axes.set_yticks(np.interp(seen, centres, range(len(centres))), [str(hz) for hz in seen])
+
+
 def png(figure: Figure) -> bytes:
     """Render a figure."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    # What `savefig` ends in, after it has drawn all once for nothing.
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -481,6 +476,12 @@ def _minus(better: str, worse: str) -> str:
     return (" − " if sum(map(len, both)) <= 40 else "\n− ").join(both)
 
 
+def _whisker(axes: Axes, y: float, mean: float, interval: tuple[float, float], **look: Any) -> None:
+    """A mean with its interval, shares, in per cent."""
+    mean, low, high = (100 * share for share in (mean, *interval))
+    axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], capsize=3, **look)
+
+
 def _recalls(result: ConfigResult) -> dict[str, float]:
     """Share of each genre's tracks that was recognised (%), without the genres that no judged track is of."""
     scores = result.per_genre
@@ -498,9 +499,9 @@ def _split_looks(n: int) -> list[dict[str, Any]]:
 def _draw_accuracy(axes: Axes, y: float, result: ConfigResult, look: Mapping[str, Any]) -> None:
     """One split's mean accuracy over all genres with its interval, also in figures."""
     e = result.estimate("accuracy")
-    mean, low, high = (100 * share for share in (e.mean, *e.share_interval))
-    axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], elinewidth=1.5, capsize=3, **look)
-    axes.annotate(f"{mean:.1f} %", (high, y), (5, 0), textcoords="offset points", va="center", size=8, color=INK)
+    _whisker(axes, y, e.mean, e.share_interval, elinewidth=1.5, **look)
+    end = (100 * e.share_interval[1], y)
+    axes.annotate(f"{100 * e.mean:.1f} %", end, (5, 0), textcoords="offset points", va="center", size=8, color=INK)
 
 
 def _write_losses(axes: Axes, losses: Mapping[float, float]) -> None:
@@ -530,8 +531,6 @@ def _label_panels(grid: NDArray[np.object_], means: GenreMeans, first: int) -> N
     for axes in grid[:, 0]:
         axes.set_ylabel("frequency (Hz)" if means.kind == "mel" else f"coefficient{', 0th omitted' * first}", size=8)
     if means.kind == "mel":
-        centres = means.frequencies
-        seen = [hz for hz in HERTZ if centres[0] <= hz <= centres[-1]][-5:]
-        grid[0, 0].set_yticks(np.interp(seen, centres, range(len(centres))), [str(hz) for hz in seen])
+        _put_hertz(grid[0, 0], means.frequencies)
     else:
         grid[0, 0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
