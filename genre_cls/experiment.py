@@ -1,6 +1,5 @@
 """One configuration from settings to evidence: load, split, train and judge each fold, log everything to MLflow."""
 
-import atexit
 import gc
 import logging
 import math
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from genre_cls import plots
 from genre_cls.artifacts import (
@@ -33,6 +32,7 @@ from genre_cls.identity import Identity, identify
 from genre_cls.modelfile import Weights, saved
 from genre_cls.models import arithmetic, device_of, n_parameters
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.settings import without_hydra
 from genre_cls.spool import Spool
 from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
@@ -41,8 +41,6 @@ from genre_cls.voting import Trainings, n_workers
 from genre_cls.whole import at_home
 
 log = logging.getLogger(__name__)
-
-atexit.register(gc.freeze)  # or Python looks through all that torch has loaded once more before it leaves, for seconds
 
 
 def prepare(configurations: Sequence[DictConfig]) -> None:
@@ -54,7 +52,9 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     Raises:
         UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
-    for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
+    gc.freeze()  # or each look for garbage among thousands of tracks goes through all that is loaded, for 0.3 s
+    stores = {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}
+    for uri, folder in stores:
         if uri or (at_home(folder) / "mlflow.db").exists():
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
@@ -63,7 +63,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     if len(configurations) > 1 and not all(map(network_views, configurations)):
         log.warning("recipe.members: where no network votes, model, batch_size and epochs change nothing")
     load_all(configurations)
-    for uri, folder in {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}:
+    for uri, folder in stores:
         tracker = Tracker(uri, Path(folder))
         with tracker.failures_told():
             tracker.close_dead()
@@ -166,6 +166,10 @@ class _Job:
         if not all_mine:
             with self._claimed():  # which logs it
                 pass
+            if self._left:
+                raise UserError(
+                    f"{title}: another command began it anew (force=true) and deleted what this one trained"
+                )
 
     @property
     def _left(self) -> list[Fold]:
@@ -185,7 +189,7 @@ class _Job:
 
     @contextmanager
     def _claimed(self) -> Iterator[Callable[[], None]]:
-        """Have the configuration, and log what is on disk: first, when asked to by what is given, and last."""
+        """Claim the configuration and log the folds on disk: at once, when the yielded function is called, and last."""
         with self.tracker.claim(self.key, self.identity.title) as claim:
             earlier = self._found()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
@@ -264,7 +268,7 @@ class _Ahead:
         if not self.coming or workers < 2:
             return
         config = self.coming[0]
-        cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        cfg = without_hydra(config)
         with suppress(UserError, *FAILURES):
             if (task := load(cfg, silently=True)) and n_workers(cfg, task) == workers:
                 job = _Job(cfg, task, identify(cfg, config.hydra))

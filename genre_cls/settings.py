@@ -1,5 +1,6 @@
 """What every setting may be, and how a wrong one is told in one line."""
 
+import atexit
 import difflib
 import gc
 import math
@@ -29,6 +30,7 @@ from genre_cls.windows import VIEWS
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 
+atexit.register(gc.freeze)  # or Python looks through all that is loaded once more before it leaves, for seconds
 OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
 
 
@@ -229,8 +231,12 @@ def check_words(words: Sequence[str]) -> None:
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     """Every setting as (dotted key, resolved value); lists are values."""
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    yield from _flatten(OmegaConf.to_container(own, resolve=True), "")
+    yield from _flatten(OmegaConf.to_container(without_hydra(cfg), resolve=True), "")
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """A configuration's own settings, in a copy."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -264,7 +270,6 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"interrupted{interrupted}", file=sys.stderr)
-        gc.freeze()  # or Python looks through all that is loaded once more before it leaves
         raise SystemExit(130) from None
     finally:
         sys.unraisablehook = before

@@ -19,12 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from genre_cls.errors import UserError
 from genre_cls.extras import beside
 from genre_cls.lifeline import end_with
-from genre_cls.settings import AGAIN, CONF, check, check_words, one_line_errors, whole
+from genre_cls.settings import AGAIN, CONF, check, check_words, one_line_errors, whole, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _judge_winner(config: DictConfig) -> None:
 
     log.info("chosen inside of fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
     log.info("judged by fold=%d, which took no part in the choice:", config.fold)
-    cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True
     judge(cfg, identify(cfg, config.hydra))
 

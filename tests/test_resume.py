@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from shared import Outcome
 
-from genre_cls import experiment, report, train, voting
+from genre_cls import experiment, report, spool, train, voting
 
 Command = Callable[..., Any]
 Table = dict[tuple[str, str], Any]
@@ -408,6 +408,23 @@ def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
     done = Outcome(here, 0, "", "")
     assert len(list(here.glob("fold *"))) == 3 and len(done.parents) == 1
     assert open_runs(done) == [] and table(done) == undisturbed and not list(here.glob("mlruns/spool/*"))
+
+
+@pytest.mark.usefixtures("store_here", "trained")
+def test_a_command_says_that_another_one_has_deleted_its_fold(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = spool.Spool.put
+
+    def deleted(own: spool.Spool, *arguments: Any) -> None:
+        real(own, *arguments)
+        own.clear()  # as another one does that begins by `force=true`
+
+    monkeypatch.setattr(spool.Spool, "put", deleted)
+    done = command(train.main, *on_music, *ONE, "fold=1")
+    assert done.code == 2 and done.err.splitlines()[-1] == (
+        "error: mel basic 4: another command began it anew (force=true) and deleted what this one trained"
+    )
 
 
 @pytest.mark.usefixtures("store_here")
