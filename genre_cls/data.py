@@ -19,7 +19,7 @@ from genre_cls.windows import cover_starts, repeat_to, treatment
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
 
-# Values of all windows of a batch that is not learned from: what a core's caches hold, or what keeps a GPU busy.
+# Values in a batch that is only judged: what a core's caches hold, or what keeps a GPU busy.
 ON_CPU, ON_GPU = 2**19, 2**24
 
 
@@ -56,7 +56,7 @@ class FoldData(pl.LightningDataModule):
         labels: genre of each track `(n_tracks,)`.
         fold: who teaches and who judges.
         windowing: how tracks are cut.
-        device: where the model will be; 30 s of 1000 tracks take 330 MB there, and a GPU then cuts its own crops.
+        device: where the model will be; 30 s of 1000 tracks take some 170 MB there, and a GPU then cuts its own crops.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from genre_cls.features import constants
 RIDGE = 0.1  # what a window is worth to itself beside its likeness, 1
 SURENESS = 9.0  # logits for a window that is wholly of a genre; log loss of tracks left out is least at 8 to 10
 FURTHEST = 10.0  # deviations from the mean, beyond which a single value would make a window unlike all others
-MOST = 5000  # windows to learn from; what each is to each takes some 600 MB meanwhile
+MOST = 5000  # windows to learn from; the matrix of their likenesses takes some 600 MB meanwhile
 
 
 class KernelMachine(nn.Module):

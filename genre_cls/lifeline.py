@@ -20,9 +20,10 @@ def _outlive() -> None:
 
 
 def end_with(parent: int) -> None:
-    """Let this process end soon after its parent, which may be killed without a word.
+    """Let this process, a launcher's worker, end soon after its parent, which may be killed without a word.
 
-    Left alone, workers train on when that happens, and then wait for ever.
+    Left alone, workers train on when that happens, and then wait for ever. Launchers start them in ways that leave
+    nothing to wait for (`end_with_parent`), so it looks again and again.
 
     Args:
         parent: process id.

@@ -134,9 +134,8 @@ class Explanation:
         mel: log-mel spectrogram of the clip `(n_mels, n_frames)`, dB.
         evidence: what each of its values adds to the genre's logit less the mean of all genres' logits
             `(n_mels, n_frames)`; negative where it speaks against the genre.
-        difference: that logit of the clip less that of a clip that is the training tracks' mean throughout (for models
-            that see modulations alone, of one in which nothing moves): the sum of the evidence, but for the error of
-            integration.
+        difference: that logit of the clip less that of the clip that it is compared with: the sum of the evidence, but
+            for the error of integration.
         frequencies: centres of the mel bands `(n_mels,)`, Hz.
         seconds_per_frame: time between frames, s.
         origin: the clip that it is compared with, in words.

@@ -26,9 +26,10 @@ MODEL, TRACKS = 5e9, 1e9
 class Trainings:
     """The models of some folds, which workers train from now on, or this process itself, once they are asked for.
 
-    A model gets few threads and every core a model: that is faster than one model on all cores, where the threads wait
-    for each other, and the numbers do not depend on how many cores there are. A GPU is shared by as many models as it
-    has memory for. In a job that has others beside it, models take turns, unless `trainer.workers` allows more.
+    Each model has few threads, and there are as many models at once as there are cores: that is faster than one model
+    on all cores, where the threads wait for each other, and the numbers do not depend on how many cores there are. A
+    GPU is shared by as many models as it has memory for. In a job that has others beside it, models take turns, unless
+    `trainer.workers` allows more.
 
     Args:
         cfg: the configuration.

@@ -1,4 +1,4 @@
-"""Processes that work side by side for this one. Nothing heavy is imported: one can end while it is still starting."""
+"""Processes that work side by side for this one. Nothing heavy is imported: one can be ended while it still starts."""
 
 import atexit
 import os
@@ -16,8 +16,8 @@ from typing import Any
 from genre_cls.errors import UserError
 from genre_cls.lifeline import end_with_parent
 
-# Forks of a process that has imported all and done nothing else. What systems' libraries do when they are imported lets
-# processes fork after that on Linux alone.
+# Workers are forks of a process that has imported all and done nothing else. On other systems than Linux what is
+# imported does not survive a fork.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 PATIENCE = 5.0  # s, after which a result, or a pool's end, that has not come may be one that never will

@@ -26,6 +26,7 @@ from genre_cls.catalogue import Track
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.store import Features, FeatureStore, Ledger, spec_key
+from genre_cls.workers import import_ahead
 
 MEL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=256, hop_length=128, n_mels=16, n_mfcc=5, f_max=4000.0)
 MFCC = replace(MEL, kind="mfcc")
@@ -537,8 +538,8 @@ def _load_at_once(start: Any, answers: Any, cache: Path, tracks: list[Track]) ->
 
 def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_path: Path, cache: Path) -> None:
     tracks = [Track(f"t{i:02d}", write(tmp_path / f"{i}.wav", i % 25, 20_000), "a") for i in range(30)]
+    import_ahead("genre_cls.store")  # torch once, not three times, by a server that other tests may take over
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["genre_cls.store"])  # torch is imported once, not three times
     start, answers = context.Barrier(3), context.Queue()
     processes = [context.Process(target=_load_at_once, args=(start, answers, cache, tracks)) for _ in range(3)]
     for process in processes:
