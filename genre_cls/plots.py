@@ -112,7 +112,7 @@ def confusion_matrix(confusion: Ints, genres: Sequence[str], *, title: str, note
     for row, column in np.argwhere(confusion) if cell >= 9 else []:
         color = "white" if shares[row, column] > 0.5 else INK
         count = axes.text(column, row, str(confusion[row, column]), ha="center", va="center")
-        count.set(size=min(9, cell / 3), color=color)
+        count.set(size=min(9, cell / 3), color=color, in_layout=False)  # it lies within
     axes.set_xticks(range(n), labels, size=size, rotation=90)
     axes.set_yticks(range(n), labels, size=size)
     axes.tick_params(length=0)
