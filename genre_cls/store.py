@@ -122,7 +122,7 @@ class FeatureStore:
 
     def entry(self, spec: FeatureSpec, digest: str) -> Path:
         """Where the features of a file whose bytes have this digest are kept."""
-        return self.root / spec_key(spec) / f"{digest}.npy"
+        return self.root.joinpath(spec_key(spec), f"{digest}.npy")
 
     def size(self) -> int:
         """Bytes on disk."""
