@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genre_cls import database
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
@@ -249,7 +250,7 @@ def is_store(tracking: str | Path) -> bool:
     address = str(tracking)
     if address.startswith("sqlite:///"):
         return Path(address.removeprefix("sqlite:///")).exists()
-    return "://" in address or (at_home(address) / "mlflow.db").exists()
+    return "://" in address or database.is_there(address)
 
 
 def _model_files(source: str | Path) -> list[Path]:

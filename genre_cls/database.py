@@ -8,6 +8,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from genre_cls.errors import UserError, in_one_line, public
+from genre_cls.whole import at_home
 
 # What SQLite says, to what can be done about it; the last one is for all else.
 WAYS_OUT = {
@@ -21,6 +22,14 @@ WAYS_OUT = {
 }
 
 
+DATABASE = "mlflow.db"
+
+
+def is_there(folder: str | Path) -> bool:
+    """Whether a folder, which may begin with `~`, holds a store."""
+    return (at_home(folder) / DATABASE).exists()
+
+
 def check(folder: Path) -> None:
     """Tell a damaged database before the work; MLflow would try for minutes to open it.
 
@@ -30,7 +39,7 @@ def check(folder: Path) -> None:
     Raises:
         UserError: it is damaged, locked or read-only.
     """
-    path = folder / "mlflow.db"
+    path = folder / DATABASE
     try:
         with closing(sqlite3.connect(path)) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -49,7 +58,7 @@ def follow(folder: Path) -> None:
     Args:
         folder: of the store, an absolute path.
     """
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection, suppress(sqlite3.OperationalError):
+    with closing(sqlite3.connect(folder / DATABASE)) as connection, connection, suppress(sqlite3.OperationalError):
         experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
         for number, location in experiments:
             before = local_path(location)

@@ -13,7 +13,7 @@ import torch
 from filelock import Timeout
 from omegaconf import DictConfig
 
-from genre_cls import plots
+from genre_cls import database, plots
 from genre_cls.artifacts import (
     DAMAGED,
     Files,
@@ -38,7 +38,6 @@ from genre_cls.task import Task, genre_means, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
-from genre_cls.whole import at_home
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     gc.freeze()  # or each look for garbage among thousands of tracks goes through all that is loaded, for 0.3 s
     stores = {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}
     for uri, folder in stores:
-        if uri or (at_home(folder) / "mlflow.db").exists():
+        if uri or database.is_there(folder):
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
         _check_device(cfg.trainer.device)

@@ -9,6 +9,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
+from genre_cls import database
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check, one_line_errors
 from genre_cls.whole import at_home, written
@@ -45,7 +46,7 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
         sweep: word of the command that must have confirmed the last one; None for any.
     """
-    if not cfg.tracking.uri and not (at_home(cfg.tracking.folder) / "mlflow.db").exists():
+    if not cfg.tracking.uri and not database.is_there(cfg.tracking.folder):
         return False  # a look at an empty folder leaves it empty
     from genre_cls.tracking import Tracker
 

@@ -33,7 +33,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
-from genre_cls.database import check, follow, is_local, local_path, what_failed
+from genre_cls.database import DATABASE, check, follow, is_local, local_path, what_failed
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import beside
 from genre_cls.locks import locked
@@ -542,7 +542,7 @@ def store_uri(uri: str, folder: Path) -> str:
     Raises:
         UserError: MLflow would take the folder's path for another one's.
     """
-    path = at_home(folder).resolve() / "mlflow.db"
+    path = at_home(folder).resolve() / DATABASE
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
         raise UserError(f"tracking.folder={folder}: {path.parent} {reason}; name another one")
@@ -665,7 +665,7 @@ def _knock(uri: str) -> None:
 def _make_database(folder: Path) -> None:
     """Make the folder's database if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "mlflow.db"
+    path = folder / DATABASE
     if path.exists():
         return
     for chatty in ("alembic", "mlflow.store.db"):
