@@ -20,9 +20,14 @@ stamp=$venv/installed-${extra:-base}
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 2>/dev/null; then  # whose Python may be gone
     again=$([ -f "$venv/pyvenv.cfg" ] && echo --clear) || true  # nothing else is deleted
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || { python=$(find_python) && "$python" -m venv $again "$venv"; } || exit 2
-    echo "installing into $venv (the first time about 5 GB with PyTorch, a few minutes)" >&2
+    if [ -f "$venv/bin/genre-cls" ]; then
+        echo "bringing $venv up to date${extra:+ with the extra $extra} (mostly seconds)" >&2
+    else
+        echo "installing into $venv (about 5 GB with PyTorch, a few minutes)" >&2
+    fi
     (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1
     echo "$wanted" >"$stamp"
+    for old in "$venv"/installed-*; do [ "$(cat "$old")" = "$wanted" ] || rm "$old"; done  # of another checkout, say
 fi
 export PATH="$venv/bin:$PATH"
