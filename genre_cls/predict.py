@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Judged = Iterator[tuple[Path, "Prediction"]]
 
+FEW = 3  # genres of a file, if nothing else is asked for
 LONG = 60.0  # s, above which a file's genres are shown over time
 STRETCH = 30.0  # s, that a letter stands for
 PER_ROW = 20  # letters
@@ -61,6 +62,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     from genre_cls.classifier import GenreClassifier
 
     assert isinstance(classifier, GenreClassifier)  # _check has seen to that
+    _say(f"explaining {file}, which takes some seconds for each of {classifier.n_networks} networks")
     try:
         explanation = classifier.explain(file)
     except UnreadableAudio as error:  # of a file of which the rest could be judged
@@ -134,12 +136,12 @@ def _say(text: str) -> None:
     print(in_one_line(text), file=sys.stderr)
 
 
-def _print_table(judged: Judged, genres: Sequence[str], top: int) -> None:
+def _print_table(judged: Judged, genres: Sequence[str], top: int | None) -> None:
     """A few lines a file: its most probable genres, and, if it is long, which one when."""
     console = Console(highlight=False, soft_wrap=True)
     for path, prediction in judged:
         lines = [Text(f"{in_one_line(path)}  {_clock(prediction.seconds)}", "bold")]
-        lines += [Text(f"  {share:7.1%}  {in_one_line(genre)}") for genre, share in prediction.ranked[:top]]
+        lines += [Text(f"  {share:7.1%}  {in_one_line(genre)}") for genre, share in prediction.ranked[: top or FEW]]
         if prediction.seconds > LONG:
             lines += _strip(prediction, genres)
         console.print(*lines, sep="\n")
@@ -177,7 +179,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def _print_json(judged: Judged, genres: Sequence[str], top: int) -> None:
+def _print_json(judged: Judged, genres: Sequence[str], top: int | None) -> None:
     """A list of objects, one a file."""
     separator = "["
     for path, prediction in judged:
@@ -186,7 +188,7 @@ def _print_json(judged: Judged, genres: Sequence[str], top: int) -> None:
     print("\n]" if separator == "," else "[]")
 
 
-def _plain(path: Path, prediction: "Prediction", top: int) -> dict[str, object]:
+def _plain(path: Path, prediction: "Prediction", top: int | None) -> dict[str, object]:
     """A prediction as plain data; times in s."""
     return {
         "path": str(path),
@@ -200,7 +202,7 @@ def _plain(path: Path, prediction: "Prediction", top: int) -> dict[str, object]:
     }
 
 
-def _print_csv(judged: Judged, genres: Sequence[str], top: int) -> None:
+def _print_csv(judged: Judged, genres: Sequence[str], top: int | None) -> None:
     """A row a file with the probabilities of all genres, then a row for each of its windows with the votes."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "part", "start", "end", "predicted", *(f"p({genre})" for genre in genres)])
@@ -216,7 +218,7 @@ def _windows(prediction: "Prediction") -> Iterator[tuple[float, float, list[floa
     return zip(*columns, strict=True)
 
 
-FORMATS: dict[str, Callable[[Judged, Sequence[str], int], None]] = {
+FORMATS: dict[str, Callable[[Judged, Sequence[str], int | None], None]] = {
     "table": _print_table,
     "json": _print_json,
     "csv": _print_csv,
@@ -234,7 +236,7 @@ def _parser() -> ArgumentParser:
     take("inputs", nargs="*", type=at_home, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
     take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
          "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
-    take("--top", type=_count, default=3, metavar="N", help="genres shown of each file (default: 3)")
+    take("--top", type=_count, metavar="N", help="genres shown of each file (default: 3 in a table, all in JSON)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
     take("--export", type=at_home, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip

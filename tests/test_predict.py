@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genre_cls import GenreClassifier, predict
+from genre_cls.prediction import Prediction
 
 Command = Callable[..., Any]
 GENRES = ("hiss & noise", "tones, pure")
@@ -88,6 +89,18 @@ def test_json_and_csv_say_the_same_of_files_and_windows(judge: Command, tiny_mus
         powers = {genre: mean ** (1 / one["temperature"]) for genre, mean in means.items()}
         assert ranked == pytest.approx({genre: power / sum(powers.values()) for genre, power in powers.items()})
         assert one["seconds"] == float(whole["end"]) == pytest.approx(1.2) == one["windows"][-1]["end"]
+
+
+@pytest.mark.parametrize(("asked", "in_table", "in_json"), [(None, 3, 5), (4, 4, 4)])
+def test_a_table_shows_a_few_genres_and_json_all_unless_so_many_are_asked_for(
+    asked: int | None, in_table: int, in_json: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    genres, places = tuple("abcde"), np.arange(1.0)
+    judged = (Path("song.mp3"), Prediction(genres, 5.0, places, places + 5, np.array([[0.3, 0.1, 0.2, 0.25, 0.15]])))
+    predict.FORMATS["table"](iter([judged]), genres, asked)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + in_table
+    predict.FORMATS["json"](iter([judged]), genres, asked)
+    assert [entry["genre"] for entry in json.loads(capsys.readouterr().out)[0]["genres"]] == list("adceb")[:in_json]
 
 
 def test_a_file_is_judged_alone_as_among_many(judge: Command, tiny_music: Path) -> None:
