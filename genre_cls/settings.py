@@ -30,7 +30,6 @@ from genre_cls.windows import VIEWS
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 
-atexit.register(gc.freeze)  # or Python looks through all that is loaded once more before it leaves, for seconds
 OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
 
 
@@ -255,6 +254,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         interrupted: what else is to be said after Ctrl-C.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    atexit.register(gc.freeze)  # or Python looks through all that is loaded once more before it leaves, for seconds
     before, sys.unraisablehook = sys.unraisablehook, _never_lost(sys.unraisablehook)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
@@ -344,6 +344,7 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
         return f"--config-name={option}: no such file in {CONF}"
     if extra := PLUGINS.get(f"{group}={option}"):
         return f"{group}={option}: its plugin is not installed; {beside('pip')} install 'genre_cls[{extra}]'"
+    options = options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))  # of one in a list Hydra has none
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 

@@ -157,6 +157,7 @@ MISTAKES = {
         ["experiment=smoke", "experiment=best"],
         ["experiment=best", "'experiment=[smoke,best]' takes both"],
     ),
+    "a mistyped one of two presets": (["experiment=[best,smok]"], ["experiment=smok", "best, leak_gap, search, smoke"]),
     "no equals sign": (["deep"], ["deep", "EQUAL"]),
     "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
     "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),
