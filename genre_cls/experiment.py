@@ -165,9 +165,10 @@ class _Job:
         if not all_mine:
             with self._claimed():  # which logs it
                 pass
-            if self._left:
+            if lost := ",".join(str(fold.index) for fold in self._left):
                 raise UserError(
-                    f"{title}: another command began it anew (force=true) and deleted what this one trained"
+                    f"{title}: fold={lost} is not there any more: another command has begun anew (force=true), or its "
+                    "files are damaged; the same command trains it again"
                 )
 
     @property

@@ -423,7 +423,8 @@ def test_a_command_says_that_another_one_has_deleted_its_fold(
     monkeypatch.setattr(spool.Spool, "put", deleted)
     done = command(train.main, *on_music, *ONE, "fold=1")
     assert done.code == 2 and done.err.splitlines()[-1] == (
-        "error: mel basic 4: another command began it anew (force=true) and deleted what this one trained"
+        "error: mel basic 4: fold=1 is not there any more: another command has begun anew (force=true), or its files "
+        "are damaged; the same command trains it again"
     )
 
 
