@@ -114,7 +114,7 @@ def of_few(found: Estimate, values: Floats, imagined: Sequence[float], least: fl
         found: mean over the folds.
         values: what was made of each track `(n_tracks,)`.
         imagined: the values that join them.
-        least: error that folds tell of if they differ by a single track; folds of unequal sizes that agree have less.
+        least: the error that would be found if one fold were a single track apart; folds with less of it agree.
 
     Source: Agresti & Coull, The American Statistician 52 (1998), for shares: two hits and two misses; Bonett & Price,
     J. Educational and Behavioral Statistics 37 (2012), for differences of two shares: a gain and a loss.

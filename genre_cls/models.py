@@ -69,7 +69,8 @@ class TutorialCNN(nn.Module):
         units: width of the dense layer.
         dropout: share of the dense layer's outputs that is zeroed in training.
 
-    Source: Velardo, Deep learning (for audio) with Python, lesson 16 (2020), with padding, so that few bins suffice.
+    Source: Velardo, Deep learning (for audio) with Python, lesson 16 (2020), of three blocks; here with 3 x 3
+    kernels and padding throughout, so that few bins suffice.
     """
 
     def __init__(self, n_genres: int, *, channels: Sequence[int], units: int, dropout: float) -> None:
