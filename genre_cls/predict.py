@@ -66,7 +66,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
         clip = classifier.hear(file)
     except UnreadableAudio as error:  # of a file of which the rest could be judged
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
-    _say(f"explaining {file}, which takes some seconds for each of {classifier.n_networks} networks")
+    _say(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
     explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
     title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
     content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))

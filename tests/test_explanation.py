@@ -157,7 +157,7 @@ def test_the_command_draws_what_speaks_for_the_genre(explain: Callable[..., Any]
         and "a.wav" in done.out
         and done.err.splitlines()
         == [
-            f"explaining {tmp_path / 'a.wav'}, which takes some seconds for each of {len(VIEWS)} networks",
+            f"explaining {tmp_path / 'a.wav'}, which takes a second or two for each of {len(VIEWS)} networks",
             f"explained: {tmp_path / 'why.png'}",
         ]
     )
