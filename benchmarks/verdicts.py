@@ -59,7 +59,7 @@ class Condition:
         learner: how a configuration learns: points of its features, and the genre of what lies nearest to each.
         n_tracks: in a data set, as many of each genre.
         repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are judged by the others.
-        each: tracks by each artist; 0 if every track is its own artist's.
+        each: tracks by each artist.
         apart: whether folds share no artist.
         drop: by how much the accuracy of `model=basic` is truly lower, a share.
         noise: of each of the grid's configurations, from `calibrated`.
@@ -69,7 +69,7 @@ class Condition:
     learner: Learner = class_means
     n_tracks: int = 200
     repeats: int = 1
-    each: int = 0
+    each: int = 1
     apart: bool = False
     drop: float = 0.0
     noise: tuple[float, ...] = ()
@@ -79,7 +79,7 @@ class Condition:
     def cells(self) -> tuple[str, ...]:
         """What names it in a table."""
         how = f"{self.repeats} x 5 folds{' by artist' * self.apart}" if self.repeats else "one test set, 5 trainings"
-        by = f", {self.each} an artist" if self.each else ""
+        by = f", {self.each} an artist" if self.each > 1 else ""
         return self.learner.__name__.replace("_", " "), f"{self.n_tracks}{by}", how
 
     @property
@@ -149,13 +149,13 @@ class Judged(FoldResult):
         return {"accuracy": float(self.hits.mean()), "macro_f1": 0.0}
 
 
-def tracks(n_tracks: int, noise: Sequence[float], random: np.random.Generator, each: int = 0) -> tuple[Floats, Ints]:
+def tracks(n_tracks: int, noise: Sequence[float], random: np.random.Generator, each: int) -> tuple[Floats, Ints]:
     """Draw tracks: what each learner hears of them `(n_learners, n_tracks, n_features)`, and their genres."""
     labels = np.arange(n_tracks) % len(GENRES)
     heard_by_all = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(n_tracks, N_FEATURES))
     misheard = random.normal(size=(len(noise), n_tracks, N_FEATURES))
     heard = heard_by_all + np.array(noise)[:, None, None] * misheard
-    if not each:
+    if each == 1:  # what is a track's alone is there already
         return heard, labels
     artists = artists_of(n_tracks, each)
     shared = random.normal(size=(1 + len(noise), artists.max() + 1, N_FEATURES))[:, artists]
@@ -205,11 +205,9 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
     features, labels = tracks(condition.n_tracks, condition.noise, random, condition.each)
     everyone = np.arange(condition.n_tracks)
     if condition.repeats:
-        rule, groups = (
-            (folds.artist, artists_of(len(labels), condition.each)) if condition.apart else (folds.random, None)
-        )
+        rule, artists = folds.artist if condition.apart else folds.random, artists_of(len(labels), condition.each)
         seed = int(random.integers(2**31))
-        split = rule([GENRES[label] for label in labels], groups, k=5, seed=seed, repeats=condition.repeats)
+        split = rule([GENRES[label] for label in labels], artists, k=5, seed=seed, repeats=condition.repeats)
     else:
         split = [Fold(index, *np.split(everyone, [condition.n_train] * 2)) for index in range(5)]
     judged = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
