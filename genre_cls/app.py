@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.extras import needs
 from genre_cls.settings import OneLineParser, one_line_errors
 
@@ -72,7 +72,7 @@ def _check_place(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0].lower()
+        reason = system_reason(error).partition(" (")[0]
         raise UserError(f"{host}:{port}: {reason}; choose another --port or --host") from error
 
 

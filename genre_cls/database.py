@@ -10,6 +10,8 @@ from urllib.request import url2pathname
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.whole import at_home
 
+DATABASE = "mlflow.db"
+
 # What SQLite says, to what can be done about it; the last one is for all else.
 WAYS_OUT = {
     "full": "make room; the same command then goes on",
@@ -20,9 +22,6 @@ WAYS_OUT = {
         "what was logged as files stays in artifacts/ beside it"
     ),
 }
-
-
-DATABASE = "mlflow.db"
 
 
 def is_there(folder: str | Path) -> bool:
