@@ -23,7 +23,7 @@ SHAPES = {"20 x 1292 MFCCs": (20, 1292), "128 x 1292 mels": (128, 1292)}  # 30 s
 N_GENRES = 10
 CHANNELS, UNITS, DROPOUT = (32, 32, 32), 64, 0.3  # as in conf/model/tutorial_basic.yaml
 LEARNING_RATE = 0.001  # as in conf/recipe/tutorial.yaml
-WARM_UP = 2  # batches that are not timed
+WARM_UP = 4  # batches that are not timed, in which libraries compile and memory is faulted in
 OURS = "genre_cls"
 
 Floats = NDArray[np.float32]

@@ -106,7 +106,7 @@ class Bias(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps `(batch, channels, bins, frames)` with the bias added."""
-        return maps + self.bias
+        return maps + self.bias.to(maps.dtype)  # or maps of bfloat16 would become float32
 
 
 class TimeStatistics(nn.Module):

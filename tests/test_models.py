@@ -53,6 +53,12 @@ def test_the_tutorials_blocks_are_what_tutorials_write_in_the_order_of_tutorials
     assert torch.allclose(model.blocks(maps), nn.Sequential(*as_written)(maps), atol=1e-5)
 
 
+def test_the_tutorials_maps_stay_in_half_the_bytes_where_it_computes_in_bfloat16() -> None:
+    model = TutorialCNN(2, channels=[3, 4], units=5, dropout=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.blocks(torch.randn(2, 1, 8, 8)).dtype == torch.bfloat16
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     n_bins=st.integers(1, 9), n_frames=st.integers(1, 3), kernel=st.sampled_from([1, 3, 5]), stride=st.integers(1, 2)
