@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.errors import UserError, in_one_line, system_reason
+from genre_cls.errors import UserError, in_one_line, public, system_reason
 from genre_cls.extras import needs
 from genre_cls.settings import OneLineParser, one_line_errors
 
@@ -211,7 +211,7 @@ class Desk:
             with tracker.failures_told():
                 report = tracker.report()
         if report is None:
-            where = html.escape(in_one_line(self.tracking))
+            where = html.escape(public(in_one_line(self.tracking)))
             return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"
         style = "width: 100%; height: 85vh; border: 0; background: white"
         return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'
@@ -321,13 +321,9 @@ class _Fence:
 def _parser() -> ArgumentParser:
     parser = OneLineParser(prog="genre-cls app", description="Opens a page that names the genres of your own music.")
     take = parser.add_argument
-    take("--model", default="best", help="as genre_cls.predict takes it, but no .onnx file (default: best)")
-    take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
+    parser.add_model("as genre_cls.predict takes it, but no .onnx file (default: best)")
     take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="that others may reach it by; default: none can")
     take("--port", type=_port, default=7860, metavar="N", help="default: 7860")
-    take(
-        "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
-    )
     return parser
 
 

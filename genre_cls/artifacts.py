@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from genre_cls.estimates import Ints
+from genre_cls.calibration import Ints
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track

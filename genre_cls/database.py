@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from genre_cls.errors import UserError, in_one_line, public
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.whole import at_home
 
 DATABASE = "mlflow.db"
@@ -87,9 +87,9 @@ def what_failed(uri: str, failure: object) -> str:
         uri: of the store, a database or a server.
         failure: what came out of it.
     """
-    reason = public(in_one_line(str(failure).strip().partition("\n")[0]))
+    reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
-        return f"tracking.uri={public(uri)}: {reason}; the same command goes on when it answers"
+        return f"tracking.uri={uri}: {reason}; the same command goes on when it answers"
     path = uri.removeprefix("sqlite:///")
     way_out = next(way_out for words, way_out in WAYS_OUT.items() if re.search(words, reason))
     return f"{path}: {reason}; {way_out}"

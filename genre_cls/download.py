@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from gzip import GzipFile
-from hashlib import sha256
+from hashlib import file_digest
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import BufferedReader, RawIOBase
 from itertools import cycle
@@ -171,7 +171,7 @@ def _transfer(source: Source, mirror: str, archive: Path) -> None:
     if not mirror.startswith(SCHEMES):
         raise _Failed(NO_ADDRESS)
     with _network_failures():
-        request = Request(mirror, headers={"Range": f"bytes={start}-", "User-Agent": "genre_cls"} if start else {})
+        request = Request(mirror, headers={"User-Agent": "genre_cls"} | ({"Range": f"bytes={start}-"} if start else {}))
         try:
             answer = build_opener(_OverHTTP, _OverHTTPS).open(request, timeout=source.timeout)
         except HTTPError as error:
@@ -295,11 +295,8 @@ def _verify(source: Source, archive: Path) -> None:
 
 
 def _digest(archive: Path) -> str:
-    digest = sha256()
     with archive.open("rb") as file:
-        while block := file.read(AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def unpack(source: Source, archive: Path, folder: Path) -> None:
@@ -333,8 +330,6 @@ class _Refused(Exception):
 
 
 def _extract(source: Source, archive: Path, folder: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError("this Python unpacks archives without looking: take 3.11.4 or newer")
     total = 0
     with _Bounded(archive, source) as content, tarfile.open(fileobj=content, errorlevel=2) as tar:
         for files, member in enumerate(tar, 1):

@@ -6,11 +6,11 @@ import re
 class UserError(Exception):
     """A mistake in the command, the configuration or the data; the entry points exit with code 2.
 
-    The message is one line: the value, where it came from, what is allowed, what to do.
+    The message is one line: the value, where it came from, what is allowed, what to do. Addresses lose their passwords.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(in_one_line(message))
+        super().__init__(public(in_one_line(message)))
 
 
 def system_reason(error: OSError) -> str:

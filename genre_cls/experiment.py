@@ -343,7 +343,7 @@ def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldRe
         "features": task.features.spec.__dict__,
         "genres": task.catalogue.genres,
         "dataset_digest": task.features.digest,
-        "trained_on": [task.features.tracks[i].id for i in fold.train],
+        "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
         "scores": result.scores,
         "origin": identity.tags,
     }

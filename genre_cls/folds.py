@@ -21,7 +21,14 @@ class SplitError(UserError):
 
 @dataclass(frozen=True)
 class Fold:
-    """Indices of tracks, each array sorted: `train` and `val` teach, `test` judges."""
+    """Who teaches and who judges, as sorted indices of tracks.
+
+    Args:
+        index: number of the fold, from 0.
+        train: fit the weights.
+        val: stop the training early, where that is asked for; kernel machines learn from them, too.
+        test: held out.
+    """
 
     index: int
     train: Indices

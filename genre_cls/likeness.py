@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genre_cls.estimates import Floats
+from genre_cls.calibration import Floats
 from genre_cls.scoring import ConfigResult, FoldResult
 
 

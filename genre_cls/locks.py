@@ -17,7 +17,7 @@ def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
     """Keep something to this process; the system releases the lock of one that dies.
 
     Args:
-        path: of the lock, in a folder that is there.
+        path: of the lock; folders that are missing are made.
         name: of what is kept, in words.
         wait: whether to wait for another process that has it.
 

@@ -36,7 +36,6 @@ def markdown(report: Report) -> str:
         "The same under other splits": findings.under_other_splits(report),
         "Which genres the best one recognises": findings.genres(report),
         "Which tracks are missed most": findings.missed_tracks(report),
-        "Where the numbers come from": provenance,
     }
     blocks = [
         f"# {_escaped(report.title)}",
@@ -46,8 +45,9 @@ def markdown(report: Report) -> str:
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
         *(f"## {title}\n\n{_pipes(sheet)}" for title, sheet in sections.items() if sheet),
-        f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
         _escaped(findings.known_faults(report)),
+        f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
+        f"## Where the numbers come from\n\n{_pipes(provenance)}",
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
 

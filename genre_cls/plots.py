@@ -25,9 +25,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from genre_cls.calibration import Calibration
+from genre_cls.calibration import Calibration, Floats, Ints
 from genre_cls.comparisons import RISK, SURE, Difference
-from genre_cls.estimates import Floats, Ints
 from genre_cls.prediction import Clip, Explanation, Prediction
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names, rank
 
@@ -410,7 +409,7 @@ def _add_fonts() -> None:
 
 
 def _envelope(waveform: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lowest and highest sample of each of some hundred stretches of a waveform `(n_samples,)`."""
+    """Lowest and highest sample of each of `ENVELOPE` stretches at most of a waveform `(n_samples,)`."""
     starts = np.linspace(0, len(waveform), min(ENVELOPE, len(waveform)), endpoint=False).astype(int)
     return np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
 

@@ -235,18 +235,16 @@ def _parser() -> ArgumentParser:
     )
     take = parser.add_argument
     take("inputs", nargs="*", type=at_home, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
-    take("--model", default="best", help="best (default: the most accurate configuration that was compared last, all "
-         "its folds together), an MLflow run's id, a .safetensors file, a folder of them, an .onnx file")  # fmt: skip
+    parser.add_model(
+        "best (default: the most accurate configuration that was compared last, all its folds together), an MLflow "
+        "run's id, a .safetensors file, a folder of them, an .onnx file"
+    )
     take("--top", type=_count, metavar="N", help="genres shown of each file (default: 3 in a table, all in JSON)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
     take("--export", type=at_home, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
     take("--explain", type=at_home, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
     take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
-    take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
-    take(
-        "--trust", action="store_true", help="let a model file name any class; it may then run any code on this machine"
-    )
     return parser
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
-from genre_cls.calibration import Calibration, best_temperature, calibration, logits_of, tempered
-from genre_cls.estimates import Estimate, Floats, Ints, crossed, estimate, of_few, sampled
+from genre_cls.calibration import Calibration, Floats, Ints, best_temperature, calibration, logits_of, tempered
+from genre_cls.estimates import Estimate, crossed, estimate, of_few, sampled
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
 
@@ -57,8 +57,25 @@ def voted(probabilities: Sequence[Floats]) -> Floats:
     return np.asarray(softmax(np.mean([logits_of(own) for own in probabilities], axis=0), axis=1))
 
 
+class _Judged:
+    """Tracks with their true genres and what is said of them."""
+
+    labels: Ints
+    probabilities: Floats
+
+    @property
+    def predictions(self) -> Ints:
+        """The most probable genre of each track `(n_tracks,)`."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def hits(self) -> Floats:
+        """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
+        return (self.predictions == self.labels).astype(float)
+
+
 @dataclass(frozen=True)
-class FoldResult:
+class FoldResult(_Judged):
     """What one trained fold leaves behind; every figure and score derives from it.
 
     Args:
@@ -68,7 +85,8 @@ class FoldResult:
         probabilities: predicted, one row a track `(n_tracks, n_genres)`, rows sum to 1; a track's are the mean over
             its windows.
         genres: names in the order of the columns.
-        curves: per epoch `train_loss`, `train_accuracy`, `held_out_loss`, `held_out_accuracy`.
+        curves: per epoch `train_loss`, `train_accuracy`, `held_out_loss`, `held_out_accuracy`, and with early stopping
+            `val_loss`, `val_accuracy`.
         n_train: tracks that taught.
         seconds: wall times of training and judging its models, added up, though they work side by side, s.
         windows: what the tracks' probabilities were averaged from, if it was kept.
@@ -83,16 +101,6 @@ class FoldResult:
     n_train: int
     seconds: float
     windows: WindowPredictions | None = None
-
-    @cached_property
-    def predictions(self) -> Ints:
-        """The most probable genre of each track `(n_tracks,)`."""
-        return self.probabilities.argmax(axis=1)
-
-    @property
-    def hits(self) -> Floats:
-        """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
-        return (self.predictions == self.labels).astype(float)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -127,7 +135,7 @@ class GenreScores:
 
 
 @dataclass(frozen=True)
-class TrackPredictions:
+class TrackPredictions(_Judged):
     """What one configuration says of every track, in the order of their ids.
 
     Args:
@@ -139,16 +147,6 @@ class TrackPredictions:
     track_ids: tuple[str, ...]
     labels: Ints
     probabilities: Floats
-
-    @property
-    def predictions(self) -> Ints:
-        """The most probable genre of each track `(n_tracks,)`."""
-        return self.probabilities.argmax(axis=1)
-
-    @property
-    def hits(self) -> Floats:
-        """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
-        return (self.predictions == self.labels).astype(float)
 
 
 @dataclass(frozen=True)

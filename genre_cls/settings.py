@@ -302,6 +302,13 @@ class OneLineParser(ArgumentParser):
         """Tell it as such."""
         raise UserError(f"{message} (--help says more)")
 
+    def add_model(self, help: str) -> None:
+        """Take what says which model to use: `--model`, which defaults to `best`, `--tracking` and `--trust`."""
+        take = self.add_argument
+        take("--model", default="best", help=help)
+        take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
+        take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
+
 
 def explain(error: Exception) -> str:
     """The one line for a user's mistake."""

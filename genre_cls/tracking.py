@@ -413,7 +413,7 @@ class Tracker:
         run = self._client.get_run(run_id)
         folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
         if not folds:
-            raise UserError(f"run {run_id} in {public(self.uri)}: has no folds that have finished, and is none itself")
+            raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
         return folds
 
     def _parent(self, run_id: str) -> Run:
@@ -427,7 +427,7 @@ class Tracker:
         try:
             yield
         except (MlflowException, OSError, *DAMAGED) as error:
-            raise UserError("; ".join((f"run {run_id} in {public(self.uri)}: {error}", *hints))) from error
+            raise UserError("; ".join((f"run {run_id} in {self.uri}: {error}", *hints))) from error
 
     def _finished(self, experiment: str | None) -> list[Run]:
         """The runs of configurations that have finished, newest first."""
@@ -647,7 +647,7 @@ def _connect(uri: str) -> MlflowClient:
     except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
         raise UserError(what_failed(uri, error)) from error
     except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
-        raise UserError(f"tracking.uri={public(uri)}: {error}") from error
+        raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
 
 

@@ -41,9 +41,9 @@ def main() -> None:
             judge_one()
         except Exception:
             with suppress(UserError):  # of a store that is away, say, which is told already
-                Sweep.report(complete=False)  # what did finish is worth one all the same
+                Sweep.finish(complete=False)  # what did finish is worth one all the same
             raise
-        Sweep.report()
+        Sweep.finish()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -102,7 +102,7 @@ class Sweep(Callback):
         log.info("compare it with others: %s -m genre_cls.report", beside("python"))
 
     @classmethod
-    def report(cls, *, complete: bool = True) -> None:
+    def finish(cls, *, complete: bool = True) -> None:
         """Write the report of a sweep, if any configuration of it has finished, and judge the winner of a search.
 
         Args:
