@@ -6,13 +6,15 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from genre_cls.errors import UserError
 
 Indices = NDArray[np.int64]
 
 FILTERED = {"train": 443, "valid": 197, "test": 290}  # tracks of GTZAN in each part of the published split
+SEEDS_APART = 10_000  # between repetitions, so that none has the folds of another seed's
 
 
 class SplitError(UserError):
@@ -65,7 +67,8 @@ def random(
     """
     _check(labels, np.arange(len(labels)), k, "track")
     apart = partial(_set_apart, labels=labels, groups=None, fraction=val_fraction, seed=seed)
-    shuffles = (StratifiedKFold(k, shuffle=True, random_state=seed + repeat) for repeat in range(repeats))
+    seeds = (seed + SEEDS_APART * repeat for repeat in range(repeats))
+    shuffles = (StratifiedKFold(k, shuffle=True, random_state=own) for own in seeds)
     splits = [split for shuffle in shuffles for split in shuffle.split(labels, labels)]
     return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
 
@@ -101,10 +104,10 @@ def artist(
         raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
     _check(labels, groups, k, "artist")
     apart = partial(_set_apart, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
-    shuffles = (StratifiedGroupKFold(k, shuffle=True, random_state=seed + repeat) for repeat in range(repeats))
-    splits = [split for shuffle in shuffles for split in shuffle.split(labels, labels, groups)]
-    _check_even(labels, [test for _, test in splits], k, tolerance)
-    return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
+    tests = [test for repeat in range(repeats) for test in _dealt(labels, groups, k, [seed, repeat])]
+    _check_even(labels, tests, k, tolerance)
+    everyone = np.arange(len(labels))
+    return [Fold(index, *apart(np.setdiff1d(everyone, test)), test) for index, test in enumerate(tests)]
 
 
 def filtered(
@@ -205,6 +208,25 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
         )
 
 
+def _dealt(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
+    """Deal whole groups at random into k parts, each as even in genres and in size as that allows.
+
+    Large groups come first, more or less, each to the part that has least of its genres. (scikit-learn's
+    StratifiedGroupKFold shuffles but groups of equal size, so that its repetitions are much the same folds.)
+    """
+    random = np.random.default_rng(seed)
+    counts = contingency_matrix(groups, labels)  # (n_groups, n_genres)
+    counts = np.hstack([counts, counts.sum(axis=1, keepdims=True)])  # all tracks together as one more genre
+    shares = counts / counts.sum(axis=0)
+    dealt, parts = np.zeros((k, counts.shape[1])), np.zeros(len(counts), dtype=np.int64)
+    for group in np.argsort(-counts[:, -1] * random.uniform(0.5, 1, len(counts))):
+        order = random.permutation(k)  # which of equals takes it
+        parts[group] = order[(dealt[order] @ shares[group]).argmin()]
+        dealt[parts[group]] += shares[group]
+    of_track = parts[np.unique(groups, return_inverse=True)[1]]
+    return [np.flatnonzero(of_track == part) for part in range(k)]
+
+
 def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
     fold, genre, share = _least_even(labels, tests)
     if not share or abs(share - 1 / k) > tolerance:
@@ -216,12 +238,17 @@ def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, toleran
 
 def _least_even(labels: Sequence[str], tests: Sequence[Indices]) -> tuple[int, str, float]:
     """The fold and genre of which the fold tests none, or else the most or the fewest tracks, and their share."""
-    genres, codes = np.unique(labels, return_inverse=True)
-    counts = np.array([np.bincount(codes[test], minlength=len(genres)) for test in tests])  # (n_folds, n_genres)
-    shares = counts / np.bincount(codes)
-    gaps = np.where(counts, np.abs(shares - shares.mean(axis=0)), np.inf)
+    shares = _shares(labels, tests)
+    gaps = np.where(shares, np.abs(shares - shares.mean(axis=0)), np.inf)
     fold, genre = np.unravel_index(gaps.argmax(), gaps.shape)
-    return int(fold), str(genres[genre]), float(shares[fold, genre])
+    return int(fold), str(np.unique(labels)[genre]), float(shares[fold, genre])
+
+
+def _shares(labels: Sequence[str], parts: Sequence[Indices]) -> NDArray[np.float64]:
+    """Which share of each genre's tracks each part has `(n_parts, n_genres)`."""
+    genres, codes = np.unique(labels, return_inverse=True)
+    counts = np.array([np.bincount(codes[part], minlength=len(genres)) for part in parts])
+    return counts / np.bincount(codes)
 
 
 def _set_apart(
@@ -235,8 +262,10 @@ def _set_apart(
         if groups is None:
             kept, val = train_test_split(train, test_size=fraction, stratify=own, random_state=seed)
         else:
-            parts = StratifiedGroupKFold(max(2, round(1 / fraction)), shuffle=True, random_state=seed)
-            kept, val = (train[part] for part in next(parts.split(train, own, groups[train])))
+            parts = [part for part in _dealt(own, groups[train], max(2, round(1 / fraction)), [seed]) if len(part)]
+            evenest = np.abs(_shares(own, parts) - 1 / len(parts)).max(axis=1).argmin()
+            val = train[parts[evenest]]
+            kept = np.setdiff1d(train, val)
     except ValueError as error:
         raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: {len(own)} training tracks are too few: {error}"

@@ -198,6 +198,35 @@ def test_repetitions_test_every_track_once_each_and_are_shuffled_anew(make: Call
     assert as_lists(parts[0]) == as_lists(make(HALF, groups, k=5, seed=0))
 
 
+UNEQUAL = [12, 10, 9, 8, 7, 6, 5, 4]  # tracks of each artist of a genre
+
+
+def test_repetitions_by_artist_are_other_folds_where_artists_are_unequal_too() -> None:
+    labels, groups = ["rock"] * sum(UNEQUAL) + ["jazz"] * sum(UNEQUAL), np.repeat(np.arange(16), UNEQUAL * 2)
+    split = folds.artist(labels, groups, k=5, seed=0, repeats=3)
+    assert_disjoint(split[:5], groups)
+    assert len({tuple(fold.test.tolist()) for fold in split}) == 15
+
+
+def test_no_artist_is_always_the_one_that_stops_the_training() -> None:
+    labels, groups = ["rock"] * sum(UNEQUAL) + ["jazz"] * sum(UNEQUAL), np.repeat(np.arange(16), UNEQUAL * 2)
+    split = folds.artist(labels, groups, k=5, seed=0, repeats=4, val_fraction=0.25)
+    assert_disjoint(split, groups)
+    stopping = [set(groups[fold.val].tolist()) for fold in split]
+    assert not set.intersection(*stopping[:4]) and len({frozenset(each) for each in stopping}) > 5
+    for fold in split:
+        kept = np.bincount(groups[fold.val], minlength=16).reshape(2, 8).sum(axis=1)
+        assert (kept < 0.45 * np.bincount(groups[fold.train], minlength=16).reshape(2, 8).sum(axis=1)).all()
+
+
+@pytest.mark.parametrize("make", [folds.random, folds.artist])
+def test_no_repetition_has_the_folds_of_another_seed(make: Callable[..., list[Fold]]) -> None:
+    groups = np.arange(len(HALF)) // 2
+    repeated, other = make(HALF, groups, k=5, seed=0, repeats=3), make(HALF, groups, k=5, seed=1)
+    test_sets = [fold.test.tolist() for fold in (*other, *repeated)]
+    assert all(sorted(test_sets[:5]) != sorted(test_sets[first : first + 5]) for first in (5, 10, 15))
+
+
 PARTS = [("train", "valid", "test", None)[i % 4] for i in range(20)]
 MIXED = [("rock", "jazz")[i // 4 % 2] for i in range(20)]  # both are in each part
 
