@@ -3,19 +3,21 @@
 import csv
 import io
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genre_cls.calibration import Ints
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
 RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads, the last one if it is there
-DAMAGED = (ValueError, LookupError, TypeError, BadZipFile)  # what `load_fold` says of files that are cut short or worse
+DAMAGED = (ValueError, LookupError, TypeError)  # what `load_fold` says of files that are cut short or worse
 
 Files = Mapping[str, bytes]  # name of an artifact to its content
 
@@ -62,8 +64,8 @@ def load_fold(folder: Path) -> FoldResult:
 def _load_windows(path: Path) -> WindowPredictions | None:
     if not path.exists():  # a run from before windows were kept
         return None
-    with np.load(path, allow_pickle=False) as file:
-        return WindowPredictions(file["track"], file["start"], file["probabilities"])
+    arrays = _arrays(path)
+    return WindowPredictions(arrays["track"], arrays["start"], arrays["probabilities"])
 
 
 def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:
@@ -84,17 +86,26 @@ def genre_means_file(means: GenreMeans) -> bytes:
 
 def load_genre_means(path: Path) -> GenreMeans:
     """Restore what `genre_means_file` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return GenreMeans(
-            str(file["kind"]), tuple(file["genres"].tolist()), file["matrices"],
-            float(file["seconds_per_frame"]), file["frequencies"],
-        )  # fmt: skip
+    arrays = _arrays(path)
+    return GenreMeans(
+        str(arrays["kind"]), tuple(arrays["genres"].tolist()), arrays["matrices"],
+        float(arrays["seconds_per_frame"]), arrays["frequencies"],
+    )  # fmt: skip
 
 
 def _predictions(fold: FoldResult) -> list[tuple[object, ...]]:
     header = ("track", "genre", "predicted", *(f"p({genre})" for genre in fold.genres))
     rows = zip(fold.track_ids, fold.labels, fold.predictions, fold.probabilities.tolist(), strict=True)
     return [header, *((track, fold.genres[true], fold.genres[predicted], *p) for track, true, predicted, p in rows)]
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (BadZipFile, EOFError, RuntimeError, zlib.error) as error:  # whatever a flipped bit may claim
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _npz(arrays: Mapping[str, Any]) -> bytes:

@@ -287,7 +287,7 @@ def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
             if (fold := load_fold(folder)).index not in logged:
                 found[fold.index] = fold
                 continue
-        except (OSError, *DAMAGED) as error:
+        except DAMAGED as error:  # not the disk's failure, which says nothing of the fold
             log.warning("%s: is damaged and trained anew: %s", folder, in_one_line(error))
         spool.drop(folder)
     return found

@@ -6,13 +6,12 @@ import os
 import re
 import shlex
 import shutil
-import sqlite3
 import tempfile
 import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from http.client import HTTPException
@@ -676,7 +675,5 @@ def _make_database(folder: Path) -> None:
             partial = folder / "mlflow.partial"
             partial.unlink(missing_ok=True)
             _connect(f"sqlite:///{partial}")
-            with closing(sqlite3.connect(partial)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # halves the time of a write
             partial.replace(path)
             sync(folder)

@@ -1,5 +1,6 @@
 """Stop and go on: a command that was killed, or given twice at once, ends as one that nobody disturbed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -314,10 +315,17 @@ def test_folds_that_cannot_be_logged_are_kept_and_logged_later(
         kept = f"3 finished folds are kept in {spool}, the same command (without force=true) logs them"
         assert "is away" in line and kept in line
         assert {path.name for path in spool.glob("*/2/*")} > {"model.safetensors", "predictions.csv", "fold.json"}
+        with monkeypatch.context() as patch:  # a disk that fails says nothing of a fold
+            patch.setattr(Path, "read_bytes", _failing_disk)
+            assert command(train.main, "-m", *on_music, *ONE).code == 2
         (spool / next(spool.iterdir()) / "1" / "predictions.csv").write_text("damaged")
         done = command(train.main, "-m", *on_music, *ONE)
         assert sorted(trained) == [0, 1, 1, 2] and "2 of 3 folds taken over" in done.err and done.code == 0
     assert open_runs(done) == [] and table(done) == undisturbed and not list(spool.iterdir())
+
+
+def _failing_disk(path: Path) -> bytes:
+    raise OSError(errno.EIO, "Input/output error", str(path))
 
 
 def fail(patch: pytest.MonkeyPatch, after: int, times: int) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,13 @@ from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from genre_cls.artifacts import fold_files, load_fold
+from genre_cls.artifacts import DAMAGED, fold_files, genre_means_file, load_fold, load_genre_means
 from genre_cls.calibration import best_temperature, tempered
 from genre_cls.estimates import crossed, estimate
 from genre_cls.scoring import (
     ConfigResult,
     FoldResult,
+    GenreMeans,
     WindowPredictions,
     confusions,
     most_missed,
@@ -366,3 +368,20 @@ def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) ->
     if back.windows and fold.windows:
         for name in ("track", "start", "probabilities"):
             assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
+
+
+MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_arrays_that_a_disk_has_damaged_are_told_as_such(data: st.DataObject) -> None:
+    content = bytearray(genre_means_file(MEANS))
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    with tempfile.TemporaryDirectory() as folder, suppress(*DAMAGED):
+        Path(folder, "means.npz").write_bytes(content)
+        load_genre_means(Path(folder, "means.npz"))

@@ -112,7 +112,8 @@ def test_a_fresh_store_is_one_database_beside_its_artifacts(tracker: Tracker, fo
     assert artifacts(tracker, run_id).is_relative_to(folder / "artifacts")
     assert not (folder.parent / "artifacts").exists()
     with sqlite3.connect(folder / "mlflow.db") as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        # A write-ahead log needs memory that all processes share, which machines with one network disk do not.
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     assert "--host 127.0.0.1" in ui_command(tracker.uri)
     assert str(folder) in ui_command(tracker.uri) and f"'{tracker.uri}'" in ui_command(tracker.uri)
 
