@@ -106,8 +106,10 @@ class _Job:
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
         self.cfg, self.task, self.identity, self.tracker = cfg, task, identity, _tracker(cfg)
         device = device_of(cfg.trainer.device).type
-        # Two precisions, or devices, are one configuration to compare, but not to continue: their bits differ.
-        self.key = identity.key(task.inputs, device, arithmetic(cfg.trainer.precision, accelerator=device != "cpu"))
+        # Two precisions, devices or numbers of threads are one configuration to compare, but not to continue: their
+        # bits differ.
+        precision = arithmetic(cfg.trainer.precision, accelerator=device != "cpu")
+        self.key = identity.key(task.inputs, device, precision, str(cfg.trainer.threads))
         self.spool = Spool(Path(cfg.tracking.folder), self.key)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)

@@ -19,6 +19,8 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
+import soundfile
+import soxr
 import torch
 from filelock import FileLock
 from joblib import cpu_count
@@ -224,11 +226,12 @@ class Ledger:
 
 @cache
 def spec_key(spec: FeatureSpec) -> str:
-    """Name of a spec's folder: it changes with any value of the spec and with the code that computes it."""
+    """Name of a spec's folder: it changes with any value of the spec, the code that computes it, and its libraries."""
     kind, *numbers = astuple(spec if spec.kind == "mfcc" else replace(spec, n_mfcc=1))
     values = json.dumps([kind, *map(float, numbers)])  # 11025 and 11025.0 are one
     code = inspect.getsource(audio) + inspect.getsource(features)
-    return f"{kind}-{_digest([values.encode(), code.encode()])}"
+    libraries = torch.__version__.partition("+")[0], soxr.__version__, soundfile.__libsndfile_version__
+    return f"{kind}-{_digest([values.encode(), code.encode(), ' '.join(libraries).encode()])}"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_
     first = command(train.main, "-m", *on_music, *ONE)
     assert sorted(trained) == [0, 1, 2] and "taken over" not in first.err
     shutil.rmtree(first.folder / "report")
-    second = command(train.main, "-m", *on_music, *ONE, "trainer.threads=2", "rope=0.5")
+    second = command(train.main, "-m", *on_music, *ONE, "trainer.workers=1", "rope=0.5")
     assert (second.code, sorted(trained)) == (0, [0, 1, 2])
     assert "mel basic 4: 3 of 3 folds taken over (force=true" in second.err
     assert table(second) == table(first) and second.parents[0].info.run_id == first.parents[0].info.run_id
@@ -109,6 +109,8 @@ def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_
     assert len(ranking(forced)) == len(ranking(first))
     other = command(train.main, "-m", *on_music, *ONE, "recipe.optimizer.lr=0.002")
     assert len(trained) == 9 and "taken over" not in other.err
+    summed_otherwise = command(train.main, "-m", *on_music, *ONE, "trainer.threads=2")
+    assert len(trained) == 12 and "taken over" not in summed_otherwise.err
 
 
 def ranking(outcome: Any) -> list[str]:

@@ -169,6 +169,15 @@ def test_new_code_makes_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
     spec_key.cache_clear()
 
 
+@pytest.mark.parametrize("version", ["torch.__version__", "soxr.__version__", "soundfile.__libsndfile_version__"])
+def test_another_version_of_a_library_makes_a_new_key(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = spec_key(MEL)
+    spec_key.cache_clear()
+    monkeypatch.setattr(version, "0.0.1")
+    assert spec_key(MEL) != before
+    spec_key.cache_clear()
+
+
 def test_a_file_with_new_content_gets_new_features(tracks: list[Track], cache: Path) -> None:
     (before,) = FeatureStore(cache).load(tracks, [MEL])
     old = np.array(before.clips[2])
