@@ -92,9 +92,9 @@ class FoldData(pl.LightningDataModule):
         view = self.windowing.view
         if treatment(view) == "modulation":
             windows = Windows(self, self.centres(self.fold.train))
-            return standardisation_of_windows(torch.cat([seen(features, view) for features, _ in windows]))
+            return mean_and_deviation_per_value(torch.cat([seen(features, view) for features, _ in windows]))
         clips = (self.clips[i] - self.levels[i] if self.levels else self.clips[i] for i in self.fold.train)
-        mean, deviation = standardisation(seen(clip, view) for clip in clips)
+        mean, deviation = mean_and_deviation_per_bin(seen(clip, view) for clip in clips)
         return mean[:, None], deviation[:, None]
 
     def centres(self, tracks: Indices) -> list[Cut]:
@@ -170,7 +170,7 @@ class Crops:
         return self.data.batches(windows, n_frames, self.batch_size)
 
 
-def standardisation_of_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_deviation_per_value(windows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each value of some windows.
 
     Args:
@@ -183,7 +183,7 @@ def standardisation_of_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(deviation > 1e-4, deviation, 1.0)
 
 
-def standardisation(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def mean_and_deviation_per_bin(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each bin over all frames of some clips.
 
     Args:

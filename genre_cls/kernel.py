@@ -1,4 +1,4 @@
-"""A kernel machine: a window is of the genre of those that it is like, by its statistics. It learns all at once."""
+"""Kernel ridge regression on windows' statistics: a classifier that is solved at once, not trained by epochs."""
 
 from functools import cached_property
 from typing import Self
@@ -9,10 +9,10 @@ from torch.nn.functional import one_hot
 
 from genre_cls.features import constants
 
-RIDGE = 0.1  # what a window is worth to itself beside its likeness, 1
-SURENESS = 9.0  # logits for a window that is wholly of a genre; log loss of tracks left out is least at 8 to 10
-FURTHEST = 10.0  # deviations from the mean, beyond which a single value would make a window unlike all others
-MOST = 5000  # windows to learn from; the matrix of their likenesses takes some 600 MB meanwhile
+RIDGE = 0.1  # added to the kernel matrix's diagonal, where a window meets itself with 1
+LOGIT_SCALE = 9.0  # logits per unit of the regression's output; log loss of tracks left out is least at 8 to 10
+CLIP = 10.0  # deviations from the mean, beyond which a single value would make a window unlike all others
+MAX_WINDOWS = 5000  # to learn from; their kernel matrix takes some 600 MB meanwhile
 
 
 class KernelMachine(nn.Module):
@@ -42,35 +42,35 @@ class KernelMachine(nn.Module):
         """Learn from windows.
 
         Args:
-            values: of each, with zero mean and unit variance `(n_windows, n_values)`, at most `MOST` windows.
+            values: of each, with zero mean and unit variance `(n_windows, n_values)`, at most `MAX_WINDOWS` windows.
             labels: their genres `(n_windows,)`.
             n_genres: classes.
         """
         machine = cls(len(values), values.shape[1], n_genres)
-        machine.centres = values.clamp(-FURTHEST, FURTHEST).half()
-        likeness = machine.likeness(machine._known[0]).double()
-        likeness.diagonal().add_(RIDGE)
+        machine.centres = values.clamp(-CLIP, CLIP).half()
+        matrix = machine.kernel(machine._centres[0]).double()
+        matrix.diagonal().add_(RIDGE)
         # What is like nothing is of all genres alike, so that each window's targets add up to nothing.
         targets = one_hot(labels, n_genres).double() - 1 / n_genres
-        machine.weights = torch.cholesky_solve(targets, torch.linalg.cholesky(likeness)).float().contiguous()
+        machine.weights = torch.cholesky_solve(targets, torch.linalg.cholesky(matrix)).float().contiguous()
         return machine
 
     def forward(self, values: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of standardised statistics `(batch, 1, 1, n_values)`."""
         with torch.autocast(values.device.type, enabled=False):  # bfloat16 knows no small differences
-            return SURENESS * self.likeness(values.flatten(1)) @ self.weights
+            return LOGIT_SCALE * self.kernel(values.flatten(1)) @ self.weights
 
-    def likeness(self, values: Tensor) -> Tensor:
-        """How like windows `(n, n_values)` are to each centre, 0 to 1 `(n, n_centres)`.
+    def kernel(self, values: Tensor) -> Tensor:
+        """Radial basis functions exp(-|x - c|² / (2 n_values)) of windows `(n, n_values)`, `(n, n_centres)`.
 
-        Two windows that are as far apart as any two are in the mean have a likeness of 1 / e.
+        Two standardised windows are 2 n_values apart on average (squared), which gives 1 / e.
         """
-        values, (centres, squares) = values.clamp(-FURTHEST, FURTHEST), self._known
+        values, (centres, squares) = values.clamp(-CLIP, CLIP), self._centres
         distances = values.square().sum(dim=1, keepdim=True) + squares - 2 * values @ centres.T
         return (-distances.clamp(min=0) / (2 * centres.shape[1])).exp()
 
     @cached_property
-    def _known(self) -> tuple[Tensor, Tensor]:
+    def _centres(self) -> tuple[Tensor, Tensor]:
         """The centres as they are computed with, and their squares, which take longer than to judge some windows."""
         with constants(self.centres.device):
             centres = self.centres.float()

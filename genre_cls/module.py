@@ -79,8 +79,8 @@ class GenreModule(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of an augmented batch."""
         features, labels = batch
-        seen = self.show(self.augmentation.shift(features))
-        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(seen))
+        shown = self.show(self.augmentation.shift(features))
+        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(shown))
         logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
         loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
         self._count("train", loss.detach(), logits, labels)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold
-from genre_cls.kernel import MOST, KernelMachine
+from genre_cls.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.modelfile import Weights
 from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
@@ -81,11 +81,11 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view, crops)
     data = FoldData(task.features, task.labels, fold, windowing, device_of(cfg.trainer.device))
     n_genres = len(task.catalogue.genres)
-    learned = _kernel_machine(data, n_genres) if is_of_statistics(view) else _network(cfg, data, n_genres)
+    learned = _fit_kernel_machine(data, n_genres) if is_of_statistics(view) else _train_network(cfg, data, n_genres)
     return Member(fold, place, *learned, perf_counter() - started)
 
 
-def _network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
+def _train_network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
     from genre_cls.module import GenreModule, Training, fit
 
     recipe, view = cfg.recipe, data.windowing.view
@@ -102,19 +102,19 @@ def _network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
     return module.weights(), module.curves, windows
 
 
-def _kernel_machine(data: "FoldData", n_genres: int) -> Learned:
+def _fit_kernel_machine(data: "FoldData", n_genres: int) -> Learned:
     """Learn from the windows that cover the training tracks, or from as many of them as may be.
 
     Nothing is stopped early, so it learns from the inner validation tracks, too.
     """
-    from genre_cls.data import Windows, standardisation_of_windows
+    from genre_cls.data import Windows, mean_and_deviation_per_value
 
     view, cover = data.windowing.view, data.cover(np.union1d(data.fold.train, data.fold.val))
-    some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MOST)).astype(int)]
+    some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MAX_WINDOWS)).astype(int)]
     with torch.inference_mode():
         windows = [(seen(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
-        mean, deviation = standardisation_of_windows(statistics)
+        mean, deviation = mean_and_deviation_per_value(statistics)
         machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
         judged = (seen(features, view).cpu() for features, _ in data.predict_dataloader())
         said = [machine(standardised(values, mean, deviation)) for values in judged]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genre_cls import data as data_room
-from genre_cls.data import Crops, FoldData, standardisation
+from genre_cls.data import Crops, FoldData, mean_and_deviation_per_bin
 from genre_cls.folds import Fold
 from genre_cls.recipe import GROWING, crop_lengths
 from genre_cls.store import Features
@@ -201,7 +201,7 @@ def test_a_modulation_that_never_changes_is_not_divided_by_nothing(fold_data: Ma
 @pytest.mark.parametrize("n_clips", [1, 2, 7])
 def test_standardisation_is_that_of_all_frames_together(n_clips: int) -> None:
     clips = noise(n_clips)
-    mean, deviation = standardisation([torch.from_numpy(clip) for clip in clips])
+    mean, deviation = mean_and_deviation_per_bin([torch.from_numpy(clip) for clip in clips])
     frames = np.concatenate(clips, axis=1).astype(np.float64)
     assert mean.dtype == deviation.dtype == torch.float32
     assert np.allclose(mean, frames.mean(axis=1), atol=1e-4)
@@ -224,7 +224,7 @@ def test_standardisation_does_not_look_at_what_is_held_out(fold_data: MakeData) 
 @given(st.floats(-100, 100, width=16), st.lists(st.integers(1, 900), min_size=1, max_size=6))
 def test_a_bin_that_never_changes_is_left_unscaled(value: float, lengths: list[int]) -> None:
     # The naive variance of such a bin is now and then 1e-29, and its reciprocal makes noise of everything else.
-    _, deviation = standardisation([torch.full((1, n), value).half() for n in lengths])
+    _, deviation = mean_and_deviation_per_bin([torch.full((1, n), value).half() for n in lengths])
     assert deviation.item() == 1
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genre_cls import GenreClassifier, train, training
 from genre_cls.errors import UserError
-from genre_cls.kernel import RIDGE, SURENESS, KernelMachine
+from genre_cls.kernel import LOGIT_SCALE, RIDGE, KernelMachine
 
 Command = Callable[..., Any]
 
@@ -33,7 +33,7 @@ def test_it_is_the_ridge_regression_of_scikit_learn(seed: int, n: int, n_values:
     got = KernelMachine.fitted(known, labels, n_genres)(new[:, None, None])
     reference = KernelRidge(kernel="rbf", gamma=1 / (2 * n_values), alpha=RIDGE)
     reference.fit(known.numpy(), np.eye(n_genres)[labels] - 1 / n_genres)
-    np.testing.assert_allclose(got, SURENESS * reference.predict(new.numpy()), atol=2e-3)
+    np.testing.assert_allclose(got, LOGIT_SCALE * reference.predict(new.numpy()), atol=2e-3)
 
 
 def test_it_knows_what_it_has_learned_from_and_nothing_of_what_is_like_nothing() -> None:
@@ -78,7 +78,7 @@ def test_it_goes_from_file_to_file_as_it_is_and_never_empty(tmp_path: Path) -> N
 def test_a_configuration_may_be_a_kernel_machine_alone(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "MOST", 11)
+    monkeypatch.setattr(training, "MAX_WINDOWS", 11)
     same = ("features=mel", "model=basic", "batch_size=4,8", "trainer.workers=1", "recipe.members=[statistics]")
     done = command(train.main, "-m", *on_music, *same)
     assert done.code == 0 and (done.folder / "report" / "report.html").exists()
