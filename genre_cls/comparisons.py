@@ -136,7 +136,7 @@ def _difference(
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
     of_tracks = np.mean([a.tracks.hits - b.tracks.hits for a, b in pairs], axis=0)
-    found = one.over_folds(gains, of_tracks, imagined=(1, -1), step=1 / len(pairs))
+    found = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
     if found.mean < 0:
         first, second, found = second, first, replace(found, mean=-found.mean)
     return Difference(first, second, found, found.p_value, single_tracks, rope)

@@ -20,7 +20,7 @@ THRESHOLD = 0.45  # mean cosine of frames
 NEAREST = 5  # tracks that one is compared with frame by frame: of 739, every copy that shares 11 s came among them
 
 Matrix = NDArray[np.float16]
-Floats = NDArray[np.float32]
+Float32s = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ def near_duplicates(clips: Sequence[Matrix], suspects: NDArray[np.bool_] | None 
     Returns:
         The pairs with a suspect that are alike, by index.
     """
-    shapes = [_shape(clip) for clip in clips]
+    shapes = [_normalised_frames(clip) for clip in clips]
     pairs = _candidates(shapes, np.ones(len(clips), dtype=bool) if suspects is None else suspects)
     compared = (Duplicate(i, j, _similarity(shapes[i], shapes[j])) for i, j in pairs)
     return [pair for pair in compared if pair.similarity > THRESHOLD]
 
 
-def _shape(clip: Matrix) -> Floats:
+def _normalised_frames(clip: Matrix) -> Float32s:
     """What moves in a clip: its frames without their level and without the clip's mean spectrum, each of length 1.
 
     A frame of silence is all zero. Else the silences of any two clips would be alike: both lack the mean spectrum.
@@ -65,7 +65,7 @@ def _shape(clip: Matrix) -> Floats:
     return shape
 
 
-def _candidates(shapes: Sequence[Floats], suspects: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _candidates(shapes: Sequence[Float32s], suspects: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Pair each suspect with the tracks whose bands rise and fall together as its own do: at any time, in any order."""
     if len(shapes) < 2:
         return []
@@ -79,7 +79,7 @@ def _candidates(shapes: Sequence[Floats], suspects: NDArray[np.bool_]) -> list[t
     return sorted({(min(i, j), max(i, j)) for i, row in zip(own.tolist(), nearest.tolist(), strict=True) for j in row})
 
 
-def _similarity(one: Floats, other: Floats) -> float:
+def _similarity(one: Float32s, other: Float32s) -> float:
     """Mean cosine of the frames that lie over each other where that is highest, of all shifts with enough of them."""
     alike = _correlation(one, other)
     shared = np.rint(_correlation(np.any(one, axis=0, keepdims=True), np.any(other, axis=0, keepdims=True)))
@@ -87,14 +87,14 @@ def _similarity(one: Floats, other: Floats) -> float:
     return float((alike[enough] / shared[enough]).max(initial=0.0))
 
 
-def _correlation(one: NDArray[np.generic], other: NDArray[np.generic]) -> Floats:
+def _correlation(one: NDArray[np.generic], other: NDArray[np.generic]) -> Float32s:
     """Sum over bands and time of the products of two matrices `(n_bins, n_frames)`, for every shift."""
     n = fft.next_fast_len(one.shape[1] + other.shape[1] - 1, real=True)
     spectra = [fft.rfft(matrix.astype(np.float32), n) for matrix in (one, other)]
     return fft.irfft((spectra[0].conj() * spectra[1]).sum(axis=0), n)
 
 
-def _unit(columns: Floats) -> Floats:
+def _unit(columns: Float32s) -> Float32s:
     """Scale columns to length 1; those of nothing but rounding errors become 0."""
     lengths = np.linalg.norm(columns, axis=0)
     return np.divide(columns, lengths, out=np.zeros_like(columns), where=lengths > 0.1)

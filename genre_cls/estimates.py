@@ -102,24 +102,24 @@ def sampled(values: Floats) -> Estimate:
     return Estimate(float(values.mean()), 0.0, error, max(n - 1, 1))
 
 
-def of_few(found: Estimate, values: Floats, imagined: Sequence[float], least: float = 0.0) -> Estimate:
-    """The same, or, where folds agree to the track and so tell of no error, with that of the tracks.
+def with_error_floor(found: Estimate, values: Floats, pseudo_values: Sequence[float], least: float = 0.0) -> Estimate:
+    """Replace an error that is implausibly small, because all folds scored the same, by that of the single tracks.
 
-    Tracks that are all recognised would tell of none either: some imagined ones, as many of each kind, join them. The
-    interval stays around the mean, and is so wide that it reaches as far as theirs.
+    Tracks that are all recognised would show no error either, so pseudo-values join them, as many of each kind. The
+    interval stays around `found.mean`, and is so wide that it reaches as far as theirs.
 
     Args:
         found: mean over the folds.
         values: what was made of each track `(n_tracks,)`.
-        imagined: the values that join them.
-        least: the error that would be found if one fold were a single track apart; folds with less of it agree.
+        pseudo_values: the values that join them.
+        least: the smallest plausible error, that of folds of which one is a single track apart.
 
     Source: Agresti & Coull, The American Statistician 52 (1998), for shares: two hits and two misses; Bonett & Price,
     J. Educational and Behavioral Statistics 37 (2012), for differences of two shares: a gain and a loss.
     """
     if found.error >= max(ROUNDING, least - ROUNDING):
         return found
-    joined = np.append(values, imagined)
+    joined = np.append(values, pseudo_values)
     freedom = len(joined) - 1
     shift = abs(float(joined.mean()) - found.mean) / float(stats.t.ppf(0.975, freedom))  # their interval is elsewhere
     return replace(found, error=float(joined.std()) / len(joined) ** 0.5 + shift, freedom=freedom)

@@ -128,11 +128,11 @@ class _Job:
         return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
 
     def begin(self) -> bool:
-        """Let workers train the folds that nobody has finished, before it is this job's turn, if no other is at it."""
+        """Start training before this job's turn; False if another process holds its locks, or the store fails."""
         try:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):
-                self._found()
+                self._take_over()
             self.trainings = Trainings(self.cfg, self.task, self._left)
         except (Timeout, UserError, *FAILURES):
             self.locks.close()  # or its turn would wait for what this process itself holds
@@ -193,7 +193,7 @@ class _Job:
     def _claimed(self) -> Iterator[Callable[[], None]]:
         """Claim the configuration and log the folds on disk: at once, when the yielded function is called, and last."""
         with self.tracker.claim(self.key, self.identity.title) as claim:
-            earlier = self._found()
+            earlier = self._take_over()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
                 run_id = earlier.run_id
                 yield lambda: None
@@ -208,8 +208,8 @@ class _Job:
                 self.tracker.confirm(run_id)
                 self.spool.clear()
 
-    def _found(self) -> Earlier:
-        """Look what earlier commands and other jobs have done."""
+    def _take_over(self) -> Earlier:
+        """Load what earlier commands and other jobs have finished; `force=true` empties the spool before."""
         experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.identity.dataset}")
         earlier = self.tracker.earlier(experiment, self.key, anew=self.cfg.force)
         if self.cfg.force and not earlier.run_id:

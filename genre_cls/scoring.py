@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
 from genre_cls.calibration import Calibration, Floats, Ints, best_temperature, calibration, logits_of, tempered
-from genre_cls.estimates import Estimate, crossed, estimate, of_few, sampled
+from genre_cls.estimates import Estimate, crossed, estimate, sampled, with_error_floor
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
 
@@ -246,26 +246,26 @@ class ConfigResult:
         """Mean of a fold score (a key of `FoldResult.scores`) with its error."""
         if score != "accuracy":
             return estimate([fold.scores[score] for fold in self.folds], self.test_share)
-        return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, imagined=(1, 1, 0, 0))
+        return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, pseudo_values=(1, 1, 0, 0))
 
     def over_folds(
-        self, values: Sequence[Floats], of_tracks: Floats, imagined: Sequence[float], step: float = 1.0
+        self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float], step: float = 1.0
     ) -> Estimate:
         """Mean of something that each judged track has, with its error.
 
         Args:
             values: of each fold's tracks `(n_tracks,)`.
-            of_tracks: the same, once for each track `(n_tracks,)`, for `estimates.of_few`.
-            imagined: the values that join these.
+            of_tracks: the same, once for each track `(n_tracks,)`, for `estimates.with_error_floor`.
+            pseudo_values: the values that join these.
             step: by how much two values differ at least, if they do.
         """
         if len(values) == 1:
-            return of_few(sampled(values[0]), of_tracks, imagined)
+            return with_error_floor(sampled(values[0]), of_tracks, pseudo_values)
         if self.one_test:
-            return of_few(crossed(np.stack(values)), of_tracks, imagined)
+            return with_error_floor(crossed(np.stack(values)), of_tracks, pseudo_values)
         one_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
         found, least = (estimate(means, self.test_share) for means in ([own.mean() for own in values], one_apart))
-        return of_few(found, of_tracks, imagined, least.error)
+        return with_error_floor(found, of_tracks, pseudo_values, least.error)
 
     @property
     def summary(self) -> dict[str, float]:

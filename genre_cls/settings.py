@@ -107,7 +107,7 @@ class Switch:
         return "true or false"
 
 
-def whole(low: int) -> Number:
+def at_least(low: int) -> Number:
     """Whole numbers from `low` on."""
     return Number(low, whole=True)
 
@@ -133,7 +133,7 @@ TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
 RULES: Mapping[str, Number | Text | Several | Switch] = {
-    "batch_size": whole(2),  # batch normalisation needs two
+    "batch_size": at_least(2),  # batch normalisation needs two
     "seed": SEED,
     "max_unreadable": SHARE,
     "drop_faults": Switch(),
@@ -148,7 +148,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "report_dir": Text(),
     "dataset.root": Text(optional=True),
     "dataset.cache_dir": Text(),
-    "dataset.tracks_per_genre": whole(2),
+    "dataset.tracks_per_genre": at_least(2),
     "dataset.seconds": Number(1, 600),
     "dataset.sample_rate": Number(8000, 192000, whole=True),
     "dataset.crossover": SHARE,
@@ -157,13 +157,13 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "features.kind": Text(("mel", "mfcc")),
     "features.sample_rate": Number(1000, 192000, whole=True),
     "features.n_fft": Number(16, 65536, whole=True),
-    "features.hop_length": whole(1),
-    "features.n_mels": whole(1),
-    "features.n_mfcc": whole(1),
+    "features.hop_length": at_least(1),
+    "features.n_mels": at_least(1),
+    "features.n_mfcc": at_least(1),
     "features.f_min": Number(0),
     "features.f_max": Number(0),
     "features.top_db": Number(1, 1000),
-    "recipe.epochs": whole(1),
+    "recipe.epochs": at_least(1),
     "recipe.window": Number(0.1, 600),
     "recipe.overlap": Number(0, 0.95),
     "recipe.first_crop": Number(0.01, 1),
@@ -172,22 +172,22 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.optimizer.weight_decay": Number(0),
     "recipe.optimizer.fused": Switch(),
     "recipe.schedule.warmup": Number(0.01, 0.99),
-    "recipe.augmentation.bin_shift": whole(0),
+    "recipe.augmentation.bin_shift": at_least(0),
     "recipe.augmentation.bin_mask": SHARE,
     "recipe.augmentation.frame_mask": SHARE,
-    "recipe.augmentation.n_masks": whole(0),
+    "recipe.augmentation.n_masks": at_least(0),
     "recipe.augmentation.mixup": Number(0),
     "recipe.augmentation.label_smoothing": Number(0, 0.99),
-    "recipe.early_stopping.patience": whole(0),
+    "recipe.early_stopping.patience": at_least(0),
     "recipe.early_stopping.val_fraction": Number(0.01, 0.5),
-    "folds.k": whole(2),
-    "folds.repeats": whole(1),
+    "folds.k": at_least(2),
+    "folds.repeats": at_least(1),
     "folds.tolerance": SHARE,
     "folds.seed": SEED,
     "trainer.device": Text(("auto", "cpu", "cuda", "mps")),
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
-    "trainer.threads": whole(1),
-    "trainer.workers": whole(0),
+    "trainer.threads": at_least(1),
+    "trainer.workers": at_least(0),
     "tracking.uri": Text(empty=True),
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True),
@@ -266,7 +266,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     except Exception as error:
         if not _is_users(error):
             raise
-        print(f"error: {in_one_line(explain(error))}", file=sys.stderr)
+        print(f"error: {in_one_line(error_message(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"interrupted{interrupted}", file=sys.stderr)
@@ -310,7 +310,7 @@ class OneLineParser(ArgumentParser):
         take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
 
 
-def explain(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """The one line for a user's mistake."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -206,7 +206,7 @@ def _check_arguments(split: "partial[list[Fold]]") -> None:
 
 
 def _data(cfg: DictConfig) -> _Data:
-    return _found(_data_settings(cfg))
+    return _load_dataset(_data_settings(cfg))
 
 
 def _data_settings(cfg: DictConfig) -> str:
@@ -216,7 +216,7 @@ def _data_settings(cfg: DictConfig) -> str:
 
 
 @cache  # a process looks once, so that all configurations of a sweep are judged on the same tracks
-def _found(settings: str) -> _Data:
+def _load_dataset(settings: str) -> _Data:
     cfg = OmegaConf.create(settings)
     catalogue: Catalogue = instantiate(cfg.dataset)
     if cfg.drop_faults:

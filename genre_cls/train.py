@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from genre_cls.errors import UserError
 from genre_cls.extras import beside
 from genre_cls.lifeline import end_with
-from genre_cls.settings import AGAIN, CONF, check, check_words, one_line_errors, whole, without_hydra
+from genre_cls.settings import AGAIN, CONF, at_least, check, check_words, one_line_errors, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ class Sweep(Callback):
         """Prepare all configurations of a sweep, wherever the launcher runs them."""
         with one_line_errors():
             trials = config.hydra.sweeper.get("n_trials", 1)
-            if not whole(1).allows(trials):
-                raise UserError(f"hydra.sweeper.n_trials={trials}: must be {whole(1)}")
+            if not at_least(1).allows(trials):
+                raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
         _prepare(config, expand)

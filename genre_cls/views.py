@@ -133,13 +133,13 @@ def _pairs(n: int) -> Tensor:
 
 @cache
 def patterns(n_bins: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
-    """What is watched for modulations: bands, cosines over all bins, and wavelets of each octave of coarseness.
+    """Filters over the bins for `modulation_spectrum`: band averages, DCT cosines, complex wavelets at octave scales.
 
     Cosines of mel bands are their MFCCs; those of MFCCs are mel bands again, or nearly.
 
     Returns:
-        The patterns `(n_patterns, n_bins)`, of wavelets the real parts, then the imaginary ones; and what makes rows of
-        their energies, where a wavelet's is that of both parts `(n_rows, n_patterns)`.
+        The filters `(n_patterns, n_bins)`, the wavelets' real parts before their imaginary ones; and a 0/1 matrix
+        `(n_rows, n_patterns)` that adds the energies of both parts.
     """
     with constants(device):
         octaves = range(1, 1 + int(math.log2(max(n_bins / FINEST, 1))))
@@ -164,10 +164,11 @@ def _wavelets(n_bins: int, n_cycles: int) -> Tensor:
 
 @cache
 def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A windowed Fourier transform as a matrix, since ONNX knows none of any length, and what makes rates of energies.
+    """A Hann-windowed Fourier transform as a matrix, since ONNX knows none of any length, and bands of its rates.
 
     Returns:
-        Cosines, then sines, of each number of cycles a window `(n_frames, 2 * n_cycles)`; `(2 * n_cycles, n_rates)`.
+        Cosines, then sines, of each number of cycles a window `(n_frames, 2 * n_cycles)`; and weights
+        `(2 * n_cycles, n_rates)` that average the energies within each logarithmic band of rates.
     """
     with constants(CPU):  # so that every device sees the same rates, whose edges may be whole cycles
         cycles = torch.arange(n_frames // 2 + 1)

@@ -17,7 +17,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 
-from genre_cls.estimates import Estimate, crossed, estimate, holm, of_few, unpaired
+from genre_cls.estimates import Estimate, crossed, estimate, holm, unpaired, with_error_floor
 
 SHARES = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
 SCORES = st.lists(SHARES, min_size=2, max_size=12)
@@ -197,7 +197,7 @@ def test_no_p_value_needs_no_adjusting() -> None:
 def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n: int, data: st.DataObject) -> None:
     hits = np.arange(n) < data.draw(st.integers(0, n))
     certain = estimate([hits.mean()] * 5, 0.25)
-    got = of_few(certain, hits, imagined=(1, 1, 0, 0))
+    got = with_error_floor(certain, hits, pseudo_values=(1, 1, 0, 0))
     share, reach = (hits.sum() + 2) / (n + 4), stats.t.ppf(0.975, n + 3)
     half = reach * np.sqrt(share * (1 - share) / (n + 4))
     assert got.mean == certain.mean
@@ -211,4 +211,4 @@ def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n:
 def test_folds_that_differ_tell_of_the_error_themselves(scores: list[float], share: float) -> None:
     found = estimate(scores, share)
     assume(found.error > 1e-6)
-    assert of_few(found, np.ones(4), imagined=(1, 1, 0, 0)) == found
+    assert with_error_floor(found, np.ones(4), pseudo_values=(1, 1, 0, 0)) == found

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
 from genre_cls.extras import beside
-from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, explain, leaves, one_line_errors
+from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, error_message, leaves, one_line_errors
 
 Compose = Callable[..., DictConfig]
 Command = Callable[..., Any]
@@ -262,7 +262,7 @@ def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, ext
     told = (
         f"hydra/{option.replace('/', '=')}: its plugin is not installed; {beside('pip')} install 'genre_cls[{extra}]'"
     )
-    assert explain(error) == told
+    assert error_message(error) == told
 
 
 STRANGE = [
