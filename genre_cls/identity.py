@@ -20,15 +20,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
+from genre_cls.comparisons import is_elsewhere
 from genre_cls.errors import public
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, leaves
-
-# Settings that say where and how a run happens but not what it computes.
-ELSEWHERE = (
-    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
-    "dataset.root", "dataset.cache_dir", "trainer", "tracking",
-)  # fmt: skip
 
 # The package as it is when this process begins; who edits it meanwhile does not change what is running.
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
@@ -118,9 +113,9 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
+    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not is_elsewhere(key)}
     settings = {key: public(_text(value)) for key, value in leaves(cfg)}
-    computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))
+    computed = sorted((key, value) for key, value in settings.items() if not is_elsewhere(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
     resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
     targets = {value for key, value in settings.items() if key.endswith("_target_")}
@@ -168,10 +163,6 @@ def _user() -> str:
 
 def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-
-
-def _elsewhere(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
 
 
 def _git_commit() -> str:

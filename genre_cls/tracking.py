@@ -33,6 +33,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
+from genre_cls.comparisons import is_elsewhere
 from genre_cls.database import DATABASE, check, follow, is_local, local_path, what_failed
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import beside
@@ -342,7 +343,7 @@ class Tracker:
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
         comparable = _comparable(parents)
-        keys = [key for run in comparable for key in json.loads(run.data.tags["named"])]
+        keys = _keys(comparable)
         found = [(run, *loaded) for run in comparable if (loaded := self._load(run, keys))]
         if not found:
             return None
@@ -457,10 +458,8 @@ class Tracker:
             folds = _by_index([self._fold(child) for child in self._children(parent)])
             if not folds:
                 return None
-            own, params = json.loads(parent.data.tags["named"]), parent.data.params
-            unsaid = {"experiment": "none"}  # a choice that need not be made, while each setting has some value
-            named = {key: params.get(_legal(key), own.get(key, unsaid.get(key, "?"))) for key in (*own, *keys)}
-            result, folder = ConfigResult(named, folds, int(params["n_parameters"])), self._files(parent)
+            n_parameters = int(parent.data.params["n_parameters"])
+            result, folder = ConfigResult(_named(parent, keys), folds, n_parameters), self._files(parent)
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:
             log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
@@ -572,6 +571,28 @@ def _comparable(parents: Sequence[Run]) -> list[Run]:
     """Of configurations, newest first, those that can be compared with the newest, each by its last run."""
     comparable = [run for run in parents if run.data.tags["comparison"] == parents[0].data.tags["comparison"]]
     return list({run.data.tags["identity"]: run for run in reversed(comparable)}.values())
+
+
+def _keys(runs: Sequence[Run]) -> list[str]:
+    """Settings that runs are named by: those that any was told, and others that differ where these are equal."""
+    told = [key for run in runs for key in json.loads(run.data.tags["named"])]
+    alike: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run in runs:
+        alike.setdefault(frozenset(_named(run, told).items()), []).append(run)
+    return told + [key for group in alike.values() for key in _untold(group)]
+
+
+def _untold(alike: Sequence[Run]) -> list[str]:
+    """Settings that differ between runs of one name, as a file that they are read from was edited, say."""
+    keys = {key for run in alike for key in run.data.params if key != "n_parameters" and not is_elsewhere(key)}
+    return sorted(key for key in keys if len({run.data.params.get(key) for run in alike}) > 1)
+
+
+def _named(run: Run, keys: Sequence[str]) -> dict[str, str]:
+    """What a run is named by: what it was told, and the values of some settings."""
+    told, params = json.loads(run.data.tags["named"]), run.data.params
+    unsaid = {"experiment": "none"}  # a choice that need not be made, while each setting has some value
+    return {key: params.get(_legal(key), told.get(key, unsaid.get(key, "?"))) for key in (*told, *keys)}
 
 
 def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:

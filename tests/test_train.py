@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -26,6 +27,7 @@ from shared import ALL_VIEWS
 
 from genre_cls import train
 from genre_cls.catalogue import _gtzan_facts
+from genre_cls.settings import CONF
 
 Command = Callable[..., Any]
 SCORES = ("accuracy", "macro_f1", "log_loss")
@@ -301,6 +303,27 @@ def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_po
     assert "under folds=artist than under folds=random" in " ".join(done.out.split())
     without = command(train.main, *arguments, "folds=filtered")
     assert without.code == 2 and "error: none of these splits is possible" in without.err
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_configurations_are_told_apart_by_what_was_edited_in_a_file_of_settings(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path
+) -> None:
+    mine = tmp_path / "conf" / "model" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    words = (*on_music, "-m", "features=mel,mfcc", "model=mine", "batch_size=4", "trainer.workers=1")
+    for dropout, unreadable in (("0.3", "0.05"), ("0.1", "0.06")):  # the second of which computes nothing else
+        text = (CONF / "model" / "basic.yaml").read_text()
+        mine.write_text(re.sub(r"dropout: \S+", f"dropout: {dropout}", text))
+        done = command(train.main, "--config-dir", str(tmp_path / "conf"), *words, f"max_unreadable={unreadable}")
+        assert done.code == 0, done.err
+    lines = (done.folder / "report" / "report.md").read_text().splitlines()
+    (head,) = [line.split(" | ")[1:6] for line in lines if line.startswith("| rank")]
+    assert head == ["features", "model", "batch size", "model.dropout", "accuracy, %"]
+    rows = [line.split(" | ")[1:5] for line in lines if re.match(r"\| \d \|", line)]
+    assert sorted(rows) == [[kind, "mine", "4", rate] for kind in ("mel", "mfcc") for rate in ("0.1", "0.3")]
+    verdicts = [line for line in lines if line.startswith("- ")]
+    assert len(verdicts) == 2 and "model.dropout 0.1" in verdicts[1] and "model.dropout 0.3" in verdicts[1]
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
