@@ -17,6 +17,7 @@ ELSEWHERE = (
     "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
 )  # fmt: skip
+CODE = "code"  # what configurations are told apart by, like a setting, where the code has changed between them
 
 Pair = tuple[ConfigResult, ConfigResult]
 

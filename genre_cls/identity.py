@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -53,6 +53,7 @@ class Identity:
         yaml: the resolved configuration.
         fingerprint: equal for two runs that would compute the same from the same data.
         setup: equal for two runs that would differ in nothing but who trains and who is judged.
+        sources: digests of the code that computes: this package's, and by each `_target_` outside of it that file's.
         code: equal for two runs of code that computes the same.
     """
 
@@ -62,6 +63,7 @@ class Identity:
     yaml: str
     fingerprint: str
     setup: str
+    sources: Mapping[str, str]
     code: str
 
     def key(self, *inputs: str) -> str:
@@ -83,6 +85,7 @@ class Identity:
         return {
             "identity": self.fingerprint,
             "setup": self.setup,
+            "sources": json.dumps(dict(self.sources)),
             "code": self.code,
             "named": json.dumps(dict(self.named)),
             "dataset": self.dataset,
@@ -118,9 +121,10 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     computed = sorted((key, value) for key, value in settings.items() if not is_elsewhere(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
     resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
-    targets = {value for key, value in settings.items() if key.endswith("_target_")}
-    code = digest(_package(), sorted(map(_source, targets)), version("torch").partition("+")[0])
-    return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup), code)
+    sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
+    code = digest(sorted(sources.items()), version("torch").partition("+")[0])
+    digests = digest(computed), digest(setup), sources, code
+    return Identity(named, named | settings, choices["dataset"], resolved, *digests)
 
 
 def digest(*parts: object) -> str:
@@ -137,6 +141,12 @@ def command() -> str:
 def _text(value: object) -> str:
     """A value as the command line takes it."""
     return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else str(value)
+
+
+def _sources(targets: Iterable[str]) -> dict[str, str]:
+    """Digests of the code that computes, by whose it is."""
+    own = {target: digest(source) for target in sorted(targets) if (source := _source(target))}
+    return {genre_cls.__name__: digest(_package())} | own
 
 
 def _package() -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from shared import ALL_VIEWS
 
 from genre_cls import train
 from genre_cls.catalogue import _gtzan_facts
+from genre_cls.identity import SOURCES
 from genre_cls.settings import CONF
 
 Command = Callable[..., Any]
@@ -324,6 +325,23 @@ def test_configurations_are_told_apart_by_what_was_edited_in_a_file_of_settings(
     assert sorted(rows) == [[kind, "mine", "4", rate] for kind in ("mel", "mfcc") for rate in ("0.1", "0.3")]
     verdicts = [line for line in lines if line.startswith("- ")]
     assert len(verdicts) == 2 and "model.dropout 0.1" in verdicts[1] and "model.dropout 0.3" in verdicts[1]
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_features_are_not_compared_across_an_edit_of_the_code_and_the_report_says_so(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*on_music, "-m", "model=basic", "batch_size=4", "trainer.workers=1")
+    before = command(train.main, *words, "features=mel,mfcc")
+    told = "The code has changed between these runs: code 1 is the oldest"
+    report = (before.folder / "report" / "report.md").read_text()
+    assert before.code == 0 and told not in report + before.err and "\n- " in report
+    monkeypatch.setitem(SOURCES, "recipe", SOURCES["recipe"] + "# edited")
+    after = command(train.main, *words, "features=mel")
+    report = (after.folder / "report" / "report.md").read_text()
+    assert after.code == 0 and f"\n> {told}" in report and told in after.err and "\n- " not in report
+    assert "mel · basic · batch 4 · code 2" in report and "mfcc · basic · batch 4 · code 1" in report
+    assert told in (after.folder / "report" / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
