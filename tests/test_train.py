@@ -391,6 +391,23 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_a_search_inside_of_several_folds_judges_each_ones_winner_by_that_fold(
+    command: Command, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=mel", "model=basic", "batch_size=4", "fold=0,1", "inside=true", "trainer.workers=1")
+    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=1e-9,0.003")
+    assert got.code == 0, got.err
+    of = [[run for run in got.parents if run.data.params["fold"] == fold] for fold in ("0", "1")]
+    assert [[run.data.params["inside"] for run in runs] for runs in of] == [["True", "True", "False"]] * 2
+    for fold, (*trials, winner) in enumerate(of):
+        best = max(trials, key=lambda run: run.data.metrics["accuracy_mean"])
+        assert winner.data.params["recipe.optimizer.lr"] == best.data.params["recipe.optimizer.lr"]
+        (judged,) = got.children(winner)
+        assert json.loads(got.files(judged)["fold.json"].read_text())["index"] == fold
+        assert f"judged by fold={fold}, which took no part" in got.err
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_part(
     command: Command, on_music: tuple[str, ...]
 ) -> None:
