@@ -110,7 +110,7 @@ def answer(report: Report) -> str:
         return f"{called[0]} recognises the genre of {score}; {chance}."
     worst = f"the worst, {called[-1]}, recognises {percent(report.ranked[-1].estimate('accuracy').mean)} %"
     first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
-    return f"{first}; {worst}, and {chance}."
+    return f"{first}, probably a little too high, as it was picked by these very tracks; {worst}, and {chance}."
 
 
 def of_several_codes(results: Sequence[ConfigResult]) -> str:
