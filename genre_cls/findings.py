@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genre_cls.comparisons import Difference, main_effects, pairwise
+from genre_cls.comparisons import CODE, Difference, main_effects, pairwise
 from genre_cls.estimates import Estimate, unpaired
 from genre_cls.scoring import (
     AXES,
@@ -110,7 +110,13 @@ def answer(report: Report) -> str:
         return f"{called[0]} recognises the genre of {score}; {chance}."
     worst = f"the worst, {called[-1]}, recognises {percent(report.ranked[-1].estimate('accuracy').mean)} %"
     first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
-    return f"{first}; {worst}, and {chance}."
+    return f"{first}, probably a little too high, as it was picked by these very tracks; {worst}, and {chance}."
+
+
+def of_several_codes(results: Sequence[ConfigResult]) -> str:
+    """That the code has changed between configurations, in a sentence; empty if it has not."""
+    told = "The code has changed between these runs: code 1 is the oldest, and differences between two may come of it."
+    return told if CODE in differing(results) else ""
 
 
 def verdicts(report: Report) -> list[str]:

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -20,15 +20,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
+from genre_cls.comparisons import is_elsewhere
 from genre_cls.errors import public
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, leaves
-
-# Settings that say where and how a run happens but not what it computes.
-ELSEWHERE = (
-    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
-    "dataset.root", "dataset.cache_dir", "trainer", "tracking",
-)  # fmt: skip
 
 # The package as it is when this process begins; who edits it meanwhile does not change what is running.
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
@@ -58,6 +53,7 @@ class Identity:
         yaml: the resolved configuration.
         fingerprint: equal for two runs that would compute the same from the same data.
         setup: equal for two runs that would differ in nothing but who trains and who is judged.
+        sources: digests of the code that computes: this package's, and by each `_target_` outside of it that file's.
         code: equal for two runs of code that computes the same.
     """
 
@@ -67,6 +63,7 @@ class Identity:
     yaml: str
     fingerprint: str
     setup: str
+    sources: Mapping[str, str]
     code: str
 
     def key(self, *inputs: str) -> str:
@@ -88,6 +85,7 @@ class Identity:
         return {
             "identity": self.fingerprint,
             "setup": self.setup,
+            "sources": json.dumps(dict(self.sources)),
             "code": self.code,
             "named": json.dumps(dict(self.named)),
             "dataset": self.dataset,
@@ -118,14 +116,15 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not _elsewhere(key)}
+    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not is_elsewhere(key)}
     settings = {key: public(_text(value)) for key, value in leaves(cfg)}
-    computed = sorted((key, value) for key, value in settings.items() if not _elsewhere(key))
+    computed = sorted((key, value) for key, value in settings.items() if not is_elsewhere(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
     resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
-    targets = {value for key, value in settings.items() if key.endswith("_target_")}
-    code = digest(_package(), sorted(map(_source, targets)), version("torch").partition("+")[0])
-    return Identity(named, named | settings, choices["dataset"], resolved, digest(computed), digest(setup), code)
+    sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
+    code = digest(sorted(sources.items()), version("torch").partition("+")[0])
+    digests = digest(computed), digest(setup), sources, code
+    return Identity(named, named | settings, choices["dataset"], resolved, *digests)
 
 
 def digest(*parts: object) -> str:
@@ -142,6 +141,12 @@ def command() -> str:
 def _text(value: object) -> str:
     """A value as the command line takes it."""
     return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else str(value)
+
+
+def _sources(targets: Iterable[str]) -> dict[str, str]:
+    """Digests of the code that computes, by whose it is."""
+    own = {target: digest(source) for target in sorted(targets) if (source := _source(target))}
+    return {genre_cls.__name__: digest(_package())} | own
 
 
 def _package() -> list[tuple[str, str]]:
@@ -168,10 +173,6 @@ def _user() -> str:
 
 def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-
-
-def _elsewhere(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
 
 
 def _git_commit() -> str:

@@ -61,14 +61,14 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
 def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
     from genre_cls import page
-    from genre_cls.findings import Report
+    from genre_cls.findings import Report, of_several_codes
     from genre_cls.tracking import NOTE, ui_command
 
-    note = found.tags.get(NOTE)
+    about_data, about_code = found.tags.get(NOTE), of_several_codes(found.results)
     report = Report(
         title="Which features and which CNN classify music genres best?",
         dataset=_judged_on(found),
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, (about_data, about_code))),
         results=found.results,
         means=found.means,
         provenance=_provenance(found),
@@ -84,6 +84,8 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
     Console().print(page.table(report))
+    if about_code:  # the terminal's table comes without notes
+        log.warning(about_code)
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))
 

@@ -32,6 +32,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
+from genre_cls.comparisons import CODE, is_elsewhere
 from genre_cls.database import DATABASE, check, follow, is_local, local_path, what_failed
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import beside
@@ -341,8 +342,8 @@ class Tracker:
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
         comparable = _comparable(parents)
-        keys = [key for run in comparable for key in json.loads(run.data.tags["named"])]
-        found = [(run, *loaded) for run in comparable if (loaded := self._load(run, keys))]
+        names = _names(comparable)
+        found = [(run, *loaded) for run in comparable if (loaded := self._load(run, names[run.info.run_id]))]
         if not found:
             return None
         commands = dict.fromkeys(filter(None, (run.data.tags.get("command") for run, *_ in found)))
@@ -435,31 +436,30 @@ class Tracker:
         return sorted(runs, key=_moment, reverse=True)
 
     def _elsewhere(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
-        """What the same configuration last scored on the same tracks under other splits."""
+        """What the same configuration last scored by the same code on the same tracks under other splits."""
         same = [other for other in parents if _same(run, other, "dataset_digest") and _same(run, other, "setup")]
         same = [other for other in same if len({_k(run), _k(other)} - {None}) < 2]  # more folds learn from more tracks
+        same = [other for other in same if not _of_other_code(run, other)]
         others = {other.data.tags["folds"]: other for other in reversed(same) if not _same(run, other, "folds")}
-        return {folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other))}
+        return {folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other, _named(other)))}
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
         return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
 
-    def _load(self, parent: Run, keys: Sequence[str] = ()) -> tuple[ConfigResult, Path] | None:
+    def _load(self, parent: Run, named: Texts) -> tuple[ConfigResult, Path] | None:
         """A configuration with its folds whose runs are there, and its own files; None if a file is gone.
 
         Args:
             parent: its run.
-            keys: settings that others are named by, so that it is, too: what was not said may be the same.
+            named: what it is named by.
         """
         try:
             folds = _by_index([self._fold(child) for child in self._children(parent)])
             if not folds:
                 return None
-            own, params = json.loads(parent.data.tags["named"]), parent.data.params
-            unsaid = {"experiment": "none"}  # a choice that need not be made, while each setting has some value
-            named = {key: params.get(_legal(key), own.get(key, unsaid.get(key, "?"))) for key in (*own, *keys)}
-            result, folder = ConfigResult(named, folds, int(params["n_parameters"])), self._files(parent)
+            n_parameters = int(parent.data.params["n_parameters"])
+            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent)
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:
             log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
@@ -571,6 +571,60 @@ def _comparable(parents: Sequence[Run]) -> list[Run]:
     """Of configurations, newest first, those that can be compared with the newest, each by its last run."""
     comparable = [run for run in parents if run.data.tags["comparison"] == parents[0].data.tags["comparison"]]
     return list({run.data.tags["identity"]: run for run in reversed(comparable)}.values())
+
+
+def _names(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """What runs that are compared are named by, by their ids."""
+    keys, codes = _keys(runs), _codes(runs)
+    names = {run.info.run_id: _named(run, keys) for run in runs}
+    return {run_id: name | ({CODE: codes[run_id]} if codes else {}) for run_id, name in names.items()}
+
+
+def _keys(runs: Sequence[Run]) -> list[str]:
+    """Settings that runs are named by: those that any was told, and others that differ where these are equal."""
+    told = [key for run in runs for key in json.loads(run.data.tags["named"])]
+    alike: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run in runs:
+        alike.setdefault(frozenset(_named(run, told).items()), []).append(run)
+    return told + [key for group in alike.values() for key in _untold(group)]
+
+
+def _untold(alike: Sequence[Run]) -> list[str]:
+    """Settings that differ between runs of one name, as a file that they are read from was edited, say."""
+    keys = {key for run in alike for key in run.data.params if key != "n_parameters" and not is_elsewhere(key)}
+    return sorted(key for key in keys if len({run.data.params.get(key) for run in alike}) > 1)
+
+
+def _named(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
+    """What a run is named by: what it was told, and settings that others are named by; unsaid, they may be the same."""
+    told, params = json.loads(run.data.tags["named"]), run.data.params
+    unsaid = {"experiment": "none"}  # a choice that need not be made, while each setting has some value
+    return {key: params.get(_legal(key), told.get(key, unsaid.get(key, "?"))) for key in (*told, *keys)}
+
+
+def _codes(runs: Sequence[Run]) -> dict[str, str]:
+    """Which state of the code each run is of, by its id, the oldest being 1; empty if it is the same.
+
+    What a run has no use for, or does not tell, as those of earlier versions, is taken for the newest.
+    """
+    by_age = sorted(runs, key=_moment)
+    newest = {name: source for run in by_age for name, source in _sources(run).items()}
+    states = {run.info.run_id: frozenset((newest | _sources(run)).items()) for run in reversed(by_age)}
+    in_order = list(dict.fromkeys(states.values()))[::-1]  # by when each was last in use
+    numbers = {run_id: str(in_order.index(state) + 1) for run_id, state in states.items()}
+    return numbers if len(in_order) > 1 else {}
+
+
+def _of_other_code(run: Run, other: Run) -> bool:
+    """Whether code that both runs name has changed between them."""
+    one, two = _sources(run), _sources(other)
+    return any(one[name] != two[name] for name in one.keys() & two.keys())
+
+
+def _sources(run: Run) -> dict[str, str]:
+    """Digests of the code that a run is of, by whose it is; none if an earlier version logged it."""
+    sources: dict[str, str] = json.loads(run.data.tags.get("sources", "{}"))
+    return sources
 
 
 def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:

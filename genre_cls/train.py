@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import hydra
@@ -63,11 +63,11 @@ class Sweep(Callback):
 
     Before the first job: every configuration is checked, and all features are extracted in one pass over the
     audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
-    A search (`inside`) ends with its winner being judged by the fold that took no part in it.
+    A search (`inside`) ends with its winner being judged by the fold that took no part in it, each fold its own winner.
     """
 
     _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and the word that tells it from others
-    _best: tuple[float, DictConfig] | None = None  # accuracy and settings of the best configuration of a search
+    _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best, by its fold
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
@@ -86,11 +86,11 @@ class Sweep(Callback):
         Sweep._under_way = config, _name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the best configuration of a search."""
+        """Remember the best configuration of a search inside of each fold."""
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
             accuracy = job_return.return_value  # not a number if its split is impossible
-            if accuracy > (Sweep._best[0] if Sweep._best else -1):
-                Sweep._best = accuracy, config
+            if accuracy > Sweep._best.get(config.fold, (-1,))[0]:
+                Sweep._best[config.fold] = accuracy, config
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say where to look at a single configuration."""
@@ -103,7 +103,7 @@ class Sweep(Callback):
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:
-        """Write the report of a sweep, if any configuration of it has finished, and judge the winner of a search.
+        """Write the report of a sweep, if any configuration of it has finished, and judge the winners of a search.
 
         Args:
             complete: whether all jobs have ended well; a search that broke off has no winner yet.
@@ -114,9 +114,9 @@ class Sweep(Callback):
 
         (config, word), cls._under_way = cls._under_way, None
         write_newest(config, sweep=word)
-        best, cls._best = cls._best, None
-        if best and complete:
-            _judge_winner(best[1])
+        best, cls._best = cls._best, {}
+        for _, winner in best.values() if complete else ():
+            _judge_winner(winner)
 
 
 def _judge_winner(config: DictConfig) -> None:

@@ -113,10 +113,14 @@ def test_an_edit_of_a_users_own_model_is_other_code(
     mine = tmp_path / "my_own_model.py"
     mine.write_text("class Model:\n    width = 1\n")
     before, again = (identity_of("model._target_=my_own_model.Model").key("") for _ in range(2))
+    sources = identity_of("model._target_=my_own_model.Model").sources
     mine.write_text("class Model:\n    width = 10\n")
     assert before == again == identity_of("model._target_=my_own_model.Model").key("")  # of which workers keep the old
     _source.cache_clear()  # as in a process that begins
     assert before != identity_of("model._target_=my_own_model.Model").key("")
+    after = json.loads(identity_of("model._target_=my_own_model.Model").tags["sources"])
+    assert sources.keys() == after.keys() > {"genre_cls", "my_own_model.Model"}
+    assert [name for name in after if sources[name] != after[name]] == ["my_own_model.Model"]
 
 
 def test_no_password_is_shown(identity_of: Callable[..., Identity], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from genre_cls.artifacts import (
     tracks_file,
 )
 from genre_cls.errors import UserError
+from genre_cls.findings import of_several_codes
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.spool import Spool
 from genre_cls.tracking import KEY, PARENT, SWEEP, Tracker, _changed, store_uri, ui_command
@@ -262,6 +263,49 @@ def test_what_only_some_were_told_is_known_of_the_others(tracker: Tracker) -> No
         ["best", "1"],
         ["none", "?"],
     ]
+
+
+PACKAGE = {"genre_cls": "as it was"}
+EDITED = {"genre_cls": "edited"}
+
+
+def store_of(tracker: Tracker, sources: dict[str, str] | None, identity: str, *accuracies: float, **where: str) -> None:
+    """Log a configuration with the digests of its code; None as an earlier version did, without them."""
+    run_id = store(tracker, identity, *accuracies, **where)
+    if sources is not None:
+        MlflowClient(tracker.uri).set_tag(run_id, "sources", json.dumps(sources))
+
+
+@pytest.mark.parametrize(
+    ("of", "codes"),
+    [
+        ((PACKAGE, PACKAGE, PACKAGE), [None, None, None]),
+        ((PACKAGE, EDITED, PACKAGE | {"theirs.Model": "old"}), ["2", "1", "2"]),
+        ((PACKAGE, EDITED, {"genre_cls": "edited again"}), ["1", "2", "3"]),
+        ((PACKAGE, PACKAGE | {"theirs.Model": "old"}, PACKAGE | {"my.Model": "old"}), [None, None, None]),
+        ((PACKAGE, PACKAGE | {"my.Model": "old"}, PACKAGE | {"my.Model": "new"}), ["2", "1", "2"]),
+        ((None, EDITED, EDITED), [None, None, None]),
+        ((None, PACKAGE, EDITED), ["2", "1", "2"]),
+    ],
+)
+def test_configurations_are_told_apart_by_code_that_has_changed_between_them(
+    tracker: Tracker, of: Sequence[dict[str, str] | None], codes: list[str | None]
+) -> None:
+    for identity, sources in zip("abc", of, strict=True):
+        store_of(tracker, sources, identity, 1.0)
+    comparison = tracker.newest()
+    assert comparison is not None and [result.params.get("code") for result in comparison.results] == codes
+    assert bool(of_several_codes(comparison.results)) == (codes[0] is not None)
+
+
+@pytest.mark.parametrize(("sources", "found"), [(PACKAGE, {"artist"}), (None, {"artist"}), (EDITED, set())])
+def test_what_other_code_scored_under_another_split_is_not_laid_beside(
+    tracker: Tracker, sources: dict[str, str] | None, found: set[str]
+) -> None:
+    store_of(tracker, sources, "A", 0.9, comparison="s", split="artist")
+    store_of(tracker, PACKAGE, "a", 1.0)
+    comparison = tracker.newest()
+    assert comparison is not None and comparison.elsewhere[0].keys() == found
 
 
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -26,6 +27,8 @@ from shared import ALL_VIEWS
 
 from genre_cls import train
 from genre_cls.catalogue import _gtzan_facts
+from genre_cls.identity import SOURCES
+from genre_cls.settings import CONF
 
 Command = Callable[..., Any]
 SCORES = ("accuracy", "macro_f1", "log_loss")
@@ -304,6 +307,44 @@ def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_po
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_configurations_are_told_apart_by_what_was_edited_in_a_file_of_settings(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path
+) -> None:
+    mine = tmp_path / "conf" / "model" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    words = (*on_music, "-m", "features=mel,mfcc", "model=mine", "batch_size=4", "trainer.workers=1")
+    for dropout, unreadable in (("0.3", "0.05"), ("0.1", "0.06")):  # the second of which computes nothing else
+        text = (CONF / "model" / "basic.yaml").read_text()
+        mine.write_text(re.sub(r"dropout: \S+", f"dropout: {dropout}", text))
+        done = command(train.main, "--config-dir", str(tmp_path / "conf"), *words, f"max_unreadable={unreadable}")
+        assert done.code == 0, done.err
+    lines = (done.folder / "report" / "report.md").read_text().splitlines()
+    (head,) = [line.split(" | ")[1:6] for line in lines if line.startswith("| rank")]
+    assert head == ["features", "model", "batch size", "model.dropout", "accuracy, %"]
+    rows = [line.split(" | ")[1:5] for line in lines if re.match(r"\| \d \|", line)]
+    assert sorted(rows) == [[kind, "mine", "4", rate] for kind in ("mel", "mfcc") for rate in ("0.1", "0.3")]
+    verdicts = [line for line in lines if line.startswith("- ")]
+    assert len(verdicts) == 2 and "model.dropout 0.1" in verdicts[1] and "model.dropout 0.3" in verdicts[1]
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_features_are_not_compared_across_an_edit_of_the_code_and_the_report_says_so(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*on_music, "-m", "model=basic", "batch_size=4", "trainer.workers=1")
+    before = command(train.main, *words, "features=mel,mfcc")
+    told = "The code has changed between these runs: code 1 is the oldest"
+    report = (before.folder / "report" / "report.md").read_text()
+    assert before.code == 0 and told not in report + before.err and "\n- " in report
+    monkeypatch.setitem(SOURCES, "recipe", SOURCES["recipe"] + "# edited")
+    after = command(train.main, *words, "features=mel")
+    report = (after.folder / "report" / "report.md").read_text()
+    assert after.code == 0 and f"\n> {told}" in report and told in after.err and "\n- " not in report
+    assert "mel · basic · batch 4 · code 2" in report and "mfcc · basic · batch 4 · code 1" in report
+    assert told in (after.folder / "report" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_the_published_split_is_trained_several_times_and_judged_by_its_test_part(
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -347,6 +388,23 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
     chosen = [run for run in trials if run.data.params["features"] == winner.data.params["features"]]
     assert chosen[0].data.metrics["accuracy_mean"] == best
     assert f"chosen inside of fold=0: features={winner.data.params['features']}" in got.err
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_a_search_inside_of_several_folds_judges_each_ones_winner_by_that_fold(
+    command: Command, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=mel", "model=basic", "batch_size=4", "fold=0,1", "inside=true", "trainer.workers=1")
+    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=1e-9,0.003")
+    assert got.code == 0, got.err
+    of = [[run for run in got.parents if run.data.params["fold"] == fold] for fold in ("0", "1")]
+    assert [[run.data.params["inside"] for run in runs] for runs in of] == [["True", "True", "False"]] * 2
+    for fold, (*trials, winner) in enumerate(of):
+        best = max(trials, key=lambda run: run.data.metrics["accuracy_mean"])
+        assert winner.data.params["recipe.optimizer.lr"] == best.data.params["recipe.optimizer.lr"]
+        (judged,) = got.children(winner)
+        assert json.loads(got.files(judged)["fold.json"].read_text())["index"] == fold
+        assert f"judged by fold={fold}, which took no part" in got.err
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
