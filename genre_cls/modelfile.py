@@ -5,7 +5,7 @@ holds.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from genre_cls import models
 from genre_cls.calibration import checked_temperature
@@ -226,18 +227,30 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
 
 
 def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
-    """Values of what the largest of a model's layers makes of all windows that it judges at once."""
-    sizes: list[int] = []
+    """Values of the largest tensor that a model makes of all windows that it judges at once."""
     spec = usage.spec
     n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(longest_clip(usage.window))
     n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
     window = seen(torch.zeros(1, 1, spec.n_bins, n_frames), view)
     with torch.device("meta"), torch.no_grad():
         model = _model(settings, len(usage.genres), trust=False).eval()
-        for layer in model.modules():
-            layer.register_forward_hook(lambda _, __, made: sizes.append(made.numel()))
-        model(torch.empty(n_windows, *window.shape[1:]))
-    return max(sizes)
+        with _Largest() as largest:
+            model(torch.empty(n_windows, *window.shape[1:]))
+    return largest.n_values
+
+
+class _Largest(TorchFunctionMode):
+    """Keeps count of the values of the largest tensor that anything makes, be it a layer or a step within one."""
+
+    n_values = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.n_values = max(self.n_values, made.numel())
+        return made
 
 
 def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:

@@ -261,6 +261,7 @@ def _without(key: str) -> Edit:
     return lambda description, *_: description.pop(key)
 
 
+ONE_LAYER = {"channels": [1], "kernel_sizes": [3], "strides": [[1, 1]]}
 NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a layer that would fill the memory": (
         lambda _, c, __: c["model"].update(channels=[10**9, 10**9, 10**9]),
@@ -286,6 +287,22 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda d, c, _: (
             d["features"].update(hop_length=1, n_fft=256),
             c["recipe"].update(window=30, members=["plain"]),
+        ),
+        "would fill the memory: its maps take",
+    ),
+    "averages over more bands than memory": (
+        lambda d, c, _: (
+            d["features"].update(kind="mel", n_mels=8192, n_fft=16384, hop_length=4096),
+            c["recipe"].update(members=["plain"]),
+            c["model"].update(ONE_LAYER, bands=100_000),
+        ),
+        "would fill the memory: its maps take",
+    ),
+    "more bands in time than memory": (
+        lambda d, c, _: (
+            d["features"].update(kind="mfcc", n_mels=20, n_mfcc=20, n_fft=256, hop_length=16),
+            c["recipe"].update(members=["plain"]),
+            c["model"].update(ONE_LAYER, bands=100_000),
         ),
         "would fill the memory: its maps take",
     ),
