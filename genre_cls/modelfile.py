@@ -46,7 +46,7 @@ class Usage:
         window: length of a window, s.
         overlap: smallest share of a window that its neighbour in a cover repeats.
         views: how each of a fold's networks sees a window; a file of several folds has them in turn.
-        precision: `auto`, `32-true` or `bf16-mixed`.
+        precision: `32-true` or `bf16-mixed`, in which they were judged; `auto` in files that do not say.
         model: its class and arguments, as JSON.
     """
 
@@ -110,7 +110,8 @@ def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
 
     Args:
         weights: of trained modules, named `<member>.<name>`.
-        description: plain data: `config` (YAML), `features`, `genres`, and where the model comes from.
+        description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was judged in,
+            and where it comes from.
     """
     return save(dict(weights), metadata={KEY: json.dumps(description)})
 
@@ -163,7 +164,8 @@ def _plain(text: str) -> Any:
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
     settings = {"recipe.window": recipe["window"], "recipe.overlap": recipe["overlap"]}
-    settings |= {"recipe.members": recipe["members"], "trainer.precision": config["trainer"]["precision"]}
+    settings |= {"recipe.members": recipe["members"]}
+    settings |= {"trainer.precision": description.get("precision", config["trainer"]["precision"])}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
         if not RULES[key].allows(value):
             raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
