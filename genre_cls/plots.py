@@ -305,7 +305,7 @@ def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
     upper.tick_params(labelsize=7)
     upper.yaxis.label.set_size(8)
     _tidy(upper)
-    image = _draw_mel(lower, heard.mel, heard.frequencies, heard.seconds_per_frame)
+    image = _draw_mel(lower, heard)
     lower.set_xlim(0, heard.seconds)
     lower.set_xlabel("time (s)", size=8)
     _style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB")
@@ -345,12 +345,12 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     """
     figure = _figure(9.0, 5.0, note, title)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
-    heard = _draw_mel(upper, explained.mel, explained.frequencies, explained.seconds_per_frame)
-    _draw_mel(lower, explained.mel, explained.frequencies, explained.seconds_per_frame, cmap="Greys")
+    heard = _draw_mel(upper, explained.clip)
+    _draw_mel(lower, explained.clip, cmap="Greys")
     smooth = gaussian_filter(explained.evidence, SMOOTHING, mode="constant")
     limit = float(np.quantile(np.abs(smooth), 0.995)) or 1.0
     opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
-    extent = (0.0, smooth.shape[1] * explained.seconds_per_frame, -0.5, len(smooth) - 0.5)
+    extent = heard.get_extent()
     shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
     lower.set(aspect="auto")
     lower.set_xlabel("time (s)", size=8)
@@ -362,13 +362,11 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     return figure
 
 
-def _draw_mel(
-    axes: Axes, mel: NDArray[np.float32], frequencies: Floats, seconds_per_frame: float, *, cmap: str = "magma"
-) -> AxesImage:
-    """A log-mel spectrogram `(n_mels, n_frames)`, dB, whose bands have these centres `(n_mels,)`, Hz."""
-    extent = (0.0, mel.shape[1] * seconds_per_frame, -0.5, len(mel) - 0.5)
-    image = axes.imshow(mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
-    _put_hertz(axes, frequencies)
+def _draw_mel(axes: Axes, clip: Clip, *, cmap: str = "magma") -> AxesImage:
+    """A clip's log-mel spectrogram, over time in s and frequency in Hz."""
+    extent = (0.0, clip.mel.shape[1] * clip.seconds_per_frame, -0.5, len(clip.mel) - 0.5)
+    image = axes.imshow(clip.mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
+    _put_hertz(axes, clip.frequencies)
     axes.set_ylabel("frequency (Hz)", size=8)
     axes.tick_params(labelsize=7)
     return image
