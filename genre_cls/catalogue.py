@@ -158,35 +158,55 @@ def folder(root: str | None) -> Catalogue:
     Raises:
         UserError: no root, no such folder, fewer than two genres with audio, or a metadata.csv that is none.
     """
-    if not root:
-        raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
-    base = at_home(root)
-    if not base.is_dir():
-        raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
+    base = _folder_root(root)
     folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     found = [
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
-    facts = _metadata(base / "metadata.csv")
-    known = {track.id: facts.get(normalize("NFC", track.id), {}) for track in found}
-    tracks = [
-        replace(track, artist=known[track.id].get("artist") or None) for track in found
-        if known[track.id].get("exclude", "") in KEPT
-    ]  # fmt: skip
+    facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in found]
+    tracks = _with_metadata(found, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
         raise UserError(
             f"dataset.root={root}: {len(genres)} genre folders with audio ({', '.join(EXTENSIONS)}), need at least two"
         )
     empty = [genre.name for genre in folders if genre.name not in genres]
-    notes = [f"Folders without tracks, which are no genres: {', '.join(empty)}."] if empty else []
-    if others := other_files(base):
-        notes.append(f"files left out, as their format cannot be read: {len(others)}, such as {others[0].name}.")
-    if len(tracks) < len(found):
-        notes.append(f"{len(found) - len(tracks)} tracks are excluded by metadata.csv.")
-    if astray := sorted(facts.keys() - {normalize("NFC", track.id) for track in found}):
+    astray = sorted(facts.keys() - set(names))
+    notes = _folder_notes(empty, other_files(base), len(found) - len(tracks), astray)
+    return Catalogue(base.resolve().name, _listed(tracks), notes=notes)
+
+
+def _folder_root(root: str | None) -> Path:
+    if not root:
+        raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
+    base = at_home(root)
+    if not base.is_dir():
+        raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
+    return base
+
+
+def _with_metadata(found: Sequence[Track], facts: Sequence[Mapping[str, str]]) -> list[Track]:
+    """The tracks that are not excluded by what metadata.csv says of each, with their artists."""
+    known = zip(found, facts, strict=True)
+    return [
+        replace(track, artist=fact.get("artist") or None) for track, fact in known if fact.get("exclude", "") in KEPT
+    ]
+
+
+def _folder_notes(
+    empty: Sequence[str], unread: Sequence[Path], n_excluded: int, astray: Sequence[str]
+) -> tuple[str, ...]:
+    """What is worth telling: folders without tracks, files of other formats, exclusions, and facts of no track."""
+    notes = []
+    if empty:
+        notes.append(f"Folders without tracks, which are no genres: {', '.join(empty)}.")
+    if unread:
+        notes.append(f"files left out, as their format cannot be read: {len(unread)}, such as {unread[0].name}.")
+    if n_excluded:
+        notes.append(f"{n_excluded} tracks are excluded by metadata.csv.")
+    if astray:
         notes.append(f"metadata.csv: {len(astray)} paths name no track, such as {astray[0]!r}; one is like rock/a.wav.")
-    return Catalogue(base.resolve().name, _listed(tracks), notes=tuple(notes))
+    return tuple(notes)
 
 
 def demo(

@@ -143,7 +143,7 @@ class GenreClassifier:
         """
         if genre not in self.genres:
             raise UserError(f"genre {genre}: must be one of {', '.join(self.genres)}")
-        return explained(self._networks, self._usage, clip.waveform, self.genres.index(genre))
+        return explained(self._networks, self._usage, clip, self.genres.index(genre))
 
     def hear(self, path: str | Path) -> Clip:
         """Give the first of the clips that `predict` judges, so all of a file of up to `SEGMENT`, to be looked at.

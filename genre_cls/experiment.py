@@ -108,8 +108,8 @@ class _Job:
         device = device_of(cfg.trainer.device).type
         # Two precisions, devices or numbers of threads are one configuration to compare, but not to continue: their
         # bits differ.
-        precision = arithmetic(cfg.trainer.precision, accelerator=device != "cpu")
-        self.key = identity.key(task.inputs, device, precision, str(cfg.trainer.threads))
+        self.precision = arithmetic(cfg.trainer.precision, accelerator=device != "cpu")
+        self.key = identity.key(task.inputs, device, self.precision, str(cfg.trainer.threads))
         self.spool = Spool(Path(cfg.tracking.folder), self.key)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
@@ -185,7 +185,7 @@ class _Job:
         trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
         _ahead.begin(n_workers(self.cfg, self.task))
         for result, weights in trainings.results(self.identity.title):
-            self.spool.put(result.index, _fold_files(self.task, self.identity, weights, result))
+            self.spool.put(result.index, _fold_files(self.task, self.identity, self.precision, weights, result))
             self.done[result.index] = result
             then()
 
@@ -337,13 +337,14 @@ def _check_device(device: str) -> None:
         raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
 
 
-def _fold_files(task: Task, identity: Identity, weights: Weights, result: FoldResult) -> Files:
+def _fold_files(task: Task, identity: Identity, precision: str, weights: Weights, result: FoldResult) -> Files:
     title = f"{identity.title}, fold {result.index + 1}"
     (fold,) = [fold for fold in task.folds if fold.index == result.index]
     description = {
         "config": identity.yaml,
         "features": task.features.spec.__dict__,
         "genres": task.catalogue.genres,
+        "precision": precision,
         "dataset_digest": task.features.digest,
         "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
         "scores": result.scores,

@@ -1,25 +1,22 @@
 """Why a clip is said to be of a genre: integrated gradients over its log-mel spectrogram."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from genre_cls.features import FeatureSpec, cosines, extract, mel_frequencies
+from genre_cls.features import FeatureSpec, cosines
 from genre_cls.modelfile import Network, Usage
-from genre_cls.prediction import Explanation
+from genre_cls.prediction import Clip, Explanation
 from genre_cls.views import medians, mfccs
-from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, repeat_to, sees_modulations, treatment
+from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, sees_modulations, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 OVERLAP = 0.5  # at least, of windows that fade at both ends, as those do of which modulations are seen
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
 
 
-def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.float32], genre: int) -> Explanation:
+def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int) -> Explanation:
     """Share the logit of a genre out among time and frequency, as the mean over networks and windows.
 
     MFCCs are linear in the log-mel spectrogram, so that the gradients go back to mel bands through the transposed DCT.
@@ -27,13 +24,14 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
     Args:
         networks: that vote.
         usage: how they are to be used.
-        waveform: of a clip `(n_samples,)`.
+        clip: to explain.
         genre: place of the genre.
 
     Source: Sundararajan, Taly and Yan, Axiomatic attribution for deep networks, ICML 2017.
     """
-    clip, n_frames = extract(waveform, [replace(usage.spec, kind="mel")])[0], usage.spec.n_frames(usage.window)
-    mel = torch.from_numpy(repeat_to(clip, n_frames)).float()  # (n_mels, n_repeated)
+    n_frames, n_own = usage.spec.n_frames(usage.window), clip.mel.shape[1]
+    frames = torch.arange(max(n_own, n_frames)) % n_own  # of a clip that is repeated until it fills a window
+    mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
     for network in networks:
         seen = mel - mel.mean(dim=1, keepdim=True) if treatment(network.view) == "levelled" else mel
@@ -44,16 +42,8 @@ def explained(networks: Sequence[Network], usage: Usage, waveform: NDArray[np.fl
             evidence[:, start : start + n_frames] += weight * shares
             difference += weight * gained
     # What a repeated frame adds is due to the frame that it repeats.
-    own = torch.zeros(clip.shape).index_add_(1, torch.arange(mel.shape[1]) % clip.shape[1], evidence)
-    return Explanation(
-        genre=usage.genres[genre],
-        mel=clip.astype(np.float32),
-        evidence=own.numpy(),
-        difference=difference,
-        frequencies=mel_frequencies(usage.spec),
-        seconds_per_frame=usage.spec.seconds_per_frame,
-        origin=_origin(networks),
-    )
+    own = torch.zeros(clip.mel.shape).index_add_(1, frames, evidence)
+    return Explanation(usage.genres[genre], clip, own.numpy(), difference, _origin(networks))
 
 
 def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:

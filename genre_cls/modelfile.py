@@ -5,7 +5,7 @@ holds.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from genre_cls import models
 from genre_cls.calibration import checked_temperature
@@ -45,7 +46,7 @@ class Usage:
         window: length of a window, s.
         overlap: smallest share of a window that its neighbour in a cover repeats.
         views: how each of a fold's networks sees a window; a file of several folds has them in turn.
-        precision: `auto`, `32-true` or `bf16-mixed`.
+        precision: `32-true` or `bf16-mixed`, in which they were judged; `auto` in files that do not say.
         model: its class and arguments, as JSON.
     """
 
@@ -109,7 +110,8 @@ def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
 
     Args:
         weights: of trained modules, named `<member>.<name>`.
-        description: plain data: `config` (YAML), `features`, `genres`, and where the model comes from.
+        description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was judged in,
+            and where it comes from.
     """
     return save(dict(weights), metadata={KEY: json.dumps(description)})
 
@@ -162,7 +164,8 @@ def _plain(text: str) -> Any:
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
     settings = {"recipe.window": recipe["window"], "recipe.overlap": recipe["overlap"]}
-    settings |= {"recipe.members": recipe["members"], "trainer.precision": config["trainer"]["precision"]}
+    settings |= {"recipe.members": recipe["members"]}
+    settings |= {"trainer.precision": description.get("precision", config["trainer"]["precision"])}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
         if not RULES[key].allows(value):
             raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
@@ -226,18 +229,30 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
 
 
 def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
-    """Values of what the largest of a model's layers makes of all windows that it judges at once."""
-    sizes: list[int] = []
+    """Values of the largest tensor that a model makes of all windows that it judges at once."""
     spec = usage.spec
     n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(longest_clip(usage.window))
     n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
     window = seen(torch.zeros(1, 1, spec.n_bins, n_frames), view)
     with torch.device("meta"), torch.no_grad():
         model = _model(settings, len(usage.genres), trust=False).eval()
-        for layer in model.modules():
-            layer.register_forward_hook(lambda _, __, made: sizes.append(made.numel()))
-        model(torch.empty(n_windows, *window.shape[1:]))
-    return max(sizes)
+        with _Largest() as largest:
+            model(torch.empty(n_windows, *window.shape[1:]))
+    return largest.n_values
+
+
+class _Largest(TorchFunctionMode):
+    """Keeps count of the values of the largest tensor that anything makes, be it a layer or a step within one."""
+
+    n_values = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.n_values = max(self.n_values, made.numel())
+        return made
 
 
 def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:

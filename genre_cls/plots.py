@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from itertools import chain
-from math import ceil, floor, inf
+from math import ceil, floor, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -252,40 +252,33 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     return figure
 
 
-def leak(protocols: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
+def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
     """Draw what one configuration recognises under several splits, over all and by genre, the largest loss on top.
 
     Args:
-        protocols: its result by the name of the split, two at least; what is lost is lost from the first to the last.
+        by_split: its result by the name of the split, two at least; what is lost is lost from the first to the last.
         note: small print below.
     """
-    recalls = [_recalls(result) for result in protocols.values()]
-    losses = {genre: share - recalls[-1][genre] for genre, share in recalls[0].items() if genre in recalls[-1]}
-    genres = sorted(dict.fromkeys(chain(*recalls)), key=lambda genre: -losses.get(genre, -inf))
-    lines = 0.6 * np.arange(len(protocols))  # the first row has a line a split, since their intervals overlap
+    recalls = {split: _recalls(result) for split, result in by_split.items()}
+    lost = _points_lost([*recalls.values()])
+    lines = 0.6 * np.arange(len(by_split))  # the first row has a line a split, since their intervals overlap
     middle, end = float(lines.mean()), float(lines[-1])
-    rows = {genre: end + 1.3 + i for i, genre in enumerate(genres)}
-    figure = _figure(7.0, 1.9 + 0.28 * (end + len(genres)), note)
+    rows = {genre: end + 1.3 + i for i, genre in enumerate(lost)}
+    figure = _figure(7.0, 1.9 + 0.28 * (end + len(rows)), note)
     axes = figure.subplots()
     axes.axhspan(-0.7, end + 0.7, color=SHADE, linewidth=0, zorder=0)
-    for genre, y in rows.items():
-        shares = [recall[genre] for recall in recalls if genre in recall]
-        axes.plot([min(shares), max(shares)], [y, y], color=LINK, linewidth=2)
-    handles = []
-    for line, (split, result), recall, look in zip(
-        lines, protocols.items(), recalls, _split_looks(len(protocols)), strict=True
-    ):
+    looks = _split_looks(len(by_split))
+    for line, result, look in zip(lines, by_split.values(), looks, strict=True):
         _draw_accuracy(axes, line, result, look)
-        handles += axes.plot(list(recall.values()), [rows[genre] for genre in recall], label=_plain(split), **look)
-    first, *_, last = (100 * result.estimate("accuracy").mean for result in protocols.values())
-    _write_losses(axes, {middle: first - last} | {y: losses[genre] for genre, y in rows.items() if genre in losses})
-    way = f"{handles[0].get_label()} → {handles[-1].get_label()}"
-    axes.set_title(f"points lost, {way}", loc="right", size=8, color=GREY)
+    handles = _draw_recalls(axes, rows, recalls, looks)
+    first, *_, last = (100 * result.estimate("accuracy").mean for result in by_split.values())
+    told = {rows[genre]: points for genre, points in lost.items() if not isnan(points)}
+    _write_losses(axes, {middle: first - last} | told, [*by_split])
     axes.set_yticks([middle, *rows.values()], ["all genres", *map(_plain, rows)], size=9)
-    axes.set(ylim=(end + len(genres) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % intervals")
+    axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % intervals")
     axes.tick_params(axis="y", length=0)
     _tidy(axes)
-    _legend(figure, handles, names([*protocols.values()][:1])[0], n_columns=min(3, len(protocols)))
+    _legend(figure, handles, names([*by_split.values()][:1])[0], n_columns=min(3, len(by_split)))
     return figure
 
 
@@ -305,7 +298,7 @@ def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
     upper.tick_params(labelsize=7)
     upper.yaxis.label.set_size(8)
     _tidy(upper)
-    image = _draw_mel(lower, heard.mel, heard.frequencies, heard.seconds_per_frame)
+    image = _draw_mel(lower, heard)
     lower.set_xlim(0, heard.seconds)
     lower.set_xlabel("time (s)", size=8)
     _style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB")
@@ -345,12 +338,12 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     """
     figure = _figure(9.0, 5.0, note, title)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
-    heard = _draw_mel(upper, explained.mel, explained.frequencies, explained.seconds_per_frame)
-    _draw_mel(lower, explained.mel, explained.frequencies, explained.seconds_per_frame, cmap="Greys")
+    heard = _draw_mel(upper, explained.clip)
+    _draw_mel(lower, explained.clip, cmap="Greys")
     smooth = gaussian_filter(explained.evidence, SMOOTHING, mode="constant")
     limit = float(np.quantile(np.abs(smooth), 0.995)) or 1.0
     opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
-    extent = (0.0, smooth.shape[1] * explained.seconds_per_frame, -0.5, len(smooth) - 0.5)
+    extent = heard.get_extent()
     shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
     lower.set(aspect="auto")
     lower.set_xlabel("time (s)", size=8)
@@ -362,13 +355,11 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     return figure
 
 
-def _draw_mel(
-    axes: Axes, mel: NDArray[np.float32], frequencies: Floats, seconds_per_frame: float, *, cmap: str = "magma"
-) -> AxesImage:
-    """A log-mel spectrogram `(n_mels, n_frames)`, dB, whose bands have these centres `(n_mels,)`, Hz."""
-    extent = (0.0, mel.shape[1] * seconds_per_frame, -0.5, len(mel) - 0.5)
-    image = axes.imshow(mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
-    _put_hertz(axes, frequencies)
+def _draw_mel(axes: Axes, clip: Clip, *, cmap: str = "magma") -> AxesImage:
+    """A clip's log-mel spectrogram, over time in s and frequency in Hz."""
+    extent = (0.0, clip.mel.shape[1] * clip.seconds_per_frame, -0.5, len(clip.mel) - 0.5)
+    image = axes.imshow(clip.mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
+    _put_hertz(axes, clip.frequencies)
     axes.set_ylabel("frequency (Hz)", size=8)
     axes.tick_params(labelsize=7)
     return image
@@ -488,6 +479,16 @@ def _recalls(result: ConfigResult) -> dict[str, float]:
     return {genre: 100 * float(recall) for genre, recall, n_tracks in shares if n_tracks}
 
 
+def _points_lost(recalls: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By how much less of each genre the last recognises than the first, the largest loss first (points).
+
+    Not a number, and last, where one of the two has no track of the genre.
+    """
+    genres = list(dict.fromkeys(chain(*recalls)))
+    lost = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
+    return {genres[i]: float(lost[i]) for i in np.argsort(-lost, kind="stable")}
+
+
 def _split_looks(n: int) -> list[dict[str, Any]]:
     """How the dots of each split are drawn: the first blue, the last red."""
     colors = LinearSegmentedColormap.from_list("splits", [BLUE, AMBER, RED])(np.linspace(0, 1, n))
@@ -503,8 +504,23 @@ def _draw_accuracy(axes: Axes, y: float, result: ConfigResult, look: Mapping[str
     axes.annotate(f"{100 * e.mean:.1f} %", end, (5, 0), textcoords="offset points", va="center", size=8, color=INK)
 
 
-def _write_losses(axes: Axes, losses: Mapping[float, float]) -> None:
+def _draw_recalls(
+    axes: Axes, rows: Mapping[str, float], recalls: Mapping[str, Mapping[str, float]], looks: Sequence[dict[str, Any]]
+) -> list[Line2D]:
+    """Each genre's row: a dot for each split's recall (%) on a line between the extremes; gives the splits' dots."""
+    for genre, y in rows.items():
+        shares = [recall[genre] for recall in recalls.values() if genre in recall]
+        axes.plot([min(shares), max(shares)], [y, y], color=LINK, linewidth=2)
+    handles = []
+    for (split, recall), look in zip(recalls.items(), looks, strict=True):
+        handles += axes.plot(list(recall.values()), [rows[genre] for genre in recall], label=_plain(split), **look)
+    return handles
+
+
+def _write_losses(axes: Axes, losses: Mapping[float, float], splits: Sequence[str]) -> None:
     """Points lost, by row, right of 100 %; the axis begins with the lowest share that is drawn."""
+    way = f"{_plain(splits[0])} → {_plain(splits[-1])}"
+    axes.set_title(f"points lost, {way}", loc="right", size=8, color=GREY)
     low = min(90, 10 * floor(axes.dataLim.x0 / 10))
     axes.set(xlim=(low - 0.03 * (100 - low), 100 + 0.2 * (100 - low)), xticks=range(low, 101, 10))
     for y, lost in losses.items():

@@ -131,28 +131,24 @@ class Explanation:
 
     Args:
         genre: that is explained.
-        mel: log-mel spectrogram of the clip `(n_mels, n_frames)`, dB.
-        evidence: what each of its values adds to the genre's logit less the mean of all genres' logits
-            `(n_mels, n_frames)`; negative where it speaks against the genre.
+        clip: that is explained.
+        evidence: what each value of its log-mel spectrogram adds to the genre's logit less the mean of all genres'
+            logits `(n_mels, n_frames)`; negative where it speaks against the genre.
         difference: that logit of the clip less that of the clip that it is compared with: the sum of the evidence, but
             for the error of integration.
-        frequencies: centres of the mel bands `(n_mels,)`, Hz.
-        seconds_per_frame: time between frames, s.
         origin: the clip that it is compared with, in words.
     """
 
     genre: str
-    mel: NDArray[np.float32]
+    clip: Clip
     evidence: NDArray[np.float32]
     difference: float
-    frequencies: Floats
-    seconds_per_frame: float
     origin: str
 
     @property
     def note(self) -> str:
         """How it was made and of how much of a file, in a sentence."""
-        seconds = self.mel.shape[1] * self.seconds_per_frame
+        seconds = self.clip.mel.shape[1] * self.clip.seconds_per_frame
         return f"Integrated gradients from {self.origin}, over the first {seconds:.0f} s."
 
 

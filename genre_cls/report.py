@@ -15,6 +15,7 @@ from genre_cls.settings import CONF, check, one_line_errors
 from genre_cls.whole import at_home, written
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
+    from genre_cls.findings import Report
     from genre_cls.tracking import Comparison, Tracker
 
 log = logging.getLogger(__name__)
@@ -61,22 +62,10 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
 def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
     from genre_cls import page
-    from genre_cls.findings import Report, of_several_codes
-    from genre_cls.tracking import NOTE, ui_command
+    from genre_cls.findings import of_several_codes
+    from genre_cls.tracking import ui_command
 
-    about_data, about_code = found.tags.get(NOTE), of_several_codes(found.results)
-    report = Report(
-        title="Which features and which CNN classify music genres best?",
-        dataset=_judged_on(found),
-        notes=tuple(filter(None, (about_data, about_code))),
-        results=found.results,
-        means=found.means,
-        provenance=_provenance(found),
-        rope=cfg.rope,
-        tracks=found.tracks,
-        audio=_playable(found.tracks),
-        elsewhere=found.elsewhere,
-    )
+    report = _report(found, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
@@ -84,10 +73,29 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
     Console().print(page.table(report))
-    if about_code:  # the terminal's table comes without notes
+    if about_code := of_several_codes(found.results):  # the terminal's table comes without notes
         log.warning(about_code)
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))
+
+
+def _report(found: "Comparison", rope: float) -> "Report":
+    """What is to be told of configurations, of which differences in accuracy up to `rope` are of no importance."""
+    from genre_cls.findings import Report, of_several_codes
+    from genre_cls.tracking import NOTE
+
+    return Report(
+        title="Which features and which CNN classify music genres best?",
+        dataset=_judged_on(found),
+        notes=tuple(filter(None, (found.tags.get(NOTE), of_several_codes(found.results)))),
+        results=found.results,
+        means=found.means,
+        provenance=_provenance(found),
+        rope=rope,
+        tracks=found.tracks,
+        audio=_playable(found.tracks),
+        elsewhere=found.elsewhere,
+    )
 
 
 def _judged_on(found: "Comparison") -> str:

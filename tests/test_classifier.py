@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from genre_cls import GenreClassifier, Prediction, prediction
 from genre_cls.calibration import tempered
 from genre_cls.errors import UserError
 from genre_cls.modelfile import saved
+from genre_cls.models import arithmetic
 from genre_cls.scoring import voted
 
 GENRES = ("hiss & noise", "tones, pure")
@@ -167,6 +168,25 @@ def test_models_can_vote_that_differ_in_how_they_were_trained_but_not_if_they_se
         GenreClassifier.load(tmp_path)
 
 
+def test_a_model_predicts_in_the_arithmetic_that_it_was_judged_in_whatever_is_fast_here(
+    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description, _ = contents(model)
+    assert yaml.safe_load(description["config"])["trainer"]["precision"] == "auto"
+    assert description["precision"] == arithmetic("auto", accelerator=False)
+    said: dict[tuple[str, bool], Any] = {}
+    for precision, fast in product(("32-true", "bf16-mixed"), (True, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
+        own = forged(tmp_path / "own.safetensors", model, lambda d, *_, p=precision: d.update(precision=p))
+        GenreClassifier.load(own).save(tmp_path / "exported.safetensors")
+        exported = GenreClassifier.load(tmp_path / "exported.safetensors")
+        said[precision, fast] = exported.predict(tiny_music / GENRES[0] / "0.wav").windows
+    for precision in ("32-true", "bf16-mixed"):
+        np.testing.assert_array_equal(said[precision, True], said[precision, False])
+    assert not np.array_equal(said["32-true", True], said["bf16-mixed", True])
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -261,6 +281,7 @@ def _without(key: str) -> Edit:
     return lambda description, *_: description.pop(key)
 
 
+ONE_LAYER = {"channels": [1], "kernel_sizes": [3], "strides": [[1, 1]]}
 NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a layer that would fill the memory": (
         lambda _, c, __: c["model"].update(channels=[10**9, 10**9, 10**9]),
@@ -278,7 +299,11 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a full overlap": (lambda _, c, __: c["recipe"].update(overlap=1.0), "recipe.overlap=1.0: must be"),
     "no members": (lambda _, c, __: c["recipe"].update(members=[]), "recipe.members=[]: must be"),
     "no recipe": (lambda _, c, __: c.pop("recipe"), "KeyError: 'recipe'"),
-    "another precision": (lambda _, c, __: c["trainer"].update(precision="64"), "trainer.precision=64: must be"),
+    "another precision": (lambda d, *_: d.update(precision="64"), "trainer.precision=64: must be"),
+    "another precision, in its configuration alone": (
+        lambda d, c, _: (d.pop("precision"), c["trainer"].update(precision="64")),
+        "trainer.precision=64: must be",
+    ),
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
     "more bands than memory": (lambda d, *_: d["features"].update(n_mels=32768, n_fft=65536), "would fill the memory"),
@@ -286,6 +311,22 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda d, c, _: (
             d["features"].update(hop_length=1, n_fft=256),
             c["recipe"].update(window=30, members=["plain"]),
+        ),
+        "would fill the memory: its maps take",
+    ),
+    "averages over more bands than memory": (
+        lambda d, c, _: (
+            d["features"].update(kind="mel", n_mels=8192, n_fft=16384, hop_length=4096),
+            c["recipe"].update(members=["plain"]),
+            c["model"].update(ONE_LAYER, bands=100_000),
+        ),
+        "would fill the memory: its maps take",
+    ),
+    "more bands in time than memory": (
+        lambda d, c, _: (
+            d["features"].update(kind="mfcc", n_mels=20, n_mfcc=20, n_fft=256, hop_length=16),
+            c["recipe"].update(members=["plain"]),
+            c["model"].update(ONE_LAYER, bands=100_000),
         ),
         "would fill the memory: its maps take",
     ),

@@ -14,11 +14,12 @@ from networks import GENRES, SPECS, a_classifier, a_network, music
 from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, plots, predict
-from genre_cls.audio import UnreadableAudio, decode
+from genre_cls.audio import UnreadableAudio
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained, overlap
-from genre_cls.features import extract
-from genre_cls.modelfile import Network, Usage
+from genre_cls.features import FeatureSpec, extract
+from genre_cls.modelfile import Network, SavedModel, Usage
+from genre_cls.prediction import Clip
 from genre_cls.views import mfccs
 from genre_cls.windows import TREATMENTS, VIEWS, cover_starts, repeat_to, treatment
 
@@ -38,17 +39,22 @@ def usage_of(spec: Any) -> Usage:
     return Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
 
 
+def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:
+    """Music as any classifier of these features hears it."""
+    return GenreClassifier([SavedModel((), usage_of(spec), "", 1.0, {})]).hear(music(folder / "a.wav", seconds))
+
+
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("spec", [SMALL, SMALL_MFCC], ids=["mel", "mfcc"])
 @pytest.mark.parametrize("seconds", [0.5, 1.9])
 def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     tmp_path: Path, spec: Any, view: str, seconds: float
 ) -> None:
-    waveform, network = decode(music(tmp_path / "a.wav", seconds), spec.sample_rate), a_network(spec, 3, view)
+    clip, network = a_clip(tmp_path, seconds, spec), a_network(spec, 3, view)
     usage = usage_of(spec)
-    (clip,) = extract(waveform, [spec])
+    (features,) = extract(clip.waveform, [spec])
     n_frames = spec.n_frames(usage.window)
-    whole = torch.from_numpy(repeat_to(clip, n_frames)).float()
+    whole = torch.from_numpy(repeat_to(features, n_frames)).float()
     heard = whole - whole.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else whole
     starts = cover_starts(whole.shape[1], n_frames, overlap(view, usage.overlap))
     windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
@@ -64,32 +70,29 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     with torch.no_grad():
         gained = (network(windows) - network(mean.expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):
-        said = explained([network], usage, waveform, genre)
+        said = explained([network], usage, clip, genre)
         expected = float(gained[genre] - gained.mean())
-        assert said.genre == GENRES[genre] and said.evidence.shape == said.mel.shape == (24, clip.shape[1])
+        assert said.genre == GENRES[genre] and said.evidence.shape == clip.mel.shape == (24, features.shape[1])
         assert said.difference == pytest.approx(expected, abs=0.02)
         assert said.evidence.sum() == pytest.approx(said.difference, abs=0.02 + 0.02 * abs(said.difference))
         assert np.abs(said.evidence).sum() > 0.2
 
 
 def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
-    waveform, networks = (
-        decode(music(tmp_path / "a.wav", 1.5), 8000),
-        [a_network(SMALL, n, view) for n, view in enumerate(VIEWS[:2])],
-    )
-    single = [explained([network], usage_of(SMALL), waveform, 1) for network in networks]
-    both = explained(networks, usage_of(SMALL), waveform, 1)
+    clip, networks = a_clip(tmp_path, 1.5), [a_network(SMALL, n, view) for n, view in enumerate(VIEWS[:2])]
+    single = [explained([network], usage_of(SMALL), clip, 1) for network in networks]
+    both = explained(networks, usage_of(SMALL), clip, 1)
     np.testing.assert_allclose(both.evidence, (single[0].evidence + single[1].evidence) / 2, atol=1e-6)
     assert both.difference == pytest.approx((single[0].difference + single[1].difference) / 2)
 
 
 def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Path) -> None:
-    waveform, network = decode(music(tmp_path / "a.wav", 1.5), 8000), Network(Listener(), 24, "plain")
+    clip, network = a_clip(tmp_path, 1.5), Network(Listener(), 24, "plain")
     network.mean += -40
-    said = [explained([network], usage_of(SMALL), waveform, genre) for genre in range(3)]
+    said = [explained([network], usage_of(SMALL), clip, genre) for genre in range(3)]
     assert not np.delete(said[0].evidence, range(5, 9), axis=0).any() and said[0].evidence[5:9].any(axis=1).all()
-    heard = said[0].mel[5:9] + 40  # dB above what the training tracks have
-    n_windows = len(cover_starts(said[0].mel.shape[1], SMALL.n_frames(0.7), 0.3))
+    heard = clip.mel[5:9] + 40  # dB above what the training tracks have
+    n_windows = len(cover_starts(clip.mel.shape[1], SMALL.n_frames(0.7), 0.3))
     once = said[0].evidence[5:9, :5] * n_windows * 4 * SMALL.n_frames(0.7)  # frames that one window covers
     np.testing.assert_allclose(once, heard[:, :5], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(said[1].evidence, -said[0].evidence, atol=1e-6)
@@ -97,11 +100,11 @@ def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Pa
 
 
 def test_what_it_is_compared_with_is_told_by_what_the_networks_see(tmp_path: Path) -> None:
-    waveform = decode(music(tmp_path / "a.wav", 2), 8000)
+    clip = a_clip(tmp_path, 2)
     plain, levelled, modulation, statistics = (a_network(SMALL, n, view) for n, view in enumerate(TREATMENTS))
 
     def told(*networks: Network) -> str:
-        return explained(networks, usage_of(SMALL), waveform, 0).note
+        return explained(networks, usage_of(SMALL), clip, 0).note
 
     assert told(plain, levelled) == "Integrated gradients from the training tracks' mean, over the first 2 s."
     assert told(statistics).startswith("Integrated gradients from a still clip of the training tracks' medians, over")
@@ -118,7 +121,7 @@ def test_a_clip_is_explained_as_the_file_that_it_is_of(tmp_path: Path) -> None:
     whole, path = a_classifier(SMALL_MFCC), music(tmp_path / "a.wav", 1)
     clip, said = whole.hear(path), whole.explain(path, GENRES[1])
     assert clip.seconds == pytest.approx(1) and clip.sample_rate == 8000
-    np.testing.assert_array_equal(clip.mel, said.mel)
+    np.testing.assert_array_equal(clip.mel, said.clip.mel)
     np.testing.assert_array_equal(whole.explain_clip(clip, GENRES[1]).evidence, said.evidence)
 
 
@@ -137,8 +140,8 @@ def test_the_picture_has_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -> 
     figure = plots.explanation(said, title="costs $1 or $2", note="as told")
     heard, shown = figure.axes[:2]
     assert len(heard.images) == 1 and len(shown.images) == 2
-    np.testing.assert_array_equal(heard.images[0].get_array(), said.mel)
-    assert shown.get_xlim() == pytest.approx((0, said.mel.shape[1] * said.seconds_per_frame))
+    np.testing.assert_array_equal(heard.images[0].get_array(), said.clip.mel)
+    assert shown.get_xlim() == pytest.approx((0, said.clip.mel.shape[1] * said.clip.seconds_per_frame))
     assert [label.get_text() for label in heard.get_yticklabels()][-1] == "2000"
     assert plots.png(figure).startswith(b"\x89PNG")
 

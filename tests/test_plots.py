@@ -70,7 +70,7 @@ def row_labels(figure: Figure) -> list[str]:
     return [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
-def leak_dots(figure: Figure) -> dict[str, dict[str, float]]:
+def recall_dots(figure: Figure) -> dict[str, dict[str, float]]:
     """The recall that is drawn (%), by split and genre."""
     axes = figure.axes[0]
     rows = dict(zip(axes.get_yticks(), row_labels(figure), strict=True))
@@ -245,31 +245,33 @@ def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
     assert "area: tracks (at most 5000)" in legend(figure)
 
 
-def test_a_leak_is_a_dot_for_each_split_and_genre_with_the_largest_loss_on_top() -> None:
+def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_loss_on_top() -> None:
     easy, hard = a_result(1.0, 1.0), a_result(0.6, 0.6)
     labels = hard.folds[0].labels
     probabilities = hard.folds[0].probabilities.copy()
     probabilities[labels == 1] = np.eye(3)[0]  # not one of jazz is recognised
     hard = replace(hard, folds=(hard.folds[0], replace(hard.folds[1], probabilities=probabilities)))
-    figure = plots.leak({"random": easy, "artist": hard})
+    figure = plots.split_comparison({"random": easy, "artist": hard})
     assert row_labels(figure) == ["all genres", "jazz", "blues", "rock"]
     assert figure.axes[0].yaxis_inverted()
-    dots = leak_dots(figure)
+    dots = recall_dots(figure)
     assert dots["random"] == pytest.approx({"jazz": 100, "blues": 100, "rock": 100})
     assert dots["artist"] == pytest.approx({"jazz": 30, "blues": 60, "rock": 60})
     assert [text.get_text() for text in figure.axes[0].texts] == ["100.0 %", "50.0 %", "50", "70", "40", "40"]
     assert "points lost, random → artist" in texts(figure)
 
 
-def test_the_first_row_of_a_leak_has_an_interval_for_each_split_that_ends_where_shares_do() -> None:
-    protocols = {"random": a_result(1.0, 0.9), "filtered": a_result(0.7, 0.6), "artist": a_result(0.8, 0.8)}
-    drawn = whiskers(plots.leak(protocols).axes[0])
-    expected = [100 * np.array(result.estimate("accuracy").share_interval) for result in protocols.values()]
+def test_the_first_row_of_compared_splits_has_an_interval_for_each_that_ends_where_shares_do() -> None:
+    by_split = {"random": a_result(1.0, 0.9), "filtered": a_result(0.7, 0.6), "artist": a_result(0.8, 0.8)}
+    drawn = whiskers(plots.split_comparison(by_split).axes[0])
+    expected = [100 * np.array(result.estimate("accuracy").share_interval) for result in by_split.values()]
     assert np.allclose(drawn, expected)
 
 
-def test_the_splits_of_a_leak_differ_in_colour_and_marker() -> None:
-    handles = legend(plots.leak({split: a_result(0.5) for split in ("random", "filtered", "artist", "_own")}))
+def test_compared_splits_differ_in_colour_and_marker() -> None:
+    handles = legend(
+        plots.split_comparison({split: a_result(0.5) for split in ("random", "filtered", "artist", "_own")})
+    )
     assert list(handles) == ["random", "filtered", "artist", "_own"]
     assert len({handle.get_color() for handle in handles.values()}) == 4
     assert len({handle.get_marker() for handle in handles.values()}) == 4
@@ -281,24 +283,24 @@ def test_a_genre_that_a_split_has_no_track_of_gets_no_dot_and_no_loss_and_comes_
     ids = tuple(fold.track_ids[i] for i in kept)
     without = replace(fold, track_ids=ids, labels=fold.labels[kept], probabilities=fold.probabilities[kept])
     result = a_result(0.8)
-    figure = plots.leak({"random": result, "filtered": replace(result, folds=(without,))})
+    figure = plots.split_comparison({"random": result, "filtered": replace(result, folds=(without,))})
     assert row_labels(figure) == ["all genres", "jazz", "rock", "blues"]
-    assert leak_dots(figure)["filtered"] == pytest.approx({"jazz": 50, "rock": 50})
+    assert recall_dots(figure)["filtered"] == pytest.approx({"jazz": 50, "rock": 50})
     assert [text.get_text() for text in figure.axes[0].texts] == ["80.0 %", "50.0 %", "30", "30", "30"]
 
 
 def test_a_gain_is_a_negative_loss() -> None:
-    figure = plots.leak({"random": a_result(0.5), "artist": a_result(0.8)})
+    figure = plots.split_comparison({"random": a_result(0.5), "artist": a_result(0.8)})
     assert [text.get_text() for text in figure.axes[0].texts][2:] == ["−30"] * 4
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
-def test_all_of_a_leak_is_within_its_axis(accuracy: float) -> None:
-    figure = plots.leak({"random": a_result(accuracy, genres=["one", "two"]), "artist": a_result(accuracy)})
+def test_all_of_compared_splits_is_within_their_axis(accuracy: float) -> None:
+    figure = plots.split_comparison({"random": a_result(accuracy, genres=["one", "two"]), "artist": a_result(accuracy)})
     figure.draw_without_rendering()
     axes = figure.axes[0]
     low, high = axes.get_xlim()
-    shares = [share for recall in leak_dots(figure).values() for share in recall.values()]
+    shares = [share for recall in recall_dots(figure).values() for share in recall.values()]
     assert low < min(shares) <= max(shares) < high
     assert axes.get_xticks()[-1] == 100
     frame = axes.get_window_extent()
@@ -363,7 +365,7 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
         plots.intervals([result], note=note),
         plots.differences([a_difference(0.1, 0.01, better="$x_", worse="_y\n$\\frac{" * 9)], note=note),
         plots.reliability(result.calibration, note=note),
-        plots.leak({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=HOSTILE[:2])}, note=note),
+        plots.split_comparison({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=HOSTILE[:2])}, note=note),
         plots.genres_over_time(replace(a_prediction(9, (0.2, 0.3, 0.5)), genres=HOSTILE), title="$", note=note),
         plots.clip(a_clip(), title="$\\frac{1$", note=note),
     ]
