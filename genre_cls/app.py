@@ -41,8 +41,8 @@ FONTS = ("system-ui", "sans-serif")
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
 LOOPBACK = ("127.0.0.1", "localhost")
 LIKENESS = (
-    "Alike in what the networks say of them: 100 % means the same probability for every genre, whatever else sounds "
-    "different. Of each track it counts what was said by networks that had not learned from it."
+    "Similarity of predicted probabilities: 100 % means the same probability for every genre, however different the "
+    "sound. Each track's predictions are by networks that were not trained on it."
 )
 NO_SHELF = "A model file keeps no tracks to compare with; open the page with `--model best` or the id of a run."
 
@@ -262,7 +262,7 @@ def _music(gr: Any, desk: Desk) -> None:
 def _introduction(desk: Desk) -> str:
     learned = f"learned from {in_one_line(desk.classifier.dataset)}"
     if desk.classifier.dataset == "demo":
-        learned += ", the synthetic demo set, and have never heard real music"
+        learned += ", the synthetic demo set only, never on real music"
     return (
         f"Drop an audio file or record something. {desk.classifier.n_networks} models that have {learned} say which "
         "genre it is of. Nothing leaves this machine, and the file is deleted when it has been heard."

@@ -13,7 +13,7 @@ from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, settin
 RISK = 0.05  # of claiming any difference among several that is none
 SURE = 0.95  # probability from which two configurations are called practically equal
 # Settings that say where and how a run happens but not what it computes.
-ELSEWHERE = (
+INCIDENTAL = (
     "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
 )  # fmt: skip
@@ -52,12 +52,12 @@ class Difference:
         """The finding in plain words."""
         points = f"{100 * self.accuracy.mean:.1f} points"
         low, high = self.accuracy.difference_interval
-        interval = f"95 % {100 * low:.1f} to {100 * high:.1f}"
+        interval = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
         if self.equal >= SURE:
             return f"{self.better} and {self.worse} are practically equal: {points} apart ({interval})."
         if self.p_value < RISK:
             return f"{self.better} beats {self.worse} by {points} ({interval})."
-        doubt = f"but {interval}" if low <= 0 else f"{interval}, too little among several comparisons"
+        doubt = interval if low <= 0 else f"{interval}, not significant after Holm's correction"
         return f"{self.better} and {self.worse} cannot be told apart: {points}, {doubt}."
 
 
@@ -115,9 +115,9 @@ def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
-def is_elsewhere(key: str) -> bool:
+def is_incidental(key: str) -> bool:
     """Whether a setting says where or how a run happens, so that configurations do not differ by it."""
-    return any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE)
+    return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
 
 
 def _complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:

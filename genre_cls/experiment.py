@@ -66,7 +66,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         tracker = Tracker(uri, Path(folder))
         with tracker.failures_told():
             tracker.close_dead()
-    _ahead.expect(configurations)
+    _next.expect(configurations)
 
 
 def judge(cfg: DictConfig, identity: Identity) -> float:
@@ -84,7 +84,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
     Raises:
         UserError: the data or the device do not allow it.
     """
-    job = _ahead.take(identity)
+    job = _next.take(identity)
     if not job:
         task = load(cfg)
         if task is None:
@@ -159,7 +159,7 @@ class _Job:
                 self._hold()
             with self._claimed() as logged:
                 if taken := sum(fold.index in self.done for fold in mine):
-                    log.info("%s: %d of %d folds taken over (force=true trains them anew)", title, taken, len(mine))
+                    log.info("%s: %d of %d folds reused (force=true retrains them)", title, taken, len(mine))
                 if all_mine:
                     self._train(logged)
             if not all_mine:
@@ -183,7 +183,7 @@ class _Job:
 
     def _train(self, then: Callable[[], None]) -> None:
         trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
-        _ahead.begin(n_workers(self.cfg, self.task))
+        _next.begin(n_workers(self.cfg, self.task))
         for result, weights in trainings.results(self.identity.title):
             self.spool.put(result.index, _fold_files(self.task, self.identity, self.precision, weights, result))
             self.done[result.index] = result
@@ -238,7 +238,7 @@ class _Job:
             parent.log(self.result.summary, {}, _summary_files(self.task, self.identity, self.result))
 
 
-class _Ahead:
+class _Next:
     """The configurations that are to come, of which the next one begins while the present one is still at it.
 
     So no worker waits until a configuration's last fold is trained and logged.
@@ -277,7 +277,7 @@ class _Ahead:
                 self.begun = job if job.begin() else None
 
 
-_ahead = _Ahead()
+_next = _Next()
 
 
 def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:

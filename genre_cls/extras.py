@@ -23,11 +23,11 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        how = f"{beside('pip')} install 'genre_cls[{extra}]'"
+        how = f"{installed('pip')} install 'genre_cls[{extra}]'"
         raise UserError(f"{error.name} is not installed; {how} brings it") from error
 
 
-def beside(name: str) -> str:
+def installed(name: str) -> str:
     """How to call a program that is installed beside this package, from a terminal in which its environment may be off.
 
     Args:

@@ -50,7 +50,7 @@ class Report:
         rope: accuracies that differ by less are practically equal, a share.
         tracks: by id, each track's `artist` and `fault`, empty if unknown.
         audio: by id, the address of each track that is at hand in a form that browsers play.
-        elsewhere: by a result's place, what the same configuration scored on the same tracks under other splits.
+        other_splits: by a result's place, what the same configuration scored on the same tracks under other splits.
     """
 
     title: str
@@ -62,7 +62,7 @@ class Report:
     rope: float = 0.01
     tracks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     audio: Mapping[str, str] = field(default_factory=dict)
-    elsewhere: Mapping[int, Mapping[str, ConfigResult]] = field(default_factory=dict)
+    other_splits: Mapping[int, Mapping[str, ConfigResult]] = field(default_factory=dict)
 
     @cached_property
     def ranked(self) -> list[ConfigResult]:
@@ -95,7 +95,7 @@ class Report:
         found = {}
         for name, result in zip(self.called, self.ranked, strict=True):
             (place,) = (place for place, other in enumerate(self.results) if other is result)
-            by_split = {result.params.get("folds", "?"): result, **self.elsewhere.get(place, {})}
+            by_split = {result.params.get("folds", "?"): result, **self.other_splits.get(place, {})}
             found[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
         return {name: by_split for name, by_split in found.items() if len(by_split) > 1}
 
@@ -104,18 +104,18 @@ def answer(report: Report) -> str:
     """Which configuration is best and by how much, in a sentence."""
     best, called = report.ranked[0], report.called
     tracks = best.confusion.sum(axis=1)
-    chance = f"always naming the largest genre would be right for {percent(tracks.max() / tracks.sum())} %"
+    chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % interval {interval(best)} %)"
     if len(called) == 1:
         return f"{called[0]} recognises the genre of {score}; {chance}."
     worst = f"the worst, {called[-1]}, recognises {percent(report.ranked[-1].estimate('accuracy').mean)} %"
     first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
-    return f"{first}, probably a little too high, as it was picked by these very tracks; {worst}, and {chance}."
+    return f"{first}, slightly too high, as it was selected by these very tracks; {worst}, and {chance}."
 
 
 def of_several_codes(results: Sequence[ConfigResult]) -> str:
     """That the code has changed between configurations, in a sentence; empty if it has not."""
-    told = "The code has changed between these runs: code 1 is the oldest, and differences between two may come of it."
+    told = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
     return told if CODE in differing(results) else ""
 
 
@@ -206,11 +206,11 @@ def trust(report: Report) -> str:
     """How far the votes of the best configuration can be trusted, and with a temperature."""
     best = report.ranked[0]
     before, after = (f"{percent(one.calibration.error)} %" for one in (best, best.tempered))
-    used = f"genre_cls.predict uses the one that suits all held-out tracks, {best.temperature:.2f}."
+    used = f"genre_cls.predict uses the one fitted to all held-out tracks, {best.temperature:.2f}."
     if not best.is_tempered:
         why = "as no other tracks were held out to find one by"
         return f"Shown without a temperature, {why}; expected calibration error {before}. {used}"
-    found = "Shown with a temperature, for each fold the one that suits the tracks of the others"
+    found = "Shown with a temperature, fitted for each fold on the other folds' tracks"
     if best.tempered.calibration.error >= best.calibration.error:
         return f"{found}, which does not help: expected calibration error {before} without, {after} with it. {used}"
     return f"{found}: it brings the expected calibration error from {before} to {after}. {used}"

@@ -20,7 +20,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
-from genre_cls.comparisons import is_elsewhere
+from genre_cls.comparisons import is_incidental
 from genre_cls.errors import public
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, leaves
@@ -30,10 +30,10 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
 SHOWING = (
-    "__main__", "ahead", "app", "artifacts", "classifier", "comparisons", "database", "download", "errors", "estimates",
-    "explanation", "extras", "findings", "lifeline", "likeness", "locks", "memory", "modelfile", "onnx_export",
-    "onnx_model", "page", "plots", "predict", "prediction", "progress", "registry", "report", "served", "spool",
-    "tracking", "train", "whole", "workers",
+    "__main__", "app", "artifacts", "classifier", "comparisons", "database", "die_with_parent", "download", "errors",
+    "estimates", "explanation", "extras", "findings", "lifeline", "likeness", "locks", "memory", "modelfile",
+    "onnx_export", "onnx_model", "page", "plots", "predict", "prediction", "progress", "registry", "report", "served",
+    "spool", "tracking", "train", "whole", "workers",
 )  # fmt: skip
 
 
@@ -116,9 +116,9 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not is_elsewhere(key)}
+    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not is_incidental(key)}
     settings = {key: public(_text(value)) for key, value in leaves(cfg)}
-    computed = sorted((key, value) for key, value in settings.items() if not is_elsewhere(key))
+    computed = sorted((key, value) for key, value in settings.items() if not is_incidental(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
     resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))

@@ -48,7 +48,7 @@ def _run(arguments: Namespace) -> int:
     _check(arguments, files)
     classifier = _classifier(arguments)
     if classifier.dataset == "demo":
-        _say("note: this model has learned from the synthetic demo set, and has never heard real music")
+        _say("note: this model was trained on the synthetic demo set only, never on real music")
     failed: list[Path] = []
     FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
     if arguments.explain and not failed:

@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, Schema
 import genre_cls
 from genre_cls.classifier import GenreClassifier
 from genre_cls.errors import UserError
-from genre_cls.extras import beside
+from genre_cls.extras import installed
 from genre_cls.tracking import Tracker
 
 EXPERIMENT = "genre_cls models"
@@ -49,7 +49,10 @@ def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[s
     except MlflowException as error:
         raise UserError(f"register {name} in {tracker.uri}: {error}") from error
     store, model = shlex.quote(f"MLFLOW_TRACKING_URI={tracker.uri}"), shlex.quote(address)
-    return address, f"env {store} {beside('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
+    return (
+        address,
+        f"env {store} {installed('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1",
+    )
 
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:

@@ -94,7 +94,7 @@ def _report(found: "Comparison", rope: float) -> "Report":
         rope=rope,
         tracks=found.tracks,
         audio=_playable(found.tracks),
-        elsewhere=found.elsewhere,
+        other_splits=found.other_splits,
     )
 
 

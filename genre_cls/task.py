@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.catalogue import Catalogue, Track, groups
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.extras import beside
+from genre_cls.extras import installed
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
@@ -152,7 +152,7 @@ def _load(cfg: DictConfig) -> Task:
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
     notes = {
         "Synthetic demo set: no real music.": catalogue.synthetic,
-        "Genres dealt to the tracks at random: all beyond chance has leaked.": cfg.shuffle_genres,
+        "Genres permuted among tracks: any score above chance is leakage.": cfg.shuffle_genres,
         "Judged inside of one fold's training tracks, to choose settings by: no score of what is chosen.": cfg.inside,
         "Judged by one fold alone.": cfg.alone,
     }
@@ -262,7 +262,7 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         log.warning(in_one_line(line))
     log.info(
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
-        store.size() / 1e6, store.root, beside("python"), cfg.cache_dir,
+        store.size() / 1e6, store.root, installed("python"), cfg.cache_dir,
     )  # fmt: skip
 
 

@@ -32,10 +32,10 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
-from genre_cls.comparisons import CODE, is_elsewhere
+from genre_cls.comparisons import CODE, is_incidental
 from genre_cls.database import DATABASE, check, follow, is_local, local_path, what_failed
 from genre_cls.errors import UserError, in_one_line, public
-from genre_cls.extras import beside
+from genre_cls.extras import installed
 from genre_cls.locks import locked
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.whole import at_home, disk_failure, sync
@@ -47,12 +47,12 @@ NOTE = "mlflow.note.content"  # the tag that they show as a run's description
 KEY = "resume_key"  # the tag that says whose folds may stand for each other's
 LOCK = "lock"  # the tag that names the lock that a living run's process holds
 CONFIRMED = "confirmed"  # the tag for when a later command found all of a configuration done, ms since 1970
-SWEEPS = "sweeps"  # the tag with the words of the last commands that count a configuration in
-AT_WORK = "at_work"  # the tag with the word of the last command that worked on a run
-SWEEP = "GENRE_CLS_SWEEP"  # the environment variable with the word of the present command
+COUNTED_BY = "sweeps"  # the tag with the ids of the last commands that count a configuration in
+LAST_COMMAND = "at_work"  # the tag with the id of the last command that worked on a run
+COMMAND_ID = "GENRE_CLS_SWEEP"  # the environment variable with the random id of the present command
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds which other jobs train
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-N_SWEEPS = 20  # whose words are kept
+N_COMMANDS = 20  # whose ids are kept
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
 BATCH = 1000  # metrics that MLflow takes in one call
 
@@ -72,7 +72,7 @@ class Comparison:
         results: one a configuration.
         means: average features per genre, one a kind of feature.
         tracks: what is known of each track, by its id: `artist`, `fault` and `path`, empty where unknown.
-        elsewhere: for some of the results, by their place among them, what the same configuration scored on the same
+        other_splits: for some of the results, by their place among them, what the same configuration scored on the same
             tracks under other splits, by the splits' names.
     """
 
@@ -81,7 +81,7 @@ class Comparison:
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
     tracks: Mapping[str, Mapping[str, str]]
-    elsewhere: Mapping[int, Mapping[str, ConfigResult]]
+    other_splits: Mapping[int, Mapping[str, ConfigResult]]
 
 
 @dataclass(frozen=True)
@@ -237,17 +237,17 @@ class Tracker:
         return self._search(ids, "attributes.status = 'RUNNING'")
 
     def _place(self) -> str:
-        """Names this folder of locks in tags, for on a server there are runs of processes that have another."""
+        """A random id of this folder of locks, for tags: on a server, runs may hold locks in other folders."""
         self._locks.mkdir(parents=True, exist_ok=True)
         with FileLock(self._locks / "name.lock"), (self._locks / "name").open("a+") as file:
             file.seek(0)
-            word, _, inode = file.read().partition(" ")
+            name, _, inode = file.read().partition(" ")
             here = str(os.fstat(file.fileno()).st_ino)
             if inode != here:  # new, or copied with the folder, say to another machine, whose processes are not its
-                word = uuid4().hex
+                name = uuid4().hex
                 file.truncate(0)
-                file.write(f"{word} {here}")
-            return word
+                file.write(f"{name} {here}")
+            return name
 
     def earlier(self, experiment_id: str, key: str, *, anew: bool = False) -> Earlier:
         """What there is of a configuration; for the process that has claimed its key.
@@ -285,10 +285,10 @@ class Tracker:
 
     def confirm(self, run_id: str) -> None:
         """Note that a configuration is as this command wants it, so that its report counts it in."""
-        words = self._client.get_run(run_id).data.tags.get(SWEEPS, "").split()
-        if (word := os.environ.get(SWEEP)) and word not in words:
-            words.append(word)
-        tags = {CONFIRMED: str(int(time.time() * 1000)), SWEEPS: " ".join(words[-N_SWEEPS:])}
+        commands = self._client.get_run(run_id).data.tags.get(COUNTED_BY, "").split()
+        if (present := os.environ.get(COMMAND_ID)) and present not in commands:
+            commands.append(present)
+        tags = {CONFIRMED: str(int(time.time() * 1000)), COUNTED_BY: " ".join(commands[-N_COMMANDS:])}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     @contextmanager
@@ -305,7 +305,7 @@ class Tracker:
             lasted: what its work took, s, shown as its duration; of models side by side it is more than has passed.
             again: id of a run to continue; None for a new one.
         """
-        began, tags = int((time.time() - lasted) * 1000), dict(tags) | {AT_WORK: os.environ.get(SWEEP, "")}
+        began, tags = int((time.time() - lasted) * 1000), dict(tags) | {LAST_COMMAND: os.environ.get(COMMAND_ID, "")}
         run_id = again or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
             artifacts = self._describe(run_id, tags, params)
@@ -332,7 +332,7 @@ class Tracker:
 
         Args:
             experiment: name of the experiment to look in; None for all.
-            sweep: word of the command that must have confirmed the last one, whatever the clock says; None for any.
+            sweep: id of the command that must have confirmed the last one, whatever the clock says; None for any.
         """
         parents = self._finished(experiment)
         if sweep:  # its own come first, though the clock may have been put back
@@ -347,9 +347,9 @@ class Tracker:
         if not found:
             return None
         commands = dict.fromkeys(filter(None, (run.data.tags.get("command") for run, *_ in found)))
-        elsewhere = {place: self._elsewhere(run, parents) for place, (run, *_) in enumerate(found)}
+        other_splits = {place: self._other_splits(run, parents) for place, (run, *_) in enumerate(found)}
         means, tracks = _facts([folder for *_, folder in found])
-        return Comparison(tags, tuple(commands), tuple(result for _, result, _ in found), means, tracks, elsewhere)
+        return Comparison(tags, tuple(commands), tuple(result for _, result, _ in found), means, tracks, other_splits)
 
     def best(self) -> str | None:
         """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres."""
@@ -435,7 +435,7 @@ class Tracker:
         runs = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
         return sorted(runs, key=_moment, reverse=True)
 
-    def _elsewhere(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
+    def _other_splits(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
         """What the same configuration last scored by the same code on the same tracks under other splits."""
         same = [other for other in parents if _same(run, other, "dataset_digest") and _same(run, other, "setup")]
         same = [other for other in same if len({_k(run), _k(other)} - {None}) < 2]  # more folds learn from more tracks
@@ -550,7 +550,7 @@ def store_uri(uri: str, folder: Path) -> str:
 
 def ui_command(uri: str) -> str:
     """What opens MLflow's pages on a store."""
-    local = f"{beside('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
+    local = f"{installed('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
     return local if uri.startswith("sqlite:") else public(uri)
 
 
@@ -591,7 +591,7 @@ def _keys(runs: Sequence[Run]) -> list[str]:
 
 def _untold(alike: Sequence[Run]) -> list[str]:
     """Settings that differ between runs of one name, as a file that they are read from was edited, say."""
-    keys = {key for run in alike for key in run.data.params if key != "n_parameters" and not is_elsewhere(key)}
+    keys = {key for run in alike for key in run.data.params if key != "n_parameters" and not is_incidental(key)}
     return sorted(key for key in keys if len({run.data.params.get(key) for run in alike}) > 1)
 
 
@@ -645,7 +645,7 @@ def _moment(run: Run) -> int:
 
 
 def _is_of(run: Run, sweep: str) -> bool:
-    return sweep in run.data.tags.get(SWEEPS, "").split()
+    return sweep in run.data.tags.get(COUNTED_BY, "").split()
 
 
 def _is_shuffled(run: Run) -> bool:
@@ -671,8 +671,8 @@ def _check_within_reach(folder: Path) -> None:
 
 def _is_mine(run: Run) -> bool:
     """Whether a run is the present command's work."""
-    word = os.environ.get(SWEEP)
-    return bool(word) and run.data.tags.get(AT_WORK) == word
+    present = os.environ.get(COMMAND_ID)
+    return bool(present) and run.data.tags.get(LAST_COMMAND) == present
 
 
 def _same(one: Run, other: Run, tag: str) -> bool:

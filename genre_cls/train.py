@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from genre_cls.errors import UserError
-from genre_cls.extras import beside
+from genre_cls.extras import installed
 from genre_cls.lifeline import end_with
 from genre_cls.settings import AGAIN, CONF, at_least, check, check_words, one_line_errors, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
@@ -66,7 +66,7 @@ class Sweep(Callback):
     A search (`inside`) ends with its winner being judged by the fold that took no part in it, each fold its own winner.
     """
 
-    _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and the word that tells it from others
+    _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and its command's id
     _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best, by its fold
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ class Sweep(Callback):
         from genre_cls.tracking import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
-        log.info("compare it with others: %s -m genre_cls.report", beside("python"))
+        log.info("compare it with others: %s -m genre_cls.report", installed("python"))
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:
@@ -112,8 +112,8 @@ class Sweep(Callback):
             return
         from genre_cls.report import write_newest
 
-        (config, word), cls._under_way = cls._under_way, None
-        write_newest(config, sweep=word)
+        (config, command_id), cls._under_way = cls._under_way, None
+        write_newest(config, sweep=command_id)
         best, cls._best = cls._best, {}
         for _, winner in best.values() if complete else ():
             _judge_winner(winner)
@@ -125,18 +125,18 @@ def _judge_winner(config: DictConfig) -> None:
     from genre_cls.identity import identify
 
     log.info("chosen inside of fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
-    log.info("judged by fold=%d, which took no part in the choice:", config.fold)
+    log.info("tested on fold=%d, which was not used for selection:", config.fold)
     cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True
     judge(cfg, identify(cfg, config.hydra))
 
 
 def _name_command() -> str:
-    """Give this command a word, which jobs inherit that are other processes."""
-    from genre_cls.tracking import SWEEP
+    """Put a random id of this command into the environment, from which jobs in other processes inherit it."""
+    from genre_cls.tracking import COMMAND_ID
 
-    os.environ[SWEEP] = uuid4().hex
-    return os.environ[SWEEP]
+    os.environ[COMMAND_ID] = uuid4().hex
+    return os.environ[COMMAND_ID]
 
 
 def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:

@@ -38,7 +38,7 @@ def import_ahead(*modules: str) -> None:
     if METHOD == "forkserver" and len(os.sched_getaffinity(0)) > 1:
         from multiprocessing import forkserver  # which not every system has
 
-        forkserver.set_forkserver_preload(["genre_cls.ahead", *modules])
+        forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules])
         with _interrupts_waiting():
             forkserver.ensure_running()
 

@@ -24,7 +24,9 @@ from networks import SPECS, a_classifier, music
 from genre_cls import GenreClassifier, __main__, app
 from genre_cls.app import Desk
 from genre_cls.errors import UserError
-from genre_cls.extras import beside
+from genre_cls.extras import installed
+
+PIP = installed("pip")
 
 gradio_client = pytest.importorskip("gradio_client")
 
@@ -279,7 +281,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     done = command(app.main)
-    assert done.code == 2 and f"gradio is not installed; {beside('pip')} install 'genre_cls[app]' brings it" in done.err
+    assert done.code == 2 and f"gradio is not installed; {PIP} install 'genre_cls[app]' brings it" in done.err
 
 
 def test_a_file_named_app_can_still_be_judged(command: Callable[..., Any]) -> None:

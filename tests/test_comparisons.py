@@ -257,7 +257,7 @@ def test_the_verdict_is_what_the_numbers_say(
         assert verdict.startswith("mel beats mfcc by ")
     else:
         assert verdict.startswith("mel and mfcc cannot be told apart: ")
-        assert verdict.endswith("too little among several comparisons.") == (found.accuracy.low > 0)
+        assert verdict.endswith("not significant after Holm's correction.") == (found.accuracy.low > 0)
     numbers = [float(number) for number in re.findall(r"-?\d+\.\d", verdict)]
     ends = [max(-100, 100 * found.accuracy.low), min(100, 100 * found.accuracy.high)]
     assert numbers == pytest.approx([100 * mean, *ends], abs=0.051)
@@ -266,9 +266,15 @@ def test_the_verdict_is_what_the_numbers_say(
 @pytest.mark.parametrize(
     ("missed", "words"),
     [
-        ((4, 4, 4, 4, 3), "mel · deep · batch 16 beats mel · basic · batch 16 by 47.5 points (95 % "),
-        ((0, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 0.0 points, but"),
-        ((4, 0, 0, 0, 0), "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 10.0 points, but"),
+        ((4, 4, 4, 4, 3), "mel · deep · batch 16 beats mel · basic · batch 16 by 47.5 points (95 % CI "),
+        (
+            (0, 0, 0, 0, 0),
+            "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 0.0 points, 95 % CI ",
+        ),
+        (
+            (4, 0, 0, 0, 0),
+            "mel · deep · batch 16 and mel · basic · batch 16 cannot be told apart: 10.0 points, 95 % CI ",
+        ),
     ],
 )
 def test_the_verdict_names_both_and_what_lies_between_them(missed: tuple[int, ...], words: str) -> None:

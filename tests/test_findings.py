@@ -56,7 +56,7 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
     own = a_result(0.5, 0.6, folds="artist")
     others = {"random": a_result(0.8, 0.9, folds="random"), "filtered": a_result(0.7, 0.7, folds="filtered")}
     report = Report(
-        "t", "d", (), (own, a_result(0.4, 0.4, model="other", folds="artist")), (), {}, elsewhere={0: others}
+        "t", "d", (), (own, a_result(0.4, 0.4, model="other", folds="artist")), (), {}, other_splits={0: others}
     )
     sheet = findings.under_other_splits(report)
     assert list(sheet.columns)[1:4] == ["random", "filtered", "artist"]
@@ -70,7 +70,7 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
 
 def test_a_configuration_that_gains_under_a_stricter_split_is_said_to_gain() -> None:
     own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, elsewhere={0: {"random": other}}))
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, other_splits={0: {"random": other}}))
     assert " scores 10.0 " in line and " points more under folds=artist" in line
 
 
@@ -79,7 +79,7 @@ def test_what_a_stricter_split_costs_is_said_to_be_open_where_its_interval_reach
     folds: tuple[float, ...], ending: str
 ) -> None:
     own, other = a_result(*folds, folds="artist"), a_result(*[0.9] * 5, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, elsewhere={0: {"random": other}}))
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, other_splits={0: {"random": other}}))
     assert " points fewer under folds=artist" in line and line.endswith(ending)
 
 

@@ -14,7 +14,7 @@ from genre_cls.identity import SHOWING, SOURCES, Identity, _source, command, dig
 from genre_cls.settings import leaves
 
 Compose = Callable[..., DictConfig]
-ELSEWHERE = {
+INCIDENTAL = {
     "cache_dir=/x": "where features are kept",
     "report_dir=/x": "where the report goes",
     "trainer.device=cpu": "where it runs",
@@ -57,7 +57,7 @@ def changed(value: Any) -> Any:
 
 def test_where_and_how_it_runs_does_not_change_it(identity_of: Callable[..., Identity]) -> None:
     plain = identity_of()
-    for override in ELSEWHERE:
+    for override in INCIDENTAL:
         other = identity_of(override)
         assert (other.fingerprint, other.named) == (plain.fingerprint, plain.named), override
         assert other.params != plain.params
@@ -82,7 +82,7 @@ def test_a_job_that_trains_one_fold_is_named_as_the_whole_unless_that_fold_is_a_
 @pytest.mark.parametrize("features", ["mel", "mfcc"])
 def test_every_other_setting_changes_it(composed: Compose, features: str) -> None:
     cfg, hydra = as_job(composed(f"features={features}"))
-    elsewhere = {override.partition("=")[0] for override in ELSEWHERE} | {"fold"}  # as it is a part of the whole
+    elsewhere = {override.partition("=")[0] for override in INCIDENTAL} | {"fold"}  # as it is a part of the whole
     original = identify(cfg, hydra)
     for key, value in leaves(cfg):
         other = cfg.copy()

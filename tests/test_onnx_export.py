@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.errors import UserError
-from genre_cls.extras import beside
+from genre_cls.extras import installed
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.onnx_export import exported
 from genre_cls.onnx_model import session
+
+PIP = installed("pip")
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 
@@ -203,7 +205,7 @@ def test_without_the_extra_it_is_told_how_to_install_it(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == f"error: onnxruntime is not installed; {beside('pip')} install 'genre_cls[onnx]' brings it\n"
+    assert done.stderr == f"error: onnxruntime is not installed; {PIP} install 'genre_cls[onnx]' brings it\n"
 
 
 @pytest.fixture(scope="module")

@@ -119,9 +119,9 @@ def test_the_answer_names_best_worst_and_chance(html: str) -> None:
     answer = findings.answer(REPORT)
     assert "mel · best · batch 16, recognises the genre of 86.7 %" in answer
     assert "the worst, mfcc · worst · batch 16, recognises 30.0 %" in answer
-    assert "largest genre would be right for 50.0 %" in answer
-    assert " %), probably a little too high, as it was picked by these very tracks; the worst, " in answer
-    assert "picked" not in findings.answer(TINY)
+    assert "largest genre would score 50.0 %" in answer
+    assert " %), slightly too high, as it was selected by these very tracks; the worst, " in answer
+    assert "selected" not in findings.answer(TINY)
     assert answer in page.markdown(REPORT) and answer in Reader(html).text
 
 

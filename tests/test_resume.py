@@ -95,22 +95,22 @@ def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_
     command: Command, on_music: tuple[str, ...], trained: list[int]
 ) -> None:
     first = command(train.main, "-m", *on_music, *ONE)
-    assert sorted(trained) == [0, 1, 2] and "taken over" not in first.err
+    assert sorted(trained) == [0, 1, 2] and "reused" not in first.err
     shutil.rmtree(first.folder / "report")
     second = command(train.main, "-m", *on_music, *ONE, "trainer.workers=1", "rope=0.5")
     assert (second.code, sorted(trained)) == (0, [0, 1, 2])
-    assert "mel basic 4: 3 of 3 folds taken over (force=true" in second.err
+    assert "mel basic 4: 3 of 3 folds reused (force=true" in second.err
     assert table(second) == table(first) and second.parents[0].info.run_id == first.parents[0].info.run_id
     assert ranking(second) == ranking(first) and (first.folder / "report" / "report.html").exists()
     forced = command(train.main, "-m", *on_music, *ONE, "force=true")
-    assert sorted(trained) == [0, 0, 1, 1, 2, 2] and "taken over" not in forced.err
+    assert sorted(trained) == [0, 0, 1, 1, 2, 2] and "reused" not in forced.err
     old, new = forced.parents
     assert (len(finished(forced.parents)), numbers(old)) == (2, numbers(new))
     assert len(ranking(forced)) == len(ranking(first))
     other = command(train.main, "-m", *on_music, *ONE, "recipe.optimizer.lr=0.002")
-    assert len(trained) == 9 and "taken over" not in other.err
+    assert len(trained) == 9 and "reused" not in other.err
     summed_otherwise = command(train.main, "-m", *on_music, *ONE, "trainer.threads=2")
-    assert len(trained) == 12 and "taken over" not in summed_otherwise.err
+    assert len(trained) == 12 and "reused" not in summed_otherwise.err
 
 
 def ranking(outcome: Any) -> list[str]:
@@ -147,7 +147,7 @@ def test_a_command_that_is_killed_loses_no_fold_leaves_no_worker_and_goes_on(
     assert process.wait() == -signal.SIGKILL
     wait_for(lambda: not alive(process.pid), seconds=5)
     done = command(train.main, "-m", *on_music, *ONE)
-    assert done.code == 0 and 1 <= len(trained) <= 2 and f"{3 - len(trained)} of 3 folds taken over" in done.err
+    assert done.code == 0 and 1 <= len(trained) <= 2 and f"{3 - len(trained)} of 3 folds reused" in done.err
     (parent,) = done.parents
     assert kept[0] in [child.info.run_id for child in finished(done.children(parent))]
     assert open_runs(done) == [] and table(done) == undisturbed
@@ -227,7 +227,7 @@ def test_a_configuration_for_other_workers_does_not_begin_before_its_turn(
     monkeypatch.setattr(experiment, "identify", mock.Mock())
     monkeypatch.setattr(experiment, "_Job", lambda cfg, *_: mock.Mock(begin=lambda: begun.append(cfg)))
     for workers in (1, 2, 3):
-        ahead = experiment._Ahead()
+        ahead = experiment._Next()
         ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
         ahead.begin(2)
         assert ahead.begun is None
@@ -270,7 +270,7 @@ def test_killed_after_any_write_to_the_store_it_goes_on_and_ends_as_if_undisturb
             break
     assert code == 0 and n_writes > 10
     done = command(train.main, "-m", *on_music, *ONE)
-    assert "3 of 3 folds taken over" in done.err and open_runs(done) == []
+    assert "3 of 3 folds reused" in done.err and open_runs(done) == []
     assert table(done) == undisturbed and len(done.parents) == 1
 
 
@@ -322,7 +322,7 @@ def test_folds_that_cannot_be_logged_are_kept_and_logged_later(
             assert command(train.main, "-m", *on_music, *ONE).code == 2
         (spool / next(spool.iterdir()) / "1" / "predictions.csv").write_text("damaged")
         done = command(train.main, "-m", *on_music, *ONE)
-        assert sorted(trained) == [0, 1, 1, 2] and "2 of 3 folds taken over" in done.err and done.code == 0
+        assert sorted(trained) == [0, 1, 1, 2] and "2 of 3 folds reused" in done.err and done.code == 0
     assert open_runs(done) == [] and table(done) == undisturbed and not list(spool.iterdir())
 
 
@@ -363,7 +363,7 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
 ) -> None:
     done = command(train.main, "-m", *on_music, *ONE, "fold=2,0,1")
-    assert done.code == 0 and trained == [2, 0, 1] and "taken over" not in done.err
+    assert done.code == 0 and trained == [2, 0, 1] and "reused" not in done.err
     assert [line for line in done.err.splitlines() if line.startswith("mel basic 4: ")][:2] == [
         "mel basic 4: 1 of 3 folds are there; the same command without fold= trains fold=0,1 too",
         "mel basic 4: 2 of 3 folds are there; the same command without fold= trains fold=1 too",
@@ -371,9 +371,9 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
     assert table(done) == undisturbed and len(done.parents) == 1 and len(ranking(done)) == 3  # with two of head
     assert not list(done.folder.glob("mlruns/spool/*"))
     again = command(train.main, "-m", *on_music, *ONE)
-    assert "3 of 3 folds taken over" in again.err and table(again) == undisturbed
+    assert "3 of 3 folds reused" in again.err and table(again) == undisturbed
     forced = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2", "force=true")
-    assert trained == [2, 0, 1, 0, 1, 2] and "taken over" not in forced.err
+    assert trained == [2, 0, 1, 0, 1, 2] and "reused" not in forced.err
     old, new = forced.parents
     assert [old.info.status, new.info.status, numbers(old)] == ["FINISHED", "FINISHED", numbers(new)]
 
@@ -390,7 +390,7 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those
     assert none.code == 2 and "no configuration has finished there" in none.err
     assert in_a_fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2") == -signal.SIGKILL
     done = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2")
-    assert trained == [1, 0, 2] and "1 of 1 folds taken over" in done.err and len(ranking(done)) == 3
+    assert trained == [1, 0, 2] and "1 of 1 folds reused" in done.err and len(ranking(done)) == 3
     assert [run.info.run_id for run in done.parents] == [parent.info.run_id]
     assert table(done) == undisturbed and open_runs(done) == []
 
@@ -474,7 +474,7 @@ def test_a_server_that_goes_away_costs_nothing(
             assert "Traceback" not in done.err and len(list(here.glob("mlruns/spool/*/*/model.safetensors"))) == 3
             servers.append(Server(here, servers[0].port))
             done = command(train.main, "-m", *on_server)
-            assert "3 of 3 folds taken over" in done.err
+            assert "3 of 3 folds reused" in done.err
         assert done.code == 0 and sorted(trained) == [0, 1, 2]
     finally:
         servers[-1].stop()

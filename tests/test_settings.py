@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
-from genre_cls.extras import beside
+from genre_cls.extras import installed
 from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, error_message, leaves, one_line_errors
+
+PIP = installed("pip")
 
 Compose = Callable[..., DictConfig]
 Command = Callable[..., Any]
@@ -259,9 +261,7 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 )
 def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, extra: str) -> None:
     error = MissingConfigException("no such file", f"hydra/{option}", ["basic"])
-    told = (
-        f"hydra/{option.replace('/', '=')}: its plugin is not installed; {beside('pip')} install 'genre_cls[{extra}]'"
-    )
+    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {PIP} install 'genre_cls[{extra}]'"
     assert error_message(error) == told
 
 

@@ -78,7 +78,7 @@ def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[...
     ("settings", "note"),
     [
         ([], ""),
-        (["shuffle_genres=true"], "Genres dealt to the tracks at random: all beyond chance has leaked."),
+        (["shuffle_genres=true"], "Genres permuted among tracks: any score above chance is leakage."),
         (["fold=0", "alone=true"], "Judged by one fold alone."),
         (["fold=0", "inside=true", "folds=random"], "Judged inside of one fold's training tracks, to choose"),
     ],

@@ -39,7 +39,7 @@ from genre_cls.errors import UserError
 from genre_cls.findings import of_several_codes
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.spool import Spool
-from genre_cls.tracking import KEY, PARENT, SWEEP, Tracker, _changed, store_uri, ui_command
+from genre_cls.tracking import COMMAND_ID, KEY, PARENT, Tracker, _changed, store_uri, ui_command
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
@@ -184,7 +184,7 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     (means,) = comparison.means
     assert (means.matrices == MEANS.matrices).all() and means.genres == GENRES
     assert comparison.tags["dataset"] == "own" and "finished" in comparison.tags
-    assert comparison.tracks == TRACKS and comparison.elsewhere == {0: {}}
+    assert comparison.tracks == TRACKS and comparison.other_splits == {0: {}}
 
 
 def test_a_fold_keeps_what_was_said_of_each_window(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     comparison = tracker.newest()
     assert comparison is not None
-    (others,) = comparison.elsewhere.values()
+    (others,) = comparison.other_splits.values()
     assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
 
 
@@ -305,7 +305,7 @@ def test_what_other_code_scored_under_another_split_is_not_laid_beside(
     store_of(tracker, sources, "A", 0.9, comparison="s", split="artist")
     store_of(tracker, PACKAGE, "a", 1.0)
     comparison = tracker.newest()
-    assert comparison is not None and comparison.elsewhere[0].keys() == found
+    assert comparison is not None and comparison.other_splits[0].keys() == found
 
 
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
@@ -355,7 +355,7 @@ def test_an_experiment_can_be_looked_at_alone(tracker: Tracker) -> None:
 def test_what_finished_before_is_not_this_sweeps(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = store(tracker, "a", 1.0)
     assert tracker.newest(sweep="mine") is None
-    monkeypatch.setenv(SWEEP, "mine")
+    monkeypatch.setenv(COMMAND_ID, "mine")
     tracker.confirm(run_id)
     assert tracker.newest(sweep="mine") is not None
 
@@ -366,7 +366,7 @@ def test_a_clock_that_is_put_back_hides_nothing_of_a_sweep(tracker: Tracker, mon
         monkeypatch.setattr(
             "mlflow.tracking._tracking_service.client.get_current_time_millis", lambda: int(1000 * time.time())
         )
-        monkeypatch.setenv(SWEEP, f"sweep of {name}".replace(" ", "_"))
+        monkeypatch.setenv(COMMAND_ID, f"sweep of {name}".replace(" ", "_"))
         tracker.confirm(store(tracker, name, 1.0, comparison=name))
     for name in "abc":
         comparison = tracker.newest(sweep=f"sweep_of_{name}")
@@ -740,7 +740,7 @@ def test_what_was_asked_for_again_counts_as_new_to_all_who_asked(
     store(tracker, "b", 0.5, comparison="new")
     assert found(tracker) == {"b": 0.5} and tracker.newest(sweep="one") is None
     for word in ("one", "other"):
-        monkeypatch.setenv(SWEEP, word)
+        monkeypatch.setenv(COMMAND_ID, word)
         tracker.confirm(old)
     assert found(tracker) == {"a": 1.0} and tracker.newest(sweep="one") and tracker.newest(sweep="other")
 

@@ -404,7 +404,7 @@ def test_a_search_inside_of_several_folds_judges_each_ones_winner_by_that_fold(
         assert winner.data.params["recipe.optimizer.lr"] == best.data.params["recipe.optimizer.lr"]
         (judged,) = got.children(winner)
         assert json.loads(got.files(judged)["fold.json"].read_text())["index"] == fold
-        assert f"judged by fold={fold}, which took no part" in got.err
+        assert f"tested on fold={fold}, which was not used" in got.err
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
