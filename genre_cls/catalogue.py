@@ -21,12 +21,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from genre_cls import demo as synthesiser
+from genre_cls import workers
 from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
 from genre_cls.whole import at_home, written
-from genre_cls.workers import call, results
 
 GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 GTZAN_TRACKS_PER_GENRE = 100
@@ -315,8 +315,8 @@ def _listed(tracks: Iterable[Track]) -> tuple[Track, ...]:
 def _synthesise_all(todo: Sequence[tuple[synthesiser.DemoTrack, Path, Mapping[str, Any]]]) -> None:
     if not todo:
         return
-    calls = [call(cpu_count(), _synthesise_one, *job) for job in todo]
-    for _ in progress_bar(results(calls), "Synthesising the demo set", total=len(calls)):
+    calls = [workers.call(cpu_count(), _synthesise_one, *job) for job in todo]
+    for _ in progress_bar(workers.results(calls), "Synthesising the demo set", total=len(calls)):
         pass
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genre_cls import database
+from genre_cls import database, modelfile
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
-from genre_cls.modelfile import AT_ONCE, SavedModel, read, saved
+from genre_cls.modelfile import AT_ONCE, SavedModel
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
 from genre_cls.views import seen
@@ -76,7 +76,7 @@ class GenreClassifier:
             paths, temperature = tracker.model_files(run_id), tracker.temperature(run_id)
         else:
             paths, temperature = _model_files(source), None
-        return cls([read(path, trust=trust) for path in paths], temperature)
+        return cls([modelfile.read(path, trust=trust) for path in paths], temperature)
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class GenreClassifier:
             for member, network in enumerate(self._networks)
             for name, tensor in network.state_dict().items()
         }
-        return saved(weights, description)
+        return modelfile.saved(weights, description)
 
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""

@@ -13,7 +13,7 @@ import torch
 from filelock import Timeout
 from omegaconf import DictConfig
 
-from genre_cls import database, plots
+from genre_cls import database, modelfile, plots
 from genre_cls.artifacts import (
     DAMAGED,
     Files,
@@ -29,7 +29,7 @@ from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
-from genre_cls.modelfile import Weights, saved
+from genre_cls.modelfile import Weights
 from genre_cls.models import arithmetic, device_of, n_parameters
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.settings import without_hydra
@@ -353,7 +353,7 @@ def _fold_files(task: Task, identity: Identity, precision: str, weights: Weights
     return {
         **fold_files(result),
         "config.yaml": identity.yaml.encode(),
-        "model.safetensors": saved(weights, description),
+        "model.safetensors": modelfile.saved(weights, description),
         "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=task.note)),
         "confusion_matrix.png": plots.png(
             plots.confusion_matrix(result.confusion, result.genres, title=title, note=task.note)

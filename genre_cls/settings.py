@@ -334,7 +334,7 @@ def error_message(error: Exception) -> str:
     return f"{found[2]}: {found[1]}" if found else text
 
 
-AGAIN = "; the same command goes on"  # after Ctrl-C
+AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
 
 

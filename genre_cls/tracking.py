@@ -31,9 +31,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from genre_cls import database
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
 from genre_cls.comparisons import CODE, is_incidental
-from genre_cls.database import DATABASE, check, follow, is_local, local_path, what_failed
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import installed
 from genre_cls.locks import locked
@@ -124,8 +124,8 @@ class Tracker:
         self.uri = store_uri(uri, folder)
         if not uri:
             _make_database(self._folder)
-            check(self._folder)
-            follow(self._folder)
+            database.check(self._folder)
+            database.follow(self._folder)
         self._client = _connect(self.uri)
 
     @classmethod
@@ -225,7 +225,7 @@ class Tracker:
         except MlflowException as error:
             if error.error_code not in STORE_FAILED:
                 raise
-            raise UserError(what_failed(self.uri, error) + self._what_is_kept()) from error
+            raise UserError(database.what_failed(self.uri, error) + self._what_is_kept()) from error
 
     def _what_is_kept(self) -> str:
         kept = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
@@ -275,8 +275,8 @@ class Tracker:
             return fold
         except (FileNotFoundError, MlflowException, *DAMAGED) as error:
             # Any other failure of the disk, and one of a server, says nothing of the fold, and goes on.
-            if is_local(child.info.artifact_uri):
-                _check_within_reach(local_path(child.info.artifact_uri).parents[1])
+            if database.is_local(child.info.artifact_uri):
+                _check_within_reach(database.local_path(child.info.artifact_uri).parents[1])
             elif isinstance(error, MlflowException):
                 raise
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
@@ -477,7 +477,7 @@ class Tracker:
 
     def _files(self, run: Run, names: Sequence[str] = ()) -> Path:
         """The folder of a run's artifacts; of those that a server keeps, only the named ones that are there, or all."""
-        if is_local(run.info.artifact_uri):
+        if database.is_local(run.info.artifact_uri):
             return self._fetch(run.info.artifact_uri)
         folder = self._new_folder()
         for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
@@ -486,7 +486,7 @@ class Tracker:
         return Path(folder)
 
     def _file(self, run: Run, name: str) -> Path:
-        folder = None if is_local(run.info.artifact_uri) else self._new_folder()
+        folder = None if database.is_local(run.info.artifact_uri) else self._new_folder()
         return self._fetch(f"{run.info.artifact_uri}/{name}", folder)
 
     def _fetch(self, artifact: str, folder: str | None = None) -> Path:
@@ -541,7 +541,7 @@ def store_uri(uri: str, folder: Path) -> str:
     Raises:
         UserError: MLflow would take the folder's path for another one's.
     """
-    path = at_home(folder).resolve() / DATABASE
+    path = at_home(folder).resolve() / database.DATABASE
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
         raise UserError(f"tracking.folder={folder}: {path.parent} {reason}; name another one")
@@ -655,8 +655,8 @@ def _is_shuffled(run: Run) -> bool:
 
 def _settle(artifacts: str) -> None:
     """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
-    folder = local_path(artifacts)
-    if is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
+    folder = database.local_path(artifacts)
+    if database.is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
         sync(*folder.iterdir(), folder, *folder.parents[:3])
 
 
@@ -698,7 +698,7 @@ def _connect(uri: str) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
-        raise UserError(what_failed(uri, error)) from error
+        raise UserError(database.what_failed(uri, error)) from error
     except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
@@ -718,7 +718,7 @@ def _knock(uri: str) -> None:
 def _make_database(folder: Path) -> None:
     """Make the folder's database if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / DATABASE
+    path = folder / database.DATABASE
     if path.exists():
         return
     for chatty in ("alembic", "mlflow.store.db"):

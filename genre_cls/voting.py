@@ -10,6 +10,7 @@ import torch
 from joblib import cpu_count
 from omegaconf import DictConfig
 
+from genre_cls import workers
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
 from genre_cls.models import device_of
@@ -17,7 +18,6 @@ from genre_cls.progress import progress_bar
 from genre_cls.scoring import Curves, FoldResult, voted
 from genre_cls.task import Task
 from genre_cls.training import Member, train_member
-from genre_cls.workers import at_hand, call, results
 
 # Bytes of a GPU's memory for each model that shares it, and for its tracks, of which there are seldom more.
 MODEL, TRACKS = 5e9, 1e9
@@ -40,8 +40,9 @@ class Trainings:
     def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold]) -> None:
         self.cfg, self.task, self.n_members = cfg, task, len(cfg.recipe.members)
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
-        workers = n_workers(cfg, task) if len(self.models) > 1 else 1
-        self.calls = [call(workers, train_member, cfg, task, *model) for model in self.models] if workers > 1 else []
+        n_at_once = n_workers(cfg, task) if len(self.models) > 1 else 1
+        apart = self.models if n_at_once > 1 else []
+        self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in apart]
 
     def results(self, title: str) -> Iterator[tuple[FoldResult, Weights]]:
         """Give each fold as soon as its models can vote.
@@ -50,14 +51,14 @@ class Trainings:
             title: of the configuration, for a bar.
         """
         in_turn = (train_member(self.cfg, self.task, *model) for model in self.models)
-        trained = results(self.calls) if self.calls else in_turn
+        trained = workers.results(self.calls) if self.calls else in_turn
         folds = _voted(self.task, trained, self.n_members)
         yield from progress_bar(folds, title, total=len(self.models) // self.n_members)
 
     @property
     def lost(self) -> bool:
         """Whether the workers have been stopped since."""
-        return bool(self.calls) and not at_hand()
+        return bool(self.calls) and not workers.at_hand()
 
     def cancel(self) -> None:
         """Leave what has not begun."""

@@ -18,7 +18,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_cls import catalogue
+from genre_cls import catalogue, workers
 from genre_cls.audio import EXTENSIONS, decode
 from genre_cls.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
 from genre_cls.errors import UserError
@@ -252,8 +252,8 @@ DEMO: dict[str, Any] = {"tracks_per_genre": 2, "seconds": 1.0, "sample_rate": 80
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synthesis where a test can reach it."""
-    monkeypatch.setattr(catalogue, "call", lambda _, function, *arguments: function(*arguments))
-    monkeypatch.setattr(catalogue, "results", iter)
+    monkeypatch.setattr(workers, "call", lambda _, function, *arguments: function(*arguments))
+    monkeypatch.setattr(workers, "results", iter)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_the_demo_set_is_whole(made: tuple[Path, Catalogue]) -> None:
 def test_a_second_call_synthesises_nothing(made: tuple[Path, Catalogue], monkeypatch: pytest.MonkeyPatch) -> None:
     cache, found = made
     before = stamps(found)
-    monkeypatch.setattr(catalogue, "call", None)
+    monkeypatch.setattr(workers, "call", None)
     again = demo(cache_dir=str(cache), **DEMO)
     assert again == found
     assert stamps(again) == before

@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from genre_cls import tracking
+from genre_cls import database, tracking
 from genre_cls.artifacts import (
     confusion_file,
     fold_files,
@@ -426,7 +426,7 @@ def test_what_a_server_keeps_is_fetched_without_weights_and_goes_with_the_connec
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(tracking, "is_local", lambda artifacts: False)
+    monkeypatch.setattr(database, "is_local", lambda artifacts: False)
     tracker = Tracker("", folder)
     store(tracker, "a", 1.0, 0.8)
     assert found(tracker) == {"a": 0.9}
@@ -466,7 +466,7 @@ def test_a_server_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatc
     def away(*asked: object) -> Path:
         raise MlflowException("artifacts are away")
 
-    monkeypatch.setattr(tracking, "is_local", lambda uri: False)
+    monkeypatch.setattr(database, "is_local", lambda uri: False)
     monkeypatch.setattr(Tracker, "_files", away)
     with pytest.raises(MlflowException, match="away"):
         tracker.earlier(tracker.experiment("e"), "k")

@@ -495,7 +495,7 @@ def test_ctrl_c_ends_it_soon_quietly_and_as_killed(store_here: Path, on_music: t
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and time.monotonic() - began < 20
-    assert err.splitlines()[-1] == "interrupted; the same command goes on" and "Traceback" not in err
+    assert err.splitlines()[-1] == "interrupted; the same command resumes it" and "Traceback" not in err
     client = MlflowClient(f"sqlite:///{store_here}/mlflow.db")
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     assert [run.info.status for run in client.search_runs(ids)] == ["KILLED"]
