@@ -1,6 +1,5 @@
 """All that is MLflow: a parent run for each configuration, a child run for each fold, and reading them back."""
 
-import json
 import logging
 import os
 import re
@@ -31,9 +30,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from genre_cls import database
+from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
-from genre_cls.comparisons import CODE, is_incidental
 from genre_cls.errors import UserError, in_one_line, public
 from genre_cls.extras import installed
 from genre_cls.locks import locked
@@ -46,7 +44,6 @@ PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 NOTE = "mlflow.note.content"  # the tag that they show as a run's description
 KEY = "resume_key"  # the tag that says whose folds may stand for each other's
 LOCK = "lock"  # the tag that names the lock that a living run's process holds
-CONFIRMED = "confirmed"  # the tag for when a later command found all of a configuration done, ms since 1970
 COUNTED_BY = "sweeps"  # the tag with the ids of the last commands that count a configuration in
 LAST_COMMAND = "at_work"  # the tag with the id of the last command that worked on a run
 COMMAND_ID = "GENRE_CLS_SWEEP"  # the environment variable with the random id of the present command
@@ -288,7 +285,7 @@ class Tracker:
         commands = self._client.get_run(run_id).data.tags.get(COUNTED_BY, "").split()
         if (present := os.environ.get(COMMAND_ID)) and present not in commands:
             commands.append(present)
-        tags = {CONFIRMED: str(int(time.time() * 1000)), COUNTED_BY: " ".join(commands[-N_COMMANDS:])}
+        tags = {naming.CONFIRMED: str(int(time.time() * 1000)), COUNTED_BY: " ".join(commands[-N_COMMANDS:])}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     @contextmanager
@@ -321,7 +318,8 @@ class Tracker:
     def _describe(self, run_id: str, tags: Texts, params: Texts) -> str:
         """Write down what a run is, and say where its artifacts are."""
         run = self._client.get_run(run_id)
-        new = [Param(_legal(key), value) for key, value in params.items() if _legal(key) not in run.data.params]
+        legal = [(naming.legal(key), value) for key, value in params.items()]
+        new = [Param(key, value) for key, value in legal if key not in run.data.params]
         changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
         self._client.log_batch(run_id, params=new, tags=changed)
         self._client.update_run(run_id, "RUNNING")
@@ -341,8 +339,8 @@ class Tracker:
             return None
         ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
-        comparable = _comparable(parents)
-        names = _names(comparable)
+        comparable = naming.comparable(parents)
+        names = naming.names(comparable)
         found = [(run, *loaded) for run in comparable if (loaded := self._load(run, names[run.info.run_id]))]
         if not found:
             return None
@@ -353,7 +351,7 @@ class Tracker:
 
     def best(self) -> str | None:
         """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres."""
-        runs = _comparable([run for run in self._finished(None) if not _is_shuffled(run)])
+        runs = naming.comparable([run for run in self._finished(None) if not _is_shuffled(run)])
         scores = ("accuracy_mean", "macro_f1_mean")  # the second decides between equals, as in the ranking
         best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
         return best.info.run_id if best else None
@@ -433,15 +431,14 @@ class Tracker:
         """The runs of configurations that have finished, newest first."""
         ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
         runs = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
-        return sorted(runs, key=_moment, reverse=True)
+        return sorted(runs, key=naming.moment, reverse=True)
 
     def _other_splits(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
         """What the same configuration last scored by the same code on the same tracks under other splits."""
-        same = [other for other in parents if _same(run, other, "dataset_digest") and _same(run, other, "setup")]
-        same = [other for other in same if len({_k(run), _k(other)} - {None}) < 2]  # more folds learn from more tracks
-        same = [other for other in same if not _of_other_code(run, other)]
-        others = {other.data.tags["folds"]: other for other in reversed(same) if not _same(run, other, "folds")}
-        return {folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other, _named(other)))}
+        others = naming.under_other_splits(run, parents)
+        return {
+            folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other, naming.named(other)))
+        }
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
@@ -524,9 +521,9 @@ class OpenRun:
             files: artifacts.
         """
         now = int(time.time() * 1000)
-        points = [Metric(_legal(name), value, now, 0) for name, value in metrics.items()]
+        points = [Metric(naming.legal(name), value, now, 0) for name, value in metrics.items()]
         for name, curve in curves.items():
-            points += [Metric(_legal(name), value, now, epoch) for epoch, value in enumerate(curve, 1)]
+            points += [Metric(naming.legal(name), value, now, epoch) for epoch, value in enumerate(curve, 1)]
         for batch in (points[i : i + BATCH] for i in range(0, len(points), BATCH)):
             self._client.log_batch(self.run_id, metrics=batch)
         with tempfile.TemporaryDirectory() as folder:
@@ -567,81 +564,18 @@ def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, d
     return tuple(means.values()), tracks
 
 
-def _comparable(parents: Sequence[Run]) -> list[Run]:
-    """Of configurations, newest first, those that can be compared with the newest, each by its last run."""
-    comparable = [run for run in parents if run.data.tags["comparison"] == parents[0].data.tags["comparison"]]
-    return list({run.data.tags["identity"]: run for run in reversed(comparable)}.values())
-
-
-def _names(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
-    """What runs that are compared are named by, by their ids."""
-    keys, codes = _keys(runs), _codes(runs)
-    names = {run.info.run_id: _named(run, keys) for run in runs}
-    return {run_id: name | ({CODE: codes[run_id]} if codes else {}) for run_id, name in names.items()}
-
-
-def _keys(runs: Sequence[Run]) -> list[str]:
-    """Settings that runs are named by: those that any was told, and others that differ where these are equal."""
-    told = [key for run in runs for key in json.loads(run.data.tags["named"])]
-    alike: dict[frozenset[tuple[str, str]], list[Run]] = {}
-    for run in runs:
-        alike.setdefault(frozenset(_named(run, told).items()), []).append(run)
-    return told + [key for group in alike.values() for key in _untold(group)]
-
-
-def _untold(alike: Sequence[Run]) -> list[str]:
-    """Settings that differ between runs of one name, as a file that they are read from was edited, say."""
-    keys = {key for run in alike for key in run.data.params if key != "n_parameters" and not is_incidental(key)}
-    return sorted(key for key in keys if len({run.data.params.get(key) for run in alike}) > 1)
-
-
-def _named(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
-    """What a run is named by: what it was told, and settings that others are named by; unsaid, they may be the same."""
-    told, params = json.loads(run.data.tags["named"]), run.data.params
-    unsaid = {"experiment": "none"}  # a choice that need not be made, while each setting has some value
-    return {key: params.get(_legal(key), told.get(key, unsaid.get(key, "?"))) for key in (*told, *keys)}
-
-
-def _codes(runs: Sequence[Run]) -> dict[str, str]:
-    """Which state of the code each run is of, by its id, the oldest being 1; empty if it is the same.
-
-    What a run has no use for, or does not tell, as those of earlier versions, is taken for the newest.
-    """
-    by_age = sorted(runs, key=_moment)
-    newest = {name: source for run in by_age for name, source in _sources(run).items()}
-    states = {run.info.run_id: frozenset((newest | _sources(run)).items()) for run in reversed(by_age)}
-    in_order = list(dict.fromkeys(states.values()))[::-1]  # by when each was last in use
-    numbers = {run_id: str(in_order.index(state) + 1) for run_id, state in states.items()}
-    return numbers if len(in_order) > 1 else {}
-
-
-def _of_other_code(run: Run, other: Run) -> bool:
-    """Whether code that both runs name has changed between them."""
-    one, two = _sources(run), _sources(other)
-    return any(one[name] != two[name] for name in one.keys() & two.keys())
-
-
-def _sources(run: Run) -> dict[str, str]:
-    """Digests of the code that a run is of, by whose it is; none if an earlier version logged it."""
-    sources: dict[str, str] = json.loads(run.data.tags.get("sources", "{}"))
-    return sources
-
-
 def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
     """Names of the figures that are not what was logged."""
-    logged, names = run.data.metrics, Counter(map(_legal, figures))
-    known = {name: logged.get(_legal(name), value) for name, value in figures.items() if names[_legal(name)] == 1}
+    logged, names = run.data.metrics, Counter(map(naming.legal, figures))
+    known = {
+        name: logged.get(naming.legal(name), value) for name, value in figures.items() if names[naming.legal(name)] == 1
+    }
     return [name for name, value in known.items() if not np.isclose(value, figures[name])]
 
 
 def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
     """In order, each once."""
     return tuple(fold for _, fold in sorted({fold.index: fold for fold in folds}.items()))
-
-
-def _moment(run: Run) -> int:
-    """When a configuration was last found finished, ms since 1970."""
-    return max(run.info.end_time, int(run.data.tags.get(CONFIRMED, 0)))
 
 
 def _is_of(run: Run, sweep: str) -> bool:
@@ -673,21 +607,6 @@ def _is_mine(run: Run) -> bool:
     """Whether a run is the present command's work."""
     present = os.environ.get(COMMAND_ID)
     return bool(present) and run.data.tags.get(LAST_COMMAND) == present
-
-
-def _same(one: Run, other: Run, tag: str) -> bool:
-    return tag in one.data.tags and one.data.tags[tag] == other.data.tags.get(tag)
-
-
-def _k(run: Run) -> str | None:
-    """How many folds there are that each judge a part; none of a published split."""
-    k: str | None = run.data.params.get("folds.k")
-    return k
-
-
-def _legal(name: str) -> str:
-    """A genre may have any name, a metric of MLflow may not."""
-    return re.sub(r"[^\w. -]", "_", name)[:250]
 
 
 def _connect(uri: str) -> MlflowClient:
