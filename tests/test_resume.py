@@ -19,6 +19,7 @@ from unittest import mock
 from urllib.request import urlopen
 
 import pytest
+import torch
 from forks import ended, fork
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -92,8 +93,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.usefixtures("store_here")
 def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_or_anything_that_matters_has_changed(
-    command: Command, on_music: tuple[str, ...], trained: list[int]
+    command: Command, on_music: tuple[str, ...], trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # threads of this process would not outlive a fork
     first = command(train.main, "-m", *on_music, *ONE)
     assert sorted(trained) == [0, 1, 2] and "reused" not in first.err
     shutil.rmtree(first.folder / "report")

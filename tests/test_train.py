@@ -333,7 +333,7 @@ def test_features_are_not_compared_across_an_edit_of_the_code_and_the_report_say
 ) -> None:
     words = (*on_music, "-m", "model=basic", "batch_size=4", "trainer.workers=1")
     before = command(train.main, *words, "features=mel,mfcc")
-    told = "The code has changed between these runs: code 1 is the oldest"
+    told = "The code has changed between these runs (code 1 is the oldest)"
     report = (before.folder / "report" / "report.md").read_text()
     assert before.code == 0 and told not in report + before.err and "\n- " in report
     monkeypatch.setitem(SOURCES, "recipe", SOURCES["recipe"] + "# edited")
