@@ -274,7 +274,7 @@ def _loss_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
 
 def _in_points(e: Estimate) -> str:
     low, high = e.difference_interval
-    return f"{100 * e.mean:.1f} (95 % {100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * e.mean:.1f} (95 % CI {100 * low:.1f} to {100 * high:.1f})"
 
 
 def _whole(share: float) -> str:

@@ -61,8 +61,8 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
     sheet = findings.under_other_splits(report)
     assert list(sheet.columns)[1:4] == ["random", "filtered", "artist"]
     (row,) = sheet.rows
-    assert row[1:4] == ["85.0 ± 7.1", "70.0 ± 0.0", "55.0 ± 7.1"] and row[4].startswith("30.0 (95 % ")
-    assert findings.verdicts(report)[-1].startswith("mel · cnn · batch 16 scores 30.0 (95 % ")
+    assert row[1:4] == ["85.0 ± 7.1", "70.0 ± 0.0", "55.0 ± 7.1"] and row[4].startswith("30.0 (95 % CI ")
+    assert findings.verdicts(report)[-1].startswith("mel · cnn · batch 16 scores 30.0 (95 % CI ")
     assert findings.verdicts(report)[-1].endswith(
         "points fewer under folds=artist than under folds=random, which may be chance."
     )
