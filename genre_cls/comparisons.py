@@ -12,11 +12,6 @@ from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, settin
 
 RISK = 0.05  # of claiming any difference among several that is none
 SURE = 0.95  # probability from which two configurations are called practically equal
-# Settings that say where and how a run happens but not what it computes.
-INCIDENTAL = (
-    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
-    "dataset.root", "dataset.cache_dir", "trainer", "tracking",
-)  # fmt: skip
 CODE = "code"  # what configurations are told apart by, like a setting, where the code has changed between them
 
 Pair = tuple[ConfigResult, ConfigResult]
@@ -113,11 +108,6 @@ def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
     if not only_first + only_second:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
-
-
-def is_incidental(key: str) -> bool:
-    """Whether a setting says where or how a run happens, so that configurations do not differ by it."""
-    return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
 
 
 def _complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:

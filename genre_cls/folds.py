@@ -14,7 +14,7 @@ from genre_cls.errors import UserError
 Indices = NDArray[np.int64]
 
 FILTERED = {"train": 443, "valid": 197, "test": 290}  # tracks of GTZAN in each part of the published split
-SEEDS_APART = 10_000  # between repetitions, so that none has the folds of another seed's
+SEEDS_APART = 10_000  # between repetitions, or members of an ensemble, so that none has what another seed gives
 
 
 class SplitError(UserError):

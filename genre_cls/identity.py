@@ -20,10 +20,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
-from genre_cls.comparisons import is_incidental
 from genre_cls.errors import public
 from genre_cls.scoring import AXES
-from genre_cls.settings import CONF, leaves
+from genre_cls.settings import CONF, is_incidental, leaves
 
 # The package as it is when this process begins; who edits it meanwhile does not change what is running.
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
@@ -123,8 +122,8 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
     code = digest(sorted(sources.items()), version("torch").partition("+")[0])
-    digests = digest(computed), digest(setup), sources, code
-    return Identity(named, named | settings, choices["dataset"], resolved, *digests)
+    dataset, fingerprint = choices["dataset"], digest(computed)
+    return Identity(named, named | settings, dataset, resolved, fingerprint, digest(setup), sources, code)
 
 
 def digest(*parts: object) -> str:

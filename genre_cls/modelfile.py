@@ -163,8 +163,7 @@ def _plain(text: str) -> Any:
 
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
-    settings = {"recipe.window": recipe["window"], "recipe.overlap": recipe["overlap"]}
-    settings |= {"recipe.members": recipe["members"]}
+    settings = {f"recipe.{name}": recipe[name] for name in ("window", "overlap", "members")}
     settings |= {"trainer.precision": description.get("precision", config["trainer"]["precision"])}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
         if not RULES[key].allows(value):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mlflow.entities import Run
 
-from genre_cls.comparisons import CODE, is_incidental
+from genre_cls.comparisons import CODE
+from genre_cls.settings import is_incidental
 
 CONFIRMED = "confirmed"  # the tag for when a later command found all of a configuration done, ms since 1970
 

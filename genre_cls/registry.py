@@ -49,10 +49,8 @@ def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[s
     except MlflowException as error:
         raise UserError(f"register {name} in {tracker.uri}: {error}") from error
     store, model = shlex.quote(f"MLFLOW_TRACKING_URI={tracker.uri}"), shlex.quote(address)
-    return (
-        address,
-        f"env {store} {installed('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1",
-    )
+    serve = f"{installed('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
+    return address, f"env {store} {serve}"
 
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:

@@ -45,7 +45,7 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
 
     Args:
         cfg: of it, `tracking`, `rope` and `report_dir` are used.
-        sweep: word of the command that must have confirmed the last one; None for any.
+        sweep: id of the command that must have confirmed the last one; None for any.
     """
     if not cfg.tracking.uri and not database.is_there(cfg.tracking.folder):
         return False  # a look at an empty folder leaves it empty

@@ -63,7 +63,7 @@ class _Judged:
     labels: Ints
     probabilities: Floats
 
-    @property
+    @cached_property
     def predictions(self) -> Ints:
         """The most probable genre of each track `(n_tracks,)`."""
         return self.probabilities.argmax(axis=1)

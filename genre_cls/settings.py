@@ -192,6 +192,11 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True),
 }
+# Settings that say where and how a run happens but not what it computes.
+INCIDENTAL = (
+    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
+    "dataset.root", "dataset.cache_dir", "trainer", "tracking",
+)  # fmt: skip
 
 
 def check(cfg: DictConfig) -> None:
@@ -226,6 +231,11 @@ def check_words(words: Sequence[str]) -> None:
     presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
     if len(presets) > 1:
         raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
+
+
+def is_incidental(key: str) -> bool:
+    """Whether a setting says where or how a run happens, so that configurations do not differ by it."""
+    return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:

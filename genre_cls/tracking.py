@@ -566,11 +566,10 @@ def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, d
 
 def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
     """Names of the figures that are not what was logged."""
-    logged, names = run.data.metrics, Counter(map(naming.legal, figures))
-    known = {
-        name: logged.get(naming.legal(name), value) for name, value in figures.items() if names[naming.legal(name)] == 1
-    }
-    return [name for name, value in known.items() if not np.isclose(value, figures[name])]
+    legal = {name: naming.legal(name) for name in figures}
+    sharing = Counter(legal.values())
+    logged = {name: run.data.metrics.get(own, figures[name]) for name, own in legal.items() if sharing[own] == 1}
+    return [name for name, value in logged.items() if not np.isclose(value, figures[name])]
 
 
 def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:

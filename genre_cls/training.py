@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genre_cls.errors import UserError
 from genre_cls.features import FeatureSpec
-from genre_cls.folds import Fold
+from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.modelfile import Weights
 from genre_cls.models import device_of
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from genre_cls.data import FoldData
 
 LESS = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
-SEEDS_APART = 10_000  # between the members of an ensemble; folds count up from the seed
 
 Learned = tuple[Weights, Curves, WindowPredictions]
 

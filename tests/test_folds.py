@@ -199,17 +199,18 @@ def test_repetitions_test_every_track_once_each_and_are_shuffled_anew(make: Call
 
 
 UNEQUAL = [12, 10, 9, 8, 7, 6, 5, 4]  # tracks of each artist of a genre
+OF_UNEQUAL = ["rock"] * sum(UNEQUAL) + ["jazz"] * sum(UNEQUAL), np.repeat(np.arange(16), UNEQUAL * 2)
 
 
 def test_repetitions_by_artist_are_other_folds_where_artists_are_unequal_too() -> None:
-    labels, groups = ["rock"] * sum(UNEQUAL) + ["jazz"] * sum(UNEQUAL), np.repeat(np.arange(16), UNEQUAL * 2)
+    labels, groups = OF_UNEQUAL
     split = folds.artist(labels, groups, k=5, seed=0, repeats=3)
     assert_disjoint(split[:5], groups)
     assert len({tuple(fold.test.tolist()) for fold in split}) == 15
 
 
 def test_no_artist_is_always_the_one_that_stops_the_training() -> None:
-    labels, groups = ["rock"] * sum(UNEQUAL) + ["jazz"] * sum(UNEQUAL), np.repeat(np.arange(16), UNEQUAL * 2)
+    labels, groups = OF_UNEQUAL
     split = folds.artist(labels, groups, k=5, seed=0, repeats=4, val_fraction=0.25)
     assert_disjoint(split, groups)
     stopping = [set(groups[fold.val].tolist()) for fold in split]
