@@ -144,6 +144,11 @@ class _Job:
         """Whether what was begun will never end."""
         return self.trainings is not None and self.trainings.lost
 
+    @property
+    def n_models(self) -> int:
+        """How many models were begun."""
+        return len(self.trainings.models) if self.trainings else 0
+
     def give_up(self) -> None:
         """Leave to others what was begun."""
         self.locks.close()
@@ -239,14 +244,14 @@ class _Job:
 
 
 class _Next:
-    """The configurations that are to come, of which the next one begins while the present one is still at it.
+    """The configurations that are to come, of which the first ones begin while the present one is still at it.
 
     So no worker waits until a configuration's last fold is trained and logged.
     """
 
     def __init__(self) -> None:
         self.coming: list[DictConfig] = []
-        self.begun: _Job | None = None
+        self.begun: list[_Job | None] = []  # those of the first ones; None for what could not begin
 
     def expect(self, configurations: Sequence[DictConfig]) -> None:
         """Know what is to come, in order; each with Hydra's own settings."""
@@ -255,26 +260,40 @@ class _Next:
     def take(self, identity: Identity) -> _Job | None:
         """The job of a configuration whose turn it is, if it has begun."""
         self.coming = self.coming[1:]
-        job, self.begun = self.begun, None
-        if job and (job.identity.fingerprint != identity.fingerprint or job.lost):
+        begun = [job for job in self.begun if job]
+        if any(job.lost for job in begun):  # as their workers have been stopped, all are
+            for each in begun:
+                each.give_up()
+            self.begun = []
+        job = self.begun.pop(0) if self.begun else None
+        if job and job.identity.fingerprint != identity.fingerprint:
             job.give_up()
             return None
         return job
 
     def begin(self, workers: int) -> None:
-        """Begin the next configuration, if the same workers will train it; what is wrong with it is told in its turn.
+        """Begin as many configurations as give each worker another model; stop where one has none or cannot begin.
 
         Args:
             workers: how many there are.
         """
-        if not self.coming or workers < 2:
-            return
-        config = self.coming[0]
-        cfg = without_hydra(config)
-        with suppress(UserError, *FAILURES):
-            if (task := load(cfg, silently=True)) and n_workers(cfg, task) == workers:
-                job = _Job(cfg, task, identify(cfg, config.hydra))
-                self.begun = job if job.begin() else None
+        for config in self.coming[len(self.begun) :] if workers > 1 else []:
+            if sum(job.n_models for job in self.begun if job) >= workers:
+                return
+            job = _begun(config, workers)
+            self.begun.append(job)
+            if not (job and job.n_models):
+                return
+
+
+def _begun(config: DictConfig, workers: int) -> _Job | None:
+    """The job of a configuration, if the same workers train it and it can begin; if not, why is told in its turn."""
+    cfg = without_hydra(config)
+    with suppress(UserError, *FAILURES):
+        if (task := load(cfg, silently=True)) and n_workers(cfg, task) == workers:
+            job = _Job(cfg, task, identify(cfg, config.hydra))
+            return job if job.begin() else None
+    return None
 
 
 _next = _Next()

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from multiprocessing import active_children
 from pathlib import Path
@@ -232,8 +232,31 @@ def test_a_configuration_for_other_workers_does_not_begin_before_its_turn(
         ahead = experiment._Next()
         ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
         ahead.begin(2)
-        assert ahead.begun is None
+        assert ahead.begun == [None]
     assert [cfg.trainer.workers for cfg in begun] == [2]
+
+
+@pytest.mark.parametrize(("n_models", "n_begun"), [((4, 4, 4, 4), 2), ((8, 8), 1), ((2, 0, 9), 2), ((2, 3), 2)])
+def test_as_many_configurations_begin_as_give_each_worker_another_model(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, n_models: Sequence[int], n_begun: int
+) -> None:
+    jobs = iter([mock.Mock(n_models=n, lost=False) for n in n_models])
+    monkeypatch.setattr(experiment, "load", mock.Mock())
+    monkeypatch.setattr(experiment, "identify", mock.Mock())
+    monkeypatch.setattr(experiment, "n_workers", lambda *_: 8)
+    monkeypatch.setattr(experiment, "_Job", lambda *_: next(jobs))
+    ahead = experiment._Next()
+    ahead.expect([composed()] * len(n_models))
+    ahead.begin(8)
+    assert len(ahead.begun) == n_begun
+
+
+def test_nothing_that_has_begun_is_waited_for_once_its_workers_were_stopped() -> None:
+    jobs = mock.Mock(lost=True), mock.Mock(lost=True)
+    ahead = experiment._Next()
+    ahead.begun = [None, *jobs]
+    assert ahead.take(mock.Mock()) is None and ahead.begun == []
+    assert [job.give_up.call_count for job in jobs] == [1, 1]
 
 
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
