@@ -4,42 +4,34 @@ import gc
 import logging
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-import numpy as np
 import torch
 from filelock import Timeout
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from genre_cls import database, modelfile, plots
-from genre_cls.artifacts import (
-    DAMAGED,
-    Files,
-    confusion_file,
-    csv_file,
-    fold_files,
-    genre_means_file,
-    load_fold,
-    tracks_file,
-)
-from genre_cls.catalogue import Track
+from genre_cls import database, evidence, workers
+from genre_cls.artifacts import DAMAGED, Files, load_fold
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.features import mel_frequencies
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
-from genre_cls.modelfile import Weights
 from genre_cls.models import arithmetic, device_of, n_parameters
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.scoring import ConfigResult, FoldResult
 from genre_cls.settings import without_hydra
 from genre_cls.spool import Spool
-from genre_cls.task import Task, genre_means, load, load_all
+from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
 
 log = logging.getLogger(__name__)
+
+MANY = 3  # models at once; where there are fewer, the main process draws while they are trained
+DRAWING = 2  # processes that draw for many
 
 
 def prepare(configurations: Sequence[DictConfig]) -> None:
@@ -58,6 +50,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
     for cfg in configurations:
         _check_device(cfg.trainer.device)
+    for cfg in {_built_of(cfg): cfg for cfg in configurations}.values():
         check_buildable(cfg)
     if len(configurations) > 1 and not all(map(network_views, configurations)):
         log.warning("recipe.members: where no network votes, model, batch_size and epochs change nothing")
@@ -106,11 +99,12 @@ class _Job:
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
         self.cfg, self.task, self.identity, self.tracker = cfg, task, identity, _tracker(cfg)
         device = device_of(cfg.trainer.device).type
-        # Two precisions, devices or numbers of threads are one configuration to compare, but not to continue: their
-        # bits differ.
+        # Two precisions, devices, numbers of threads or ways to launch steps are one configuration to compare, but not
+        # to continue: their bits differ.
         self.precision = arithmetic(cfg.trainer.precision, accelerator=device != "cpu")
-        self.key = identity.key(task.inputs, device, self.precision, str(cfg.trainer.threads))
-        self.spool = Spool(Path(cfg.tracking.folder), self.key)
+        how = str(cfg.trainer.graphs) if device == "cuda" else ""
+        self.key = identity.key(task.inputs, device, self.precision, str(cfg.trainer.threads), how)
+        self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), _Pictures(identity.title, task.note)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
         self.size = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
@@ -188,10 +182,13 @@ class _Job:
 
     def _train(self, then: Callable[[], None]) -> None:
         trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
-        _next.begin(n_workers(self.cfg, self.task))
+        n_at_once = n_workers(self.cfg, self.task)
+        _next.begin(n_at_once)
         for result, weights in trainings.results(self.identity.title):
-            self.spool.put(result.index, _fold_files(self.task, self.identity, self.precision, weights, result))
+            self.spool.put(result.index, evidence.of_fold(self.task, self.identity, self.precision, weights, result))
             self.done[result.index] = result
+            if n_at_once >= MANY:
+                self.pictures.ask_for(result)
             then()
 
     @contextmanager
@@ -233,14 +230,14 @@ class _Job:
         whole = tags | {"kind": "config"}
         with self.tracker.run(experiment, identity.title, whole, params, again=earlier.run_id) as parent:
             own = tags | {"kind": "fold", PARENT: parent.run_id}
-            yield parent, _Outbox(self.spool, self.tracker, experiment, own, params)
+            yield parent, _Outbox(self.spool, self.pictures, self.tracker, experiment, own, params)
 
     def _end(self, parent: OpenRun) -> None:
         """Log the whole, or let it wait for folds that others train."""
         if self.missing:
             parent.status = WAITING
         else:
-            parent.log(self.result.summary, {}, _summary_files(self.task, self.identity, self.result))
+            parent.log(self.result.summary, {}, evidence.of_whole(self.task, self.identity, self.result))
 
 
 class _Next:
@@ -314,11 +311,41 @@ def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
     return found
 
 
+class _Pictures:
+    """The pictures of a configuration's folds: drawn when they are needed, or before that by processes of their own.
+
+    Args:
+        title: of the configuration.
+        note: small print below each.
+    """
+
+    def __init__(self, title: str, note: str) -> None:
+        self.title, self.note = title, note
+        self.asked_for: dict[int, Future[bytes]] = {}
+
+    def ask_for(self, fold: FoldResult) -> None:
+        """Have a fold's pictures drawn meanwhile."""
+        arguments = fold, self.title, self.note
+        self.asked_for[fold.index] = workers.call(DRAWING, evidence.pictures_of_fold, *arguments, purpose="drawing")
+
+    def are_waited_for(self, index: int) -> bool:
+        """Whether a fold's pictures are being drawn."""
+        return index in self.asked_for and not self.asked_for[index].done()
+
+    def of(self, fold: FoldResult) -> Files:
+        """A fold's pictures, once they are there."""
+        if asked_for := self.asked_for.pop(fold.index, None):
+            (pictures,) = workers.results([asked_for])
+            return cast(Files, pictures)
+        return evidence.pictures_of_fold(fold, self.title, self.note)
+
+
 @dataclass
 class _Outbox:
     """Moves finished folds from the spool to the store; while the store is away, they stay where they are."""
 
     spool: Spool
+    pictures: _Pictures
     tracker: Tracker
     experiment_id: str
     tags: Texts
@@ -328,21 +355,31 @@ class _Outbox:
     def empty(self) -> None:
         """Log all folds; raises whatever the store does if it is away."""
         for folder in self.spool.folders():
-            fold = load_fold(folder)
-            name = f"fold {fold.index + 1}"
-            with self.tracker.run(self.experiment_id, name, self.tags, self.params, lasted=fold.seconds) as child:
-                child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, self.spool.files(folder))
-            self.spool.drop(folder)
+            self._log(folder)
 
     def empty_if_possible(self) -> None:
-        """Log all folds, unless the store is away: training then goes on, and at its end there is another try."""
+        """Log what need not be waited for, unless the store is away: training then goes on, and ends in another try."""
         if self.away:
             return
         try:
-            self.empty()
+            for folder in self.spool.folders():
+                if not self.pictures.are_waited_for(int(folder.name)):
+                    self._log(folder)
         except FAILURES as error:
             self.away = True
             log.warning("not logged yet, kept in %s: %s", self.spool.path, in_one_line(error))
+
+    def _log(self, folder: Path) -> None:
+        fold = load_fold(folder)
+        files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index + 1}"
+        with self.tracker.run(self.experiment_id, name, self.tags, self.params, lasted=fold.seconds) as child:
+            child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, files)
+        self.spool.drop(folder)
+
+
+def _built_of(cfg: DictConfig) -> str:
+    """All that networks, optimisers and schedules are built of, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["features", "model", "recipe"]), resolve=True)
 
 
 def _tracker(cfg: DictConfig) -> Tracker:
@@ -354,61 +391,6 @@ def _check_device(device: str) -> None:
     if not present.get(device, True):
         here = ", ".join(["auto", "cpu", *(name for name, found in present.items() if found)])
         raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
-
-
-def _fold_files(task: Task, identity: Identity, precision: str, weights: Weights, result: FoldResult) -> Files:
-    title = f"{identity.title}, fold {result.index + 1}"
-    (fold,) = [fold for fold in task.folds if fold.index == result.index]
-    description = {
-        "config": identity.yaml,
-        "features": task.features.spec.__dict__,
-        "genres": task.catalogue.genres,
-        "precision": precision,
-        "dataset_digest": task.features.digest,
-        "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
-        "scores": result.scores,
-        "origin": identity.tags,
-    }
-    return {
-        **fold_files(result),
-        "config.yaml": identity.yaml.encode(),
-        "model.safetensors": modelfile.saved(weights, description),
-        "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=task.note)),
-        "confusion_matrix.png": plots.png(
-            plots.confusion_matrix(result.confusion, result.genres, title=title, note=task.note)
-        ),
-    }
-
-
-def _summary_files(task: Task, identity: Identity, result: ConfigResult) -> Files:
-    matrix = plots.confusion_matrix(result.confusion, result.genres, title=identity.title, note=task.note)
-    ids = [track.id for track in task.features.tracks]
-    files = {
-        "config.yaml": identity.yaml.encode(),
-        "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
-        "tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks}),
-        "confusion_matrix.png": plots.png(matrix),
-        "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
-        "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
-        f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
-    }
-    if faults := [(str(fault.track.path), fault.reason) for fault in task.features.faults]:
-        files["unreadable.csv"] = csv_file([("path", "reason"), *faults])
-    if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:
-        files["repetitions.csv"] = csv_file([("track", "repeats", "similarity"), *repetitions])
-    return files
-
-
-def _facts(track: Track) -> dict[str, str]:
-    known = {"genre": track.genre, "artist": track.artist or "", "fault": track.fault or ""}
-    return known | {"path": str(track.path.absolute())}
-
-
-def _genre_means(task: Task) -> GenreMeans:
-    spec, genres = task.features.spec, task.catalogue.genres
-    frequencies = mel_frequencies(spec) if spec.kind == "mel" else np.array([])
-    matrices = genre_means(task.features, task.labels, len(genres))
-    return GenreMeans(spec.kind, genres, matrices, spec.seconds_per_frame, frequencies)
 
 
 def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:

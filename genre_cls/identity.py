@@ -30,9 +30,9 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # is better than to take over what the present code would not compute.
 SHOWING = (
     "__main__", "app", "artifacts", "classifier", "comparisons", "database", "die_with_parent", "download", "errors",
-    "estimates", "explanation", "extras", "findings", "lifeline", "likeness", "locks", "memory", "modelfile", "naming",
-    "onnx_export", "onnx_model", "page", "plots", "predict", "prediction", "progress", "registry", "report", "served",
-    "spool", "tracking", "train", "whole", "workers",
+    "estimates", "evidence", "explanation", "extras", "findings", "lifeline", "likeness", "locks", "memory",
+    "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots", "predict", "prediction", "progress",
+    "registry", "report", "served", "spool", "tracking", "train", "whole", "workers",
 )  # fmt: skip
 
 

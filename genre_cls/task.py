@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.catalogue import Catalogue, Track, groups
@@ -20,7 +19,6 @@ from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
 from genre_cls.store import Features, FeatureStore
-from genre_cls.windows import repeat_to
 
 log = logging.getLogger(__name__)
 
@@ -102,27 +100,6 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
             _announce_artists(features[0].tracks)
         for task in {task.inputs: task for task in tasks}.values():
             _announce_split(task)
-
-
-def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[np.float32]:
-    """Average feature matrix of each genre over its tracks, cut to the median length.
-
-    Args:
-        features: of all tracks.
-        labels: genre of each track `(n_tracks,)`.
-        n_genres: number of genres.
-
-    Returns:
-        `(n_genres, n_bins, n_frames)`.
-    """
-    n_frames = int(np.median([clip.shape[1] for clip in features.clips]))
-    means = np.zeros((n_genres, features.spec.n_bins, n_frames), dtype=np.float32)
-    for genre in range(n_genres):
-        clips = [repeat_to(features.clips[i], n_frames)[:, :n_frames] for i in np.flatnonzero(labels == genre)]
-        for clip in clips:
-            means[genre] += clip
-        means[genre] /= max(1, len(clips))
-    return means
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 PATIENCE = 5.0  # s, after which a result, or a pool's end, that has not come may be one that never will
 
+TRAINING = "training"  # what workers are usually for
+
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
 
-_pools: dict[int, ProcessPoolExecutor] = {}  # one at most, by its size
+_pools: dict[tuple[str, int], ProcessPoolExecutor] = {}  # by what they are for, one at most each, and their size
 
 
 def import_ahead(*modules: str) -> None:
@@ -43,26 +45,28 @@ def import_ahead(*modules: str) -> None:
             forkserver.ensure_running()
 
 
-def call(size: int, function: Callable[..., Any], *arguments: Any) -> Future[bytes]:
+def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str = TRAINING) -> Future[bytes]:
     """Have one of some workers call a function, after all calls before it.
 
     Workers are kept for later calls, in which what they have imported is there.
 
     Args:
-        size: how many workers there are to be; others end.
+        size: how many workers there are to be for this purpose; if there are others, all workers end.
         function: one of a module's own.
         arguments: for it.
+        purpose: what they are for; those for another one are beside them.
 
     Raises:
         UserError: a worker was killed since the last call.
     """
-    if size not in _pools:
-        stop()
+    if (purpose, size) not in _pools:
+        if any(purpose == other for other, _ in _pools):
+            stop()
         threading.excepthook = _told
-        _pools[size] = ProcessPoolExecutor(size, get_context(METHOD), initializer=_begin)
+        _pools[purpose, size] = ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
     try:
         with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
-            return _pools[size].submit(_pickled, pickle.dumps((function, arguments)))
+            return _pools[purpose, size].submit(_pickled, pickle.dumps((function, arguments)))
     except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter where what they are forks of has died
         stop()
         raise UserError(KILLED) from error
@@ -98,8 +102,8 @@ def _check_alive() -> None:
 
 
 def at_hand() -> bool:
-    """Whether there are workers: of calls before they were stopped nothing will come."""
-    return bool(_pools)
+    """Whether there are workers that train: of calls before they were stopped nothing will come."""
+    return any(purpose == TRAINING for purpose, _ in _pools)
 
 
 @contextmanager
@@ -148,8 +152,9 @@ def _interrupts_waiting() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin() -> None:
+def _begin(environment: dict[str, str]) -> None:
     end_with_parent()
+    os.environ |= environment  # as it is now, rather than when the process that workers are forks of began
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the others
     atexit.register(os._exit, 0)  # or Python takes all apart that is loaded, with nobody left who looks for the parent
 

@@ -183,6 +183,19 @@ def test_the_next_configuration_begins_while_the_present_one_is_at_it_and_comes_
 
 
 @pytest.mark.usefixtures("store_here")
+def test_pictures_that_others_draw_meanwhile_are_where_they_would_be(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "MANY", 2)
+    done = command(train.main, "-m", *on_music, *ONE[:-1], "trainer.workers=2")
+    assert done.code == 0 and table(done) == undisturbed
+    for fold in done.children(done.parents[0]):
+        pictures = [path for name, path in done.files(fold).items() if name.endswith(".png")]
+        assert len(pictures) == 2
+        assert min(path.stat().st_size for path in pictures) > 10_000  # not the blank ones of this process
+
+
+@pytest.mark.usefixtures("store_here")
 def test_what_another_process_is_at_does_not_begin_before_its_turn(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,17 +493,17 @@ def test_a_server_that_goes_away_costs_nothing(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5" if comes_back else "1")
     servers = [Server(here)]
     on_server = (*on_music, *ONE, f"tracking.uri={servers[0].uri}")
-    real = experiment._Outbox.empty
+    real = experiment._Outbox._log
 
-    def disturbed(outbox: Any) -> None:
-        if outbox.spool.folders() and not stopped:  # the first fold is about to be logged
+    def disturbed(outbox: Any, folder: Path) -> None:
+        if not stopped:  # the first fold is about to be logged
             stopped.append(servers[0].stop())
             if comes_back:
                 Timer(5, lambda: servers.append(Server(here, servers[0].port))).start()
-        real(outbox)
+        real(outbox, folder)
 
     stopped: list[None] = []
-    monkeypatch.setattr(experiment._Outbox, "empty", disturbed)
+    monkeypatch.setattr(experiment._Outbox, "_log", disturbed)
     try:
         done = command(train.main, "-m", *on_server)
         if not comes_back:

@@ -47,6 +47,27 @@ def test_workers_give_what_they_are_called_for_and_are_kept_while_their_number_s
     assert other not in first and all(map(gone, first))
 
 
+def test_workers_for_another_purpose_are_beside_them_and_end_with_them() -> None:
+    (first,) = results([call(1, os.getpid)])
+    (other,) = results([call(1, os.getpid, purpose="drawing")])
+    assert other != first and list(results([call(1, os.getpid)])) == [first]
+    stop()
+    assert gone(first) and gone(other)
+
+
+def test_workers_for_another_purpose_are_none_that_train() -> None:
+    list(results([call(1, os.getpid, purpose="drawing")]))
+    assert not workers.at_hand()
+    list(results([call(1, os.getpid)]))
+    assert workers.at_hand()
+
+
+def test_workers_have_the_environment_of_when_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    list(results([call(1, os.getpid)]))  # after which the process that they are forks of runs
+    monkeypatch.setenv("SET_SINCE", "yes")
+    assert list(results([call(2, os.getenv, "SET_SINCE")])) == ["yes"]
+
+
 def test_calls_are_begun_in_the_order_in_which_they_come() -> None:
     calls = [call(1, time.monotonic_ns) for _ in range(9)]
     begun = [next(results([each])) for each in calls]

@@ -1,0 +1,116 @@
+"""What a configuration leaves behind as evidence: the files of its folds and of the whole, and their pictures."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genre_cls import modelfile, plots
+from genre_cls.artifacts import Files, confusion_file, csv_file, fold_files, genre_means_file, tracks_file
+from genre_cls.catalogue import Track
+from genre_cls.features import mel_frequencies
+from genre_cls.folds import Indices
+from genre_cls.identity import Identity
+from genre_cls.modelfile import Weights
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.store import Features
+from genre_cls.task import Task
+from genre_cls.windows import repeat_to
+
+
+def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, result: FoldResult) -> Files:
+    """A fold's result and its models.
+
+    Args:
+        task: what the configuration is judged on.
+        identity: of the configuration.
+        precision: in which the models were trained.
+        weights: theirs.
+        result: of the fold.
+    """
+    (fold,) = [fold for fold in task.folds if fold.index == result.index]
+    description = {
+        "config": identity.yaml,
+        "features": task.features.spec.__dict__,
+        "genres": task.catalogue.genres,
+        "precision": precision,
+        "dataset_digest": task.features.digest,
+        "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
+        "scores": result.scores,
+        "origin": identity.tags,
+    }
+    models = modelfile.saved(weights, description)
+    return {**fold_files(result), "config.yaml": identity.yaml.encode(), "model.safetensors": models}
+
+
+def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
+    """A fold's loss curves and confusion matrix.
+
+    Args:
+        result: of the fold.
+        title: of its configuration.
+        note: small print below.
+    """
+    title = f"{title}, fold {result.index + 1}"
+    matrix = plots.confusion_matrix(result.confusion, result.genres, title=title, note=note)
+    return {
+        "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=note)),
+        "confusion_matrix.png": plots.png(matrix),
+    }
+
+
+def of_whole(task: Task, identity: Identity, result: ConfigResult) -> Files:
+    """What all folds come to, with pictures, and what there is to know of the tracks.
+
+    Args:
+        task: what the configuration is judged on.
+        identity: of the configuration.
+        result: of all its folds.
+    """
+    matrix = plots.confusion_matrix(result.confusion, result.genres, title=identity.title, note=task.note)
+    ids = [track.id for track in task.features.tracks]
+    files = {
+        "config.yaml": identity.yaml.encode(),
+        "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
+        "tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks}),
+        "confusion_matrix.png": plots.png(matrix),
+        "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
+        "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
+        f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
+    }
+    if faults := [(str(fault.track.path), fault.reason) for fault in task.features.faults]:
+        files["unreadable.csv"] = csv_file([("path", "reason"), *faults])
+    if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:
+        files["repetitions.csv"] = csv_file([("track", "repeats", "similarity"), *repetitions])
+    return files
+
+
+def _facts(track: Track) -> dict[str, str]:
+    known = {"genre": track.genre, "artist": track.artist or "", "fault": track.fault or ""}
+    return known | {"path": str(track.path.absolute())}
+
+
+def _genre_means(task: Task) -> GenreMeans:
+    spec, genres = task.features.spec, task.catalogue.genres
+    frequencies = mel_frequencies(spec) if spec.kind == "mel" else np.array([])
+    matrices = genre_means(task.features, task.labels, len(genres))
+    return GenreMeans(spec.kind, genres, matrices, spec.seconds_per_frame, frequencies)
+
+
+def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[np.float32]:
+    """Average feature matrix of each genre over its tracks, cut to the median length.
+
+    Args:
+        features: of all tracks.
+        labels: genre of each track `(n_tracks,)`.
+        n_genres: number of genres.
+
+    Returns:
+        `(n_genres, n_bins, n_frames)`.
+    """
+    n_frames = int(np.median([clip.shape[1] for clip in features.clips]))
+    means = np.zeros((n_genres, features.spec.n_bins, n_frames), dtype=np.float32)
+    for genre in range(n_genres):
+        clips = [repeat_to(features.clips[i], n_frames)[:, :n_frames] for i in np.flatnonzero(labels == genre)]
+        for clip in clips:
+            means[genre] += clip
+        means[genre] /= max(1, len(clips))
+    return means
