@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.data import Batch, FoldData
 from genre_cls.errors import UserError
+from genre_cls.graphs import Graphs
 from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
 from genre_cls.models import arithmetic, device_of
@@ -62,6 +63,7 @@ class GenreModule(pl.LightningModule):
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.curves: dict[str, list[float]] = {}
+        self.graphs: Graphs | None = None  # if steps are to be replayed
         self._sums: dict[str, tuple[Tensor, int]] = {}  # losses and hits, of how many windows
 
     def forward(self, features: Tensor) -> Tensor:
@@ -78,20 +80,35 @@ class GenreModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of an augmented batch."""
-        features, labels = batch
-        shown = self.show(self.augmentation.shift(features))
-        mixed, partner, share = self.augmentation.mix(self.augmentation.mask(shown))
-        logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
-        loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
-        self._count("train", loss.detach(), logits, labels)
+        features, labels = self.augmentation.shift(batch[0]), batch[1]
+        if self.graphs:
+            # What is recorded can draw numbers on the GPU alone.
+            share = torch.full((), self.augmentation.own_share(), device=self.device)
+            loss, sums = self.graphs(features, labels, share)
+        else:
+            loss, sums = self.learn(features, labels)
+        self._count("train", sums, len(labels))
         return loss
+
+    def learn(self, features: Tensor, labels: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Loss of windows that are masked and mixed, and their sums for the curves.
+
+        Args:
+            features: `(batch, 1, n_bins, n_frames)` as extracted, perhaps shifted.
+            labels: `(batch,)` int64.
+            share: each window's own in its blend (`Augmentation.mix`).
+        """
+        mixed, partner, own = self.augmentation.mix(self.augmentation.mask(self.show(features)), share)
+        logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
+        loss = own * self.loss(logits, labels) + (1 - own) * self.loss(logits, labels[partner])
+        return loss, _sums(loss.detach(), logits, labels)
 
     def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
         """Count the loss of held-out windows (first loader) or inner validation windows (second)."""
         features, labels = batch
         logits = self(features)
         part = ("held_out", "val")[dataloader_idx]
-        self._count(part, cross_entropy(logits.float(), labels), logits, labels)
+        self._count(part, _sums(cross_entropy(logits.float(), labels), logits, labels), len(labels))
 
     def predict_step(self, batch: Batch, _: int) -> Tensor:
         """Logits `(batch, n_genres)` of windows."""
@@ -122,11 +139,16 @@ class GenreModule(pl.LightningModule):
         """Weights and standardisation by name, on the CPU."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
-    def _count(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        # Sums stay on the device: reading a number each step would make a GPU wait.
-        hits = (logits.argmax(dim=1) == labels).sum()
-        sums, n = self._sums.get(part, (0, 0))
-        self._sums[part] = sums + torch.stack([loss * len(labels), hits]), n + len(labels)
+    def _count(self, part: str, sums: Tensor, n: int) -> None:
+        # They stay on the device: reading a number each step would make a GPU wait.
+        before, n_before = self._sums.get(part, (0, 0))
+        self._sums[part] = before + sums, n_before + n
+
+
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Of a batch, the sum of its losses and the number of its hits."""
+    hits = (logits.argmax(dim=1) == labels).sum()
+    return torch.stack([loss * len(labels), hits])
 
 
 @dataclass(frozen=True)
@@ -139,12 +161,14 @@ class Training:
             weights are taken; 0 trains to the end and takes the last epoch's.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `32-true`, `bf16-mixed`, or `auto`: bfloat16 where the hardware computes with it.
+        graphs: whether an NVIDIA GPU replays training steps.
     """
 
     epochs: int
     patience: int
     device: str
     precision: str
+    graphs: bool = True
 
 
 def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredictions:
@@ -163,12 +187,15 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
     """
     keep_freed()
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
+    if training.graphs and device_of(training.device).type == "cuda":
+        module.graphs = Graphs(module, module.learn)
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
         trainer = _trainer(training, stopping)
         try:
             trainer.fit(module, data)
+            module.graphs = None  # with the memory that they hold
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
             batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))

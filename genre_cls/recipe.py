@@ -57,21 +57,28 @@ class Augmentation:
             features = frames(bins(features))
         return features
 
-    def mix(self, features: Tensor) -> tuple[Tensor, Tensor, float]:
+    def mix(self, features: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | float]:
         """Blend each window with another one of the batch.
 
         Args:
             features: `(batch, 1, n_bins, n_frames)`.
+            share: what `own_share` has given, a scalar; drawn here if nothing is said.
 
         Returns:
-            The blends, the index of each window's partner `(batch,)`, and the window's own share, at least half.
+            The blends, the index of each window's partner `(batch,)`, and the window's own share.
         """
         partner = torch.randperm(len(features), device=features.device)
         if not self.mixup:
             return features, partner, 1.0
+        own = self.own_share() if share is None else share
+        return features.lerp(features[partner], 1 - own), partner, own
+
+    def own_share(self) -> float:
+        """Draw how much of a blend is the window itself, at least half."""
+        if not self.mixup:
+            return 1.0
         drawn = float(torch.distributions.Beta(self.mixup, self.mixup, validate_args=False).sample())
-        share = max(drawn, 1 - drawn)
-        return features.lerp(features[partner], 1 - share), partner, share
+        return max(drawn, 1 - drawn)
 
 
 def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:

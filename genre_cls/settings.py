@@ -188,6 +188,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
     "trainer.threads": at_least(1),
     "trainer.workers": at_least(0),
+    "trainer.graphs": Switch(),
     "tracking.uri": Text(empty=True),
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True),

@@ -96,7 +96,8 @@ def _train_network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
         instantiate(recipe.schedule),
         view,
     )
-    training = Training(recipe.epochs, recipe.early_stopping.patience, cfg.trainer.device, cfg.trainer.precision)
+    trainer, patience = cfg.trainer, recipe.early_stopping.patience
+    training = Training(recipe.epochs, patience, trainer.device, trainer.precision, trainer.graphs)
     windows = fit(module, data, training)
     return module.weights(), module.curves, windows
 
