@@ -123,10 +123,16 @@ def traced(overrides: list[str]) -> None:
     """The command as a user gives it, its parts wrapped from outside."""
     trace = Trace()
     with trace.phase("imports"):
-        from genre_cls import experiment, report, store, train, voting  # what the command imports on its way, at once
-    trace.calls(experiment, "prepare", "checks and data")
+        from genre_cls import train, workers
+
+        workers.import_ahead(*train.TRAINING)  # as the command does, before it imports what follows itself
+        from genre_cls import experiment, plots, report, store, voting  # what the command imports on its way
+    trace.calls(experiment, "prepare", "tracks and folds")
+    trace.calls(experiment, "check_buildable", "checks")
+    trace.calls(experiment, "Tracker", "MLflow's store")
     trace.calls(store.FeatureStore, "load", "features")
     trace.calls(experiment, "judge", "logging")
+    trace.calls(plots, "png", "figures")
     trace.waits(voting.Trainings, "results", "training")
     trace.calls(report, "write_newest", "report")
     sys.argv = ["genre_cls.train", "-m", *overrides]

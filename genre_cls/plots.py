@@ -374,8 +374,9 @@ def _put_hertz(axes: Axes, centres: Floats) -> None:
 def png(figure: Figure) -> bytes:
     """Render a figure."""
     buffer = BytesIO()
-    # What `savefig` ends in, after it has drawn all once for nothing.
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    # What `savefig` ends in, after it has drawn all once for nothing. Compressed as usual, files would be smaller by a
+    # sixth, and would take an eighth longer.
+    FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
