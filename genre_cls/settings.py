@@ -6,8 +6,8 @@ import gc
 import math
 import os
 import re
+import signal
 import sys
-from _thread import interrupt_main
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -290,7 +290,8 @@ def _never_lost(told: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["s
 
     def tell(dropped: "sys.UnraisableHookArgs") -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            Timer(0.05, interrupt_main).start()
+            # A signal wakes a main thread that sleeps or waits, which `_thread.interrupt_main` does not.
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
             told(dropped)
 

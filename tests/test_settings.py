@@ -340,8 +340,9 @@ class Deaf:
 
 
 def test_ctrl_c_that_python_would_drop_comes_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:
-    hook = sys.unraisablehook
+    hook, began = sys.unraisablehook, time.monotonic()
     with pytest.raises(SystemExit) as end, one_line_errors("!"):
         Deaf()
         time.sleep(10)
+    assert time.monotonic() - began < 5
     assert end.value.code == 130 and capsys.readouterr().err == "interrupted!\n" and sys.unraisablehook is hook
