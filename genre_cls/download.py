@@ -25,6 +25,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.locks import locked
 from genre_cls.settings import AGAIN, CONF, one_line_errors
 from genre_cls.whole import at_home, disk_failure
 
@@ -107,10 +108,8 @@ def get(source: Source, folder: Path) -> None:
     Raises:
         UserError: no mirror has it, no space, no permission, or an archive that is not what it should be.
     """
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "download.lock"):
+    with locked(folder / "download.lock", "the download"):
         if (folder / "genres").exists():
             return
         archive = folder / "genres.tar.gz.partial"

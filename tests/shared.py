@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -139,6 +141,19 @@ def heeding_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def held_for_a_second(lock: Path) -> None:
+    """Have another thread hold a lock, as another process would."""
+    ready = threading.Event()
+
+    def hold() -> None:
+        with FileLock(lock):
+            ready.set()
+            sleep(1)
+
+    threading.Thread(target=hold).start()
+    ready.wait()
 
 
 def features_of(clips: Sequence[np.ndarray]) -> Features:

@@ -8,7 +8,6 @@ import runpy
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
+from shared import held_for_a_second
 
 from genre_cls import audio, features, locks, store
 from genre_cls.catalogue import Track
@@ -632,15 +631,7 @@ def test_who_waits_for_another_process_to_extract_is_told(
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     tracks, there = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureStore(tmp_path)
-    ready = threading.Event()
-
-    def other() -> None:
-        with FileLock(there.root / "extract.lock"):
-            ready.set()
-            time.sleep(1)
-
-    threading.Thread(target=other).start()
-    ready.wait()
+    held_for_a_second(there.root / "extract.lock")
     with caplog.at_level("INFO"):
         assert_right(there.load(tracks, [MEL]))
     assert "features: another process is at it, waiting" in caplog.text
