@@ -4,7 +4,6 @@ In the folder there is `genres.tar.gz.partial` while it is fetched, `genres.part
 `genres/` once it is whole. Neither the mirrors nor the archive are trusted.
 """
 
-import argparse
 import logging
 import os
 import re
@@ -26,7 +25,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.locks import locked
-from genre_cls.settings import AGAIN, CONF, one_line_errors
+from genre_cls.settings import AGAIN, CONF, OneLineParser, one_line_errors
 from genre_cls.whole import at_home, disk_failure
 
 log = logging.getLogger(__name__)
@@ -69,19 +68,23 @@ class Source:
 
 def main() -> None:
     """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command goes on where an earlier one was cut off."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    own = os.environ.get("GTZAN_ROOT") or "gtzan"
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(own), help="default: $GTZAN_ROOT, else ./gtzan")
-    parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
-    arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     with one_line_errors(AGAIN):
+        arguments = _parser().parse_args()
         source = configured()
         if arguments.mirror:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))
         folder = at_home(arguments.folder)
         get(source, folder)
         _say_what_is_there(folder)
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="genre_cls.download", description=main.__doc__)
+    own = os.environ.get("GTZAN_ROOT") or "gtzan"
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(own), help="default: $GTZAN_ROOT, else ./gtzan")
+    parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
+    return parser
 
 
 def configured() -> Source:

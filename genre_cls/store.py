@@ -4,7 +4,6 @@ Below the cache's folder: `features/<key of spec and code>/<digest of the file's
 `python -m genre_cls.store FOLDER [--clear]` says how large it is, or clears it.
 """
 
-import argparse
 import inspect
 import io
 import json
@@ -320,15 +319,22 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 def main() -> None:
     """Say where the cache is and how large, or clear it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("cache_dir", type=Path, help="the folder that the training printed")
+    from genre_cls.settings import OneLineParser, one_line_errors  # with Hydra, which who only reads features can spare
+
+    parser = OneLineParser(prog="genre_cls.store", description=main.__doc__)
+    parser.add_argument("cache_dir", type=at_home, help="the folder that the training printed")
     parser.add_argument("--clear", action="store_true", help="delete all cached features")
-    arguments = parser.parse_args()
-    if not (at_home(arguments.cache_dir) / "features" / "ledger.json").exists():
-        parser.error(f"{arguments.cache_dir}: no cache of features in it")
-    store = FeatureStore(arguments.cache_dir)
+    with one_line_errors():
+        arguments = parser.parse_args()
+        _say_the_size(arguments.cache_dir, clear=arguments.clear)
+
+
+def _say_the_size(cache_dir: Path, *, clear: bool) -> None:
+    if not (cache_dir / "features" / "ledger.json").exists():
+        raise UserError(f"{cache_dir}: no cache of features in it")
+    store = FeatureStore(cache_dir)
     print(f"{store.root}: {store.size() / 1e6:.1f} MB")
-    if arguments.clear:
+    if clear:
         shutil.rmtree(store.root)
         print("cleared")
 

@@ -445,8 +445,9 @@ def test_the_command_tells_in_one_line_that_there_is_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(download, "configured", lambda: source(b"", attempts=1))
-    for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n"):
-        monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), "--mirror", address])
+    mirrors = [["--mirror", address] for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n")]
+    for mistake in (*mirrors, ["--mirrors"], ["--mirror"], ["another folder"]):
+        monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), *mistake])
         with pytest.raises(SystemExit) as end:
             download.main()
         assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
