@@ -579,6 +579,8 @@ def test_four_at_once_with_overlapping_grids_train_each_fold_once(
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, TORTURE, "--kills", "4"], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("way", [[], ["--interrupt"]], ids=["killed", "interrupted"])
+def test_stopped_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path, way: list[str]) -> None:
+    torture = [sys.executable, TORTURE, "--kills", "4", *way]
+    done = subprocess.run(torture, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
