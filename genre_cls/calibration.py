@@ -58,6 +58,7 @@ def tempered(probabilities: Floats, temperature: float) -> Floats:
     Source: temperature scaling in Guo et al., On calibration of modern neural networks, ICML 2017, eq. 9.
     """
     logits = logits_of(probabilities) / temperature
+    # Not scipy's softmax, for whose import `OnnxClassifier` would wait, which needs no scipy otherwise.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return shares

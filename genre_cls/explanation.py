@@ -93,7 +93,10 @@ def overlap(view: str, least: float) -> float:
 
 
 def _ends(view: str) -> Tensor:
-    """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
+    """Where the steps of the path end, 0 to 1.
+
+    Modulation energies enter as logarithms, steepest near the start of the path, hence log-spaced steps.
+    """
     if not sees_modulations(view):
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])

@@ -189,6 +189,6 @@ def cosines(n_mfcc: int, n_mels: int, device: torch.device = CPU) -> Tensor:
 
 @contextmanager
 def constants(device: torch.device) -> Iterator[None]:
-    """Make tensors to keep: who first asks may want no gradients, or build networks without weights, on no device."""
+    """Build tensors to be cached: the first caller may be in inference mode or on the meta device, but not they."""
     with torch.inference_mode(False), device:
         yield

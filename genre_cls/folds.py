@@ -212,7 +212,7 @@ def _dealt(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) 
     """Deal whole groups at random into k parts, each as even in genres and in size as that allows.
 
     Large groups come first, more or less, each to the part that has least of its genres. (scikit-learn's
-    StratifiedGroupKFold shuffles but groups of equal size, so that its repetitions are much the same folds.)
+    StratifiedGroupKFold shuffles only groups of equal size, so that its repetitions are much the same folds.)
     """
     random = np.random.default_rng(seed)
     counts = contingency_matrix(groups, labels)  # (n_groups, n_genres)

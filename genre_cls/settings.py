@@ -264,7 +264,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         interrupted: what else is to be said after Ctrl-C.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
-    atexit.register(gc.freeze)  # or Python looks through all that is loaded once more before it leaves, for seconds
+    atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
     before, sys.unraisablehook = sys.unraisablehook, _never_lost(sys.unraisablehook)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
@@ -328,7 +328,7 @@ def error_message(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
         return _no_such_option(str(error.missing_cfg_file), error.options or [])
-    # Of options without a name, and of a list within a list of options, Hydra raises what says nothing.
+    # Hydra's own errors for an unnamed option, or a list nested in a list of options, say nothing useful.
     if isinstance(error, AssertionError) or text.startswith(("Config group override", "can only concatenate str")):
         return "an option is chosen by its name, as in model=deep (--help lists them)"
     if found := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):

@@ -297,7 +297,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], descr
         with ThreadPoolExecutor(cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from progress_bar(pool.map(function, items), description, total=len(items))
     finally:
-        torch.set_num_threads(n_threads)  # what the pool's threads set is not theirs alone
+        torch.set_num_threads(n_threads)  # `set_num_threads` in the pool's threads changes the whole process
 
 
 def _stamp(path: Path) -> list[int | str]:

@@ -368,7 +368,7 @@ class Tracker:
             return [self._file(fold, "model.safetensors") for fold in folds]
 
     def temperature(self, run_id: str) -> float:
-        """What makes a configuration's probabilities trustworthy, by the held-out tracks of all folds that are there.
+        """The temperature fitted to the held-out tracks of all folds that are there (`calibration.best_temperature`).
 
         Args:
             run_id: of the configuration, or of one of its folds.

@@ -1,4 +1,4 @@
-"""Where the windows of a clip are: what a model sees at once."""
+"""Where a clip's windows are, and the names of the views of a window; without torch, which `views` needs."""
 
 import numpy as np
 from numpy.typing import NDArray
