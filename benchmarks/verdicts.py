@@ -78,7 +78,8 @@ class Condition:
     @property
     def cells(self) -> tuple[str, ...]:
         """What names it in a table."""
-        how = f"{self.repeats} x 5 folds{' by artist' * self.apart}" if self.repeats else "one test set, 5 trainings"
+        split = f"{self.repeats} x 5 folds by artist" if self.apart else f"{self.repeats} x 5 folds"
+        how = split if self.repeats else "one test set, 5 trainings"
         by = f", {self.each} an artist" if self.each > 1 else ""
         return self.learner.__name__.replace("_", " "), f"{self.n_tracks}{by}", how
 

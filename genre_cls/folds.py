@@ -203,9 +203,8 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
     counts = {genre: len(set(groups[np.asarray(labels) == genre].tolist())) for genre in sorted(set(labels))}
     rarest = min(counts, key=lambda genre: counts[genre])
     if (n := counts[rarest]) < k:
-        raise SplitError(
-            f"folds.k={k}: genre {rarest} has only {n} {unit}{'s'[: n != 1]}; every fold needs one to test"
-        )
+        few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
+        raise SplitError(f"folds.k={k}: genre {rarest} has only {few}; every fold needs one to test")
 
 
 def _dealt(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:

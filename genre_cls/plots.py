@@ -543,8 +543,9 @@ def _label_panels(grid: NDArray[np.object_], means: GenreMeans, first: int) -> N
         axes.set_xlabel("time (s)", size=8)
         axes.tick_params(labelbottom=True)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    bins = "frequency (Hz)" if means.kind == "mel" else "coefficient, 0th omitted" if first else "coefficient"
     for axes in grid[:, 0]:
-        axes.set_ylabel("frequency (Hz)" if means.kind == "mel" else f"coefficient{', 0th omitted' * first}", size=8)
+        axes.set_ylabel(bins, size=8)
     if means.kind == "mel":
         _put_hertz(grid[0, 0], means.frequencies)
     else:

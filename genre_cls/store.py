@@ -155,9 +155,13 @@ class FeatureStore:
     def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Job"]:
         """One job for each content that lacks entries: tracks of equal bytes share theirs, so one may write them."""
         paths = {digest: track.path for track, digest in digests.items()}
-        wanted = {digest: [(spec, self.entry(spec, digest)) for spec in specs] for digest in paths}
-        absent = {d: [(s, e) for s, e in pairs if not self._ledger.digest(e)] for d, pairs in wanted.items()}
-        return [_Job(digest, paths[digest], tuple(pairs)) for digest, pairs in absent.items() if pairs]
+        jobs = (_Job(digest, path, self._lacking(digest, specs)) for digest, path in paths.items())
+        return [job for job in jobs if job.wanted]
+
+    def _lacking(self, digest: str, specs: Sequence[FeatureSpec]) -> tuple[tuple[FeatureSpec, Path], ...]:
+        """The entries of a content that are not there, each with its spec."""
+        entries = ((spec, self.entry(spec, digest)) for spec in specs)
+        return tuple((spec, entry) for spec, entry in entries if not self._ledger.digest(entry))
 
     def _extract(self, jobs: Sequence["_Job"]) -> dict[str, str]:
         """Fill the cache; returns the digests of the files that could not be read, each with the reason."""
