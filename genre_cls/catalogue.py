@@ -240,6 +240,19 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
     """Artist and exclusion by a metadata.csv's paths, empty where it says nothing; none if there is no such file."""
     if not path.is_file():
         return {}
+    facts: dict[str, dict[str, str]] = {}
+    for row in _rows(path):
+        track = normalize("NFC", row["path"])
+        fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
+        if facts.setdefault(track, fact) != fact:
+            raise UserError(f"{path}: {track} is in it twice, with different facts; leave one")
+        if fact["exclude"] not in (*KEPT, *EXCLUDED):
+            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
+    return facts
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a metadata.csv that name a path, by its columns' names in lower case."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -247,22 +260,11 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             if "path" not in reader.fieldnames:
                 raise csv.Error("no path")
             rows = list(reader)
-            known = ("artist", "exclude")
-            listed = [
-                (normalize("NFC", row["path"]), {name: (row.get(name) or "").strip() for name in known})
-                for row in rows if row["path"]
-            ]  # fmt: skip
             if any(None in row for row in rows):
                 raise csv.Error("a name with a comma needs quotes around it")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
-    facts: dict[str, dict[str, str]] = {}
-    for track, fact in listed:
-        if facts.setdefault(track, fact) != fact:
-            raise UserError(f"{path}: {track} is in it twice, with different facts; leave one")
-        if fact["exclude"] not in (*KEPT, *EXCLUDED):
-            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
-    return facts
+    return [row for row in rows if row["path"]]
 
 
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:

@@ -169,32 +169,46 @@ def _is_whole(source: Source, archive: Path) -> bool:
 
 def _transfer(source: Source, mirror: str, archive: Path) -> None:
     """Add to the archive what a mirror sends."""
-    start = _size(archive)
-    if not mirror.startswith(SCHEMES):
-        raise _Failed(NO_ADDRESS)
-    with _network_failures():
-        request = Request(mirror, headers={"User-Agent": "genre_cls"} | ({"Range": f"bytes={start}-"} if start else {}))
-        try:
-            answer = build_opener(_OverHTTP, _OverHTTPS).open(request, timeout=source.timeout)
-        except HTTPError as error:
-            if error.code == 416 and start:  # nothing beyond what is here
-                return
-            raise
+    asked = _size(archive)
+    answer = _request(source, mirror, asked)
+    if not answer:
+        return
     with answer:
-        if not isinstance(answer, HTTPResponse):
-            raise _Failed("leads away from HTTP")
-        start = _start(answer, start)
+        start = _start(answer, asked)
         end = start + int(answer.length or 0)
-        _check_size(source, max(end, start), start, archive)
-        with archive.open("r+b" if start else "wb") as file:
-            file.truncate(file.seek(start))
-            for chunk in _chunks(answer):
-                file.write(chunk)
-                if file.tell() > source.largest_archive:
-                    archive.unlink()
-                    raise _Failed(f"sends more than {_mb(source.largest_archive)}")
+        _check_size(source, end, start, archive)
+        _write(source, answer, archive, start)
     if _size(archive) < end:
         raise _Failed(f"cut off after {_mb(_size(archive))} of {_mb(end)}")
+
+
+def _request(source: Source, mirror: str, start: int) -> HTTPResponse | None:
+    """A mirror's answer, from some byte of the archive on; None if it has nothing beyond."""
+    if not mirror.startswith(SCHEMES):
+        raise _Failed(NO_ADDRESS)
+    headers = {"User-Agent": "genre_cls"} | ({"Range": f"bytes={start}-"} if start else {})
+    with _network_failures():
+        try:
+            answer = build_opener(_OverHTTP, _OverHTTPS).open(Request(mirror, headers=headers), timeout=source.timeout)
+        except HTTPError as error:
+            if error.code == 416 and start:
+                return None
+            raise
+    if not isinstance(answer, HTTPResponse):
+        answer.close()
+        raise _Failed("leads away from HTTP")
+    return answer
+
+
+def _write(source: Source, answer: HTTPResponse, archive: Path, start: int) -> None:
+    """Replace what the archive has from some byte on by what comes; one that becomes too large is deleted."""
+    with archive.open("r+b" if start else "wb") as file:
+        file.truncate(file.seek(start))
+        for chunk in _chunks(answer):
+            file.write(chunk)
+            if file.tell() > source.largest_archive:
+                archive.unlink()
+                raise _Failed(f"sends more than {_mb(source.largest_archive)}")
 
 
 def _start(answer: HTTPResponse, asked: int) -> int:
