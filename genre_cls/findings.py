@@ -59,7 +59,7 @@ class Report:
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
     provenance: Mapping[str, str]
-    rope: float = 0.01
+    rope: float
     tracks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     audio: Mapping[str, str] = field(default_factory=dict)
     other_splits: Mapping[int, Mapping[str, ConfigResult]] = field(default_factory=dict)

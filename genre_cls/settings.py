@@ -37,7 +37,7 @@ OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)  # 
 class Number:
     """A number in a range."""
 
-    low: float = -math.inf
+    low: float
     high: float = math.inf
     whole: bool = False
     optional: bool = False
