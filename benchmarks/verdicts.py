@@ -262,11 +262,10 @@ def _by_tracks(pair: Difference) -> bool:
 def _judged(kind: str, differences: Sequence[Difference], truth: Mapping[str, float]) -> Figures:
     """How often the verdicts on what is truly equal and what is truly different are right."""
     gains = np.array([truth.get(d.better, 0.0) - truth.get(d.worse, 0.0) for d in differences])
-    verdicts = [d.verdict for d in differences]
-    beats, equal = (np.array([words in verdict for verdict in verdicts]) for words in (" beats ", "practically equal"))
-    figures = {f"{kind} false": (beats & (gains <= 0)).any(), f"{kind} equal": equal[gains == 0].mean()}
+    different, equal = (np.array([d.finding == finding for d in differences]) for finding in ("different", "equal"))
+    figures = {f"{kind} false": (different & (gains <= 0)).any(), f"{kind} equal": equal[gains == 0].mean()}
     if gains.any():
-        figures[f"{kind} found"] = (beats & (gains > 0)).sum() / np.count_nonzero(gains)
+        figures[f"{kind} found"] = (different & (gains > 0)).sum() / np.count_nonzero(gains)
         figures[f"{kind} called equal"] = equal[gains != 0].mean()
     return figures
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -14,6 +15,7 @@ RISK = 0.05  # of claiming any difference among several that is none
 SURE = 0.95  # probability from which two configurations are called practically equal
 CODE = "code"  # what configurations are told apart by, like a setting, where the code has changed between them
 
+Finding = Literal["equal", "different", "undecided"]
 Pair = tuple[ConfigResult, ConfigResult]
 
 
@@ -43,17 +45,11 @@ class Difference:
         return self.accuracy.probability_within(self.rope)
 
     @property
-    def verdict(self) -> str:
-        """The finding in plain words."""
-        points = f"{100 * self.accuracy.mean:.1f} points"
-        low, high = self.accuracy.difference_interval
-        interval = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
+    def finding(self) -> Finding:
+        """What comes of it; what is practically equal is called so even if it is different."""
         if self.equal >= SURE:
-            return f"{self.better} and {self.worse} are practically equal: {points} apart ({interval})."
-        if self.p_value < RISK:
-            return f"{self.better} beats {self.worse} by {points} ({interval})."
-        doubt = interval if low <= 0 else f"{interval}, not significant after Holm's correction"
-        return f"{self.better} and {self.worse} cannot be told apart: {points}, {doubt}."
+            return "equal"
+        return "different" if self.p_value < RISK else "undecided"
 
 
 def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:

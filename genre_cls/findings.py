@@ -122,7 +122,20 @@ def of_several_codes(results: Sequence[ConfigResult]) -> str:
 def verdicts(report: Report) -> list[str]:
     """What can be said of each axis, and of each configuration under other splits, a sentence each."""
     losses = [_loss_in_words(name, by_split) for name, by_split in report.splits.items()]
-    return [effect.verdict for effect in report.effects] + losses
+    return [verdict(effect) for effect in report.effects] + losses
+
+
+def verdict(difference: Difference) -> str:
+    """What a comparison has found, in a sentence."""
+    better, worse, points = difference.better, difference.worse, f"{100 * difference.accuracy.mean:.1f} points"
+    low, high = difference.accuracy.difference_interval
+    between = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
+    if difference.finding == "equal":
+        return f"{better} and {worse} are practically equal: {points} apart ({between})."
+    if difference.finding == "different":
+        return f"{better} beats {worse} by {points} ({between})."
+    doubt = between if low <= 0 else f"{between}, not significant after Holm's correction"
+    return f"{better} and {worse} cannot be told apart: {points}, {doubt}."
 
 
 def ranking(report: Report, *, narrow: bool = False) -> Sheet:

@@ -25,7 +25,7 @@ def column(sheet: findings.Sheet, name: str) -> list[str]:
 
 
 def test_the_verdicts_are_those_on_the_axes() -> None:
-    assert findings.verdicts(REPORT) == [effect.verdict for effect in main_effects(GRID, 0.01)]
+    assert findings.verdicts(REPORT) == [findings.verdict(effect) for effect in main_effects(GRID, 0.01)]
     assert findings.verdicts(REPORT)[0].startswith("mel beats mfcc by 30.0 points")
     assert [line.partition(":")[0] for line in findings.verdicts(REPORT)[1:]] == [
         "basic and deep cannot be told apart",  # though they recognise the same tracks, which are few
