@@ -64,11 +64,10 @@ def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     """
     ranked = rank(_complete(results))
     called = names(ranked)
-    pairs = combinations(range(len(ranked)), 2)
-    return _adjusted([
-        _difference(called[i], called[j], [(ranked[i], ranked[j])], rope, mcnemar(ranked[i], ranked[j]))
-        for i, j in pairs
-    ])  # fmt: skip
+    places = list(combinations(range(len(ranked)), 2))
+    differences = _adjusted([_difference(called[i], called[j], [(ranked[i], ranked[j])], rope) for i, j in places])
+    single = holm([mcnemar(ranked[i], ranked[j]) for i, j in places])
+    return [replace(one, mcnemar=float(p)) for one, p in zip(differences, single, strict=True)]
 
 
 def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
@@ -119,13 +118,11 @@ def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str)
     def rest(result: ConfigResult) -> dict[str, str]:
         return {key: value for key, value in result.params.items() if key != axis}
 
-    firsts, seconds = ([r for r in results if r.params.get(axis, "?") == setting] for setting in (one, other))
+    firsts, seconds = ([r for r in results if r.params.get(axis, "?") == value] for value in (one, other))
     return [(first, second) for first in firsts for second in seconds if rest(first) == rest(second)]
 
 
-def _difference(
-    first: str, second: str, pairs: Sequence[Pair], rope: float, single_tracks: float | None = None
-) -> Difference:
+def _difference(first: str, second: str, pairs: Sequence[Pair], rope: float) -> Difference:
     """The mean difference over some pairs, named so that it is positive."""
     one = pairs[0][0]
     # Track by track: both members of a pair have judged the same tracks in the same order.
@@ -136,13 +133,9 @@ def _difference(
     found = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
     if found.mean < 0:
         first, second, found = second, first, replace(found, mean=-found.mean)
-    return Difference(first, second, found, found.p_value, single_tracks, rope)
+    return Difference(first, second, found, found.p_value, None, rope)
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
     p_values = holm([difference.p_value for difference in differences])
-    single = holm([1.0 if d.mcnemar is None else d.mcnemar for d in differences])
-    return [
-        replace(difference, p_value=float(p), mcnemar=None if difference.mcnemar is None else float(m))
-        for difference, p, m in zip(differences, p_values, single, strict=True)
-    ]
+    return [replace(one, p_value=float(p)) for one, p in zip(differences, p_values, strict=True)]

@@ -263,9 +263,15 @@ def _accuracy(result: ConfigResult) -> str:
 
 
 def _pair(pair: Difference) -> list[str]:
-    e = pair.accuracy
-    p_values = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (pair.p_value, pair.mcnemar or 0.0)]
-    return [pair.better, pair.worse, _in_points(e), *p_values, _whole(pair.equal)]
+    p_values = map(_p_value, (pair.p_value, pair.mcnemar))
+    return [pair.better, pair.worse, _in_points(pair.accuracy), *p_values, _whole(pair.equal)]
+
+
+def _p_value(p: float | None) -> str:
+    """As text, empty where there is none."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _split_order(split: str) -> tuple[int, str]:
