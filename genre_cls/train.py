@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -164,15 +166,19 @@ def expand(config: DictConfig) -> list[DictConfig]:
     Args:
         config: the sweep's own, as Hydra hands it to callbacks.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
     loader = GlobalHydra.instance().config_loader()
-    axes = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*axes, *config.hydra.overrides.task])
-    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [loader.load_sweep_config(config, list(job)) for job in jobs]
+    params = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
+    axes = {override.get_key_element(): _choices(override) for override in overrides}  # of one given twice, the last
+    return [loader.load_sweep_config(config, list(job)) for job in product(*axes.values())]
+
+
+def _choices(override: Override) -> list[str]:
+    """The overrides of one value each that one of several stands for."""
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 if __name__ == "__main__":
