@@ -6,7 +6,7 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
 from multiprocessing import parent_process
@@ -66,25 +66,28 @@ class Sweep(Callback):
     Before the first job: every configuration is checked, and all features are extracted in one pass over the
     audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
     A search (`inside`) ends with its winner being judged by the fold that took no part in it, each fold its own winner.
+    Hydra turns what a callback raises into a warning, but lets SystemExit pass: callbacks tell mistakes themselves.
     """
 
+    # The class's own, since Hydra makes the instance, which `main` has no way to get.
     _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and its command's id
     _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best, by its fold
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
         _name_command()
-        _prepare(config, lambda config: [config])
+        with one_line_errors(AGAIN):
+            _prepare(config, [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep, wherever the launcher runs them."""
-        with one_line_errors():
+        with one_line_errors(AGAIN):
             trials = config.hydra.sweeper.get("n_trials", 1)
             if not at_least(1).allows(trials):
                 raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
-        _prepare(config, expand)
+            _prepare(config, expand(config))
         Sweep._under_way = config, _name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -141,18 +144,16 @@ def _name_command() -> str:
     return os.environ[COMMAND_ID]
 
 
-def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:
-    # Hydra turns what a callback raises into a warning, but lets SystemExit pass.
-    with one_line_errors(AGAIN):
-        configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
-        configurations = jobs(config)
-        for cfg in configurations:
-            check(cfg)
-        if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
-            import_ahead(*TRAINING)
-        from genre_cls.experiment import prepare
+def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
+    """Check all configurations of a command and make what they are judged on, before the first is trained."""
+    configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
+    for cfg in configurations:
+        check(cfg)
+    if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
+        import_ahead(*TRAINING)
+    from genre_cls.experiment import prepare
 
-        prepare(configurations)
+    prepare(configurations)
 
 
 def _runs_here(config: DictConfig) -> bool:
