@@ -89,7 +89,9 @@ def _until_ended() -> Iterator[Event]:
 
 
 def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
-    if Path(model).suffix.lower() == ".onnx":
+    from genre_cls.prediction import is_onnx
+
+    if is_onnx(model):
         raise UserError(f"model {model}: an .onnx file cannot be explained; name what it comes from")
     from genre_cls.classifier import GenreClassifier, run_of
 

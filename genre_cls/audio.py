@@ -12,6 +12,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from genre_cls.errors import system_reason
+
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
 OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # that music comes in, and libsndfile lacks
 SHORTEST = 0.5  # s, below that there is no music
@@ -175,7 +177,7 @@ def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
 
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return system_reason(error)
     if path.stat().st_size == 0:
         return "is an empty file"
     reason = getattr(error, "error_string", str(error))  # libsndfile's, without the path

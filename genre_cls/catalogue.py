@@ -28,7 +28,7 @@ from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
 from genre_cls.whole import at_home, written
 
-GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
+GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # what `exclude` may be; pandas writes numbers beside gaps as floats

@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls import database, modelfile
+from genre_cls.calibration import Floats
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.modelfile import AT_ONCE, SavedModel
 from genre_cls.models import arithmetic
-from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
+from genre_cls.prediction import Clip, Explanation, Prediction, first_clip, is_onnx, listen, longest_clip
 from genre_cls.views import seen
 from genre_cls.whole import at_home, written
-from genre_cls.windows import cover_starts, repeat_to, treatment
+from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
 if TYPE_CHECKING:
     from genre_cls.tracking import Tracker
@@ -173,7 +174,7 @@ class GenreClassifier:
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
         description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
-        content = self._as_onnx(description) if Path(path).suffix.lower() == ".onnx" else self._saved(description)
+        content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
         with written(Path(path)) as file:
             file.write(content)
 
@@ -212,7 +213,7 @@ class GenreClassifier:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):
-                windows = features - level if treatment(view) == "levelled" else features
+                windows = features - level if is_levelled(view) else features
                 batches = [seen(batch, view) for batch in torch.split(windows, AT_ONCE)]  # once for all folds' networks
                 networks = [network for network in self._networks if network.view == view]
                 votes += [torch.cat([each.judge(batch).double() for batch in batches]) for each in networks]

@@ -23,8 +23,12 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        how = f"{installed('pip')} install 'genre_cls[{extra}]'"
-        raise UserError(f"{error.name} is not installed; {how} brings it") from error
+        raise UserError(f"{error.name} is not installed; {how_to_install(extra)} brings it") from error
+
+
+def how_to_install(extra: str) -> str:
+    """The command that brings an optional dependency, by its name in pyproject.toml."""
+    return f"{installed('pip')} install 'genre_cls[{extra}]'"
 
 
 def installed(name: str) -> str:

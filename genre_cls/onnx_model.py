@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genre_cls.calibration import checked_temperature
+from genre_cls.calibration import Floats, checked_temperature
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.extras import needs
-from genre_cls.prediction import Floats, Prediction, listen
+from genre_cls.prediction import Prediction, listen
 from genre_cls.whole import at_home
 
 with needs("onnx"):

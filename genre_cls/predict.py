@@ -17,6 +17,7 @@ from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
 from genre_cls.settings import OneLineParser, one_line_errors
 from genre_cls.whole import at_home, written
@@ -78,7 +79,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
 def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     """Refuse what cannot be done together, before anything takes its time."""
     asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
-    if Path(arguments.model).suffix.lower() == ".onnx" and any(asked.values()):
+    if is_onnx(arguments.model) and any(asked.values()):
         what = next(what for what, wanted in asked.items() if wanted)
         raise UserError(f"model {arguments.model}: an .onnx file cannot be {what}; name the run or file it comes from")
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
@@ -93,7 +94,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 
 def _classifier(arguments: Namespace) -> "Classifier":
     """The model, exported and registered if that is asked for."""
-    if Path(arguments.model).suffix.lower() == ".onnx":
+    if is_onnx(arguments.model):
         from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
 
         return OnnxClassifier.load(arguments.model)

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.extras import installed
+from genre_cls.extras import how_to_install
 from genre_cls.windows import VIEWS
 
 HERE = Path(__file__).parent
@@ -361,7 +361,7 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     if not group:
         return f"--config-name={option}: no such file in {CONF}"
     if extra := PLUGINS.get(f"{group}={option}"):
-        return f"{group}={option}: its plugin is not installed; {installed('pip')} install 'genre_cls[{extra}]'"
+        return f"{group}={option}: its plugin is not installed; {how_to_install(extra)}"
     options = options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))  # of one in a list Hydra has none
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 

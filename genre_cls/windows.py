@@ -16,6 +16,11 @@ def treatment(view: str) -> str:
     return view.removeprefix(OF_MFCCS)
 
 
+def is_levelled(view: str) -> bool:
+    """Whether a view is one of the window without the clip's mean spectrum."""
+    return treatment(view) == "levelled"
+
+
 def is_of_mfccs(view: str) -> bool:
     """Whether a view is one of the window's MFCCs."""
     return view.startswith(OF_MFCCS)
