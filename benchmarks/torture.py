@@ -20,7 +20,7 @@ from typing import Any
 
 if __name__ != "__mp_main__":  # in a worker, which is to look for its parent before it imports anything that takes time
     from genre_cls import experiment, report, train  # noqa: F401  what the command imports, so that each start is spared it
-    from genre_cls.settings import AGAIN
+    from genre_cls.commands import AGAIN
 
 GRID = (
     "-m", "experiment=smoke", "recipe.members=[plain]", "dataset.tracks_per_genre=3", "dataset.seconds=2", "folds.k=3",

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from genre_cls.commands import OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line, public, system_reason
 from genre_cls.extras import needs
-from genre_cls.settings import OneLineParser, one_line_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,9 +23,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
+from genre_cls.commands import AGAIN, OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.locks import locked
-from genre_cls.settings import AGAIN, CONF, OneLineParser, one_line_errors
+from genre_cls.settings import CONF
 from genre_cls.whole import at_home, disk_failure
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
+from genre_cls.commands import OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
-from genre_cls.settings import OneLineParser, one_line_errors
 from genre_cls.whole import at_home, written
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls import database
+from genre_cls.commands import one_line_errors
 from genre_cls.errors import UserError
-from genre_cls.settings import CONF, check, one_line_errors
+from genre_cls.settings import CONF, check
 from genre_cls.whole import at_home, written
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for

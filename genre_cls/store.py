@@ -323,7 +323,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 def main() -> None:
     """Say where the cache is and how large, or clear it."""
-    from genre_cls.settings import OneLineParser, one_line_errors  # with Hydra, which who only reads features can spare
+    from genre_cls.commands import OneLineParser, one_line_errors  # with Hydra, which who only reads features can spare
 
     parser = OneLineParser(prog="genre_cls.store", description=main.__doc__)
     parser.add_argument("cache_dir", type=at_home, help="the folder that the training printed")

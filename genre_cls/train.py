@@ -23,10 +23,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from genre_cls.commands import AGAIN, one_line_errors
 from genre_cls.errors import UserError
 from genre_cls.extras import installed
 from genre_cls.lifeline import end_with
-from genre_cls.settings import AGAIN, CONF, at_least, check, check_words, one_line_errors, without_hydra
+from genre_cls.settings import CONF, at_least, check, check_words, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
