@@ -203,7 +203,7 @@ class Desk:
         Raises:
             UserError: the store fails.
         """
-        from genre_cls.classifier import is_store
+        from genre_cls.database import is_store
 
         report = None
         if is_store(self.tracking):

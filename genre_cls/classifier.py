@@ -235,7 +235,7 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
     """
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
-    if not is_store(tracking):
+    if not database.is_store(tracking):
         raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
     from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
 
@@ -244,14 +244,6 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
     if not run_id:
         raise UserError(f"tracking {tracking}: no configuration has finished there; run genre_cls.train first")
     return tracker, run_id
-
-
-def is_store(tracking: str | Path) -> bool:
-    """Whether a tracking store is in a folder, or may be at an address; a look at what is not there leaves no trace."""
-    address = str(tracking)
-    if address.startswith("sqlite:///"):
-        return Path(address.removeprefix("sqlite:///")).exists()
-    return "://" in address or database.is_there(address)
 
 
 def _model_files(source: str | Path) -> list[Path]:

@@ -29,6 +29,14 @@ def is_there(folder: str | Path) -> bool:
     return (at_home(folder) / DATABASE).exists()
 
 
+def is_store(tracking: str | Path) -> bool:
+    """Whether a tracking store is in a folder, or may be at an address; a look at what is not there leaves no trace."""
+    address = str(tracking)
+    if address.startswith("sqlite:///"):
+        return Path(address.removeprefix("sqlite:///")).exists()
+    return "://" in address or is_there(address)
+
+
 def check(folder: Path) -> None:
     """Tell a damaged database before the work; MLflow would try for minutes to open it.
 

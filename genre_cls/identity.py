@@ -29,10 +29,10 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
 SHOWING = (
-    "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "database", "die_with_parent", "download",
-    "errors", "estimates", "explanation", "extras", "findings", "lifeline", "likeness", "locks", "memory", "modelfile",
-    "naming", "onnx_export", "onnx_model", "page", "plots", "predict", "prediction", "progress", "registry", "report",
-    "served", "spool", "tracking", "train", "whole", "workers",
+    "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
+    "die_with_parent", "download", "errors", "estimates", "explanation", "extras", "findings", "lifeline", "likeness",
+    "locks", "memory", "modelfile", "naming", "onnx_export", "onnx_model", "page", "plots", "predict", "prediction",
+    "progress", "registry", "report", "served", "spool", "tracking", "train", "whole", "workers",
 )  # fmt: skip
 
 

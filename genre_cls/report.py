@@ -63,8 +63,8 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
 def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
     from genre_cls import page
+    from genre_cls.connection import ui_command
     from genre_cls.findings import of_several_codes
-    from genre_cls.tracking import ui_command
 
     report = _report(found, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}

@@ -102,7 +102,7 @@ class Sweep(Callback):
         """Say where to look at a single configuration."""
         if kwargs["job_return"].status != JobStatus.COMPLETED:
             return
-        from genre_cls.tracking import store_uri, ui_command
+        from genre_cls.connection import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
         log.info("compare it with others: %s -m genre_cls.report", installed("python"))

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from genre_cls import report, train
-from genre_cls.tracking import store_uri
+from genre_cls.connection import store_uri
 
 Command = Callable[..., Any]
 
