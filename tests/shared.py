@@ -80,6 +80,11 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
+def timeless(run: Run) -> dict[str, float]:
+    """A run's metrics that do not depend on how fast the machine is."""
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
+
+
 def once(folder: Path, make: Callable[[Path], Outcome]) -> Outcome:
     """Make something in a folder, or wait for the process of this session that is making it, and take what came out."""
     result = folder / "outcome.pickle"

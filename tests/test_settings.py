@@ -1,6 +1,5 @@
 """Settings: every one has a rule, every option works, and any value is good or told in one line."""
 
-from collections.abc import Callable
 from math import inf, nan
 from typing import Any
 
@@ -9,14 +8,13 @@ import pytest
 from hydra.utils import instantiate
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from shared import Command, Compose
 
 from genre_cls import experiment, train
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, leaves
 
-Compose = Callable[..., DictConfig]
-Command = Callable[..., Any]
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}"
     for group in GROUPS
