@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls import folds
-from genre_cls.comparisons import RISK, Difference, main_effects, mcnemar, pairwise
+from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
 from genre_cls.folds import Fold
 from genre_cls.scoring import ConfigResult, FoldResult, names
 
@@ -227,7 +227,7 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
 
 def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
     """What the statistics say of one grid, and what of it is true."""
-    pairs, effects = pairwise(results, ROPE), main_effects(results, ROPE)
+    pairs, effects = each_pair(results, ROPE), main_effects(results, ROPE)
     truth = dict(zip(names(results), condition.truth, strict=True))
     intervals = [result.estimate("accuracy") for result in results]
     naive = naive_rejections(results)

@@ -19,7 +19,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from genre_cls.commands import OneLineParser, one_line_errors
-from genre_cls.errors import UserError, in_one_line, public, system_reason
+from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Desk:
             with tracker.failures_told():
                 report = tracker.report()
         if report is None:
-            where = html.escape(public(in_one_line(self.tracking)))
+            where = html.escape(without_credentials(in_one_line(self.tracking)))
             return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"
         style = "width: 100%; height: 85vh; border: 0; background: white"
         return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'

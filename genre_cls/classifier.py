@@ -20,7 +20,7 @@ from genre_cls.modelfile import AT_ONCE, SavedModel
 from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Prediction, first_clip, is_onnx, listen, longest_clip
 from genre_cls.views import seen
-from genre_cls.whole import at_home, written
+from genre_cls.whole import atomic_write, expanduser
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class GenreClassifier:
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
         description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
         content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
-        with written(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             file.write(content)
 
     def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
@@ -189,7 +189,7 @@ class GenreClassifier:
             for member, network in enumerate(self._networks)
             for name, tensor in network.state_dict().items()
         }
-        return modelfile.saved(weights, description)
+        return modelfile.serialised(weights, description)
 
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""
@@ -247,7 +247,7 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
 
 
 def _model_files(source: str | Path) -> list[Path]:
-    path = at_home(source)
+    path = expanduser(source)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if not files:

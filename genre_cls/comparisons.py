@@ -52,7 +52,7 @@ class Difference:
         return "different" if self.p_value < RISK else "undecided"
 
 
-def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
+def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     """Compare each configuration with each that ranks below it.
 
     Args:

@@ -16,9 +16,9 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls import database
-from genre_cls.errors import UserError, public
-from genre_cls.extras import installed
-from genre_cls.whole import at_home, sync
+from genre_cls.errors import UserError, without_credentials
+from genre_cls.extras import program
+from genre_cls.whole import expanduser, sync
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
@@ -37,7 +37,7 @@ def connect(uri: str, folder: Path) -> MlflowClient:
     _prepare_mlflow()
     address = store_uri(uri, folder)
     if not uri:
-        folder = at_home(folder).resolve()
+        folder = expanduser(folder).resolve()
         _make_database(folder)
         database.check(folder)
         database.follow(folder)
@@ -50,7 +50,7 @@ def store_uri(uri: str, folder: Path) -> str:
     Raises:
         UserError: MLflow would take the folder's path for another one's.
     """
-    path = at_home(folder).resolve() / database.DATABASE
+    path = expanduser(folder).resolve() / database.DATABASE
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
         raise UserError(f"tracking.folder={folder}: {path.parent} {reason}; name another one")
@@ -59,8 +59,8 @@ def store_uri(uri: str, folder: Path) -> str:
 
 def ui_command(uri: str) -> str:
     """What opens MLflow's pages on a store."""
-    local = f"{installed('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
-    return local if uri.startswith("sqlite:") else public(uri)
+    local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
+    return local if uri.startswith("sqlite:") else without_credentials(uri)
 
 
 def _prepare_mlflow() -> None:
@@ -89,7 +89,7 @@ def _client(uri: str) -> MlflowClient:
 def _knock(uri: str) -> None:
     """Fail at once if nobody answers, on which MLflow would spend a minute; whom it knows and trusts is its matter."""
     try:
-        urlopen(public(uri), timeout=10).close()
+        urlopen(without_credentials(uri), timeout=10).close()
     except HTTPError:
         pass
     except URLError as error:

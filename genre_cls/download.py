@@ -27,7 +27,7 @@ from genre_cls.commands import AGAIN, OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.locks import locked
 from genre_cls.settings import CONF
-from genre_cls.whole import at_home, disk_failure
+from genre_cls.whole import disk_failure, expanduser
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def main() -> None:
         source = configured()
         if arguments.mirror:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))
-        folder = at_home(arguments.folder)
+        folder = expanduser(arguments.folder)
         get(source, folder)
         _say_what_is_there(folder)
 

@@ -353,7 +353,7 @@ def _fold_files(task: Task, identity: Identity, precision: str, weights: Weights
     return {
         **fold_files(result),
         "config.yaml": identity.yaml.encode(),
-        "model.safetensors": modelfile.saved(weights, description),
+        "model.safetensors": modelfile.serialised(weights, description),
         "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=task.note)),
         "confusion_matrix.png": plots.png(
             plots.confusion_matrix(result.confusion, result.genres, title=title, note=task.note)

@@ -28,10 +28,10 @@ def needs(extra: str) -> Iterator[None]:
 
 def how_to_install(extra: str) -> str:
     """The command that brings an optional dependency, by its name in pyproject.toml."""
-    return f"{installed('pip')} install 'genre_cls[{extra}]'"
+    return f"{program('pip')} install 'genre_cls[{extra}]'"
 
 
-def installed(name: str) -> str:
+def program(name: str) -> str:
     """How to call a program that is installed beside this package, from a terminal in which its environment may be off.
 
     Args:

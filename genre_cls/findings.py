@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genre_cls.comparisons import CODE, Difference, main_effects, pairwise
+from genre_cls.comparisons import CODE, Difference, each_pair, main_effects
 from genre_cls.estimates import Estimate, unpaired
 from genre_cls.scoring import (
     AXES,
@@ -82,7 +82,7 @@ class Report:
     @cached_property
     def pairs(self) -> list[Difference]:
         """Each configuration against each that ranks below it."""
-        return pairwise(self.results, self.rope)
+        return each_pair(self.results, self.rope)
 
     @cached_property
     def missed(self) -> list[MissedTrack]:

@@ -20,7 +20,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
-from genre_cls.errors import public
+from genre_cls.errors import without_credentials
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, is_incidental, leaves
 
@@ -115,11 +115,15 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not is_incidental(key)}
-    settings = {key: public(_text(value)) for key, value in leaves(cfg)}
+    named |= {
+        key: without_credentials(value)
+        for key, value in overrides.items()
+        if key not in choices and not is_incidental(key)
+    }
+    settings = {key: without_credentials(_text(value)) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not is_incidental(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
-    resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
+    resolved = without_credentials(OmegaConf.to_yaml(cfg, resolve=True))
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
     code = digest(sorted(sources.items()), version("torch").partition("+")[0])
     dataset, fingerprint = choices["dataset"], digest(computed)
@@ -134,7 +138,7 @@ def digest(*parts: object) -> str:
 def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
-    return public(shlex.join([*program.split(), *sys.argv[1:]]))
+    return without_credentials(shlex.join([*program.split(), *sys.argv[1:]]))
 
 
 def _text(value: object) -> str:

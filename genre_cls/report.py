@@ -13,7 +13,7 @@ from genre_cls import database
 from genre_cls.commands import one_line_errors
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check
-from genre_cls.whole import at_home, written
+from genre_cls.whole import atomic_write, expanduser
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
@@ -70,7 +70,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
-        folder = _write_files(at_home(cfg.report_dir), files)
+        folder = _write_files(expanduser(cfg.report_dir), files)
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
     Console().print(page.table(report))
@@ -108,7 +108,7 @@ def _judged_on(found: "Comparison") -> str:
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with written(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(content)
     return folder
 

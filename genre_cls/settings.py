@@ -16,7 +16,7 @@ from genre_cls.windows import VIEWS
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 
-OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
 
 
 @dataclass(frozen=True)

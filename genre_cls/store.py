@@ -32,7 +32,7 @@ from genre_cls.errors import UserError, system_reason
 from genre_cls.features import FeatureSpec
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import at_home, written
+from genre_cls.whole import atomic_write, expanduser
 
 CHANGED = "changed while it was read; the next start reads it anew"
 TOO_MANY = "as a process may map so many files and no more; sudo sysctl vm.max_map_count=1000000 allows more"
@@ -89,7 +89,7 @@ class FeatureStore:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self.root = at_home(cache_dir).resolve() / "features"
+        self.root = expanduser(cache_dir).resolve() / "features"
         self.root.mkdir(parents=True, exist_ok=True)
 
     @cached_property
@@ -222,7 +222,7 @@ class Ledger:
             return
         with FileLock(self._path.with_suffix(".lock")):
             self.load()
-            with written(self._path, lasting=False) as file:
+            with atomic_write(self._path, durable=False) as file:
                 file.write(json.dumps(self._lines).encode())
         self._new.clear()
 
@@ -264,7 +264,7 @@ def _fill(job: _Job) -> str | None:
 
 def _write(entry: Path, matrix: Matrix) -> None:
     entry.parent.mkdir(exist_ok=True)
-    with written(entry, lasting=False) as file:
+    with atomic_write(entry, durable=False) as file:
         np.save(file, matrix)
 
 
@@ -326,7 +326,7 @@ def main() -> None:
     from genre_cls.commands import OneLineParser, one_line_errors  # with Hydra, which who only reads features can spare
 
     parser = OneLineParser(prog="genre_cls.store", description=main.__doc__)
-    parser.add_argument("cache_dir", type=at_home, help="the folder that the training printed")
+    parser.add_argument("cache_dir", type=expanduser, help="the folder that the training printed")
     parser.add_argument("--clear", action="store_true", help="delete all cached features")
     with one_line_errors():
         arguments = parser.parse_args()

@@ -29,7 +29,7 @@ from genre_cls.connection import connect, store_uri
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.locks import locked
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
-from genre_cls.whole import at_home, disk_failure, sync
+from genre_cls.whole import disk_failure, expanduser, sync
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
-        self._folder = at_home(folder).resolve()
+        self._folder = expanduser(folder).resolve()
         self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"
         self.uri = store_uri(uri, folder)

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from genre_cls.commands import AGAIN, one_line_errors
 from genre_cls.errors import UserError
-from genre_cls.extras import installed
+from genre_cls.extras import program
 from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, at_least, check, check_words, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
@@ -105,7 +105,7 @@ class Sweep(Callback):
         from genre_cls.connection import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
-        log.info("compare it with others: %s -m genre_cls.report", installed("python"))
+        log.info("compare it with others: %s -m genre_cls.report", program("python"))
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:

@@ -11,10 +11,10 @@ from shared import Command
 
 from genre_cls import report, train
 from genre_cls.commands import error_message, one_line_errors
-from genre_cls.extras import installed
+from genre_cls.extras import program
 from genre_cls.settings import CONF
 
-PIP = installed("pip")
+PIP = program("pip")
 ABSENT = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
 
 

@@ -7,7 +7,7 @@ import pytest
 from made import a_result
 
 from genre_cls import findings
-from genre_cls.comparisons import main_effects, pairwise
+from genre_cls.comparisons import each_pair, main_effects
 from genre_cls.findings import Report
 
 GRID = tuple(
@@ -36,8 +36,8 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
 def test_each_against_each_lists_every_pair_once() -> None:
     sheet = findings.each_against_each(REPORT)
     assert len(sheet.rows) == 28
-    assert column(sheet, "better") == [pair.better for pair in pairwise(GRID, 0.01)]
-    assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in pairwise(GRID, 0.01)]
+    assert column(sheet, "better") == [pair.better for pair in each_pair(GRID, 0.01)]
+    assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in each_pair(GRID, 0.01)]
 
 
 def test_a_track_that_several_folds_judge_is_one_track_of_its_genre() -> None:
