@@ -6,16 +6,16 @@ Run as `python benchmarks/features.py FOLDER`; docs/benchmarks.md holds what cam
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import soundfile
 import torch
+from common import Paths, Way, timed
 
 from genre_cls.audio import audio_files, duration
 from genre_cls.catalogue import Track
@@ -26,9 +26,6 @@ SPECS = [FeatureSpec(kind="mel"), FeatureSpec(kind="mfcc")]  # librosa's default
 MEL, MFCC = SPECS
 STFT = {"n_fft": MEL.n_fft, "hop_length": MEL.hop_length, "n_mels": MEL.n_mels}
 OURS, FLOOR = "genre_cls", "decoding alone"
-
-Paths = Sequence[Path]
-Way = Callable[[Paths], None]
 
 
 def main() -> None:
@@ -94,13 +91,6 @@ def available() -> dict[str, Way]:
         return {"librosa": librosa, **ways}
     print("left out librosa: not installed (the extra `bench` has it)\n")
     return ways
-
-
-def timed(way: Way, paths: Paths) -> float:
-    """Wall time, s."""
-    began = perf_counter()
-    way(paths)
-    return perf_counter() - began
 
 
 def table(seconds: dict[str, list[float]]) -> str:

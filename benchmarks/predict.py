@@ -6,18 +6,14 @@ Run as `python benchmarks/predict.py FOLDER --model MODEL [--tracking STORE]`; d
 import argparse
 import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import soundfile
+from common import Paths, Way, measured_apart, peak_memory, timed
 
 from genre_cls import GenreClassifier
 from genre_cls.audio import audio_files, segments
@@ -25,9 +21,6 @@ from genre_cls.audio import audio_files, segments
 OURS = "genre_cls"
 RATE = 22050
 BLOCK = 60  # s of a long file that are generated at once
-
-Paths = Sequence[Path]
-Way = Callable[[Paths], None]
 
 
 def main() -> None:
@@ -65,13 +58,6 @@ def all_ways(classifier: GenreClassifier) -> dict[str, Way]:
     return {"soundfile alone": decoding, f"mono at {RATE} Hz": listening, OURS: judging}
 
 
-def timed(way: Way, paths: Paths) -> float:
-    """Wall time, s."""
-    began = perf_counter()
-    way(paths)
-    return perf_counter() - began
-
-
 def table(n_files: int, seconds: dict[str, list[float]]) -> str:
     """Median files a second of each way, their range, and how many times ours that is."""
     middle = {name: median(each) for name, each in seconds.items()}
@@ -96,11 +82,8 @@ def in_a_process(options: argparse.Namespace, hours: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "long.wav")
         generate(path, hours)
-        asked = [path, "--long", "--model", options.model, "--tracking", options.tracking]
-        done = subprocess.run([sys.executable, __file__, *asked], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"exit code {done.returncode}\n{done.stderr}")
-    return {"hours": hours, **json.loads(done.stdout.splitlines()[-1])}
+        asked = [str(path), "--long", "--model", options.model, "--tracking", options.tracking]
+        return {"hours": hours, **measured_apart(__file__, *asked)}
 
 
 def generate(path: Path, hours: float) -> None:
@@ -116,12 +99,6 @@ def one_long(options: argparse.Namespace) -> dict[str, Any]:
     classifier = GenreClassifier.load(options.model, tracking=options.tracking)
     before, seconds = peak_memory(), timed(lambda paths: [classifier.predict(path) for path in paths], [options.folder])
     return {"seconds": seconds, "before": before, "memory": peak_memory()}
-
-
-def peak_memory() -> float:
-    """Of this process so far, MB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _options() -> argparse.Namespace:

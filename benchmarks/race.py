@@ -7,14 +7,13 @@ extra `bench`; without it genre_cls runs the tutorial's recipe, too.
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from common import measured_apart
 from train_step import keras_network
 
 TUTORIAL = ("experiment=tutorial", "features=mfcc")
@@ -87,11 +86,7 @@ def measured(way: Way, overrides: Sequence[str]) -> Result:
 
 def in_a_process(way: str, overrides: Sequence[str]) -> Result:
     """What a way measures where no other library has set up its threads."""
-    command = [sys.executable, __file__, "--way", way, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{way}: exit code {done.returncode}\n{done.stderr}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return measured_apart(__file__, "--way", way, *overrides)
 
 
 def table(rows: Mapping[str, Result], peer: float) -> str:

@@ -6,8 +6,6 @@ Run as `python benchmarks/scale.py --plot docs/scale.png`; docs/benchmarks.md ho
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from common import measured_apart, peak_memory
 
 SIZES = (100, 300, 1000, 3000)
 ALL = (*SIZES, 12_000)
@@ -72,12 +71,7 @@ def generate(folder: Path, n_tracks: int, seconds: float) -> None:
 
 def in_a_process(folder: str) -> Costs:
     """What one start measures of itself."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).resolve(), "--start"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"exit code {done.returncode}\n{done.stderr}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return measured_apart(__file__, "--start", cwd=folder)
 
 
 def start() -> None:
@@ -105,12 +99,6 @@ def start() -> None:
     module.GenreModule.training_step = stop  # type: ignore[method-assign, assignment]
     sys.argv = ["genre_cls.train", *SETTINGS]
     train.main()
-
-
-def peak_memory() -> float:
-    """Of this process so far, MB, mapped features included."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def table(rows: Sequence[Row]) -> str:

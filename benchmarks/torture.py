@@ -20,6 +20,7 @@ from typing import Any
 
 if __name__ != "__mp_main__":  # in a worker, which is to look for its parent before it imports anything that takes time
     from genre_cls import experiment, report, train  # noqa: F401  what the command imports, so that each start is spared it
+    from genre_cls.commands import AGAIN
 
 GRID = (
     "-m", "experiment=smoke", "recipe.members=[plain]", "dataset.tracks_per_genre=3", "dataset.seconds=2", "folds.k=3",
@@ -185,7 +186,7 @@ def interrupt(one: Start) -> None:
     if done and one.code == 0:
         return
     lines = one.said.splitlines()
-    if one.code != 130 or lines[-1:] != ["interrupted; the same command goes on"] or "Traceback" in one.said:
+    if one.code != 130 or lines[-1:] != [f"interrupted{AGAIN}"] or "Traceback" in one.said:
         raise SystemExit(f"exit code {one.code}:\n{one.said}")
     wait_for_the_end_of(one.pid)
 

@@ -6,8 +6,6 @@ Run as `python benchmarks/train_step.py`; docs/benchmarks.md holds what came out
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from common import measured_apart
 from numpy.typing import NDArray
 
 SHAPES = {"20 x 1292 MFCCs": (20, 1292), "128 x 1292 mels": (128, 1292)}  # 30 s at 22050 Hz with a hop of 512
@@ -192,13 +191,8 @@ def in_a_process(options: argparse.Namespace, name: str, way: str) -> dict[str, 
     """What a way measures where no other library has set up its threads."""
     arguments = ["--way", way, "--input", name, "--threads", str(options.threads)]
     sizes = ["--batch-size", str(options.batch_size), "--batches", str(options.batches)]
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments, *sizes], capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": str(options.threads)},
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{way}, {name}: exit code {done.returncode}\n{done.stderr}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    threads = {"OMP_NUM_THREADS": str(options.threads)}
+    return measured_apart(__file__, *arguments, *sizes, env=os.environ | threads)
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:

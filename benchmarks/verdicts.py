@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls import folds
-from genre_cls.comparisons import RISK, Difference, main_effects, mcnemar, pairwise
+from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
 from genre_cls.folds import Fold
 from genre_cls.scoring import ConfigResult, FoldResult, names
 
@@ -78,7 +78,8 @@ class Condition:
     @property
     def cells(self) -> tuple[str, ...]:
         """What names it in a table."""
-        how = f"{self.repeats} x 5 folds{' by artist' * self.apart}" if self.repeats else "one test set, 5 trainings"
+        split = f"{self.repeats} x 5 folds by artist" if self.apart else f"{self.repeats} x 5 folds"
+        how = split if self.repeats else "one test set, 5 trainings"
         by = f", {self.each} an artist" if self.each > 1 else ""
         return self.learner.__name__.replace("_", " "), f"{self.n_tracks}{by}", how
 
@@ -226,7 +227,7 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
 
 def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
     """What the statistics say of one grid, and what of it is true."""
-    pairs, effects = pairwise(results, ROPE), main_effects(results, ROPE)
+    pairs, effects = each_pair(results, ROPE), main_effects(results, ROPE)
     truth = dict(zip(names(results), condition.truth, strict=True))
     intervals = [result.estimate("accuracy") for result in results]
     naive = naive_rejections(results)
@@ -261,11 +262,10 @@ def _by_tracks(pair: Difference) -> bool:
 def _judged(kind: str, differences: Sequence[Difference], truth: Mapping[str, float]) -> Figures:
     """How often the verdicts on what is truly equal and what is truly different are right."""
     gains = np.array([truth.get(d.better, 0.0) - truth.get(d.worse, 0.0) for d in differences])
-    verdicts = [d.verdict for d in differences]
-    beats, equal = (np.array([words in verdict for verdict in verdicts]) for words in (" beats ", "practically equal"))
-    figures = {f"{kind} false": (beats & (gains <= 0)).any(), f"{kind} equal": equal[gains == 0].mean()}
+    different, equal = (np.array([d.finding == finding for d in differences]) for finding in ("different", "equal"))
+    figures = {f"{kind} false": (different & (gains <= 0)).any(), f"{kind} equal": equal[gains == 0].mean()}
     if gains.any():
-        figures[f"{kind} found"] = (beats & (gains > 0)).sum() / np.count_nonzero(gains)
+        figures[f"{kind} found"] = (different & (gains > 0)).sum() / np.count_nonzero(gains)
         figures[f"{kind} called equal"] = equal[gains != 0].mean()
     return figures
 

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.errors import UserError, in_one_line, public, system_reason
+from genre_cls.commands import OneLineParser, one_line_errors
+from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
-from genre_cls.settings import OneLineParser, one_line_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,9 @@ def _until_ended() -> Iterator[Event]:
 
 
 def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
-    if Path(model).suffix.lower() == ".onnx":
+    from genre_cls.prediction import is_onnx
+
+    if is_onnx(model):
         raise UserError(f"model {model}: an .onnx file cannot be explained; name what it comes from")
     from genre_cls.classifier import GenreClassifier, run_of
 
@@ -201,7 +203,7 @@ class Desk:
         Raises:
             UserError: the store fails.
         """
-        from genre_cls.classifier import is_store
+        from genre_cls.database import is_store
 
         report = None
         if is_store(self.tracking):
@@ -211,7 +213,7 @@ class Desk:
             with tracker.failures_told():
                 report = tracker.report()
         if report is None:
-            where = html.escape(public(in_one_line(self.tracking)))
+            where = html.escape(without_credentials(in_one_line(self.tracking)))
             return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"
         style = "width: 100%; height: 85vh; border: 0; background: white"
         return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'

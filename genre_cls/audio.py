@@ -12,6 +12,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from genre_cls.errors import system_reason
+
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
 OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # that music comes in, and libsndfile lacks
 SHORTEST = 0.5  # s, below that there is no music
@@ -163,19 +165,19 @@ def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]
 
 
 def _peak(waveform: NDArray[np.float32]) -> float:
-    return float(max(waveform.max(initial=0), -waveform.min(initial=0)))  # without a copy of all that is positive
+    return float(max(waveform.max(initial=0), -waveform.min(initial=0)))  # `np.abs` would copy the waveform
 
 
 def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
     size = max(1, BLOCK // file.channels)  # a header may claim a thousand channels
     while n_frames and len(block := file.read(min(size, n_frames), dtype="float32", always_2d=True)):
         n_frames -= len(block)
-        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # which is the mean, without its slow way
+        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # its own mean; `mean` would be slow
 
 
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return system_reason(error)
     if path.stat().st_size == 0:
         return "is an empty file"
     reason = getattr(error, "error_string", str(error))  # libsndfile's, without the path

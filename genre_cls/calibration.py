@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+N_BINS = 15  # intervals of equal width that the confidence is sorted into
 RANGE = (0.1, 10.0)  # of temperatures
 HALVINGS = 40
 
@@ -18,9 +19,9 @@ class Calibration:
     """How sure a model is and how often it is then right.
 
     Args:
-        confidence: mean probability of the predicted genre in each interval `(n_bins,)`.
-        accuracy: share of right predictions in each interval `(n_bins,)`.
-        counts: tracks in each interval `(n_bins,)`.
+        confidence: mean probability of the predicted genre in each interval `(N_BINS,)`.
+        accuracy: share of right predictions in each interval `(N_BINS,)`.
+        counts: tracks in each interval `(N_BINS,)`.
         error: expected calibration error, the mean gap between the two over all tracks.
     """
 
@@ -30,20 +31,19 @@ class Calibration:
     error: float
 
 
-def calibration(confidence: Floats, hits: Floats, n_bins: int = 15) -> Calibration:
+def calibration(confidence: Floats, hits: Floats) -> Calibration:
     """Compare how sure a model is with how often it is right.
 
     Args:
         confidence: probability of the predicted genre `(n_tracks,)`.
         hits: 1 where the prediction is right, 0 elsewhere `(n_tracks,)`.
-        n_bins: intervals of equal width that the confidence is sorted into.
 
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
     """
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)  # an interval holds its upper end
-    counts = np.bincount(bins, minlength=n_bins)
-    sums = [np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, hits)]
-    mean_confidence, accuracy = (np.divide(s, counts, out=np.zeros(n_bins), where=counts > 0) for s in sums)
+    bins = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)  # an interval holds its upper end
+    counts = np.bincount(bins, minlength=N_BINS)
+    sums = [np.bincount(bins, weights=values, minlength=N_BINS) for values in (confidence, hits)]
+    mean_confidence, accuracy = (np.divide(s, counts, out=np.zeros(N_BINS), where=counts > 0) for s in sums)
     error = float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
     return Calibration(mean_confidence, accuracy, counts, error)
 
@@ -58,6 +58,7 @@ def tempered(probabilities: Floats, temperature: float) -> Floats:
     Source: temperature scaling in Guo et al., On calibration of modern neural networks, ICML 2017, eq. 9.
     """
     logits = logits_of(probabilities) / temperature
+    # Not scipy's softmax, for whose import `OnnxClassifier` would wait, which needs no scipy otherwise.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return shares

@@ -26,9 +26,9 @@ from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import at_home, written
+from genre_cls.whole import atomic_write, expanduser
 
-GTZAN_GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
+GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # what `exclude` may be; pandas writes numbers beside gaps as floats
@@ -139,11 +139,11 @@ def gtzan(root: str | None) -> Catalogue:
     """
     if not root:
         raise UserError(f"dataset.root is not set and GTZAN_ROOT neither. {GTZAN_HELP}")
-    for folder in (at_home(root) / name for name in GTZAN_FOLDERS):
+    for folder in (expanduser(root) / name for name in GTZAN_FOLDERS):
         folders = _gtzan_genre_folders(folder)
         if folders:
             return _gtzan_from(folders, Path(root))
-    problem = "no folder named as a GTZAN genre in it" if at_home(root).is_dir() else "no such folder"
+    problem = "no folder named as a GTZAN genre in it" if expanduser(root).is_dir() else "no such folder"
     raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
@@ -179,7 +179,7 @@ def folder(root: str | None) -> Catalogue:
 def _folder_root(root: str | None) -> Path:
     if not root:
         raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
-    base = at_home(root)
+    base = expanduser(root)
     if not base.is_dir():
         raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
     return base
@@ -226,7 +226,7 @@ def demo(
     recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
     # A change to the synthesiser makes a new set, never a mixture of old and new.
     key = blake2b((inspect.getsource(synthesiser) + repr(recipe)).encode(), digest_size=6).hexdigest()
-    base = at_home(cache_dir) / "demo" / key
+    base = expanduser(cache_dir) / "demo" / key
     tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
     base.mkdir(parents=True, exist_ok=True)
     with locked(base / ".lock", "demo set"):
@@ -240,6 +240,19 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
     """Artist and exclusion by a metadata.csv's paths, empty where it says nothing; none if there is no such file."""
     if not path.is_file():
         return {}
+    facts: dict[str, dict[str, str]] = {}
+    for row in _rows(path):
+        track = normalize("NFC", row["path"])
+        fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
+        if facts.setdefault(track, fact) != fact:
+            raise UserError(f"{path}: {track} is in it twice, with different facts; leave one")
+        if fact["exclude"] not in (*KEPT, *EXCLUDED):
+            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
+    return facts
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a metadata.csv that name a path, by its columns' names in lower case."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -247,22 +260,11 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             if "path" not in reader.fieldnames:
                 raise csv.Error("no path")
             rows = list(reader)
-            known = ("artist", "exclude")
-            listed = [
-                (normalize("NFC", row["path"]), {name: (row.get(name) or "").strip() for name in known})
-                for row in rows if row["path"]
-            ]  # fmt: skip
             if any(None in row for row in rows):
                 raise csv.Error("a name with a comma needs quotes around it")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
-    facts: dict[str, dict[str, str]] = {}
-    for track, fact in listed:
-        if facts.setdefault(track, fact) != fact:
-            raise UserError(f"{path}: {track} is in it twice, with different facts; leave one")
-        if fact["exclude"] not in (*KEPT, *EXCLUDED):
-            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
-    return facts
+    return [row for row in rows if row["path"]]
 
 
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
@@ -324,5 +326,5 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
     waveform = synthesiser.synthesise(track, **recipe)
     encoded = BytesIO()  # libsndfile does not tell that a disk is full
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
-    with written(path, lasting=False) as file:
+    with atomic_write(path, durable=False) as file:
         file.write(encoded.getbuffer())

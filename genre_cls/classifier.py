@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls import database, modelfile
+from genre_cls.calibration import Floats
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.modelfile import AT_ONCE, SavedModel
 from genre_cls.models import arithmetic
-from genre_cls.prediction import Clip, Explanation, Floats, Prediction, first_clip, listen, longest_clip
+from genre_cls.prediction import Clip, Explanation, Prediction, first_clip, is_onnx, listen, longest_clip
 from genre_cls.views import seen
-from genre_cls.whole import at_home, written
-from genre_cls.windows import cover_starts, repeat_to, treatment
+from genre_cls.whole import atomic_write, expanduser
+from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
 if TYPE_CHECKING:
     from genre_cls.tracking import Tracker
@@ -173,8 +174,8 @@ class GenreClassifier:
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
         description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
-        content = self._as_onnx(description) if Path(path).suffix.lower() == ".onnx" else self._saved(description)
-        with written(Path(path)) as file:
+        content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
+        with atomic_write(Path(path)) as file:
             file.write(content)
 
     def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
@@ -188,7 +189,7 @@ class GenreClassifier:
             for member, network in enumerate(self._networks)
             for name, tensor in network.state_dict().items()
         }
-        return modelfile.saved(weights, description)
+        return modelfile.serialised(weights, description)
 
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""
@@ -212,7 +213,7 @@ class GenreClassifier:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):
-                windows = features - level if treatment(view) == "levelled" else features
+                windows = features - level if is_levelled(view) else features
                 batches = [seen(batch, view) for batch in torch.split(windows, AT_ONCE)]  # once for all folds' networks
                 networks = [network for network in self._networks if network.view == view]
                 votes += [torch.cat([each.judge(batch).double() for batch in batches]) for each in networks]
@@ -234,7 +235,7 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
     """
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
-    if not is_store(tracking):
+    if not database.is_store(tracking):
         raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
     from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
 
@@ -245,16 +246,8 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
     return tracker, run_id
 
 
-def is_store(tracking: str | Path) -> bool:
-    """Whether a tracking store is in a folder, or may be at an address; a look at what is not there leaves no trace."""
-    address = str(tracking)
-    if address.startswith("sqlite:///"):
-        return Path(address.removeprefix("sqlite:///")).exists()
-    return "://" in address or database.is_there(address)
-
-
 def _model_files(source: str | Path) -> list[Path]:
-    path = at_home(source)
+    path = expanduser(source)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if not files:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -14,6 +15,7 @@ RISK = 0.05  # of claiming any difference among several that is none
 SURE = 0.95  # probability from which two configurations are called practically equal
 CODE = "code"  # what configurations are told apart by, like a setting, where the code has changed between them
 
+Finding = Literal["equal", "different", "undecided"]
 Pair = tuple[ConfigResult, ConfigResult]
 
 
@@ -43,20 +45,14 @@ class Difference:
         return self.accuracy.probability_within(self.rope)
 
     @property
-    def verdict(self) -> str:
-        """The finding in plain words."""
-        points = f"{100 * self.accuracy.mean:.1f} points"
-        low, high = self.accuracy.difference_interval
-        interval = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
+    def finding(self) -> Finding:
+        """What comes of it; what is practically equal is called so even if it is different."""
         if self.equal >= SURE:
-            return f"{self.better} and {self.worse} are practically equal: {points} apart ({interval})."
-        if self.p_value < RISK:
-            return f"{self.better} beats {self.worse} by {points} ({interval})."
-        doubt = interval if low <= 0 else f"{interval}, not significant after Holm's correction"
-        return f"{self.better} and {self.worse} cannot be told apart: {points}, {doubt}."
+            return "equal"
+        return "different" if self.p_value < RISK else "undecided"
 
 
-def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
+def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     """Compare each configuration with each that ranks below it.
 
     Args:
@@ -68,11 +64,10 @@ def pairwise(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     """
     ranked = rank(_complete(results))
     called = names(ranked)
-    pairs = combinations(range(len(ranked)), 2)
-    return _adjusted([
-        _difference(called[i], called[j], [(ranked[i], ranked[j])], rope, mcnemar(ranked[i], ranked[j]))
-        for i, j in pairs
-    ])  # fmt: skip
+    places = list(combinations(range(len(ranked)), 2))
+    differences = _adjusted([_difference(called[i], called[j], [(ranked[i], ranked[j])], rope) for i, j in places])
+    single = holm([mcnemar(ranked[i], ranked[j]) for i, j in places])
+    return [replace(one, mcnemar=float(p)) for one, p in zip(differences, single, strict=True)]
 
 
 def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
@@ -123,13 +118,11 @@ def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str)
     def rest(result: ConfigResult) -> dict[str, str]:
         return {key: value for key, value in result.params.items() if key != axis}
 
-    firsts, seconds = ([r for r in results if r.params.get(axis, "?") == setting] for setting in (one, other))
+    firsts, seconds = ([r for r in results if r.params.get(axis, "?") == value] for value in (one, other))
     return [(first, second) for first in firsts for second in seconds if rest(first) == rest(second)]
 
 
-def _difference(
-    first: str, second: str, pairs: Sequence[Pair], rope: float, single_tracks: float | None = None
-) -> Difference:
+def _difference(first: str, second: str, pairs: Sequence[Pair], rope: float) -> Difference:
     """The mean difference over some pairs, named so that it is positive."""
     one = pairs[0][0]
     # Track by track: both members of a pair have judged the same tracks in the same order.
@@ -140,13 +133,9 @@ def _difference(
     found = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
     if found.mean < 0:
         first, second, found = second, first, replace(found, mean=-found.mean)
-    return Difference(first, second, found, found.p_value, single_tracks, rope)
+    return Difference(first, second, found, found.p_value, None, rope)
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
     p_values = holm([difference.p_value for difference in differences])
-    single = holm([1.0 if d.mcnemar is None else d.mcnemar for d in differences])
-    return [
-        replace(difference, p_value=float(p), mcnemar=None if difference.mcnemar is None else float(m))
-        for difference, p, m in zip(differences, p_values, single, strict=True)
-    ]
+    return [replace(one, p_value=float(p)) for one, p in zip(differences, p_values, strict=True)]

@@ -14,7 +14,7 @@ from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
 from genre_cls.views import seen
-from genre_cls.windows import cover_starts, repeat_to, treatment
+from genre_cls.windows import cover_starts, is_levelled, repeat_to, treatment
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
@@ -65,8 +65,8 @@ class FoldData(pl.LightningDataModule):
         super().__init__()
         clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
         self.clips = [clip.to(device) for clip in clips]
-        levelled = treatment(windowing.view) == "levelled"
-        self.levels = [clip.float().mean(dim=1, keepdim=True) for clip in self.clips] if levelled else []
+        to_level = self.clips if is_levelled(windowing.view) else []
+        self.levels = [clip.float().mean(dim=1, keepdim=True) for clip in to_level]
         self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels).to(device)
         self.fold, self.windowing = fold, windowing

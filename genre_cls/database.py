@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.whole import at_home
+from genre_cls.whole import expanduser
 
 DATABASE = "mlflow.db"
 
@@ -26,7 +26,15 @@ WAYS_OUT = {
 
 def is_there(folder: str | Path) -> bool:
     """Whether a folder, which may begin with `~`, holds a store."""
-    return (at_home(folder) / DATABASE).exists()
+    return (expanduser(folder) / DATABASE).exists()
+
+
+def is_store(tracking: str | Path) -> bool:
+    """Whether a tracking store is in a folder, or may be at an address; a look at what is not there leaves no trace."""
+    address = str(tracking)
+    if address.startswith("sqlite:///"):
+        return Path(address.removeprefix("sqlite:///")).exists()
+    return "://" in address or is_there(address)
 
 
 def check(folder: Path) -> None:

@@ -4,7 +4,6 @@ In the folder there is `genres.tar.gz.partial` while it is fetched, `genres.part
 `genres/` once it is whole. Neither the mirrors nor the archive are trusted.
 """
 
-import argparse
 import logging
 import os
 import re
@@ -24,9 +23,11 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
+from genre_cls.commands import AGAIN, OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.settings import AGAIN, CONF, one_line_errors
-from genre_cls.whole import at_home, disk_failure
+from genre_cls.locks import locked
+from genre_cls.settings import CONF
+from genre_cls.whole import disk_failure, expanduser
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +69,23 @@ class Source:
 
 def main() -> None:
     """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command goes on where an earlier one was cut off."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    own = os.environ.get("GTZAN_ROOT") or "gtzan"
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(own), help="default: $GTZAN_ROOT, else ./gtzan")
-    parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
-    arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     with one_line_errors(AGAIN):
+        arguments = _parser().parse_args()
         source = configured()
         if arguments.mirror:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))
-        folder = at_home(arguments.folder)
+        folder = expanduser(arguments.folder)
         get(source, folder)
         _say_what_is_there(folder)
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="genre_cls.download", description=main.__doc__)
+    own = os.environ.get("GTZAN_ROOT") or "gtzan"
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(own), help="default: $GTZAN_ROOT, else ./gtzan")
+    parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
+    return parser
 
 
 def configured() -> Source:
@@ -107,10 +112,8 @@ def get(source: Source, folder: Path) -> None:
     Raises:
         UserError: no mirror has it, no space, no permission, or an archive that is not what it should be.
     """
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "download.lock"):
+    with locked(folder / "download.lock", "the download"):
         if (folder / "genres").exists():
             return
         archive = folder / "genres.tar.gz.partial"
@@ -167,32 +170,46 @@ def _is_whole(source: Source, archive: Path) -> bool:
 
 def _transfer(source: Source, mirror: str, archive: Path) -> None:
     """Add to the archive what a mirror sends."""
-    start = _size(archive)
-    if not mirror.startswith(SCHEMES):
-        raise _Failed(NO_ADDRESS)
-    with _network_failures():
-        request = Request(mirror, headers={"User-Agent": "genre_cls"} | ({"Range": f"bytes={start}-"} if start else {}))
-        try:
-            answer = build_opener(_OverHTTP, _OverHTTPS).open(request, timeout=source.timeout)
-        except HTTPError as error:
-            if error.code == 416 and start:  # nothing beyond what is here
-                return
-            raise
+    asked = _size(archive)
+    answer = _request(source, mirror, asked)
+    if not answer:
+        return
     with answer:
-        if not isinstance(answer, HTTPResponse):
-            raise _Failed("leads away from HTTP")
-        start = _start(answer, start)
+        start = _start(answer, asked)
         end = start + int(answer.length or 0)
-        _check_size(source, max(end, start), start, archive)
-        with archive.open("r+b" if start else "wb") as file:
-            file.truncate(file.seek(start))
-            for chunk in _chunks(answer):
-                file.write(chunk)
-                if file.tell() > source.largest_archive:
-                    archive.unlink()
-                    raise _Failed(f"sends more than {_mb(source.largest_archive)}")
+        _check_size(source, end, start, archive)
+        _write(source, answer, archive, start)
     if _size(archive) < end:
         raise _Failed(f"cut off after {_mb(_size(archive))} of {_mb(end)}")
+
+
+def _request(source: Source, mirror: str, start: int) -> HTTPResponse | None:
+    """A mirror's answer, from some byte of the archive on; None if it has nothing beyond."""
+    if not mirror.startswith(SCHEMES):
+        raise _Failed(NO_ADDRESS)
+    headers = {"User-Agent": "genre_cls"} | ({"Range": f"bytes={start}-"} if start else {})
+    with _network_failures():
+        try:
+            answer = build_opener(_OverHTTP, _OverHTTPS).open(Request(mirror, headers=headers), timeout=source.timeout)
+        except HTTPError as error:
+            if error.code == 416 and start:
+                return None
+            raise
+    if not isinstance(answer, HTTPResponse):
+        answer.close()
+        raise _Failed("leads away from HTTP")
+    return answer
+
+
+def _write(source: Source, answer: HTTPResponse, archive: Path, start: int) -> None:
+    """Replace what the archive has from some byte on by what comes; one that becomes too large is deleted."""
+    with archive.open("r+b" if start else "wb") as file:
+        file.truncate(file.seek(start))
+        for chunk in _chunks(answer):
+            file.write(chunk)
+            if file.tell() > source.largest_archive:
+                archive.unlink()
+                raise _Failed(f"sends more than {_mb(source.largest_archive)}")
 
 
 def _start(answer: HTTPResponse, asked: int) -> int:

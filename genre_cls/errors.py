@@ -10,7 +10,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(public(in_one_line(message)))
+        super().__init__(without_credentials(in_one_line(message)))
 
 
 def system_reason(error: OSError) -> str:
@@ -23,7 +23,7 @@ def in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()) or '?':.160}"
 
 
-def public(text: str) -> str:
+def without_credentials(text: str) -> str:
     """A text without the names and passwords in its addresses, as it may be shown around."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 

@@ -37,7 +37,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, re
         "scores": result.scores,
         "origin": identity.tags,
     }
-    models = modelfile.saved(weights, description)
+    models = modelfile.serialised(weights, description)
     return {**fold_files(result), "config.yaml": identity.yaml.encode(), "model.safetensors": models}
 
 

@@ -9,7 +9,7 @@ from genre_cls.features import FeatureSpec, cosines
 from genre_cls.modelfile import Network, Usage
 from genre_cls.prediction import Clip, Explanation
 from genre_cls.views import medians, mfccs
-from genre_cls.windows import cover_starts, is_of_mfccs, is_of_statistics, sees_modulations, treatment
+from genre_cls.windows import cover_starts, is_levelled, is_of_mfccs, is_of_statistics, sees_modulations, treatment
 
 FIRST_STEP = 5  # decades that lie between the first step and the end of the path
 OVERLAP = 0.5  # at least, of windows that fade at both ends, as those do of which modulations are seen
@@ -34,7 +34,7 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
     for network in networks:
-        seen = mel - mel.mean(dim=1, keepdim=True) if treatment(network.view) == "levelled" else mel
+        seen = mel - mel.mean(dim=1, keepdim=True) if is_levelled(network.view) else mel
         starts = cover_starts(mel.shape[1], n_frames, overlap(network.view, usage.overlap))
         weight = 1 / (len(networks) * len(starts))
         for start in starts:
@@ -93,7 +93,10 @@ def overlap(view: str, least: float) -> float:
 
 
 def _ends(view: str) -> Tensor:
-    """Where the steps of the path end, 0 to 1; for logarithms of what grows from nothing, each a factor further."""
+    """Where the steps of the path end, 0 to 1.
+
+    Modulation energies enter as logarithms, steepest near the start of the path, hence log-spaced steps.
+    """
     if not sees_modulations(view):
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])

@@ -23,11 +23,15 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        how = f"{installed('pip')} install 'genre_cls[{extra}]'"
-        raise UserError(f"{error.name} is not installed; {how} brings it") from error
+        raise UserError(f"{error.name} is not installed; {how_to_install(extra)} brings it") from error
 
 
-def installed(name: str) -> str:
+def how_to_install(extra: str) -> str:
+    """The command that brings an optional dependency, by its name in pyproject.toml."""
+    return f"{program('pip')} install 'genre_cls[{extra}]'"
+
+
+def program(name: str) -> str:
     """How to call a program that is installed beside this package, from a terminal in which its environment may be off.
 
     Args:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genre_cls.comparisons import CODE, Difference, main_effects, pairwise
+from genre_cls.comparisons import CODE, Difference, each_pair, main_effects
 from genre_cls.estimates import Estimate, unpaired
 from genre_cls.scoring import (
     AXES,
@@ -59,7 +59,7 @@ class Report:
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
     provenance: Mapping[str, str]
-    rope: float = 0.01
+    rope: float
     tracks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     audio: Mapping[str, str] = field(default_factory=dict)
     other_splits: Mapping[int, Mapping[str, ConfigResult]] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Report:
     @cached_property
     def pairs(self) -> list[Difference]:
         """Each configuration against each that ranks below it."""
-        return pairwise(self.results, self.rope)
+        return each_pair(self.results, self.rope)
 
     @cached_property
     def missed(self) -> list[MissedTrack]:
@@ -122,7 +122,20 @@ def of_several_codes(results: Sequence[ConfigResult]) -> str:
 def verdicts(report: Report) -> list[str]:
     """What can be said of each axis, and of each configuration under other splits, a sentence each."""
     losses = [_loss_in_words(name, by_split) for name, by_split in report.splits.items()]
-    return [effect.verdict for effect in report.effects] + losses
+    return [verdict(effect) for effect in report.effects] + losses
+
+
+def verdict(difference: Difference) -> str:
+    """What a comparison has found, in a sentence."""
+    better, worse, points = difference.better, difference.worse, f"{100 * difference.accuracy.mean:.1f} points"
+    low, high = difference.accuracy.difference_interval
+    between = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
+    if difference.finding == "equal":
+        return f"{better} and {worse} are practically equal: {points} apart ({between})."
+    if difference.finding == "different":
+        return f"{better} beats {worse} by {points} ({between})."
+    doubt = between if low <= 0 else f"{between}, not significant after Holm's correction"
+    return f"{better} and {worse} cannot be told apart: {points}, {doubt}."
 
 
 def ranking(report: Report, *, narrow: bool = False) -> Sheet:
@@ -250,9 +263,15 @@ def _accuracy(result: ConfigResult) -> str:
 
 
 def _pair(pair: Difference) -> list[str]:
-    e = pair.accuracy
-    p_values = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (pair.p_value, pair.mcnemar or 0.0)]
-    return [pair.better, pair.worse, _in_points(e), *p_values, _whole(pair.equal)]
+    p_values = map(_p_value, (pair.p_value, pair.mcnemar))
+    return [pair.better, pair.worse, _in_points(pair.accuracy), *p_values, _whole(pair.equal)]
+
+
+def _p_value(p: float | None) -> str:
+    """As text, empty where there is none."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _split_order(split: str) -> tuple[int, str]:

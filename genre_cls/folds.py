@@ -203,16 +203,15 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
     counts = {genre: len(set(groups[np.asarray(labels) == genre].tolist())) for genre in sorted(set(labels))}
     rarest = min(counts, key=lambda genre: counts[genre])
     if (n := counts[rarest]) < k:
-        raise SplitError(
-            f"folds.k={k}: genre {rarest} has only {n} {unit}{'s'[: n != 1]}; every fold needs one to test"
-        )
+        few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
+        raise SplitError(f"folds.k={k}: genre {rarest} has only {few}; every fold needs one to test")
 
 
 def _dealt(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
     """Deal whole groups at random into k parts, each as even in genres and in size as that allows.
 
     Large groups come first, more or less, each to the part that has least of its genres. (scikit-learn's
-    StratifiedGroupKFold shuffles but groups of equal size, so that its repetitions are much the same folds.)
+    StratifiedGroupKFold shuffles only groups of equal size, so that its repetitions are much the same folds.)
     """
     random = np.random.default_rng(seed)
     counts = contingency_matrix(groups, labels)  # (n_groups, n_genres)

@@ -20,7 +20,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
-from genre_cls.errors import public
+from genre_cls.errors import without_credentials
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, is_incidental, leaves
 
@@ -29,10 +29,11 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
 SHOWING = (
-    "__main__", "app", "artifacts", "classifier", "comparisons", "database", "die_with_parent", "download", "errors",
-    "estimates", "evidence", "explanation", "extras", "findings", "lifeline", "likeness", "locks", "memory",
-    "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots", "predict", "prediction", "progress",
-    "registry", "report", "served", "spool", "tracking", "train", "whole", "workers",
+    "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
+    "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "findings", "lifeline",
+    "likeness", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
+    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "whole",
+    "workers",
 )  # fmt: skip
 
 
@@ -115,11 +116,15 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     overrides = dict(override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named |= {key: public(value) for key, value in overrides.items() if key not in choices and not is_incidental(key)}
-    settings = {key: public(_text(value)) for key, value in leaves(cfg)}
+    named |= {
+        key: without_credentials(value)
+        for key, value in overrides.items()
+        if key not in choices and not is_incidental(key)
+    }
+    settings = {key: without_credentials(_text(value)) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not is_incidental(key))
     setup = [(key, value) for key, value in computed if not key.startswith("folds.")]
-    resolved = public(OmegaConf.to_yaml(cfg, resolve=True))
+    resolved = without_credentials(OmegaConf.to_yaml(cfg, resolve=True))
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
     code = digest(sorted(sources.items()), version("torch").partition("+")[0])
     dataset, fingerprint = choices["dataset"], digest(computed)
@@ -134,7 +139,7 @@ def digest(*parts: object) -> str:
 def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
-    return public(shlex.join([*program.split(), *sys.argv[1:]]))
+    return without_credentials(shlex.join([*program.split(), *sys.argv[1:]]))
 
 
 def _text(value: object) -> str:

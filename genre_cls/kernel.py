@@ -50,14 +50,15 @@ class KernelMachine(nn.Module):
         machine.centres = values.clamp(-CLIP, CLIP).half()
         matrix = machine.kernel(machine._centres[0]).double()
         matrix.diagonal().add_(RIDGE)
-        # What is like nothing is of all genres alike, so that each window's targets add up to nothing.
+        # Centred: a window's logits then sum to 0, as its targets do. (Softmax would not see the difference.)
         targets = one_hot(labels, n_genres).double() - 1 / n_genres
         machine.weights = torch.cholesky_solve(targets, torch.linalg.cholesky(matrix)).float().contiguous()
         return machine
 
     def forward(self, values: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of standardised statistics `(batch, 1, 1, n_values)`."""
-        with torch.autocast(values.device.type, enabled=False):  # bfloat16 knows no small differences
+        # bfloat16 would round small differences of distances away.
+        with torch.autocast(values.device.type, enabled=False):
             return LOGIT_SCALE * self.kernel(values.flatten(1)) @ self.weights
 
     def kernel(self, values: Tensor) -> Tensor:

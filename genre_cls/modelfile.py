@@ -105,7 +105,7 @@ class Network(nn.Module):
         return self.model(standardised(values, self.mean, self.deviation))
 
 
-def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
+def serialised(weights: Weights, description: Mapping[str, Any]) -> bytes:
     """Weights and standardisation as a safetensors file, with all that is needed to use them as JSON inside.
 
     Args:
@@ -117,7 +117,7 @@ def saved(weights: Weights, description: Mapping[str, Any]) -> bytes:
 
 
 def read(path: Path, *, trust: bool = False) -> SavedModel:
-    """Rebuild what `saved` wrote from the file alone.
+    """Rebuild what `serialised` wrote from the file alone.
 
     Args:
         path: of the file.

@@ -21,7 +21,7 @@ from genre_cls.features import FeatureSpec, decibels, filterbank, finished
 from genre_cls.modelfile import Network, Usage
 from genre_cls.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.prediction import longest_clip
-from genre_cls.windows import treatment
+from genre_cls.windows import is_levelled
 
 with needs("onnx"):
     import onnx
@@ -74,7 +74,7 @@ class Whole(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.networks = nn.ModuleList(networks)
-        self.levelled = [treatment(network.view) == "levelled" for network in networks]
+        self.levelled = [is_levelled(network.view) for network in networks]
         self.spec, self.overlap = usage.spec, usage.overlap
         self.n_frames = usage.spec.n_frames(usage.window)
         self.register_buffer("basis", _basis(usage.spec))

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genre_cls.calibration import checked_temperature
+from genre_cls.calibration import Floats, checked_temperature
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.extras import needs
-from genre_cls.prediction import Floats, Prediction, listen
-from genre_cls.whole import at_home
+from genre_cls.prediction import Prediction, listen
+from genre_cls.whole import expanduser
 
 with needs("onnx"):
     import onnxruntime
@@ -54,7 +54,7 @@ class OnnxClassifier:
             UserError: no such file, or none that can be used.
         """
         try:
-            graph = session(at_home(path).read_bytes())
+            graph = session(expanduser(path).read_bytes())
             return cls(graph, json.loads(graph.get_modelmeta().custom_metadata_map[KEY]))
         except OSError as error:
             raise UserError(f"{path}: {system_reason(error)}") from error

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from genre_cls.calibration import Calibration, Floats, Ints
-from genre_cls.comparisons import RISK, SURE, Difference
+from genre_cls.comparisons import RISK, SURE, Difference, Finding
 from genre_cls.prediction import Clip, Explanation, Prediction
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names, rank
 
@@ -38,10 +38,11 @@ LOSSES = (
     ("train_loss", "training (crops)", RED, "-"),
     ("held_out_loss", "held out (centre windows)", GREEN, "--"),
 )
-# what a comparison may find, and how that is drawn
-DIFFERENT: dict[str, Any] = {"label": f"different (p < {RISK:g}, adjusted for all rows)", "color": BLUE, "marker": "o"}
-EQUAL: dict[str, Any] = {"label": f"practically equal ({100 * SURE:.0f} % sure)", "color": GREEN, "marker": "s"}
-UNDECIDED: dict[str, Any] = {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"}
+LOOKS: dict[Finding, dict[str, Any]] = {  # how what a comparison finds is drawn
+    "different": {"label": f"different (p < {RISK:g}, adjusted for all rows)", "color": BLUE, "marker": "o"},
+    "equal": {"label": f"practically equal ({100 * SURE:.0f} % sure)", "color": GREEN, "marker": "s"},
+    "undecided": {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"},
+}
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PANELS_PER_ROW = 5
 SMOOTHING = (1.5, 3.0)  # of evidence, standard deviation in bands and frames
@@ -211,7 +212,7 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     )
     axes.axvline(0, color=INK, linewidth=0.8)
     for y, difference in enumerate(differences):
-        e, look = difference.accuracy, _finding(difference)
+        e, look = difference.accuracy, LOOKS[difference.finding]
         _whisker(axes, y, e.mean, e.difference_interval, linestyle="", markersize=6, zorder=3, **look)
         label = axes.text(1.02, y, f"{100 * e.mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9)
         label.set_color(look["color"])
@@ -220,7 +221,7 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     axes.set_xlabel("difference in accuracy (points): mean, 95 % interval (not adjusted)")
     axes.tick_params(axis="y", length=0)
     _tidy(axes)
-    marks = [Line2D([], [], linestyle="", **look) for look in (DIFFERENT, EQUAL, UNDECIDED)]
+    marks = [Line2D([], [], linestyle="", **look) for look in LOOKS.values()]
     _legend(figure, [*marks, band])
     return figure
 
@@ -454,13 +455,6 @@ def _legend(figure: Figure, handles: Sequence[Artist], title: str = "", n_column
     figure.legend(handles, labels, loc="outside upper center", title=_plain(title, 60), **look)
 
 
-def _finding(difference: Difference) -> dict[str, Any]:
-    """How it is drawn; as in its verdict, what is practically equal is called so even if it is different."""
-    if difference.equal >= SURE:
-        return EQUAL
-    return DIFFERENT if difference.p_value < RISK else UNDECIDED
-
-
 def _minus(better: str, worse: str) -> str:
     """Both names, on two lines if they are long."""
     both = [_plain(name, 48) for name in (better, worse)]
@@ -544,8 +538,9 @@ def _label_panels(grid: NDArray[np.object_], means: GenreMeans, first: int) -> N
         axes.set_xlabel("time (s)", size=8)
         axes.tick_params(labelbottom=True)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    bins = "frequency (Hz)" if means.kind == "mel" else "coefficient, 0th omitted" if first else "coefficient"
     for axes in grid[:, 0]:
-        axes.set_ylabel("frequency (Hz)" if means.kind == "mel" else f"coefficient{', 0th omitted' * first}", size=8)
+        axes.set_ylabel(bins, size=8)
     if means.kind == "mel":
         _put_hertz(grid[0, 0], means.frequencies)
     else:

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
+from genre_cls.commands import OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
-from genre_cls.settings import OneLineParser, one_line_errors
-from genre_cls.whole import at_home, written
+from genre_cls.whole import atomic_write, expanduser
 
 if TYPE_CHECKING:
     from genre_cls.prediction import Classifier, Prediction
@@ -70,7 +71,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
     title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
     content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
-    with written(picture) as drawn:
+    with atomic_write(picture) as drawn:
         drawn.write(content)
     _say(f"explained: {picture}")
 
@@ -78,7 +79,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
 def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     """Refuse what cannot be done together, before anything takes its time."""
     asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
-    if Path(arguments.model).suffix.lower() == ".onnx" and any(asked.values()):
+    if is_onnx(arguments.model) and any(asked.values()):
         what = next(what for what, wanted in asked.items() if wanted)
         raise UserError(f"model {arguments.model}: an .onnx file cannot be {what}; name the run or file it comes from")
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
@@ -93,7 +94,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 
 def _classifier(arguments: Namespace) -> "Classifier":
     """The model, exported and registered if that is asked for."""
-    if Path(arguments.model).suffix.lower() == ".onnx":
+    if is_onnx(arguments.model):
         from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
 
         return OnnxClassifier.load(arguments.model)
@@ -106,9 +107,9 @@ def _classifier(arguments: Namespace) -> "Classifier":
         classifier.save(arguments.export)
         _say(f"exported: {arguments.export}")
     if arguments.register:
-        from genre_cls.registry import registered
+        from genre_cls.registry import register
 
-        address, command = registered(classifier, arguments.register, arguments.tracking)
+        address, command = register(classifier, arguments.register, arguments.tracking)
         _say(f"registered: {address}; serve it: {command}")
     return classifier
 
@@ -234,16 +235,16 @@ def _parser() -> ArgumentParser:
         "same: genre-cls app.",
     )
     take = parser.add_argument
-    take("inputs", nargs="*", type=at_home, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
+    take("inputs", nargs="*", type=expanduser, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
     parser.add_model(
         "best (default: the most accurate configuration that was compared last, all its folds together), an MLflow "
         "run's id, a .safetensors file, a folder of them, an .onnx file"
     )
     take("--top", type=_count, metavar="N", help="genres shown of each file (default: 3 in a table, all in JSON)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
-    take("--export", type=at_home, metavar="FILE", help="write the model into one file that needs nothing else: "
+    take("--export", type=expanduser, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
-    take("--explain", type=at_home, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
+    take("--explain", type=expanduser, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
     take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
     return parser
 

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genre_cls.audio import UnreadableAudio, duration, no_music, segments
-from genre_cls.calibration import tempered
+from genre_cls.calibration import Floats, tempered
 
 SEGMENT = 60.0  # s, of audio that is in memory at once
 LONGEST = 12.0  # h, no piece of music and few recordings are longer
 
-Floats = NDArray[np.float64]
 # What is said of a clip `(n_samples,)`: starts and ends of its windows `(n_windows,)`, s from the clip's beginning, and
 # the vote on each `(n_windows, n_genres)`.
 Judge = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
@@ -209,6 +208,11 @@ def first_clip(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.fl
     if reason := no_music(waveform, sample_rate):
         raise UnreadableAudio(reason)
     return waveform
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a model's file is, or is to be, an ONNX graph, by its name."""
+    return Path(path).suffix.lower() == ".onnx"
 
 
 def longest_clip(window: float) -> float:

@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, Schema
 import genre_cls
 from genre_cls.classifier import GenreClassifier
 from genre_cls.errors import UserError
-from genre_cls.extras import installed
+from genre_cls.extras import program
 from genre_cls.tracking import Tracker
 
 EXPERIMENT = "genre_cls models"
@@ -27,7 +27,7 @@ CODE = Path(__file__).with_name("served.py")  # a script of MLflow's, not to be 
 INPUT, MODEL = "audio", "model"  # as in that file
 
 
-def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str, str]:
+def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str, str]:
     """Register a classifier as a new version of a model.
 
     Args:
@@ -49,7 +49,7 @@ def registered(classifier: GenreClassifier, name: str, tracking: str) -> tuple[s
     except MlflowException as error:
         raise UserError(f"register {name} in {tracker.uri}: {error}") from error
     store, model = shlex.quote(f"MLFLOW_TRACKING_URI={tracker.uri}"), shlex.quote(address)
-    serve = f"{installed('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
+    serve = f"{program('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
     return address, f"env {store} {serve}"
 
 

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls import database
+from genre_cls.commands import one_line_errors
 from genre_cls.errors import UserError
-from genre_cls.settings import CONF, check, one_line_errors
-from genre_cls.whole import at_home, written
+from genre_cls.settings import CONF, check
+from genre_cls.whole import atomic_write, expanduser
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
@@ -62,14 +63,14 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
 def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
     from genre_cls import page
+    from genre_cls.connection import ui_command
     from genre_cls.findings import of_several_codes
-    from genre_cls.tracking import ui_command
 
     report = _report(found, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
-        folder = _write_files(at_home(cfg.report_dir), files)
+        folder = _write_files(expanduser(cfg.report_dir), files)
         with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
     Console().print(page.table(report))
@@ -107,7 +108,7 @@ def _judged_on(found: "Comparison") -> str:
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with written(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(content)
     return folder
 

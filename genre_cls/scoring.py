@@ -196,7 +196,7 @@ class ConfigResult:
 
     @cached_property
     def temperature(self) -> float:
-        """What makes the probabilities of tracks that have not taught as trustworthy as they can be."""
+        """The temperature fitted to all held-out tracks (`calibration.best_temperature`)."""
         return best_temperature(*self._without(()))
 
     @cached_property

@@ -1,43 +1,29 @@
-"""What every setting may be, and how a wrong one is told in one line."""
+"""What every setting may be."""
 
-import atexit
 import difflib
-import gc
 import math
 import os
-import re
-import sys
-from _thread import interrupt_main
-from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from threading import Timer
-from traceback import walk_tb
-from typing import Any, NoReturn
+from typing import Any
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from genre_cls.errors import UserError, in_one_line
-from genre_cls.extras import installed
+from genre_cls.errors import UserError
 from genre_cls.windows import VIEWS
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 
-OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)  # ~ in a path that Hydra itself uses
 
 
 @dataclass(frozen=True)
 class Number:
     """A number in a range."""
 
-    low: float = -math.inf
+    low: float
     high: float = math.inf
     whole: bool = False
     optional: bool = False
@@ -123,12 +109,6 @@ ARGUMENTS = (
     "recipe.schedule.",
     "recipe.augmentation.",
 )
-PLUGINS = {  # options of Hydra's that an extra brings
-    "hydra/sweeper=optuna": "hpo",
-    "hydra/launcher=joblib": "joblib",
-    "hydra/launcher=submitit_local": "slurm",
-    "hydra/launcher=submitit_slurm": "slurm",
-}
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
@@ -214,7 +194,7 @@ def check(cfg: DictConfig) -> None:
         if rule and not rule.allows(value):
             raise UserError(f"{key}={value}: must be {rule}")
         if not rule and not key.startswith(ARGUMENTS):
-            raise UserError(_no_such_key(key))
+            raise UserError(no_such_key(key))
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -257,116 +237,8 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-@contextmanager
-def one_line_errors(interrupted: str = "") -> Iterator[None]:
-    """Tell a user's mistake in one line on stderr and exit with code 2; anything else goes on as it is.
-
-    Args:
-        interrupted: what else is to be said after Ctrl-C.
-    """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
-    atexit.register(gc.freeze)  # or Python looks through all that is loaded once more before it leaves, for seconds
-    before, sys.unraisablehook = sys.unraisablehook, _never_lost(sys.unraisablehook)
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
-    try:
-        yield
-    except BrokenPipeError:  # whoever read the output, head say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except Exception as error:
-        if not _is_users(error):
-            raise
-        print(f"error: {in_one_line(error_message(error))}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(f"interrupted{interrupted}", file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        sys.unraisablehook = before
-
-
-def _never_lost(told: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["sys.UnraisableHookArgs"], Any]:
-    """Have Ctrl-C come again where Python drops it: in what it calls itself, such as weak references' callbacks."""
-
-    def tell(dropped: "sys.UnraisableHookArgs") -> None:
-        if issubclass(dropped.exc_type, KeyboardInterrupt):
-            Timer(0.05, interrupt_main).start()
-        else:
-            told(dropped)
-
-    return tell
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether an exception tells of a user's mistake; Hydra raises bare ones, too."""
-    (*_, (frame, _)) = walk_tb(error.__traceback__)
-    room = str(frame.f_globals.get("__name__", ""))
-    of_hydra = isinstance(error, (AssertionError, TypeError, ValueError)) and room.startswith("hydra.")
-    return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
-
-
-class OneLineParser(ArgumentParser):
-    """A parser to whom a wrong argument is a user's mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        """Tell it as such."""
-        raise UserError(f"{message} (--help says more)")
-
-    def add_model(self, help: str) -> None:
-        """Take what says which model to use: `--model`, which defaults to `best`, `--tracking` and `--trust`."""
-        take = self.add_argument
-        take("--model", default="best", help=help)
-        take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
-        take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
-
-
-def error_message(error: Exception) -> str:
-    """The one line for a user's mistake."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
-    if isinstance(error, MissingConfigException):
-        return _no_such_option(str(error.missing_cfg_file), error.options or [])
-    # Of options without a name, and of a list within a list of options, Hydra raises what says nothing.
-    if isinstance(error, AssertionError) or text.startswith(("Config group override", "can only concatenate str")):
-        return "an option is chosen by its name, as in model=deep (--help lists them)"
-    if found := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):
-        return f"{found[2]}: is taken from the environment variable {found[1]}, which is not set"
-    if found := re.match(r"Could not override '(.+?)'", text):
-        return _no_such_key(found[1])
-    if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
-        return f"{found[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
-    if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
-        return _needs_quotes(error.override)
-    if isinstance(error, InstantiationException) and error.__cause__:
-        return _bad_argument(error.__cause__, text)
-    found = re.match(r"(.+?) full_key: (\S+)", text)
-    return f"{found[2]}: {found[1]}" if found else text
-
-
-AGAIN = "; the same command resumes it"  # after Ctrl-C
-QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
-
-
-def _needs_quotes(word: str) -> str:
-    key, equals, value = word.partition("=")
-    quoted = value.replace("'", "\\'")
-    way = f"so it needs quotes: \"{key}='{quoted}'\"" if equals else "and is no KEY=VALUE"
-    return f"{word}: has a sign in it that means something to Hydra, {way}"
-
-
-def _no_such_option(config_file: str, options: Sequence[str]) -> str:
-    group, _, option = config_file.rpartition("/")
-    if not group:
-        return f"--config-name={option}: no such file in {CONF}"
-    if extra := PLUGINS.get(f"{group}={option}"):
-        return f"{group}={option}: its plugin is not installed; {installed('pip')} install 'genre_cls[{extra}]'"
-    options = options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))  # of one in a list Hydra has none
-    return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
-
-
-def _no_such_key(key: str) -> str:
+def no_such_key(key: str) -> str:
+    """What is told of a setting that there is not, with what may be meant."""
     group, _, name = key.rpartition(".")
     if key in RULES and group in GROUPS:
         own = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if name in (OmegaConf.load(path) or {})]
@@ -376,11 +248,3 @@ def _no_such_key(key: str) -> str:
     close = same_name or difflib.get_close_matches(key, others, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"{key}: no such setting in this configuration{hint} (--cfg job lists them all)"
-
-
-def _bad_argument(cause: BaseException, text: str) -> str:
-    reason = " ".join(str(cause).split())
-    if isinstance(cause, UserError):
-        return reason
-    key = text.rpartition("full_key: ")[2]
-    return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError
-from genre_cls.whole import at_home, disk_failure, sync, written
+from genre_cls.whole import atomic_write, disk_failure, expanduser, sync
 
 SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
 
@@ -26,7 +26,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.path = at_home(folder).resolve() / "spool" / key
+        self.path = expanduser(folder).resolve() / "spool" / key
 
     def put(self, index: int, files: Mapping[str, bytes]) -> None:
         """Keep a fold: all of its files or none.
@@ -44,7 +44,7 @@ class Spool:
             partial.mkdir(parents=True)
             sums = json.dumps({name: _sum(content) for name, content in files.items()}).encode()
             for name, content in (*files.items(), (SUMS, sums)):
-                with written(partial / name) as file:
+                with atomic_write(partial / name) as file:
                     file.write(content)
             partial.rename(self.path / str(index))
             sync(self.path, self.path.parent, self.path.parent.parent)  # the folders themselves may be new

@@ -4,7 +4,6 @@ Below the cache's folder: `features/<key of spec and code>/<digest of the file's
 `python -m genre_cls.store FOLDER [--clear]` says how large it is, or clears it.
 """
 
-import argparse
 import inspect
 import io
 import json
@@ -33,7 +32,7 @@ from genre_cls.errors import UserError, system_reason
 from genre_cls.features import FeatureSpec
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import at_home, written
+from genre_cls.whole import atomic_write, expanduser
 
 CHANGED = "changed while it was read; the next start reads it anew"
 TOO_MANY = "as a process may map so many files and no more; sudo sysctl vm.max_map_count=1000000 allows more"
@@ -90,7 +89,7 @@ class FeatureStore:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self.root = at_home(cache_dir).resolve() / "features"
+        self.root = expanduser(cache_dir).resolve() / "features"
         self.root.mkdir(parents=True, exist_ok=True)
 
     @cached_property
@@ -156,9 +155,13 @@ class FeatureStore:
     def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Job"]:
         """One job for each content that lacks entries: tracks of equal bytes share theirs, so one may write them."""
         paths = {digest: track.path for track, digest in digests.items()}
-        wanted = {digest: [(spec, self.entry(spec, digest)) for spec in specs] for digest in paths}
-        absent = {d: [(s, e) for s, e in pairs if not self._ledger.digest(e)] for d, pairs in wanted.items()}
-        return [_Job(digest, paths[digest], tuple(pairs)) for digest, pairs in absent.items() if pairs]
+        jobs = (_Job(digest, path, self._lacking(digest, specs)) for digest, path in paths.items())
+        return [job for job in jobs if job.wanted]
+
+    def _lacking(self, digest: str, specs: Sequence[FeatureSpec]) -> tuple[tuple[FeatureSpec, Path], ...]:
+        """The entries of a content that are not there, each with its spec."""
+        entries = ((spec, self.entry(spec, digest)) for spec in specs)
+        return tuple((spec, entry) for spec, entry in entries if not self._ledger.digest(entry))
 
     def _extract(self, jobs: Sequence["_Job"]) -> dict[str, str]:
         """Fill the cache; returns the digests of the files that could not be read, each with the reason."""
@@ -219,7 +222,7 @@ class Ledger:
             return
         with FileLock(self._path.with_suffix(".lock")):
             self.load()
-            with written(self._path, lasting=False) as file:
+            with atomic_write(self._path, durable=False) as file:
                 file.write(json.dumps(self._lines).encode())
         self._new.clear()
 
@@ -261,7 +264,7 @@ def _fill(job: _Job) -> str | None:
 
 def _write(entry: Path, matrix: Matrix) -> None:
     entry.parent.mkdir(exist_ok=True)
-    with written(entry, lasting=False) as file:
+    with atomic_write(entry, durable=False) as file:
         np.save(file, matrix)
 
 
@@ -298,7 +301,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], descr
         with ThreadPoolExecutor(cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from progress_bar(pool.map(function, items), description, total=len(items))
     finally:
-        torch.set_num_threads(n_threads)  # what the pool's threads set is not theirs alone
+        torch.set_num_threads(n_threads)  # `set_num_threads` in the pool's threads changes the whole process
 
 
 def _stamp(path: Path) -> list[int | str]:
@@ -320,15 +323,22 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 def main() -> None:
     """Say where the cache is and how large, or clear it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("cache_dir", type=Path, help="the folder that the training printed")
+    from genre_cls.commands import OneLineParser, one_line_errors  # with Hydra, which who only reads features can spare
+
+    parser = OneLineParser(prog="genre_cls.store", description=main.__doc__)
+    parser.add_argument("cache_dir", type=expanduser, help="the folder that the training printed")
     parser.add_argument("--clear", action="store_true", help="delete all cached features")
-    arguments = parser.parse_args()
-    if not (at_home(arguments.cache_dir) / "features" / "ledger.json").exists():
-        parser.error(f"{arguments.cache_dir}: no cache of features in it")
-    store = FeatureStore(arguments.cache_dir)
+    with one_line_errors():
+        arguments = parser.parse_args()
+        _say_the_size(arguments.cache_dir, clear=arguments.clear)
+
+
+def _say_the_size(cache_dir: Path, *, clear: bool) -> None:
+    if not (cache_dir / "features" / "ledger.json").exists():
+        raise UserError(f"{cache_dir}: no cache of features in it")
+    store = FeatureStore(cache_dir)
     print(f"{store.root}: {store.size() / 1e6:.1f} MB")
-    if arguments.clear:
+    if clear:
         shutil.rmtree(store.root)
         print("cleared")
 

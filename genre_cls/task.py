@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.catalogue import Catalogue, Track, groups
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.extras import installed
+from genre_cls.extras import program
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
@@ -239,7 +239,7 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         log.warning(in_one_line(line))
     log.info(
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
-        store.size() / 1e6, store.root, installed("python"), cfg.cache_dir,
+        store.size() / 1e6, store.root, program("python"), cfg.cache_dir,
     )  # fmt: skip
 
 

@@ -1,9 +1,8 @@
-"""All that is MLflow: a parent run for each configuration, a child run for each fold, and reading them back."""
+"""What is kept in MLflow: a parent run for each configuration, a child run for each fold, and reading them back."""
 
 import logging
 import os
 import re
-import shlex
 import shutil
 import tempfile
 import time
@@ -13,13 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from http.client import HTTPException
 from pathlib import Path
-from ssl import SSLError
 from typing import Self
-from urllib.error import HTTPError, URLError
-from urllib.parse import unquote
-from urllib.request import urlopen
 from uuid import uuid4
 
 import numpy as np
@@ -28,15 +22,14 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
-from genre_cls.errors import UserError, in_one_line, public
-from genre_cls.extras import installed
+from genre_cls.connection import connect, store_uri
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.locks import locked
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
-from genre_cls.whole import at_home, disk_failure, sync
+from genre_cls.whole import disk_failure, expanduser, sync
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +41,7 @@ COUNTED_BY = "sweeps"  # the tag with the ids of the last commands that count a 
 LAST_COMMAND = "at_work"  # the tag with the id of the last command that worked on a run
 COMMAND_ID = "GENRE_CLS_SWEEP"  # the environment variable with the random id of the present command
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds which other jobs train
-PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 N_COMMANDS = 20  # whose ids are kept
-RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
 BATCH = 1000  # metrics that MLflow takes in one call
 
 FAILURES = (MlflowException, OSError)  # what comes out of MLflow if a server, a disk or a database fails
@@ -110,20 +101,11 @@ class Tracker:
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-        # It logs the traceback of each failure that it raises as well, which `failures_told` tells in one line.
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self._folder = at_home(folder).resolve()
+        self._folder = expanduser(folder).resolve()
         self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"
         self.uri = store_uri(uri, folder)
-        if not uri:
-            _make_database(self._folder)
-            database.check(self._folder)
-            database.follow(self._folder)
-        self._client = _connect(self.uri)
+        self._client = connect(uri, folder)
 
     @classmethod
     def at(cls, place: str) -> Self:
@@ -203,8 +185,9 @@ class Tracker:
 
     def close_dead(self) -> None:
         """Close as KILLED what dead processes with the same `locks/` have left open."""
+        here = self._place()
         for place, _, key in {run.data.tags.get(LOCK, "").partition("/") for run in self._open_runs()}:
-            if place == self._place():
+            if place == here:
                 with suppress(Timeout), self.claim(key, "", wait=False):
                     pass
 
@@ -368,7 +351,7 @@ class Tracker:
             return [self._file(fold, "model.safetensors") for fold in folds]
 
     def temperature(self, run_id: str) -> float:
-        """What makes a configuration's probabilities trustworthy, by the held-out tracks of all folds that are there.
+        """The temperature fitted to the held-out tracks of all folds that are there (`calibration.best_temperature`).
 
         Args:
             run_id: of the configuration, or of one of its folds.
@@ -532,25 +515,6 @@ class OpenRun:
             self._client.log_artifacts(self.run_id, folder)
 
 
-def store_uri(uri: str, folder: Path) -> str:
-    """Address of a store: the server's, or of the database in a folder.
-
-    Raises:
-        UserError: MLflow would take the folder's path for another one's.
-    """
-    path = at_home(folder).resolve() / database.DATABASE
-    if not uri and unquote(str(path).partition("?")[0]) != str(path):
-        reason = "must have no question mark in it, and no percent sign before two digits"
-        raise UserError(f"tracking.folder={folder}: {path.parent} {reason}; name another one")
-    return uri or f"sqlite:///{path}"
-
-
-def ui_command(uri: str) -> str:
-    """What opens MLflow's pages on a store."""
-    local = f"{installed('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
-    return local if uri.startswith("sqlite:") else public(uri)
-
-
 def _facts(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
     """Average features, one a kind, and what is known of the tracks, from the files of some configurations."""
     means: dict[str, GenreMeans] = {}
@@ -606,46 +570,3 @@ def _is_mine(run: Run) -> bool:
     """Whether a run is the present command's work."""
     present = os.environ.get(COMMAND_ID)
     return bool(present) and run.data.tags.get(LAST_COMMAND) == present
-
-
-def _connect(uri: str) -> MlflowClient:
-    """A connection to a store that is known to be there."""
-    try:
-        if uri.startswith("http"):
-            _knock(uri)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
-        raise UserError(database.what_failed(uri, error)) from error
-    except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
-        raise UserError(f"tracking.uri={uri}: {error}") from error
-    return client
-
-
-def _knock(uri: str) -> None:
-    """Fail at once if nobody answers, on which MLflow would spend a minute; whom it knows and trusts is its matter."""
-    try:
-        urlopen(public(uri), timeout=10).close()
-    except HTTPError:
-        pass
-    except URLError as error:
-        if not isinstance(error.reason, SSLError):
-            raise
-
-
-def _make_database(folder: Path) -> None:
-    """Make the folder's database if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / database.DATABASE
-    if path.exists():
-        return
-    for chatty in ("alembic", "mlflow.store.db"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Several processes that make the tables at once break each other's migrations, and a kill leaves half of them.
-    with FileLock(folder / "mlflow.lock"):
-        if not path.exists():
-            partial = folder / "mlflow.partial"
-            partial.unlink(missing_ok=True)
-            _connect(f"sqlite:///{partial}")
-            partial.replace(path)
-            sync(folder)

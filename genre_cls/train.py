@@ -6,8 +6,9 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import product
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +18,16 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from genre_cls.commands import AGAIN, one_line_errors
 from genre_cls.errors import UserError
-from genre_cls.extras import installed
+from genre_cls.extras import program
 from genre_cls.lifeline import end_with
-from genre_cls.settings import AGAIN, CONF, at_least, check, check_words, one_line_errors, without_hydra
+from genre_cls.settings import CONF, at_least, check, check_words, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -64,25 +67,28 @@ class Sweep(Callback):
     Before the first job: every configuration is checked, and all features are extracted in one pass over the
     audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
     A search (`inside`) ends with its winner being judged by the fold that took no part in it, each fold its own winner.
+    Hydra turns what a callback raises into a warning, but lets SystemExit pass: callbacks tell mistakes themselves.
     """
 
+    # The class's own, since Hydra makes the instance, which `main` has no way to get.
     _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and its command's id
     _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best, by its fold
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
         _name_command()
-        _prepare(config, lambda config: [config])
+        with one_line_errors(AGAIN):
+            _prepare(config, [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep, wherever the launcher runs them."""
-        with one_line_errors():
+        with one_line_errors(AGAIN):
             trials = config.hydra.sweeper.get("n_trials", 1)
             if not at_least(1).allows(trials):
                 raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
-        _prepare(config, expand)
+            _prepare(config, expand(config))
         Sweep._under_way = config, _name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -96,10 +102,10 @@ class Sweep(Callback):
         """Say where to look at a single configuration."""
         if kwargs["job_return"].status != JobStatus.COMPLETED:
             return
-        from genre_cls.tracking import store_uri, ui_command
+        from genre_cls.connection import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
-        log.info("compare it with others: %s -m genre_cls.report", installed("python"))
+        log.info("compare it with others: %s -m genre_cls.report", program("python"))
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:
@@ -139,18 +145,16 @@ def _name_command() -> str:
     return os.environ[COMMAND_ID]
 
 
-def _prepare(config: DictConfig, jobs: Callable[[DictConfig], list[DictConfig]]) -> None:
-    # Hydra turns what a callback raises into a warning, but lets SystemExit pass.
-    with one_line_errors(AGAIN):
-        configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
-        configurations = jobs(config)
-        for cfg in configurations:
-            check(cfg)
-        if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
-            import_ahead(*TRAINING)
-        from genre_cls.experiment import prepare
+def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
+    """Check all configurations of a command and make what they are judged on, before the first is trained."""
+    configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
+    for cfg in configurations:
+        check(cfg)
+    if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
+        import_ahead(*TRAINING)
+    from genre_cls.experiment import prepare
 
-        prepare(configurations)
+    prepare(configurations)
 
 
 def _runs_here(config: DictConfig) -> bool:
@@ -164,15 +168,19 @@ def expand(config: DictConfig) -> list[DictConfig]:
     Args:
         config: the sweep's own, as Hydra hands it to callbacks.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
     loader = GlobalHydra.instance().config_loader()
-    axes = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*axes, *config.hydra.overrides.task])
-    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [loader.load_sweep_config(config, list(job)) for job in jobs]
+    params = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
+    axes = {override.get_key_element(): _choices(override) for override in overrides}  # of one given twice, the last
+    return [loader.load_sweep_config(config, list(job)) for job in product(*axes.values())]
+
+
+def _choices(override: Override) -> list[str]:
+    """The overrides of one value each that one of several stands for."""
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from genre_cls.errors import UserError, system_reason
 
 
-def at_home(path: str | Path) -> Path:
+def expanduser(path: str | Path) -> Path:
     """A path in which a leading `~` stands for the home; a name that only begins so, as `~backup.mp3`, stays.
 
     Args:
@@ -19,14 +19,14 @@ def at_home(path: str | Path) -> Path:
 
 
 @contextmanager
-def written(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file to write, which takes its place when the block has ended well, and else is gone.
 
     A process that is killed leaves `<name>.partial`, which the next one that writes the file replaces.
 
     Args:
         path: of the file, in a folder that is there.
-        lasting: whether it outlives a power cut from then on; not worth the wait where thousands can be made anew.
+        durable: whether it outlives a power cut from then on; not worth the wait where thousands can be made anew.
 
     Raises:
         UserError: the disk is full, the folder is read-only, or the like.
@@ -35,10 +35,10 @@ def written(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
-        if lasting:
+        if durable:
             sync(partial)
         partial.replace(path)
-        if lasting:
+        if durable:
             sync(path.parent)
     except OSError as error:
         error.filename = path  # rather than the partial one, or, of a full disk, none

@@ -1,4 +1,4 @@
-"""Where the windows of a clip are: what a model sees at once."""
+"""Where a clip's windows are, and the names of the views of a window; without torch, which `views` needs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,11 @@ VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
 def treatment(view: str) -> str:
     """Which of `TREATMENTS` a view is, be it of the window itself or of its MFCCs."""
     return view.removeprefix(OF_MFCCS)
+
+
+def is_levelled(view: str) -> bool:
+    """Whether a view is one of the window without the clip's mean spectrum."""
+    return treatment(view) == "levelled"
 
 
 def is_of_mfccs(view: str) -> bool:

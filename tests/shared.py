@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,11 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
+def timeless(run: Run) -> dict[str, float]:
+    """A run's metrics that do not depend on how fast the machine is."""
+    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
+
+
 def once(folder: Path, make: Callable[[Path], Outcome]) -> Outcome:
     """Make something in a folder, or wait for the process of this session that is making it, and take what came out."""
     result = folder / "outcome.pickle"
@@ -139,6 +146,19 @@ def heeding_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def held_for_a_second(lock: Path) -> None:
+    """Have another thread hold a lock, as another process would."""
+    ready = threading.Event()
+
+    def hold() -> None:
+        with FileLock(lock):
+            ready.set()
+            sleep(1)
+
+    threading.Thread(target=hold).start()
+    ready.wait()
 
 
 def features_of(clips: Sequence[np.ndarray]) -> Features:

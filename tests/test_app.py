@@ -24,9 +24,9 @@ from networks import SPECS, a_classifier, music
 from genre_cls import GenreClassifier, __main__, app
 from genre_cls.app import Desk
 from genre_cls.errors import UserError
-from genre_cls.extras import installed
+from genre_cls.extras import program
 
-PIP = installed("pip")
+PIP = program("pip")
 
 gradio_client = pytest.importorskip("gradio_client")
 

@@ -33,6 +33,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
         assert spec and spec.loader
         module = module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
+        monkeypatch.syspath_prepend(BENCHMARKS)  # where a script has what it shares with others
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         spec.loader.exec_module(module)
         return module
@@ -121,7 +122,6 @@ def test_files_are_judged_beside_being_decoded(
 def test_the_race_is_over_when_the_default_recipe_is_as_good_as_the_tutorials(
     script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
     race, asked = script("race", "dataset=gtzan"), []
     results = iter([{"accuracy": 0.5, "seconds": 400.0}, *({"accuracy": a, "seconds": 2.0} for a in (0.4, 0.5, 0.6))])
 
@@ -137,10 +137,7 @@ def test_the_race_is_over_when_the_default_recipe_is_as_good_as_the_tutorials(
     assert list(rows(capsys.readouterr().out).values())[-1] == ["50.0", "2.0", "0.005"]
 
 
-def test_a_fold_of_the_race_is_judged(
-    script: Callable[..., ModuleType], on_music: tuple[str, ...], here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_a_fold_of_the_race_is_judged(script: Callable[..., ModuleType], on_music: tuple[str, ...], here: Path) -> None:
     race = script("race")
     found = race.measured(race.ours, [*on_music, "features=mfcc", "batch_size=4", "trainer.workers=1"])
     assert 0 <= found["accuracy"] <= 1 and found["seconds"] > 0

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from genre_cls import GenreClassifier, Prediction, prediction
 from genre_cls.calibration import tempered
 from genre_cls.errors import UserError
-from genre_cls.modelfile import saved
+from genre_cls.modelfile import serialised
 from genre_cls.models import arithmetic
 from genre_cls.scoring import voted
 
@@ -57,7 +57,9 @@ def forged(path: Path, model: Path, edit: Edit) -> Path:
     config = yaml.safe_load(description["config"])
     edit(description, config, weights)
     path.write_bytes(
-        saved(weights, {"config": yaml.safe_dump(config)} | {k: v for k, v in description.items() if k != "config"})
+        serialised(
+            weights, {"config": yaml.safe_dump(config)} | {k: v for k, v in description.items() if k != "config"}
+        )
     )
     return path
 
@@ -269,7 +271,9 @@ def test_code_in_the_configuration_and_in_nested_arguments_does_not_run(model: P
     ran, description = tmp_path / "ran", contents(model)[0]
     code = f"!!python/object/apply:os.system ['touch {ran}']"
     path = tmp_path / "yaml.safetensors"
-    path.write_bytes(saved(contents(model)[1], description | {"config": description["config"] + f"\nextra: {code}\n"}))
+    path.write_bytes(
+        serialised(contents(model)[1], description | {"config": description["config"] + f"\nextra: {code}\n"})
+    )
     assert "no model that can be used" in refusal(path)
     nested = {"_target_": "os.system", "_args_": [f"touch {ran}"]}
     for key in ("dropout", "bands", "channels"):

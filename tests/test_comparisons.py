@@ -15,8 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
-from genre_cls.comparisons import Difference, main_effects, mcnemar, pairwise
+from genre_cls.comparisons import Difference, each_pair, main_effects, mcnemar
 from genre_cls.estimates import Estimate, crossed, estimate, holm
+from genre_cls.findings import verdict
 from genre_cls.scoring import ConfigResult, FoldResult, names
 
 ROPE = 0.01
@@ -76,7 +77,7 @@ def test_a_pair_is_compared_as_baycomp_does(case: tuple[np.ndarray, np.ndarray])
     (first, second), tracks = case
     k = len(np.unique(tracks)) // N_TRACKS
     pair = [a_result(first, tracks), a_result(second, tracks, model="basic")]
-    (got,) = pairwise(pair, ROPE)
+    (got,) = each_pair(pair, ROPE)
     means = [own.mean(axis=1) for own in (first, second)]
     assume(np.ptp(means[0] - means[1]) or not (first - second).any())  # else the error of single tracks stands in
     tails = two_on_single(*means, runs=len(tracks) // k)
@@ -117,7 +118,7 @@ def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_th
     def pair(sizes: Sequence[int]) -> Estimate:
         parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
         recognised = [[(np.arange(len(part)) < hits, part) for part in parts] for hits in (both + more, both)]
-        (got,) = pairwise([of_folds(recognised[0]), of_folds(recognised[1], model="basic")], ROPE)
+        (got,) = each_pair([of_folds(recognised[0]), of_folds(recognised[1], model="basic")], ROPE)
         return got.accuracy
 
     unequal, equal = pair([n + 1] * 4 + [n]), pair([n + 1] * 5)
@@ -128,7 +129,7 @@ def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_th
 @given(grids())
 def test_each_pair_is_compared_once_and_the_better_one_has_the_higher_mean(grid: list[ConfigResult]) -> None:
     means = {name: accuracies(result).mean() for name, result in zip(names(grid), grid, strict=True)}
-    pairs = pairwise(grid, ROPE)
+    pairs = each_pair(grid, ROPE)
     assert len(pairs) == 28
     assert {frozenset(called(pair)) for pair in pairs} == {frozenset(two) for two in combinations(means, 2)}
     for pair in pairs:
@@ -141,7 +142,7 @@ def test_each_pair_is_compared_once_and_the_better_one_has_the_higher_mean(grid:
 @given(grids())
 def test_p_values_are_adjusted_for_all_comparisons_of_a_kind(grid: list[ConfigResult]) -> None:
     by_name = dict(zip(names(grid), grid, strict=True))
-    pairs = pairwise(grid, ROPE)
+    pairs = each_pair(grid, ROPE)
     for compared in (pairs, main_effects(grid, ROPE)):
         assert [d.p_value for d in compared] == pytest.approx(holm([d.accuracy.p_value for d in compared]))
         assert all(d.p_value >= d.accuracy.p_value for d in compared)
@@ -158,7 +159,7 @@ def test_who_swaps_predictions_swaps_verdicts(grid: list[ConfigResult], one: int
     swapped[one] = replace(grid[one], folds=grid[other].folds)
     swapped[other] = replace(grid[other], folds=grid[one].folds)
     two = {names(grid)[one], names(grid)[other]}
-    (before,), (after,) = ([d for d in pairwise(some, ROPE) if called(d) == two] for some in (grid, swapped))
+    (before,), (after,) = ([d for d in each_pair(some, ROPE) if called(d) == two] for some in (grid, swapped))
     assert (after.better, after.worse) == (before.worse, before.better)
     assert (after.accuracy.mean, after.equal) == pytest.approx((before.accuracy.mean, before.equal))
     assert after.p_value == pytest.approx(before.p_value)
@@ -201,7 +202,7 @@ def test_whatever_else_was_set_is_an_axis_too(grid: list[ConfigResult]) -> None:
 @settings(deadline=None, max_examples=10)
 @given(grids([{"features": "mel", "model": "deep"}, {"features": "mfcc", "model": "basic"}]))
 def test_configurations_that_differ_in_two_axes_show_the_effect_of_neither(grid: list[ConfigResult]) -> None:
-    assert main_effects(grid, ROPE) == [] and len(pairwise(grid, ROPE)) == 1
+    assert main_effects(grid, ROPE) == [] and len(each_pair(grid, ROPE)) == 1
 
 
 @settings(deadline=None, max_examples=10)
@@ -214,7 +215,7 @@ def test_a_configuration_of_which_a_fold_is_missing_is_left_out(
     partial = list(grid)
     partial[place] = replace(grid[place], folds=folds[:gone] + folds[gone + 1 :])
     others = grid[:place] + grid[place + 1 :]
-    for compare in (pairwise, main_effects):
+    for compare in (each_pair, main_effects):
         assert compare(partial, ROPE) == compare(others, ROPE)
 
 
@@ -222,14 +223,14 @@ def test_configurations_that_miss_different_folds_are_not_compared() -> None:
     hits = np.tile([1.0, 0.0], (4, 4))
     first, second = a_result(hits), a_result(1 - hits, model="basic")
     partial = [replace(first, folds=first.folds[1:]), replace(second, folds=second.folds[:-1])]
-    assert pairwise(partial, ROPE) == main_effects(partial, ROPE) == []
+    assert each_pair(partial, ROPE) == main_effects(partial, ROPE) == []
 
 
 @settings(deadline=None, max_examples=10)
 @given(grids())
 def test_one_fold_compares_nothing(grid: list[ConfigResult]) -> None:
     single = [replace(result, folds=result.folds[:1]) for result in grid]
-    assert pairwise(single, ROPE) == main_effects(single, ROPE) == []
+    assert each_pair(single, ROPE) == main_effects(single, ROPE) == []
 
 
 @settings(deadline=None, max_examples=20)
@@ -239,7 +240,7 @@ def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: 
     tracks = np.tile(np.arange(N_TRACKS), (n_folds, 1))
     pair = [a_result(first, tracks), a_result(second, tracks, model="basic")]
     expected = crossed(first - second)
-    for got in (*pairwise(pair, ROPE), *main_effects(pair, ROPE)):
+    for got in (*each_pair(pair, ROPE), *main_effects(pair, ROPE)):
         assert got.accuracy.mean == pytest.approx(abs(expected.mean))
         assert got.accuracy.error == pytest.approx(expected.error)
         assert got.accuracy.freedom == pytest.approx(expected.freedom)
@@ -250,15 +251,15 @@ def test_the_verdict_is_what_the_numbers_say(
     mean: float, error: float, freedom: int, p_value: float, rope: float
 ) -> None:
     found = Difference("mel", "mfcc", Estimate(mean, 0.0, error, freedom), p_value, None, rope)
-    verdict = found.verdict
+    told = verdict(found)
     if found.equal >= 0.95:
-        assert verdict.startswith("mel and mfcc are practically equal: ")
+        assert found.finding == "equal" and told.startswith("mel and mfcc are practically equal: ")
     elif p_value < 0.05:
-        assert verdict.startswith("mel beats mfcc by ")
+        assert found.finding == "different" and told.startswith("mel beats mfcc by ")
     else:
-        assert verdict.startswith("mel and mfcc cannot be told apart: ")
-        assert verdict.endswith("not significant after Holm's correction.") == (found.accuracy.low > 0)
-    numbers = [float(number) for number in re.findall(r"-?\d+\.\d", verdict)]
+        assert found.finding == "undecided" and told.startswith("mel and mfcc cannot be told apart: ")
+        assert told.endswith("not significant after Holm's correction.") == (found.accuracy.low > 0)
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d", told)]
     ends = [max(-100, 100 * found.accuracy.low), min(100, 100 * found.accuracy.high)]
     assert numbers == pytest.approx([100 * mean, *ends], abs=0.051)
 
@@ -279,8 +280,8 @@ def test_the_verdict_is_what_the_numbers_say(
 )
 def test_the_verdict_names_both_and_what_lies_between_them(missed: tuple[int, ...], words: str) -> None:
     worse = np.arange(N_TRACKS) >= np.array(missed)[:, None]
-    (found,) = pairwise([a_result(np.ones_like(worse)), a_result(worse, model="basic")], ROPE)
-    assert found.verdict.startswith(words)
+    (found,) = each_pair([a_result(np.ones_like(worse)), a_result(worse, model="basic")], ROPE)
+    assert verdict(found).startswith(words)
 
 
 def test_the_simulations_of_the_documentation_run() -> None:
@@ -299,17 +300,17 @@ def test_the_simulations_of_the_documentation_run() -> None:
 def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: int, n_tracks: int) -> None:
     tracks, place = np.arange(n_folds * n_tracks).reshape(n_folds, n_tracks), np.arange(n_tracks)
     worse, better = (np.tile((place < n).astype(float), (n_folds, 1)) for n in (2, 3))
-    (pair,) = pairwise([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
+    (pair,) = each_pair([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
     share = 1 / n_tracks
     assert pair.accuracy.mean == np.mean([share] * n_folds)
     mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss that are imagined
     exact = np.sqrt(((n_folds + 2) / n - mean**2) / n)
     assert exact < pair.accuracy.error < exact + share - mean
-    assert pair.p_value > 0.05 and "cannot be told apart" in pair.verdict
+    assert pair.p_value > 0.05 and "cannot be told apart" in verdict(pair)
 
 
 @pytest.mark.parametrize(("n_tracks", "words"), [(8, "cannot be told apart"), (2000, "practically equal")])
 def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_tracks: int, words: str) -> None:
     tracks = np.arange(5 * n_tracks).reshape(5, n_tracks)
-    (pair,) = pairwise([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
-    assert words in pair.verdict and pair.accuracy.error > 0
+    (pair,) = each_pair([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
+    assert words in verdict(pair) and pair.accuracy.error > 0

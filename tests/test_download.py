@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shared import held_for_a_second
 
-from genre_cls import download
+from genre_cls import download, locks
 from genre_cls.catalogue import GTZAN_GENRES
 from genre_cls.download import Source, configured, fetch, get, unpack
 from genre_cls.errors import UserError
@@ -305,6 +306,17 @@ def test_an_archive_that_is_whole_needs_no_network(archive: bytes, tmp_path: Pat
     assert is_whole(tmp_path)
 
 
+def test_who_waits_for_another_download_is_told(
+    archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    (tmp_path / "genres.tar.gz.partial").write_bytes(archive)
+    held_for_a_second(tmp_path / "download.lock")
+    with caplog.at_level("INFO"):
+        get(source(archive, mirrors=("http://127.0.0.1:9/none",)), tmp_path)
+    assert is_whole(tmp_path) and "the download: another process is at it, waiting" in caplog.text
+
+
 def test_without_a_known_checksum_it_is_told_and_gzips_own_is_held_to(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -433,8 +445,9 @@ def test_the_command_tells_in_one_line_that_there_is_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(download, "configured", lambda: source(b"", attempts=1))
-    for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n"):
-        monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), "--mirror", address])
+    mirrors = [["--mirror", address] for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n")]
+    for mistake in (*mirrors, ["--mirrors"], ["--mirror"], ["another folder"]):
+        monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), *mistake])
         with pytest.raises(SystemExit) as end:
             download.main()
         assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1

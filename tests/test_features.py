@@ -201,9 +201,6 @@ def test_the_shape_is_the_specs(spec: FeatureSpec) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"kind": "chroma"}, ["kind=chroma", "mel or mfcc"]),
-        ({"sample_rate": 999}, ["sample_rate=999", "1000"]),
-        ({"n_fft": 15}, ["n_fft=15", "16"]),
         ({"hop_length": 0}, ["hop_length=0", "1 to n_fft=2048"]),
         ({"hop_length": 2049}, ["hop_length=2049", "n_fft=2048"]),
         ({"n_mels": 0}, ["n_mels=0", "1 to"]),
@@ -215,8 +212,6 @@ def test_the_shape_is_the_specs(spec: FeatureSpec) -> None:
         ({"f_max": 11026.0}, ["f_max=11026.0", "11025"]),
         ({"sample_rate": 16000}, ["f_max=11025.0", "sample_rate/2=8000"]),
         ({"f_max": float("nan")}, ["f_max=nan", "11025"]),
-        ({"top_db": 0.0}, ["top_db=0.0", "above 0"]),
-        ({"top_db": float("nan")}, ["top_db=nan", "above 0"]),
     ],
 )
 def test_an_impossible_value_is_named_with_its_limit(values: dict[str, Any], told: list[str]) -> None:

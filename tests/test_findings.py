@@ -7,7 +7,7 @@ import pytest
 from made import a_result
 
 from genre_cls import findings
-from genre_cls.comparisons import main_effects, pairwise
+from genre_cls.comparisons import each_pair, main_effects
 from genre_cls.findings import Report
 
 GRID = tuple(
@@ -16,7 +16,7 @@ GRID = tuple(
     for model in ("basic", "deep")
     for size in ("16", "32")
 )
-REPORT = Report("A title", "demo", (), GRID, (), {})
+REPORT = Report("A title", "demo", (), GRID, (), {}, 0.01)
 
 
 def column(sheet: findings.Sheet, name: str) -> list[str]:
@@ -25,7 +25,7 @@ def column(sheet: findings.Sheet, name: str) -> list[str]:
 
 
 def test_the_verdicts_are_those_on_the_axes() -> None:
-    assert findings.verdicts(REPORT) == [effect.verdict for effect in main_effects(GRID, 0.01)]
+    assert findings.verdicts(REPORT) == [findings.verdict(effect) for effect in main_effects(GRID, 0.01)]
     assert findings.verdicts(REPORT)[0].startswith("mel beats mfcc by 30.0 points")
     assert [line.partition(":")[0] for line in findings.verdicts(REPORT)[1:]] == [
         "basic and deep cannot be told apart",  # though they recognise the same tracks, which are few
@@ -36,8 +36,8 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
 def test_each_against_each_lists_every_pair_once() -> None:
     sheet = findings.each_against_each(REPORT)
     assert len(sheet.rows) == 28
-    assert column(sheet, "better") == [pair.better for pair in pairwise(GRID, 0.01)]
-    assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in pairwise(GRID, 0.01)]
+    assert column(sheet, "better") == [pair.better for pair in each_pair(GRID, 0.01)]
+    assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in each_pair(GRID, 0.01)]
 
 
 def test_a_track_that_several_folds_judge_is_one_track_of_its_genre() -> None:
@@ -55,9 +55,8 @@ def test_one_fold_says_nothing_of_differences() -> None:
 def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
     own = a_result(0.5, 0.6, folds="artist")
     others = {"random": a_result(0.8, 0.9, folds="random"), "filtered": a_result(0.7, 0.7, folds="filtered")}
-    report = Report(
-        "t", "d", (), (own, a_result(0.4, 0.4, model="other", folds="artist")), (), {}, other_splits={0: others}
-    )
+    results = own, a_result(0.4, 0.4, model="other", folds="artist")
+    report = Report("t", "d", (), results, (), {}, 0.01, other_splits={0: others})
     sheet = findings.under_other_splits(report)
     assert list(sheet.columns)[1:4] == ["random", "filtered", "artist"]
     (row,) = sheet.rows
@@ -70,7 +69,7 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
 
 def test_a_configuration_that_gains_under_a_stricter_split_is_said_to_gain() -> None:
     own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, other_splits={0: {"random": other}}))
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
     assert " scores 10.0 " in line and " points more under folds=artist" in line
 
 
@@ -79,14 +78,14 @@ def test_what_a_stricter_split_costs_is_said_to_be_open_where_its_interval_reach
     folds: tuple[float, ...], ending: str
 ) -> None:
     own, other = a_result(*folds, folds="artist"), a_result(*[0.9] * 5, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, other_splits={0: {"random": other}}))
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
     assert " points fewer under folds=artist" in line and line.endswith(ending)
 
 
 def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
     good, bad = a_result(0.9, 0.8), a_result(0.8, 0.8, model="other")
     tracks = {"1.0.9": {"artist": "Ann", "fault": "distorted"}, "0.0.1": {"artist": "Bob", "fault": "distorted"}}
-    report = Report("t", "d", (), (good, bad), (), {}, tracks=tracks)
+    report = Report("t", "d", (), (good, bad), (), {}, 0.01, tracks=tracks)
     sheet = findings.missed_tracks(report)
     assert column(sheet, "missed by") == ["100 %"] * 6 + ["50 %"] * 2
     lines = dict(zip(column(sheet, "track"), sheet.rows, strict=True))

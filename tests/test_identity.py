@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
+from shared import Compose
 
 from genre_cls.identity import SHOWING, SOURCES, Identity, _source, command, digest, identify
 from genre_cls.settings import leaves
 
-Compose = Callable[..., DictConfig]
 INCIDENTAL = {
     "cache_dir=/x": "where features are kept",
     "report_dir=/x": "where the report goes",

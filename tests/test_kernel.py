@@ -1,8 +1,6 @@
 """The kernel machine: what ridge regression is elsewhere, and what it says of what it knows and of what it does not."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +10,13 @@ from hypothesis import strategies as st
 from networks import SPECS, a_classifier
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import Command
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
 from genre_cls import GenreClassifier, train, training
 from genre_cls.errors import UserError
 from genre_cls.kernel import LOGIT_SCALE, RIDGE, KernelMachine
-
-Command = Callable[..., Any]
 
 
 def windows(seed: int, n: int, n_values: int) -> Tensor:

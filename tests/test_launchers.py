@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 from mlflow.entities import Run
 from omegaconf import DictConfig
-from shared import Outcome
+from shared import Command, Outcome, timeless
 from test_resume import OnServer, Server
 
 from genre_cls import train, voting
 from genre_cls.errors import UserError
-
-Command = Callable[..., Any]
 
 GRID = ("-m", "features=mel", "model=basic", "batch_size=4,6")
 PLUGINS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
@@ -57,7 +55,7 @@ def numbers(outcome: Any) -> dict[tuple[str, ...], dict[str, float]]:
 
 def _numbers(run: Run) -> dict[str, float]:
     assert run.info.status == "FINISHED"
-    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
+    return timeless(run)
 
 
 @pytest.mark.slow

@@ -1,19 +1,15 @@
 """The networks: any input size, the depths and sizes that their names promise, no window that sees its neighbours."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
+from shared import Compose
 from torch import nn
 
 from genre_cls.models import PaddedConv2d, TimeStatistics, TutorialCNN, n_parameters
-
-Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture(scope="module", params=["basic", "deep"])

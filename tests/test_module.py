@@ -22,7 +22,7 @@ from torch.optim import SGD, AdamW
 from genre_cls.data import FoldData
 from genre_cls.errors import UserError
 from genre_cls.folds import Fold
-from genre_cls.modelfile import saved
+from genre_cls.modelfile import serialised
 from genre_cls.models import GenreCNN
 from genre_cls.module import GenreModule, Training, fit
 from genre_cls.recipe import Augmentation, constant, one_cycle
@@ -57,7 +57,7 @@ def trained(
 
 
 def weights(module: GenreModule) -> bytes:
-    return saved(module.weights(), {})
+    return serialised(module.weights(), {})
 
 
 @settings(deadline=None, max_examples=25)
@@ -279,7 +279,7 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing(total: int, warmup: fl
 def test_a_saved_module_comes_back_with_all_that_describes_it(fold_data: MakeData, tmp_path: Path) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD))
     description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
-    (tmp_path / "model.safetensors").write_bytes(saved(module.weights(), description))
+    (tmp_path / "model.safetensors").write_bytes(serialised(module.weights(), description))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["genre_cls"]) == description
         back = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict

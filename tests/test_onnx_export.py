@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.errors import UserError
-from genre_cls.extras import installed
+from genre_cls.extras import program
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.onnx_export import exported
 from genre_cls.onnx_model import session
 
-PIP = installed("pip")
+PIP = program("pip")
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 

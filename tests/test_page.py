@@ -19,10 +19,9 @@ MIDDLE = a_result(0.6, 0.7, 0.8, model="middle")
 BEST = a_result(0.9, 0.9, 0.8, model="best")
 WORST = a_result(0.2, 0.4, 0.3, model="worst", features="mfcc")
 MEANS = GenreMeans("mel", ("blues", "rock"), np.ones((2, 8, 9), np.float32), 0.1, np.geomspace(100, 9000, 8))
-REPORT = Report(
-    "A title", "demo", ("It is synthetic.",), (MIDDLE, WORST, BEST), (MEANS, replace(MEANS, kind="mfcc")), {"seed": "7"}
-)
-TINY = Report("Tiny", "own", (), (a_result(0.5),), (), {})
+BOTH_MEANS = (MEANS, replace(MEANS, kind="mfcc"))
+REPORT = Report("A title", "demo", ("It is synthetic.",), (MIDDLE, WORST, BEST), BOTH_MEANS, {"seed": "7"}, 0.01)
+TINY = Report("Tiny", "own", (), (a_result(0.5),), (), {}, 0.01)
 
 
 class Reader(HTMLParser):
@@ -161,7 +160,7 @@ def test_notes_and_provenance_are_shown(html: str) -> None:
 
 def test_hostile_names_stay_text_everywhere() -> None:
     result = a_result(0.7, genres=(HOSTILE, "rock"), model=HOSTILE)
-    report = Report(HOSTILE, HOSTILE, (HOSTILE,), (result,), (), {HOSTILE: HOSTILE})
+    report = Report(HOSTILE, HOSTILE, (HOSTILE,), (result,), (), {HOSTILE: HOSTILE}, 0.01)
     reader = Reader(page.html(report))
     assert "script" not in {tag for tag, _ in reader.tags} and reader.text.count(HOSTILE) >= 7
     assert HOSTILE in in_terminal(report)

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import Command
 
 from genre_cls import GenreClassifier, predict
 from genre_cls.prediction import Prediction
 
-Command = Callable[..., Any]
 GENRES = ("hiss & noise", "tones, pure")
 RATE = 22050
 

@@ -26,7 +26,7 @@ from networks import GENRES, SPECS, a_classifier, music
 
 from genre_cls import GenreClassifier, predict
 from genre_cls.errors import UserError
-from genre_cls.registry import registered
+from genre_cls.registry import register
 
 Registered = tuple[GenreClassifier, str, Path]
 
@@ -37,7 +37,7 @@ def version(fresh_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     store = shutil.copytree(fresh_store, tmp_path_factory.mktemp("registry") / "my runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
-        address, command = registered(loadable(), "genres", str(store))
+        address, command = register(loadable(), "genres", str(store))
         assert f"sqlite:///{store}/mlflow.db" in command and address in command and not list(Path().iterdir())
     yield loadable(), address, store
     mlflow.set_tracking_uri(None)
@@ -80,14 +80,14 @@ def test_nothing_of_it_is_a_pickle(version: Registered, tmp_path: Path) -> None:
 def test_registering_again_makes_another_version(version: Registered) -> None:
     whole, address, store = version
     assert address == "models:/genres/1"
-    assert registered(whole, "genres", str(store))[0] == "models:/genres/2"
+    assert register(whole, "genres", str(store))[0] == "models:/genres/2"
     versions = MlflowClient(f"sqlite:///{store}/mlflow.db").search_model_versions("name = 'genres'")
     assert sorted(one.version for one in versions) == [1, 2]
 
 
 def test_a_name_that_mlflow_refuses_is_told_in_one_line(version: Registered) -> None:
     with pytest.raises(UserError, match=r"^register no/slash in sqlite") as error:
-        registered(version[0], "no/slash", str(version[2]))
+        register(version[0], "no/slash", str(version[2]))
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from shared import Command
 
 from genre_cls import report, train
-from genre_cls.tracking import store_uri
-
-Command = Callable[..., Any]
+from genre_cls.connection import store_uri
 
 
 @pytest.fixture

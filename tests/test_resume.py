@@ -25,11 +25,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
-from shared import Outcome
+from shared import Command, Outcome, timeless
 
 from genre_cls import experiment, report, spool, train, voting
 
-Command = Callable[..., Any]
 Table = dict[tuple[str, str], Any]
 
 ONE = ("features=mel", "model=basic", "batch_size=4", "folds.k=3", "trainer.workers=1")
@@ -41,19 +40,14 @@ pytestmark = [
 ]
 
 
-def numbers(run: Run) -> dict[str, float]:
-    """What does not depend on how fast the machine is."""
-    return {name: value for name, value in run.data.metrics.items() if not name.startswith("seconds")}
-
-
 def table(outcome: Any) -> Table:
     """What a store holds in the end: each configuration's numbers, each fold's numbers and predictions."""
     rows: list[tuple[tuple[str, str], Any]] = []
     for parent in finished(outcome.parents):
-        rows.append(((parent.info.run_name, ""), numbers(parent)))
+        rows.append(((parent.info.run_name, ""), timeless(parent)))
         for child in finished(outcome.children(parent)):
             predictions = outcome.files(child)["predictions.csv"].read_bytes()
-            rows.append(((parent.info.run_name, child.info.run_name), (numbers(child), predictions)))
+            rows.append(((parent.info.run_name, child.info.run_name), (timeless(child), predictions)))
     assert len(rows) == len(dict(rows)), "something is there twice"
     return dict(rows)
 
@@ -107,7 +101,7 @@ def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_
     forced = command(train.main, "-m", *on_music, *ONE, "force=true")
     assert sorted(trained) == [0, 0, 1, 1, 2, 2] and "reused" not in forced.err
     old, new = forced.parents
-    assert (len(finished(forced.parents)), numbers(old)) == (2, numbers(new))
+    assert (len(finished(forced.parents)), timeless(old)) == (2, timeless(new))
     assert len(ranking(forced)) == len(ranking(first))
     other = command(train.main, "-m", *on_music, *ONE, "recipe.optimizer.lr=0.002")
     assert len(trained) == 9 and "reused" not in other.err
@@ -178,7 +172,7 @@ def test_the_next_configuration_begins_while_the_present_one_is_at_it_and_comes_
     assert list(map(ended, rivals)) == [0]  # another command that wanted the same has waited, and found it done
     assert sorted(run.info.status for run in done.parents) == ["FAILED", "FINISHED", "FINISHED"]
     alone = command(train.main, "-m", *on_music, *ONE, "recipe.optimizer.lr=0.003", "force=true")
-    same = [numbers(run) for run in alone.parents if run.data.params["recipe.optimizer.lr"] == "0.003"]
+    same = [timeless(run) for run in alone.parents if run.data.params["recipe.optimizer.lr"] == "0.003"]
     assert len(same) == 2 and same[0] == same[1]
 
 
@@ -413,7 +407,7 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
     forced = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2", "force=true")
     assert trained == [2, 0, 1, 0, 1, 2] and "reused" not in forced.err
     old, new = forced.parents
-    assert [old.info.status, new.info.status, numbers(old)] == ["FINISHED", "FINISHED", numbers(new)]
+    assert [old.info.status, new.info.status, timeless(old)] == ["FINISHED", "FINISHED", timeless(new)]
 
 
 @pytest.mark.usefixtures("store_here")
@@ -615,6 +609,8 @@ def test_four_at_once_with_overlapping_grids_train_each_fold_once(
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, TORTURE, "--kills", "4"], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("way", [[], ["--interrupt"]], ids=["killed", "interrupted"])
+def test_stopped_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path, way: list[str]) -> None:
+    torture = [sys.executable, TORTURE, "--kills", "4", *way]
+    done = subprocess.run(torture, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

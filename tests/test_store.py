@@ -8,7 +8,6 @@ import runpy
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
+from shared import held_for_a_second
 
 from genre_cls import audio, features, locks, store
 from genre_cls.catalogue import Track
@@ -603,9 +602,38 @@ def test_the_command_clears_nothing_that_is_no_cache(
         with pytest.raises(SystemExit) as end:
             command(str(folder), "--clear")
         assert end.value.code == 2
-        assert f"{folder}: no cache of features in it" in capsys.readouterr().err
+        assert capsys.readouterr().err == f"error: {folder}: no cache of features in it\n"
     assert (tmp_path / "features" / "thesis.txt").exists()
     assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["cache", "--claer"], ["x" * 300]], ids=["none", "a typo", "too long a name"]
+)
+def test_the_command_tells_a_mistake_in_one_line(
+    command: Callable[..., None], capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: ")
+
+
+def test_the_command_tells_a_cache_that_the_system_keeps_to_itself_in_one_line(
+    tracks: list[Track],
+    cache: Path,
+    command: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    FeatureStore(cache).load(tracks, [MEL])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(shutil, "rmtree", refuses)
+        command(str(cache), "--clear")
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {cache / 'features'}: Permission denied\n"
 
 
 def test_another_process_is_sent_the_names_of_files_and_not_the_features(tracks: list[Track], cache: Path) -> None:
@@ -632,15 +660,7 @@ def test_who_waits_for_another_process_to_extract_is_told(
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     tracks, there = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureStore(tmp_path)
-    ready = threading.Event()
-
-    def other() -> None:
-        with FileLock(there.root / "extract.lock"):
-            ready.set()
-            time.sleep(1)
-
-    threading.Thread(target=other).start()
-    ready.wait()
+    held_for_a_second(there.root / "extract.lock")
     with caplog.at_level("INFO"):
         assert_right(there.load(tracks, [MEL]))
     assert "features: another process is at it, waiting" in caplog.text

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import DictConfig
+from shared import Compose
 
 from genre_cls import task
 from genre_cls.catalogue import Catalogue, Track
 from genre_cls.errors import UserError
 from genre_cls.folds import SplitError
 from genre_cls.store import FeatureStore
-
-Compose = Callable[..., DictConfig]
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.whole import at_home, sync, written
+from genre_cls.whole import atomic_write, expanduser, sync
 
 SmallDisk = Callable[..., Path]
 
 
 def write(path: Path, content: bytes) -> None:
-    with written(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 
@@ -21,14 +21,14 @@ def test_a_tilde_is_the_home_and_a_name_that_begins_with_one_is_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert at_home("~/a") == tmp_path / "a" and at_home(tmp_path) == tmp_path
-    assert at_home("~backup.mp3") == Path("~backup.mp3")
+    assert expanduser("~/a") == tmp_path / "a" and expanduser(tmp_path) == tmp_path
+    assert expanduser("~backup.mp3") == Path("~backup.mp3")
 
 
 def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write(path, b"old")
-    with written(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
@@ -37,7 +37,7 @@ def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_is_broken_off_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), written(tmp_path / "file") as file:
+    with pytest.raises(error), atomic_write(tmp_path / "file") as file:
         file.write(b"half")
         raise error
     assert list(tmp_path.iterdir()) == []
@@ -53,7 +53,7 @@ def test_what_is_to_last_is_on_the_disk_before_it_has_its_name_and_its_name_afte
         synced.append((Path(f"/dev/fd/{handle}").resolve().name, (tmp_path / "file").exists()))
 
     monkeypatch.setattr(os, "fsync", noted)
-    with written(tmp_path / "quick", lasting=False) as file:
+    with atomic_write(tmp_path / "quick", durable=False) as file:
         file.write(b"x")
     assert synced == []
     write(tmp_path / "file", b"x")

@@ -1,0 +1,146 @@
+"""How a command tells a user's mistake in one line."""
+
+import atexit
+import gc
+import os
+import re
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from threading import Timer
+from traceback import walk_tb
+from typing import Any, NoReturn
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.extras import how_to_install
+from genre_cls.settings import CONF, no_such_key
+
+AGAIN = "; the same command resumes it"  # after Ctrl-C
+QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
+PLUGINS = {  # options of Hydra's that an extra brings
+    "hydra/sweeper=optuna": "hpo",
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=submitit_slurm": "slurm",
+}
+
+
+@contextmanager
+def one_line_errors(interrupted: str = "") -> Iterator[None]:
+    """Tell a user's mistake in one line on stderr and exit with code 2; anything else goes on as it is.
+
+    Args:
+        interrupted: what else is to be said after Ctrl-C.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
+    before, sys.unraisablehook = sys.unraisablehook, _never_lost(sys.unraisablehook)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ± is no mistake
+    try:
+        yield
+    except BrokenPipeError:  # whoever read the output, head say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        print(f"error: {in_one_line(error_message(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"interrupted{interrupted}", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        sys.unraisablehook = before
+
+
+def _never_lost(told: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["sys.UnraisableHookArgs"], Any]:
+    """Have Ctrl-C come again where Python drops it: in what it calls itself, such as weak references' callbacks."""
+
+    def tell(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # A signal wakes a main thread that sleeps or waits, which `_thread.interrupt_main` does not.
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            told(dropped)
+
+    return tell
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an exception tells of a user's mistake; Hydra raises bare ones, too."""
+    (*_, (frame, _)) = walk_tb(error.__traceback__)
+    room = str(frame.f_globals.get("__name__", ""))
+    of_hydra = isinstance(error, (AssertionError, TypeError, ValueError)) and room.startswith("hydra.")
+    return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
+
+
+class OneLineParser(ArgumentParser):
+    """A parser to whom a wrong argument is a user's mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell it as such."""
+        raise UserError(f"{message} (--help says more)")
+
+    def add_model(self, help: str) -> None:
+        """Take what says which model to use: `--model`, which defaults to `best`, `--tracking` and `--trust`."""
+        take = self.add_argument
+        take("--model", default="best", help=help)
+        take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
+        take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
+
+
+def error_message(error: Exception) -> str:
+    """The one line for a user's mistake."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
+    if isinstance(error, MissingConfigException):
+        return _no_such_option(str(error.missing_cfg_file), error.options or [])
+    # Hydra's own errors for an unnamed option, or a list nested in a list of options, say nothing useful.
+    if isinstance(error, AssertionError) or text.startswith(("Config group override", "can only concatenate str")):
+        return "an option is chosen by its name, as in model=deep (--help lists them)"
+    if found := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):
+        return f"{found[2]}: is taken from the environment variable {found[1]}, which is not set"
+    if found := re.match(r"Could not override '(.+?)'", text):
+        return no_such_key(found[1])
+    if found := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
+        return f"{found[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
+    if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
+        return _needs_quotes(error.override)
+    if isinstance(error, InstantiationException) and error.__cause__:
+        return _bad_argument(error.__cause__, text)
+    found = re.match(r"(.+?) full_key: (\S+)", text)
+    return f"{found[2]}: {found[1]}" if found else text
+
+
+def _needs_quotes(word: str) -> str:
+    key, equals, value = word.partition("=")
+    quoted = value.replace("'", "\\'")
+    way = f"so it needs quotes: \"{key}='{quoted}'\"" if equals else "and is no KEY=VALUE"
+    return f"{word}: has a sign in it that means something to Hydra, {way}"
+
+
+def _no_such_option(config_file: str, options: Sequence[str]) -> str:
+    group, _, option = config_file.rpartition("/")
+    if not group:
+        return f"--config-name={option}: no such file in {CONF}"
+    if extra := PLUGINS.get(f"{group}={option}"):
+        return f"{group}={option}: its plugin is not installed; {how_to_install(extra)}"
+    options = options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))  # of one in a list Hydra has none
+    return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
+
+
+def _bad_argument(cause: BaseException, text: str) -> str:
+    reason = " ".join(str(cause).split())
+    if isinstance(cause, UserError):
+        return reason
+    key = text.rpartition("full_key: ")[2]
+    return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -1,0 +1,108 @@
+"""The way to a store: servers that are none, databases that are damaged, folders that cannot be one."""
+
+import re
+import shutil
+import sqlite3
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from genre_cls.connection import connect, store_uri, ui_command
+from genre_cls.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, fresh_store: Path) -> Path:
+    return shutil.copytree(fresh_store, tmp_path / "a folder with spaces" / "mlruns")
+
+
+def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_machine_alone(folder: Path) -> None:
+    uri = store_uri("", folder)
+    assert "--host 127.0.0.1" in ui_command(uri)
+    assert str(folder) in ui_command(uri) and f"'{uri}'" in ui_command(uri)
+
+
+NO_SERVERS = (
+    "http://127.0.0.1:9", "http://127.0.0.1:50OO", "http://[::1", "mlruns", "postgresql://nobody@127.0.0.1:9/none",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", NO_SERVERS)
+def test_a_server_that_is_none_is_told_at_once(uri: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri.replace('nobody@', '')}")):
+        connect(uri, tmp_path)
+    assert time.monotonic() - began < 15
+
+
+def test_no_password_of_an_address_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tracking\.uri=http://127\.0\.0\.1:9: ") as told:
+        connect("http://me:secret@127.0.0.1:9", tmp_path)
+    assert "secret" not in str(told.value) and "secret" not in ui_command("https://me:secret@server")
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A server that knows nobody, and keeps what it was asked with."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.asked.append(self.headers.get("Authorization", ""))
+        self.send_error(401)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_is_asked_by_the_name_and_password_of_its_address(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match="401"):
+            connect(f"http://me:secret@127.0.0.1:{server.server_port}", tmp_path)
+        server.shutdown()
+    assert b64encode(b"me:secret").decode() in _Refusing.asked[-1]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut short", "a page of zeros", "another database"])
+def test_a_damaged_database_is_named_at_once_with_the_way_out(folder: Path, damage: str) -> None:
+    path = folder / "mlflow.db"
+    content = path.read_bytes()
+    damages = {
+        "garbage": b"no database" * 1000,
+        "cut short": content[: len(content) // 2],
+        "a page of zeros": content[:8192] + bytes(4096 * 8) + content[4096 * 10 :],
+        "another database": b"",
+    }
+    path.write_bytes(damages[damage])
+    if damage == "another database":
+        path.unlink()
+        with sqlite3.connect(path) as connection:
+            connection.execute("create table experiments (name text)")
+    began = time.monotonic()
+    with pytest.raises(UserError, match="put a copy of it back, or move it away") as told:
+        connect("", folder)
+    assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", ["50%20off", "who?"])
+def test_a_folder_that_mlflow_would_take_for_another_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(f"tracking.folder={tmp_path / name}: ")) as told:
+        connect("", tmp_path / name)
+    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_for_a_store_is_told_and_leaves_none(small_disk: Callable[..., Path]) -> None:
+    folder = small_disk(400) / "mlruns"
+    with pytest.raises(UserError, match=r"(?i)full.*make room") as told:
+        connect("", folder)
+    assert "\n" not in str(told.value) and not (folder / "mlflow.db").exists()
