@@ -35,6 +35,7 @@ class Task:
         labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
         folds: who teaches and who judges.
         mine: those of the folds that the present job trains.
+        together: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
         repetitions: tracks that sound like one recording, where the split had to know.
         note: what every figure has to say of the data, if anything.
     """
@@ -44,6 +45,7 @@ class Task:
     labels: Indices
     folds: Sequence[Fold]
     mine: Sequence[Fold]
+    together: Indices | None
     repetitions: Sequence[Duplicate]
     note: str
 
@@ -146,7 +148,7 @@ def _load(cfg: DictConfig) -> Task:
     folds = _folds(cfg, genres, together, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     mine = [folds[cfg.fold]] if is_part(cfg) else folds
-    return Task(catalogue, features, labels, folds, mine, repetitions, _note(cfg, catalogue))
+    return Task(catalogue, features, labels, folds, mine, together, repetitions, _note(cfg, catalogue))
 
 
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:

@@ -26,6 +26,7 @@ from safetensors import safe_open
 from shared import ALL_VIEWS
 
 from genre_cls import train
+from genre_cls.artifacts import load_fold
 from genre_cls.catalogue import _gtzan_facts
 from genre_cls.identity import SOURCES
 from genre_cls.settings import CONF
@@ -363,6 +364,10 @@ def test_the_published_split_is_trained_several_times_and_judged_by_its_test_par
     (parent,) = done.parents
     folds = [{row[0] for row in table(done.files(child)["predictions.csv"])[1:]} for child in done.children(parent)]
     assert folds == [{track for (_, part), tracks in facts.items() if part == "test" for track in tracks[:2]}] * 2
+    judged = [load_fold(done.files(child)["fold.json"].parent) for child in done.children(parent)]
+    for fold in judged:
+        of = dict(zip(fold.track_ids, fold.groups or (), strict=True))
+        assert of["blues.00012"] == of["blues.00013"] != of["rock.00010"], "two are by Robert Johnson"
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
