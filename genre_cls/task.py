@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.catalogue import Catalogue, Track, groups
+from genre_cls.catalogue import Catalogue, Track, groups, recordings
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import installed
@@ -276,6 +276,15 @@ def _announce_artists(tracks: Sequence[Track]) -> None:
 def _announce_split(task: Task) -> None:
     tracks = task.features.tracks
     log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
+    if copies := _copies_that_teach(task):
+        n_judged = sum(len(fold.test) for fold in task.folds)
+        log.warning("split: of %d of %d held-out tracks the same recording is in the training set", copies, n_judged)
     for pair in task.repetitions:
         alike = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
         log.warning("kept on one side, as they sound alike: %s and %s", *alike)
+
+
+def _copies_that_teach(task: Task) -> int:
+    """How many held-out tracks, over all folds, are known to be a recording that is in their fold's training set."""
+    of = recordings(task.features.tracks, _same_files(task.features))
+    return sum(int(np.isin(of[fold.test], of[np.union1d(fold.train, fold.val)]).sum()) for fold in task.folds)
