@@ -272,6 +272,11 @@ class ConfigResult:
         return with_error_floor(found, of_tracks, pseudo_values, least.error)
 
     @property
+    def knows_groups(self) -> bool:
+        """Whether it is known which of the judged tracks share an artist or a recording."""
+        return any(fold.groups for fold in self.folds)
+
+    @property
     def _groups_judged_by_all(self) -> Ints:
         """Number of the group, from 0, of each track of a fold, where all folds judge the same `(n_tracks,)`."""
         known = (fold.groups for fold in self.folds if fold.groups)
@@ -286,7 +291,8 @@ class ConfigResult:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std}
             if score == "accuracy" or (len(self.folds) > 1 and not self.one_test):  # else its error is unknown
-                figures |= {f"{score}_low": e.low, f"{score}_high": e.high}
+                low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
+                figures |= {f"{score}_low": low, f"{score}_high": high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
         if self.is_tempered:
             figures["tempered_calibration_error"] = self.tempered.calibration.error
