@@ -145,13 +145,17 @@ def _over_groups(values: Floats, groups: Ints | None) -> tuple[float, float]:
 
     Of a single group nothing is known of others: its variance is then the most that values from -1 to 1 can have.
 
-    Source: the cluster-robust variance of Liang & Zeger, Biometrika 73 (1986); for G groups times G/(G - 1), with
-    G - 1 degrees of freedom, as in Cameron & Miller, J. Human Resources 50 (2015). Groups of one track give `s²/n`.
+    Source: the cluster-robust variance of Liang & Zeger, Biometrika 73 (1986), times G/(G - 1) for G groups as in
+    Cameron & Miller, J. Human Resources 50 (2015); groups of one track give `s²/n`. They have G - 1 degrees of freedom,
+    which is too many where a few groups hold most tracks; G is here Kish's effective number (Survey Sampling, 1965).
     """
     own = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sums = np.bincount(own, weights=values - values.mean())
-    n = len(sums)
-    return (float(n / (n - 1) * (sums**2).sum() / len(values) ** 2), n - 1) if n > 1 else (1.0, 1)
+    sums, sizes = np.bincount(own, weights=values - values.mean()), np.bincount(own)
+    if len(sizes) == 1:
+        return 1.0, 1.0
+    effective = len(values) ** 2 / float((sizes**2).sum())  # as many as there are, if all are equally large
+    n = len(sizes)
+    return float(n / (n - 1) * (sums**2).sum() / len(values) ** 2), max(effective - 1, 1.0)
 
 
 def unpaired(first: Estimate, second: Estimate) -> Estimate:

@@ -305,7 +305,7 @@ def test_the_simulations_of_the_documentation_run() -> None:
         [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
     )
     rows = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
-    assert len(rows) == 2 * 11 + 2 * 9
+    assert len(rows) == 2 * 15 + 2 * 9
     shares = [float(share) for row in rows for share in re.findall(r"(\S+) ±", row)]
     assert shares and all(0 <= share <= 100 for share in shares)
     assert done.stderr == ""
