@@ -4,17 +4,22 @@ Run as `python benchmarks/verdicts.py`; docs/statistics.md holds what came out.
 """
 
 import argparse
+import csv
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls import folds
+from genre_cls.catalogue import Track, groups
 from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
 from genre_cls.folds import Fold
 from genre_cls.scoring import ConfigResult, FoldResult, names
@@ -61,6 +66,7 @@ class Condition:
         repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are judged by the others.
         each: tracks by each artist.
         apart: whether folds share no artist.
+        published: whether the tracks are GTZAN's by genre and artist, split as published; `n_tracks` says nothing then.
         drop: by how much the accuracy of `model=basic` is truly lower, a share.
         noise: of each of the grid's configurations, from `calibrated`.
         truth: accuracy of each when it learns from as many tracks as in a fold, from `calibrated`.
@@ -71,6 +77,7 @@ class Condition:
     repeats: int = 1
     each: int = 1
     apart: bool = False
+    published: bool = False
     drop: float = 0.0
     noise: tuple[float, ...] = ()
     truth: tuple[float, ...] = ()
@@ -80,13 +87,29 @@ class Condition:
         """What names it in a table."""
         split = f"{self.repeats} x 5 folds by artist" if self.apart else f"{self.repeats} x 5 folds"
         how = split if self.repeats else "one test set, 5 trainings"
-        by = f", {self.each} an artist" if self.each > 1 else ""
-        return self.learner.__name__.replace("_", " "), f"{self.n_tracks}{by}", how
+        by = ", GTZAN's artists" if self.published else f", {self.each} an artist" if self.each > 1 else ""
+        return self.learner.__name__.replace("_", " "), f"{len(self.tracks[0])}{by}", how
 
     @property
     def n_train(self) -> int:
         """Tracks that a training learns from."""
+        if self.published:
+            return published()[2]
         return self.n_tracks * 8 // 10 if self.repeats else self.n_tracks * 7 // 10
+
+    @property
+    def tracks(self) -> tuple[Ints, Ints]:
+        """Genre and artist of each track of a data set."""
+        return published()[:2] if self.published else regular(self.n_tracks, self.each)
+
+    def beside(self, n_fresh: int) -> tuple[Ints, Ints]:
+        """Genre and artist of the tracks that teach, and of others by new artists, as many as asked for."""
+        if not self.published:
+            return regular(self.n_train + n_fresh, self.each)
+        labels, artists = self.tracks
+        genres = np.resize(labels[self.n_train :], n_fresh)  # as many of each as the test part has, in proportion
+        new = 1 + artists.max() + np.arange(n_fresh)
+        return np.append(labels[: self.n_train], genres), np.append(artists[: self.n_train], new)
 
 
 WITHOUT_DIFFERENCE = (
@@ -97,6 +120,8 @@ WITHOUT_DIFFERENCE = (
     Condition(restless_class_means, repeats=0),
     Condition(n_tracks=1000),
     Condition(n_tracks=1000, repeats=3),
+    *(Condition(learner, 1200, repeats=0, each=12) for learner in (class_means, restless_class_means)),
+    *(Condition(learner, repeats=0, published=True) for learner in (class_means, restless_class_means)),
     *(Condition(n_tracks=600, repeats=repeats, each=12, apart=apart) for apart in (False, True) for repeats in (1, 3)),
 )
 WITH_DIFFERENCE = (
@@ -150,23 +175,37 @@ class Judged(FoldResult):
         return {"accuracy": float(self.hits.mean()), "macro_f1": 0.0}
 
 
-def tracks(n_tracks: int, noise: Sequence[float], random: np.random.Generator, each: int) -> tuple[Floats, Ints]:
-    """Draw tracks: what each learner hears of them `(n_learners, n_tracks, n_features)`, and their genres."""
-    labels = np.arange(n_tracks) % len(GENRES)
-    heard_by_all = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(n_tracks, N_FEATURES))
-    misheard = random.normal(size=(len(noise), n_tracks, N_FEATURES))
+def heard_of(labels: Ints, artists: Ints, noise: Sequence[float], random: np.random.Generator) -> Floats:
+    """Draw what each learner hears of tracks of these genres and artists `(n_learners, n_tracks, n_features)`."""
+    heard_by_all = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(len(labels), N_FEATURES))
+    misheard = random.normal(size=(len(noise), len(labels), N_FEATURES))
     heard = heard_by_all + np.array(noise)[:, None, None] * misheard
-    if each == 1:  # what is a track's alone is there already
-        return heard, labels
-    artists = artists_of(n_tracks, each)
+    if len(np.unique(artists)) == len(artists):  # what is a track's alone is there already
+        return heard
     shared = random.normal(size=(1 + len(noise), artists.max() + 1, N_FEATURES))[:, artists]
-    return heard + ALIKE * (shared[:1] + shared[1:]), labels
+    return heard + ALIKE * (shared[:1] + shared[1:])
 
 
-def artists_of(n_tracks: int, each: int) -> Ints:
-    """The artist of each track: of one genre, with `each` tracks; the first tracks are by the first artists."""
+def regular(n_tracks: int, each: int) -> tuple[Ints, Ints]:
+    """Genres and artists, each of one genre and of `each` tracks; the first tracks are by the first artists."""
     number = np.arange(n_tracks)
-    return number // (len(GENRES) * each) * len(GENRES) + number % len(GENRES)
+    return number % len(GENRES), number // (len(GENRES) * each) * len(GENRES) + number % len(GENRES)
+
+
+@cache
+def published() -> tuple[Ints, Ints, int]:
+    """Genres and artists of the tracks of GTZAN's published split, those first that teach, and how many do."""
+    lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
+    rows = sorted((row for row in csv.DictReader(lines) if row["part"]), key=lambda row: row["part"] == "test")
+    genres = [row["track"].partition(".")[0] for row in rows]
+    known = [
+        Track(row["track"], Path(), genre, row["artist"] or None, row["repeats"] or None)
+        for row, genre in zip(rows, genres, strict=True)
+    ]
+    artists = groups(known)
+    assert artists is not None
+    n_teach = sum(row["part"] != "test" for row in rows)
+    return np.unique(genres, return_inverse=True)[1], artists, n_teach
 
 
 def predict(
@@ -185,7 +224,8 @@ def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, n_test: 
     train, test = np.arange(n_train), n_train + np.arange(n_test)
     hits = []
     for _ in range(n_sets):
-        features, labels = tracks(n_train + n_test, noise, random, condition.each)
+        labels, artists = condition.beside(n_test)
+        features = heard_of(labels, artists, noise, random)
         hits.append((predict(condition.learner, features, labels, train, test, random) == labels[test]).mean(axis=1))
     return np.asarray(np.mean(hits, axis=0))
 
@@ -203,10 +243,11 @@ def calibrated(condition: Condition, n_sets: int) -> Condition:
 
 def cross_validate(condition: Condition, random: np.random.Generator) -> list[ConfigResult]:
     """Draw a data set, train and judge the grid on it."""
-    features, labels = tracks(condition.n_tracks, condition.noise, random, condition.each)
-    everyone = np.arange(condition.n_tracks)
+    labels, artists = condition.tracks
+    features = heard_of(labels, artists, condition.noise, random)
+    everyone = np.arange(len(labels))
     if condition.repeats:
-        rule, artists = folds.artist if condition.apart else folds.random, artists_of(len(labels), condition.each)
+        rule = folds.artist if condition.apart else folds.random
         seed = int(random.integers(2**31))
         split = rule([GENRES[label] for label in labels], artists, k=5, seed=seed, repeats=condition.repeats)
     else:
@@ -214,10 +255,9 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
     judged = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
 
     def result(place: int, fold: Fold, genre: Ints) -> FoldResult:
-        ids = tuple(f"{track:04}" for track in fold.test)
-        return Judged(
-            fold.index, ids, labels[fold.test], np.eye(len(GENRES))[genre[place]], GENRES, {}, len(fold.train), 0.0
-        )
+        ids, by = tuple(f"{track:04}" for track in fold.test), tuple(artists[fold.test].tolist())
+        said = np.eye(len(GENRES))[genre[place]]
+        return Judged(fold.index, ids, labels[fold.test], said, GENRES, {}, len(fold.train), 0.0, groups=by)
 
     return [
         ConfigResult(params, tuple(result(place, fold, genre) for fold, genre in zip(split, judged, strict=True)), 1)

@@ -24,7 +24,7 @@ def fold_files(fold: FoldResult) -> Files:
     """A fold's result as artifacts, from which `load_fold` restores it exactly."""
     rest = {
         "index": fold.index, "genres": fold.genres, "curves": fold.curves,
-        "n_train": fold.n_train, "seconds": fold.seconds,
+        "n_train": fold.n_train, "seconds": fold.seconds, "groups": fold.groups,
     }  # fmt: skip
     return {
         "fold.json": json.dumps(rest, indent=1).encode(),
@@ -56,6 +56,7 @@ def load_fold(folder: Path) -> FoldResult:
         n_train=rest["n_train"],
         seconds=rest["seconds"],
         windows=_load_windows(folder / "windows.npz"),
+        groups=tuple(groups) if (groups := rest.get("groups")) else None,  # a run from before they were kept has none
     )
 
 

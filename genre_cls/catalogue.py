@@ -11,7 +11,7 @@ from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize  # file names have letters in pieces on macOS
+from unicodedata import category, normalize  # file names have letters in pieces on macOS
 
 import numpy as np
 import soundfile
@@ -32,6 +32,7 @@ GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # what `exclude` may be; pandas writes numbers beside gaps as floats
+JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # of artists in one credit
 GTZAN_HELP = (
     "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
     'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
@@ -61,6 +62,9 @@ class Track:
     repeats: str | None = None
     fault: str | None = None
     part: str | None = None
+
+
+_Node = tuple[str, str]  # a track, an artist or a recording, by its name
 
 
 @dataclass(frozen=True)
@@ -99,19 +103,35 @@ def groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> ND
     """Number the groups of tracks that share an artist or a recording, directly or through other tracks.
 
     Args:
-        tracks: those without an artist, and without a recording in common with another, are groups of their own.
+        tracks: those without an artist, and without a recording in common with another, are groups of their own. One by
+            several artists is of the group of each of them by whom alone there is another track.
         pairs: indices of tracks that were found to be the same recording.
 
     Returns:
         A number per track `(n_tracks,)`, equal within a group; None if not a single artist is known.
     """
-    if not any(track.artist for track in tracks):
-        return None
-    # A track is linked to its recording, which is named after one that may not be here itself, and to its artist.
-    links = [(("track", track.id), ("recording", track.repeats or track.id)) for track in tracks]
-    links += [(("track", track.id), ("artist", _plain(track.artist))) for track in tracks if track.artist]
-    links += [(("track", tracks[first].id), ("track", tracks[second].id)) for first, second in pairs]
-    nodes = dict.fromkeys([("track", track.id) for track in tracks] + [end for _, end in links])
+    known = [(track, track.artist) for track in tracks if track.artist]
+    listed = {_plain(artist) for _, artist in known}
+    links = [(_node(track), ("artist", name)) for track, artist in known for name in _credited(artist) & listed]
+    return _connected(tracks, pairs, links) if known else None
+
+
+def recordings(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64]:
+    """Number the recordings of tracks, as `groups` does, whoever plays on them `(n_tracks,)`."""
+    return _connected(tracks, pairs, [])
+
+
+def _node(track: Track) -> _Node:
+    return "track", track.id
+
+
+def _connected(
+    tracks: Sequence[Track], pairs: Sequence[tuple[int, int]], links: Sequence[tuple[_Node, _Node]]
+) -> NDArray[np.int64]:
+    """Number what hangs together: by links, by pairs of tracks, and by recordings, named after what may not be here."""
+    links = [*links, *((_node(track), ("recording", track.repeats or track.id)) for track in tracks)]
+    links += [(_node(tracks[first]), _node(tracks[second])) for first, second in pairs]
+    nodes = dict.fromkeys([*map(_node, tracks), *(end for _, end in links)])
     place = {node: i for i, node in enumerate(nodes)}
     ends = np.array([(place[one], place[other]) for one, other in links])
     graph = coo_array((np.ones(len(ends)), ends.T), shape=(len(place), len(place)))
@@ -119,9 +139,17 @@ def groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> ND
     return numbers
 
 
+def _credited(credit: str) -> set[str]:
+    """All that may be an artist's name in a credit: "A, B and C" may be three, a pair and one, or a trio."""
+    pieces = JOINTS.split(credit)  # names, with a joint between any two
+    ends = range(1, len(pieces) + 1, 2)
+    return {_plain("".join(pieces[first:end])) for end in ends for first in range(0, end, 2)}
+
+
 def _plain(name: str) -> str:
-    """A name as it compares to others, however they are typed."""
-    return " ".join(normalize("NFC", name).casefold().split())
+    """A name as it compares to others, however they are typed: by its letters and digits, unless it has none."""
+    folded = re.sub("[&+]", "and", normalize("NFC", name).casefold())
+    return "".join(char for char in folded if category(char)[0] in "LMN") or "".join(folded.split())
 
 
 def gtzan(root: str | None) -> Catalogue:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from genre_cls.calibration import Floats
+from genre_cls.calibration import Floats, Ints
 
 ROUNDING = 1e-9  # an error below this comes from rounding, and is none
 
@@ -91,15 +91,15 @@ def estimate(values: Sequence[float], test_share: float) -> Estimate:
     return Estimate(mean, std, std * float(np.sqrt(1 / n + test_share)), max(n - 1, 1))
 
 
-def sampled(values: Floats) -> Estimate:
+def sampled(values: Floats, groups: Ints | None = None) -> Estimate:
     """Mean over tracks that one training has judged, which are the only sample there is.
 
     Args:
         values: what it made of each track, 1 for recognised say `(n_tracks,)`.
+        groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none do.
     """
-    n = len(values)
-    error = float(values.std(ddof=1)) / n**0.5 if n > 1 else 0.0
-    return Estimate(float(values.mean()), 0.0, error, max(n - 1, 1))
+    variance, freedom = _over_groups(values, groups)
+    return Estimate(float(values.mean()), 0.0, variance**0.5, freedom)
 
 
 def with_error_floor(found: Estimate, values: Floats, pseudo_values: Sequence[float], least: float = 0.0) -> Estimate:
@@ -125,18 +125,37 @@ def with_error_floor(found: Estimate, values: Floats, pseudo_values: Sequence[fl
     return replace(found, error=float(joined.std()) / len(joined) ** 0.5 + shift, freedom=freedom)
 
 
-def crossed(values: Floats) -> Estimate:
+def crossed(values: Floats, groups: Ints | None = None) -> Estimate:
     """Mean over several trainings that judge the same tracks; both are a sample, so both add to the error.
 
     Args:
         values: what each training made of each track, 1 for recognised say `(n_folds, n_tracks)`.
+        groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none do.
 
     Source: the variance of a two-way layout without interaction, but that chance in single values counts twice, as it
     adds to both means: this is on the safe side.
     """
     by_fold, by_track = values.mean(axis=1), values.mean(axis=0)
-    variances = [(float(means.var(ddof=1) / len(means)), len(means) - 1) for means in (by_fold, by_track)]
+    variances = [_over_groups(by_fold, None), _over_groups(by_track, groups)]
     return Estimate(float(values.mean()), float(by_fold.std(ddof=1)), *_sum_of_errors(variances))
+
+
+def _over_groups(values: Floats, groups: Ints | None) -> tuple[float, float]:
+    """Variance of a mean over tracks of which only those of different groups are independent, degrees of freedom.
+
+    Of a single group nothing is known of others: its variance is then the most that values from -1 to 1 can have.
+
+    Source: the cluster-robust variance of Liang & Zeger, Biometrika 73 (1986), times G/(G - 1) for G groups as in
+    Cameron & Miller, J. Human Resources 50 (2015); groups of one track give `s²/n`. They have G - 1 degrees of freedom,
+    which is too many where a few groups hold most tracks; G is here Kish's effective number (Survey Sampling, 1965).
+    """
+    own = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(own, weights=values - values.mean()), np.bincount(own)
+    if len(sizes) == 1:
+        return 1.0, 1.0
+    effective = len(values) ** 2 / float((sizes**2).sum())  # as many as there are, if all are equally large
+    n = len(sizes)
+    return float(n / (n - 1) * (sums**2).sum() / len(values) ** 2), max(effective - 1, 1.0)
 
 
 def unpaired(first: Estimate, second: Estimate) -> Estimate:

@@ -26,7 +26,7 @@ def names(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
 
 
 def under_other_splits(run: Run, others: Sequence[Run]) -> dict[str, Run]:
-    """The last runs of the same configuration and code on the same tracks under other splits, by these.
+    """The last runs of the same configuration and code on the same dataset under other splits, by these.
 
     Args:
         run: of a configuration.

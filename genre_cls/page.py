@@ -37,6 +37,10 @@ def markdown(report: Report) -> str:
         "Which genres the best one recognises": findings.genres(report),
         "Which tracks are missed most": findings.missed_tracks(report),
     }
+    about = {
+        "Each against each": f"\n\n{_escaped(findings.ABOUT_MCNEMAR)}",
+        "The same under other splits": f"\n\n{_escaped(findings.ABOUT_SPLITS)}",
+    }
     blocks = [
         f"# {_escaped(report.title)}",
         f"Data: {_escaped(report.dataset)}",
@@ -44,7 +48,7 @@ def markdown(report: Report) -> str:
         "\n".join(f"- {_escaped(verdict)}" for verdict in findings.verdicts(report)),
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
-        *(f"## {title}\n\n{_pipes(sheet)}" for title, sheet in sections.items() if sheet),
+        *(f"## {title}\n\n{_pipes(sheet)}{about.get(title, '')}" for title, sheet in sections.items() if sheet),
         _escaped(findings.known_faults(report)),
         f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
         f"## Where the numbers come from\n\n{_pipes(provenance)}",

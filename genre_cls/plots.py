@@ -23,6 +23,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from genre_cls.calibration import Calibration, Floats, Ints
@@ -232,8 +233,11 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     Args:
         calibration: of one configuration; intervals without tracks are left out.
         note: small print below.
+
+    Source of the thin lines, intervals that take tracks for independent: Wilson, J. American Statistical Association
+    22 (1927).
     """
-    figure = _figure(4.2, 4.4, note)
+    figure = _figure(4.2, 4.8, note)
     axes = figure.subplots()
     seen = calibration.counts > 0
     confidence, accuracy, counts = (
@@ -243,14 +247,24 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     axes.vlines(confidence, confidence, accuracy, color=RED, linewidth=1.2, alpha=0.6)
     areas = np.maximum(LARGEST_DOT**2 * counts / counts.max(), SMALLEST_DOT**2)
     axes.scatter(confidence, accuracy, s=areas, color=BLUE, edgecolors="white", linewidths=0.7, zorder=3)
+    axes.vlines(confidence, *_wilson(accuracy / 100, counts), color=BLUE, linewidth=0.8, alpha=0.5, zorder=1)
     axes.text(1, 99, "underconfident", size=8, color=GREY, va="top")
     axes.text(99, 1, "overconfident", size=8, color=GREY, ha="right")
     axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
     axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     _tidy(axes)
-    dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=f"area: tracks (at most {counts.max()})")
-    _legend(figure, [ideal, dot], f"expected calibration error {100 * calibration.error:.1f} %")
+    area = f"area: tracks (at most {counts.max()}; at least the smallest dot)"
+    dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=area)
+    bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % interval, were tracks independent")
+    _legend(figure, [ideal, dot, bar], f"expected calibration error {100 * calibration.error:.1f} %", n_columns=1)
     return figure
+
+
+def _wilson(shares: Floats, counts: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Lower and upper ends (%) of the 95 % intervals of shares of so many tracks each."""
+    tests = [stats.binomtest(round(share * n), n) for share, n in zip(shares.tolist(), counts.tolist(), strict=True)]
+    found = [test.proportion_ci(method="wilson") for test in tests]
+    return [100 * interval.low for interval in found], [100 * interval.high for interval in found]
 
 
 def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") -> Figure:

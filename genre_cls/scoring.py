@@ -90,6 +90,8 @@ class FoldResult(_Judged):
         n_train: tracks that taught.
         seconds: wall times of training and judging its models, added up, though they work side by side, s.
         windows: what the tracks' probabilities were averaged from, if it was kept.
+        groups: equal numbers for tracks that share an artist or a recording, one a track; None if nobody knows, as of a
+            run from before they were kept.
     """
 
     index: int
@@ -101,6 +103,7 @@ class FoldResult(_Judged):
     n_train: int
     seconds: float
     windows: WindowPredictions | None = None
+    groups: tuple[int, ...] | None = None
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -259,13 +262,26 @@ class ConfigResult:
             pseudo_values: the values that join these.
             step: by how much two values differ at least, if they do.
         """
-        if len(values) == 1:
-            return with_error_floor(sampled(values[0]), of_tracks, pseudo_values)
-        if self.one_test:
-            return with_error_floor(crossed(np.stack(values)), of_tracks, pseudo_values)
+        if len(values) == 1 or self.one_test:
+            groups = self._groups_judged_by_all
+            found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
+            in_order = groups[np.argsort(self.folds[0].track_ids)]  # of ids, as `of_tracks`
+            return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
         one_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
         found, least = (estimate(means, self.test_share) for means in ([own.mean() for own in values], one_apart))
         return with_error_floor(found, of_tracks, pseudo_values, least.error)
+
+    @property
+    def knows_groups(self) -> bool:
+        """Whether it is known which of the judged tracks share an artist or a recording."""
+        return any(fold.groups for fold in self.folds)
+
+    @property
+    def _groups_judged_by_all(self) -> Ints:
+        """Number of the group, from 0, of each track of a fold, where all folds judge the same `(n_tracks,)`."""
+        known = (fold.groups for fold in self.folds if fold.groups)
+        numbers = next(known, range(len(self.folds[0].labels)))
+        return np.asarray(np.unique(numbers, return_inverse=True)[1])
 
     @property
     def summary(self) -> dict[str, float]:
@@ -275,7 +291,8 @@ class ConfigResult:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std}
             if score == "accuracy" or (len(self.folds) > 1 and not self.one_test):  # else its error is unknown
-                figures |= {f"{score}_low": e.low, f"{score}_high": e.high}
+                low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
+                figures |= {f"{score}_low": low, f"{score}_high": high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
         if self.is_tempered:
             figures["tempered_calibration_error"] = self.tempered.calibration.error

@@ -11,7 +11,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.catalogue import Catalogue, Track, groups
+from genre_cls.catalogue import Catalogue, Track, groups, recordings
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import program
@@ -33,6 +33,7 @@ class Task:
         labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
         folds: who teaches and who judges.
         mine: those of the folds that the present job trains.
+        together: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
         repetitions: tracks that sound like one recording, where the split had to know.
         note: what every figure has to say of the data, if anything.
     """
@@ -42,6 +43,7 @@ class Task:
     labels: Indices
     folds: Sequence[Fold]
     mine: Sequence[Fold]
+    together: Indices | None
     repetitions: Sequence[Duplicate]
     note: str
 
@@ -123,7 +125,7 @@ def _load(cfg: DictConfig) -> Task:
     folds = _folds(cfg, genres, together, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     mine = [folds[cfg.fold]] if is_part(cfg) else folds
-    return Task(catalogue, features, labels, folds, mine, repetitions, _note(cfg, catalogue))
+    return Task(catalogue, features, labels, folds, mine, together, repetitions, _note(cfg, catalogue))
 
 
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
@@ -251,6 +253,15 @@ def _announce_artists(tracks: Sequence[Track]) -> None:
 def _announce_split(task: Task) -> None:
     tracks = task.features.tracks
     log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
+    if copies := _copies_that_teach(task):
+        n_judged = sum(len(fold.test) for fold in task.folds)
+        log.warning("split: of %d of %d held-out tracks the same recording is in the training set", copies, n_judged)
     for pair in task.repetitions:
         alike = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
         log.warning("kept on one side, as they sound alike: %s and %s", *alike)
+
+
+def _copies_that_teach(task: Task) -> int:
+    """How many held-out tracks, over all folds, are known to be a recording that is in their fold's training set."""
+    of = recordings(task.features.tracks, _same_files(task.features))
+    return sum(int(np.isin(of[fold.test], of[np.union1d(fold.train, fold.val)]).sum()) for fold in task.folds)

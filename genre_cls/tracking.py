@@ -61,7 +61,7 @@ class Comparison:
         means: average features per genre, one a kind of feature.
         tracks: what is known of each track, by its id: `artist`, `fault` and `path`, empty where unknown.
         other_splits: for some of the results, by their place among them, what the same configuration scored on the same
-            tracks under other splits, by the splits' names.
+            dataset under other splits, by the splits' names; those of which a fold is gone are left out.
     """
 
     tags: Mapping[str, str]
@@ -417,11 +417,10 @@ class Tracker:
         return sorted(runs, key=naming.moment, reverse=True)
 
     def _other_splits(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
-        """What the same configuration last scored by the same code on the same tracks under other splits."""
+        """What the same configuration last scored by the same code on the same dataset under other splits."""
         others = naming.under_other_splits(run, parents)
-        return {
-            folds: loaded[0] for folds, other in others.items() if (loaded := self._load(other, naming.named(other)))
-        }
+        loaded = {folds: (other, self._load(other, naming.named(other))) for folds, other in others.items()}
+        return {folds: found[0] for folds, (other, found) in loaded.items() if found and _is_whole(other, found[0])}
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
@@ -534,6 +533,12 @@ def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
     sharing = Counter(legal.values())
     logged = {name: run.data.metrics.get(own, figures[name]) for name, own in legal.items() if sharing[own] == 1}
     return [name for name, value in logged.items() if not np.isclose(value, figures[name])]
+
+
+def _is_whole(run: Run, result: ConfigResult) -> bool:
+    """Whether all folds of a run are there still: what they took adds up to what was logged."""
+    seconds = sum(fold.seconds for fold in result.folds)
+    return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))
 
 
 def _by_index(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:

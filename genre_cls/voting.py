@@ -111,6 +111,7 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         n_train=len(fold.train),
         seconds=sum(member.seconds for member in members),
         windows=windows,
+        groups=None if task.together is None else tuple(task.together[fold.test].tolist()),
     )
 
 

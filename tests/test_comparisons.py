@@ -246,6 +246,22 @@ def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: 
         assert got.accuracy.freedom == pytest.approx(expected.freedom)
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_on_one_published_test_set_artists_are_the_sample_not_tracks(seed: int, n_artists: int) -> None:
+    random = np.random.default_rng(seed)
+    hits, artists = random.integers(2, size=(2, 3, N_TRACKS)).astype(float), random.integers(n_artists, size=N_TRACKS)
+    tracks = np.tile(np.arange(N_TRACKS), (3, 1))
+    pair = [a_result(own, tracks, model=model) for own, model in zip(hits, ("deep", "basic"), strict=True)]
+    known = [
+        replace(one, folds=tuple(replace(fold, groups=tuple(artists.tolist())) for fold in one.folds)) for one in pair
+    ]
+    expected = crossed(hits[0] - hits[1], artists)
+    assume(expected.error > 1e-6)
+    for got in (*each_pair(known, ROPE), *main_effects(known, ROPE)):
+        assert (got.accuracy.error, got.accuracy.freedom) == pytest.approx((expected.error, expected.freedom))
+
+
 @given(st.floats(0, 0.5), st.floats(1e-4, 0.1), st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.1))
 def test_the_verdict_is_what_the_numbers_say(
     mean: float, error: float, freedom: int, p_value: float, rope: float
@@ -290,7 +306,7 @@ def test_the_simulations_of_the_documentation_run() -> None:
         [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
     )
     rows = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
-    assert len(rows) == 2 * 11 + 2 * 9
+    assert len(rows) == 2 * 15 + 2 * 9
     shares = [float(share) for row in rows for share in re.findall(r"(\S+) ±", row)]
     assert shares and all(0 <= share <= 100 for share in shares)
     assert done.stderr == ""

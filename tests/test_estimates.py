@@ -13,11 +13,12 @@ from scipy import stats
 from sklearn.datasets import make_moons
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
+from statsmodels.api import OLS
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 
-from genre_cls.estimates import Estimate, crossed, estimate, holm, unpaired, with_error_floor
+from genre_cls.estimates import Estimate, crossed, estimate, holm, sampled, unpaired, with_error_floor
 
 SHARES = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
 SCORES = st.lists(SHARES, min_size=2, max_size=12)
@@ -161,6 +162,46 @@ def test_the_error_over_trainings_and_tracks_is_on_average_not_too_small() -> No
     claimed = np.mean([e.error**2 for e in drawn])
     # What a training makes of a single track counts twice, which is on the safe side.
     assert claimed == pytest.approx(truth + of_both**2 / (n_folds * n_tracks), rel=0.05)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32), st.integers(3, 60), st.integers(2, 12))
+def test_the_error_of_tracks_that_share_artists_is_the_cluster_robust_one(seed: int, n: int, n_artists: int) -> None:
+    random = np.random.default_rng(seed)
+    values, artists = random.integers(2, size=n).astype(float), random.integers(n_artists, size=n)
+    assume(len(set(artists)) > 1)
+    fitted = OLS(values, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": artists})
+    got = sampled(values, artists)
+    assert got.mean == pytest.approx(values.mean())
+    assert got.error == pytest.approx(float(fitted.bse[0]), abs=1e-9)
+    sizes = np.bincount(artists)
+    assert got.freedom == pytest.approx(max(n**2 / (sizes**2).sum() - 1, 1))
+    assert got.freedom <= len(set(artists)) - 1 + 1e-9
+
+
+@settings(deadline=None, max_examples=50)
+@given(layouts(), st.integers(1, 5))
+def test_more_of_the_same_tracks_by_an_artist_tell_no_more(values: np.ndarray, times: int) -> None:
+    artists = np.arange(values.shape[1])
+    for found, judged in ((crossed, values), (sampled, values[0])):
+        once, often = found(judged, artists), found(np.repeat(judged, times, axis=-1), np.repeat(artists, times))
+        assert (often.error, often.freedom) == pytest.approx((once.error, once.freedom))
+        assert once == found(judged)
+
+
+def test_the_error_over_tracks_that_share_artists_is_on_average_that_of_the_mean() -> None:
+    random = np.random.default_rng(0)
+    artists = np.repeat(np.arange(30), random.integers(1, 6, size=30))
+    drawn = [
+        sampled(0.5 * random.normal(size=30)[artists] + 0.5 * random.normal(size=len(artists)), artists)
+        for _ in range(4000)
+    ]
+    truth = np.var([e.mean for e in drawn])
+    assert np.mean([e.error**2 for e in drawn]) == pytest.approx(truth, rel=0.1)
+    covered = np.mean([e.low <= 0 <= e.high for e in drawn])
+    assert covered == pytest.approx(0.95, abs=0.02)
+    alone = np.mean([sampled(np.array([e.mean])).error for e in drawn[:5]])
+    assert alone == 1, "of one artist nothing is known of others"
 
 
 @settings(deadline=None, max_examples=100)

@@ -67,6 +67,19 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
     )
 
 
+def test_a_drop_to_the_published_split_is_said_to_be_of_other_tracks_too() -> None:
+    own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, other_splits={0: {"random": other}}))
+    assert line.endswith("; folds=filtered also learns from fewer tracks and judges others.")
+
+
+def test_a_configuration_that_lacks_folds_is_not_laid_beside_itself_under_other_splits() -> None:
+    own, few = a_result(0.5, 0.6, folds="artist"), a_result(0.5, folds="artist", model="few")
+    beside = {place: {"random": a_result(0.8, 0.9, folds="random")} for place in (0, 1)}
+    report = Report("t", "d", (), (few, own), (), {}, other_splits=beside)
+    assert list(report.splits) == ["mel · cnn · batch 16"]
+
+
 def test_a_configuration_that_gains_under_a_stricter_split_is_said_to_gain() -> None:
     own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
     (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))

@@ -119,7 +119,8 @@ def test_the_answer_names_best_worst_and_chance(html: str) -> None:
     assert "mel · best · batch 16, recognises the genre of 86.7 %" in answer
     assert "the worst, mfcc · worst · batch 16, recognises 30.0 %" in answer
     assert "largest genre would score 50.0 %" in answer
-    assert " %), slightly too high, as it was selected by these very tracks; the worst, " in answer
+    assert f" %), {findings.ABOUT_SELECTION}; the worst, " in answer and "too high by an unknown" in answer
+    assert findings.ABOUT_SELECTION in " ".join(Reader(html).text.partition("curse")[2].split())
     assert "selected" not in findings.answer(TINY)
     assert answer in page.markdown(REPORT) and answer in Reader(html).text
 
@@ -167,3 +168,33 @@ def test_hostile_names_stay_text_everywhere() -> None:
     markdown = page.markdown(report)
     assert not re.search(r"(?<!\\)[<>\[]", re.sub(r"(?m)^> ", "", markdown))
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 10 for row in markdown.splitlines() if row.startswith("| 1 "))
+
+
+def test_a_configuration_that_lacks_folds_is_not_the_worst() -> None:
+    few = a_result(1.0, model="few")
+    answer = findings.answer(replace(REPORT, results=(few, BEST, WORST)))
+    assert answer.startswith("The best of 3 configurations, mel · best · batch 16, ") and "· few" not in answer
+    assert "the worst, mfcc · worst · batch 16, recognises 30.0 %" in answer
+    report = replace(REPORT, results=(few, BEST))
+    assert "; the others lack folds, and" in findings.answer(report)
+    assert "worst" not in findings.answer(report) and "the worst configuration" not in page.html(report)
+    assert "the worst configuration" in page.html(replace(REPORT, results=(few, BEST, WORST)))
+
+
+def test_both_pages_say_what_mcnemars_test_and_other_splits_are_not(html: str) -> None:
+    others = {0: {"filtered": a_result(0.5, 0.5, 0.5)}}
+    report = replace(REPORT, other_splits=others)
+    for text in (html, page.html(report), page.markdown(report)):
+        plain = " ".join(Reader(text).text.split()) if text.startswith("<!") else text
+        assert findings.ABOUT_MCNEMAR in plain
+        assert (findings.ABOUT_SPLITS in plain) == (text is not html)
+    assert "No verdict uses it." in findings.ABOUT_MCNEMAR and "judges other" in findings.ABOUT_SPLITS
+    assert "not the artists' alone" in findings.ABOUT_SPLITS and "McNemar" not in page.markdown(TINY)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_what_an_interval_takes_for_independent_is_said(one: bool) -> None:
+    folds = [replace(fold, track_ids=BEST.folds[0].track_ids) for fold in BEST.folds[: 1 if one else 3]]
+    for groups, told in ((tuple(range(20)), "groups as independent"), (None, "Tracks are taken for independent")):
+        judged = replace(BEST, folds=tuple(replace(fold, groups=groups) for fold in folds))
+        assert told in Reader(page.html(replace(REPORT, results=(judged,)))).text

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
+from statsmodels.stats.proportion import proportion_confint
 
 from genre_cls import plots
 from genre_cls.calibration import Calibration, calibration
@@ -230,7 +231,9 @@ def test_long_names_of_differences_do_not_overlap(n: int) -> None:
 def test_reliability_is_a_dot_for_each_interval_with_tracks_and_its_gap_to_the_diagonal() -> None:
     kept = Calibration(np.array([0.3, 0.0, 0.9]), np.array([0.5, 0.0, 0.6]), np.array([100, 0, 400]), 0.28)
     figure = plots.reliability(kept)
-    gaps, dots = figure.axes[0].collections
+    gaps, dots, intervals = figure.axes[0].collections
+    ends = [100 * np.array(proportion_confint(hits, n, method="wilson")) for hits, n in ((50, 100), (240, 400))]
+    assert np.allclose([segment[:, 1] for segment in intervals.get_segments()], ends)
     assert np.allclose(dots.get_offsets(), [(30, 50), (90, 60)])
     assert np.isclose(dots.get_sizes()[1] / dots.get_sizes()[0], 4)
     assert np.allclose(gaps.get_segments(), [[(30, 30), (30, 50)], [(90, 90), (90, 60)]])
@@ -242,7 +245,7 @@ def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
     hits = np.arange(5001) > 0
     figure = plots.reliability(calibration(np.where(hits, 1.0, 0.2), hits.astype(float)))
     assert figure.axes[0].collections[1].get_sizes().min() >= 10
-    assert "area: tracks (at most 5000)" in legend(figure)
+    assert "area: tracks (at most 5000; at least the smallest dot)" in legend(figure)
 
 
 def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_loss_on_top() -> None:

@@ -1,5 +1,6 @@
 """Numbers against scikit-learn, torchmetrics and the definitions themselves."""
 
+import json
 import tempfile
 from collections import Counter
 from contextlib import suppress
@@ -58,6 +59,7 @@ def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = (), windows
         n_train=draw(st.integers(1, 100)),
         seconds=draw(st.floats(0, 1e5)),
         windows=cover if (draw(st.booleans()) if windows is None else windows) else None,
+        groups=draw(st.none() | st.just(tuple(range(n_tracks)))),
     )
 
 
@@ -259,6 +261,33 @@ def test_one_training_is_as_sure_as_its_tracks_allow(result: ConfigResult) -> No
 
 
 @settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks(one_test=True), st.integers(2, 5), st.booleans())
+def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
+    some: list[ConfigResult], times: int, one: bool
+) -> None:
+    for result in some:
+        folds = [_with_copies(fold, times) for fold in (result.folds[:1] if one else result.folds)]
+        few = replace(result, folds=result.folds[: len(folds)]).estimate("accuracy")
+        many = replace(result, folds=tuple(folds)).estimate("accuracy")
+        assert (many.mean, many.error, many.freedom) == pytest.approx((few.mean, few.error, few.freedom))
+        unknown = replace(result, folds=tuple(replace(fold, groups=None) for fold in folds)).estimate("accuracy")
+        assert unknown.error < many.error
+
+
+def _with_copies(fold: FoldResult, times: int) -> FoldResult:
+    """The same if it had judged every track several times, in any order: each with its copies is a group."""
+    places = np.random.default_rng(times).permutation(np.tile(np.arange(len(fold.labels)), times))
+    ids = tuple(f"{fold.track_ids[place]} {copy}" for copy, place in enumerate(places))
+    return replace(
+        fold,
+        track_ids=ids,
+        labels=fold.labels[places],
+        probabilities=fold.probabilities[places],
+        groups=tuple(places.tolist()),
+    )
+
+
+@settings(deadline=None, max_examples=40)
 @given(results(), st.booleans(), st.booleans())
 def test_few_tracks_that_are_all_right_or_all_wrong_do_not_make_the_accuracy_certain(
     result: ConfigResult, right: bool, one: bool
@@ -279,7 +308,8 @@ def test_the_summary_names_every_figure(result: ConfigResult) -> None:
         e = result.estimate(score)
         assert [figures.pop(f"{score}_{part}") for part in ("mean", "std")] == [e.mean, e.std]
         if score == "accuracy" or len(result.folds) > 1:
-            assert [figures.pop(f"{score}_{part}") for part in ("low", "high")] == [e.low, e.high]
+            ends = (e.low, e.high) if score == "log_loss" else (max(e.low, 0), min(e.high, 1))
+            assert [figures.pop(f"{score}_{part}") for part in ("low", "high")] == [*ends]
     for name in ("precision", "recall", "f1"):
         assert [figures.pop(f"{name}_{genre}") for genre in GENRES] == getattr(result.per_genre, name).tolist()
     seconds = [fold.seconds for fold in result.folds]
@@ -364,10 +394,23 @@ def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) ->
     assert back.labels.tolist() == fold.labels.tolist()
     assert back.probabilities.tobytes() == fold.probabilities.tobytes()
     assert back.scores == fold.scores
+    assert back.groups == fold.groups
     assert (back.windows is None) == (fold.windows is None)
     if back.windows and fold.windows:
         for name in ("track", "start", "probabilities"):
             assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
+
+
+def test_a_fold_from_before_groups_were_kept_is_read_as_of_independent_tracks(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2, 0])
+    fold = FoldResult(0, ("1", "2", "3", "4"), labels, np.eye(3)[labels], GENRES, {}, 9, 1.0, groups=(5, 5, 7, 7))
+    for name, content in fold_files(fold).items():
+        (tmp_path / name).write_bytes(content)
+    assert load_fold(tmp_path).groups == (5, 5, 7, 7)
+    kept = json.loads((tmp_path / "fold.json").read_text())
+    del kept["groups"]
+    (tmp_path / "fold.json").write_text(json.dumps(kept))
+    assert load_fold(tmp_path).groups is None
 
 
 MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))

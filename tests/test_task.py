@@ -65,6 +65,25 @@ def test_copies_of_a_file_are_on_one_side(cfg: Callable[..., DictConfig], music:
     assert all(same <= set(fold.test) or not same & set(fold.test) for fold in found.folds)
 
 
+@pytest.mark.parametrize("split", ["random", "artist"])
+def test_held_out_tracks_of_which_a_copy_teaches_are_told(
+    cfg: Callable[..., DictConfig], music: Path, caplog: pytest.LogCaptureFixture, split: str
+) -> None:
+    first, *others = sorted((music / "hiss & noise").iterdir())[1:]
+    for other in others[:2]:
+        shutil.copy(first, other)
+    with caplog.at_level("WARNING"):
+        task.load_all([cfg(f"folds={split}")])
+    found = task.load(cfg(f"folds={split}"))
+    assert found
+    ids = [track.id for track in found.features.tracks]
+    copies = {ids.index(path.relative_to(music).as_posix()) for path in (first, *others[:2])}
+    n = sum(len(copies & set(fold.test)) for fold in found.folds if copies & set(fold.train))
+    told = f"split: of {n} of 12 held-out tracks the same recording is in the training set"
+    assert bool(n) == (split == "random") == (told in caplog.text)
+    assert ("same recording" in caplog.text) == bool(n)
+
+
 def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[..., DictConfig]) -> None:
     few, enough = "recipe.early_stopping.val_fraction=0.01", "recipe.early_stopping.val_fraction=0.5"
     for order in ((few, enough), (enough, few)):

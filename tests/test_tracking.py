@@ -204,6 +204,16 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
 
 
+def test_what_lacks_a_fold_by_now_is_not_laid_beside_as_another_split(tracker: Tracker) -> None:
+    parent = store(tracker, "a", 1.0, 0.9, comparison="r")
+    MlflowClient(tracker.uri).log_metric(parent, "seconds", 1.0)  # of two folds, half a second each
+    store(tracker, "A", 0.6, comparison="s", split="artist")
+    whole, broken = tracker.newest(), children(tracker, parent)[0]
+    MlflowClient(tracker.uri).set_terminated(broken, "FAILED")
+    without = tracker.newest()
+    assert whole and without and [c.other_splits[0].keys() for c in (whole, without)] == [{"random"}, set()]
+
+
 def test_predictions_that_no_longer_give_what_was_logged_are_told(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
