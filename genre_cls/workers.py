@@ -123,13 +123,18 @@ def stop() -> None:
         # Even to exit Python waits until all that workers are asked for is read, and for the rest of what one sends.
         pool._call_queue.cancel_join_thread()
         given = pool._result_queue._writer
-        ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+        ending = threading.Thread(target=_shut_down, args=(pool,), daemon=True)
         ending.start()
         for process in active_children():
             process.kill()
         with suppress(OSError):  # the pool may have closed it
             given.close()
         ending.join(PATIENCE)  # Python that leaves meanwhile may find the pool half taken apart, and tell it
+
+
+def _shut_down(pool: ProcessPoolExecutor) -> None:
+    with suppress(OSError):  # `stop` may close the same pipe at the same time
+        pool.shutdown(cancel_futures=True)
 
 
 def _told(failure: threading.ExceptHookArgs) -> None:
