@@ -20,9 +20,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
-from genre_cls.errors import without_credentials
+from genre_cls.errors import in_one_line, without_credentials
 from genre_cls.scoring import AXES
 from genre_cls.settings import CONF, is_incidental, leaves
+from genre_cls.windows import is_of_statistics
 
 # The package as it is when this process begins; who edits it meanwhile does not change what is running.
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
@@ -35,6 +36,7 @@ SHOWING = (
     "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "whole",
     "workers",
 )  # fmt: skip
+LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
 
 
 def is_part(cfg: DictConfig) -> bool:
@@ -55,6 +57,7 @@ class Identity:
         setup: equal for two runs that would differ in nothing but who trains and who is judged.
         sources: digests of the code that computes: this package's, and by each `_target_` outside of it that file's.
         code: equal for two runs of code that computes the same.
+        title: in short, for a line on the terminal, MLflow's list of runs and figures: `mel deep 16 lr=0.003`.
     """
 
     named: Mapping[str, str]
@@ -65,6 +68,7 @@ class Identity:
     setup: str
     sources: Mapping[str, str]
     code: str
+    title: str
 
     def key(self, *inputs: str) -> str:
         """Equal for two configurations whose folds may stand for each other: the same settings, code and data.
@@ -73,11 +77,6 @@ class Identity:
             inputs: digest of what the data give to training, and what computes.
         """
         return digest(self.fingerprint, self.code, inputs)
-
-    @property
-    def title(self) -> str:
-        """The axes in short: `mel deep 32`."""
-        return " ".join(self.named[axis] for axis in AXES)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -128,7 +127,35 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
     code = digest(sorted(sources.items()), version("torch").partition("+")[0])
     dataset, fingerprint = choices["dataset"], digest(computed)
-    return Identity(named, named | settings, dataset, resolved, fingerprint, digest(setup), sources, code)
+    title = _title(cfg, named, {key: without_credentials(value) for key, value in overrides.items()})
+    return Identity(named, named | settings, dataset, resolved, fingerprint, digest(setup), sources, code, title)
+
+
+def _title(cfg: DictConfig, named: Mapping[str, str], told: Mapping[str, str]) -> str:
+    """Features, model, batch size, and what else the command line tells configurations on the same data apart by.
+
+    Args:
+        cfg: composed.
+        named: the three axes, among others.
+        told: what the command line said, by key.
+    """
+    no_network = all(map(is_of_statistics, cfg.recipe.members))  # so neither model nor batch size plays a part
+    axes = [named[axis] for axis in (AXES[:1] if no_network else AXES)]
+    more = {key: value for key, value in told.items() if key not in (*AXES, "dataset") and not is_incidental(key)}
+    last = [key.rpartition(".")[2] for key in more]
+    short = {key: end if last.count(end) == 1 else key for key, end in zip(more, last, strict=True)}
+    words = [_word("" if key in ("recipe", "folds", "experiment") else short[key], more[key]) for key in more]
+    return _cut(" ".join([*axes, *words]), LONGEST_TITLE)
+
+
+def _word(key: str, value: str) -> str:
+    """A setting as one word of a title: `lr=0.003`; of a group's option the name is enough: `artist`."""
+    plain = _cut(in_one_line("".join(letter for letter in value if letter not in "[]{}'\" ")), LONGEST_VALUE)
+    return f"{key}={plain}" if key else plain
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def digest(*parts: object) -> str:

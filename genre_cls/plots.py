@@ -466,7 +466,8 @@ def _legend(figure: Figure, handles: Sequence[Artist], title: str = "", n_column
     # Above the axes nothing can be hidden; the figure's title goes on top of it.
     labels = [str(handle.get_label()) for handle in handles]
     look = {"ncols": n_columns, "frameon": False, "fontsize": 9, "title_fontsize": 11, "handletextpad": 0.5}
-    figure.legend(handles, labels, loc="outside upper center", title=_plain(title, 60), **look)
+    title = textwrap.fill(_plain(title, 120), int(figure.get_figwidth() * 11))
+    figure.legend(handles, labels, loc="outside upper center", title=title, **look)
 
 
 def _minus(better: str, worse: str) -> str:

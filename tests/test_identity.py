@@ -11,7 +11,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 from shared import Compose
 
-from genre_cls.identity import SHOWING, SOURCES, Identity, _source, command, digest, identify
+from genre_cls.identity import LONGEST_TITLE, SHOWING, SOURCES, Identity, _source, command, digest, identify
 from genre_cls.settings import leaves
 
 INCIDENTAL = {
@@ -143,7 +143,33 @@ def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_
     )
     axes = {"features": "mfcc", "model": "basic", "batch_size": "16", "recipe": "default", "folds": "random"}
     assert {**identity.named} == axes | {"recipe.epochs": "2", "model.x": "'a=b'"}
-    assert identity.title == "mfcc basic 16"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "title"),
+    [
+        ("features=mfcc model=basic batch_size=16", "mfcc basic 16"),
+        ("dataset=demo dataset.cache_dir=/x trainer.workers=2 rope=0.1 fold=1", "mel deep 32"),
+        ("batch_size=16 recipe.optimizer.lr=0.003", "mel deep 16 lr=0.003"),
+        ("recipe.optimizer.lr=0.001", "mel deep 32 lr=0.001"),
+        ("experiment=[best,smoke]", "mel deep 16 best,smoke"),
+        ("folds=artist folds.k=3 seed=1", "mel deep 32 artist k=3 seed=1"),
+        ("recipe.members=[statistics,mfcc_statistics]", "mel members=statistics,mfcc_statist…"),
+        ("recipe.window=3 +model.window=4", "mel deep 32 recipe.window=3 model.window=4"),
+        ("fold=1 alone=true", "mel deep 32 fold=1"),
+        ("+model.x='a\nb'", "mel deep 32 x=a\\nb"),
+    ],
+)
+def test_a_title_is_the_axes_and_what_else_tells_configurations_apart(
+    identity_of: Callable[..., Identity], overrides: str, title: str
+) -> None:
+    assert identity_of(*overrides.split(" ")).title == title
+
+
+def test_a_title_stays_short(identity_of: Callable[..., Identity]) -> None:
+    many = [f"+model.some_setting_{i}={'x' * 99}" for i in range(9)]
+    title = identity_of(*many).title
+    assert len(title) == LONGEST_TITLE and title.startswith("mel deep 32 some_setting_0=xxx") and title.endswith("…")
 
 
 def test_several_experiments_at_once_are_named_as_they_were_asked_for(identity_of: Callable[..., Identity]) -> None:

@@ -32,6 +32,7 @@ from genre_cls import experiment, report, spool, train, voting
 Table = dict[tuple[str, str], Any]
 
 ONE = ("features=mel", "model=basic", "batch_size=4", "folds.k=3", "trainer.workers=1")
+TITLE = "mel basic 4 epochs=2 window=0.5 k=3 members=plain"
 CALLS = ("create_run", "log_batch", "log_artifacts", "update_run", "set_terminated")  # by which MLflow is written to
 TORTURE = Path(__file__).parent.parent / "benchmarks" / "torture.py"
 pytestmark = [
@@ -95,7 +96,7 @@ def test_what_is_finished_is_not_trained_again_but_reported_unless_it_is_forced_
     shutil.rmtree(first.folder / "report")
     second = command(train.main, "-m", *on_music, *ONE, "trainer.workers=1", "rope=0.5")
     assert (second.code, sorted(trained)) == (0, [0, 1, 2])
-    assert "mel basic 4: 3 of 3 folds reused (force=true" in second.err
+    assert f"{TITLE}: 3 of 3 folds reused (force=true" in second.err
     assert table(second) == table(first) and second.parents[0].info.run_id == first.parents[0].info.run_id
     assert ranking(second) == ranking(first) and (first.folder / "report" / "report.html").exists()
     forced = command(train.main, "-m", *on_music, *ONE, "force=true")
@@ -396,9 +397,9 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
 ) -> None:
     done = command(train.main, "-m", *on_music, *ONE, "fold=2,0,1")
     assert done.code == 0 and trained == [2, 0, 1] and "reused" not in done.err
-    assert [line for line in done.err.splitlines() if line.startswith("mel basic 4: ")][:2] == [
-        "mel basic 4: 1 of 3 folds are there; the same command without fold= trains fold=0,1 too",
-        "mel basic 4: 2 of 3 folds are there; the same command without fold= trains fold=1 too",
+    assert [line for line in done.err.splitlines() if line.startswith(f"{TITLE}: ")][:2] == [
+        f"{TITLE}: 1 of 3 folds are there; the same command without fold= trains fold=0,1 too",
+        f"{TITLE}: 2 of 3 folds are there; the same command without fold= trains fold=1 too",
     ]
     assert table(done) == undisturbed and len(done.parents) == 1 and len(ranking(done)) == 3  # with two of head
     assert not list(done.folder.glob("mlruns/spool/*"))
@@ -417,7 +418,7 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those
     first = command(train.main, *on_music, *ONE, "fold=1")
     (parent,) = first.parents
     assert (first.code, parent.info.status, trained) == (0, "SCHEDULED", [1])
-    assert "mel basic 4: 1 of 3 folds are there; the same command without fold= trains fold=0,2 too" in first.err
+    assert f"{TITLE}: 1 of 3 folds are there; the same command without fold= trains fold=0,2 too" in first.err
     none = command(report.main)
     assert none.code == 2 and "no configuration has finished there" in none.err
     assert in_a_fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2") == -signal.SIGKILL
@@ -465,7 +466,7 @@ def test_a_command_says_that_another_one_has_deleted_its_fold(
     monkeypatch.setattr(spool.Spool, "put", deleted)
     done = command(train.main, *on_music, *ONE, "fold=1")
     assert done.code == 2 and done.err.splitlines()[-1] == (
-        "error: mel basic 4: fold=1 is not there any more: another command has begun anew (force=true), or its files "
+        f"error: {TITLE}: fold=1 is not there any more: another command has begun anew (force=true), or its files "
         "are damaged; the same command trains it again"
     )
 

@@ -44,7 +44,8 @@ def test_a_bare_m_is_two_features_by_two_models_by_two_batch_sizes(sweep: Any) -
     assert sweep.code == 0, sweep.err
     axes = [tuple(run.data.params[axis] for axis in ("features", "model", "batch_size")) for run in sweep.parents]
     assert sorted(axes) == [(f, m, b) for f in ("mel", "mfcc") for m in ("basic", "deep") for b in ("16", "32")]
-    assert {run.info.run_name for run in sweep.parents} == {" ".join(axis) for axis in axes}
+    told = "epochs=2 window=0.5 k=2 members=plain,levelled,modulati…"
+    assert {run.info.run_name for run in sweep.parents} == {f"{' '.join(axis)} {told}" for axis in axes}
 
 
 def test_every_configuration_has_its_folds_and_all_have_finished(sweep: Any) -> None:
