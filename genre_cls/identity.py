@@ -166,7 +166,13 @@ def digest(*parts: object) -> str:
 def command() -> str:
     """The command line as a reader would type it."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
-    return without_credentials(shlex.join([*program.split(), *sys.argv[1:]]))
+    return without_credentials(typed([*program.split(), *sys.argv[1:]]))
+
+
+def typed(words: Iterable[str]) -> str:
+    """Words as a reader would type them in a shell: `"dataset.root='/my music'"`, where `shlex` knows single quotes."""
+    special = set('"$`\\!')  # within double quotes
+    return " ".join(f'"{word}"' if "'" in word and not special & set(word) else shlex.quote(word) for word in words)
 
 
 def _text(value: object) -> str:

@@ -1,6 +1,7 @@
 """The report: `python -m genre_cls.report` lays the tracking store's configurations side by side, without training."""
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +125,6 @@ def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def _provenance(found: "Comparison") -> dict[str, str]:
     """Where the numbers come from, for the page's last table."""
     shown = {
-        "command": "command",
         "finished": "finished",
         "machine": "machine",
         "dataset": "dataset",
@@ -134,8 +134,30 @@ def _provenance(found: "Comparison") -> dict[str, str]:
         "git commit": "mlflow.source.git.commit",
     }
     known = {label: found.tags[tag] for label, tag in shown.items() if tag in found.tags}
-    others = [command for command in found.commands if command != found.tags.get("command")]
-    return known | ({"some are of": " | ".join(others)} if others else {})
+    return _commands(found.commands) | known
+
+
+def _commands(commands: Mapping[str, int]) -> dict[str, str]:
+    """Commands as they would be typed, by of how many configurations each is, as far as there are several."""
+    by_count: dict[int, list[str]] = {}
+    for command, n in commands.items():
+        by_count.setdefault(n, []).append(_typed(command))
+    labels = {
+        n: f"command of {n} configuration{'s' * (n > 1)}{' each' * (len(same) > 1)}" for n, same in by_count.items()
+    }
+    if len(commands) == 1:
+        labels = dict.fromkeys(by_count, "command")
+    return {labels[n]: " | ".join(same) for n, same in by_count.items()}
+
+
+def _typed(command: str) -> str:
+    """A command with the quotes that are easiest to read, whatever wrote it down."""
+    from genre_cls.identity import typed
+
+    try:
+        return typed(shlex.split(command))
+    except ValueError:  # what is no command, but somebody's tag
+        return command
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ class Comparison:
     """Configurations that were judged on the same tracks in the same folds, so that they can be compared.
 
     Args:
-        tags: of the configuration that finished last.
-        commands: that have last written to one of them, each once.
+        tags: of the configuration that was found finished last.
+        commands: that have last written to one of them, with how many they have, the one with most first.
         results: one a configuration.
         means: average features per genre, one a kind of feature.
         tracks: what is known of each track, by its id: `artist`, `fault` and `path`, empty where unknown.
@@ -65,7 +65,7 @@ class Comparison:
     """
 
     tags: Mapping[str, str]
-    commands: tuple[str, ...]
+    commands: Mapping[str, int]
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
     tracks: Mapping[str, Mapping[str, str]]
@@ -320,17 +320,18 @@ class Tracker:
             parents.sort(key=lambda run: _is_of(run, sweep), reverse=True)
         if not parents or (sweep and not _is_of(parents[0], sweep)):
             return None
-        ended = datetime.fromtimestamp(parents[0].info.end_time / 1000)
-        tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
         comparable = naming.comparable(parents)
         names = naming.names(comparable)
         found = [(run, *loaded) for run in comparable if (loaded := self._load(run, names[run.info.run_id]))]
         if not found:
             return None
-        commands = dict.fromkeys(filter(None, (run.data.tags.get("command") for run, *_ in found)))
+        ended = datetime.fromtimestamp(max(run.info.end_time for run, *_ in found) / 1000)
+        tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
+        commands = Counter(filter(None, (run.data.tags.get("command") for run, *_ in found)))
         other_splits = {place: self._other_splits(run, parents) for place, (run, *_) in enumerate(found)}
         means, tracks = _facts([folder for *_, folder in found])
-        return Comparison(tags, tuple(commands), tuple(result for _, result, _ in found), means, tracks, other_splits)
+        results = tuple(result for _, result, _ in found)
+        return Comparison(tags, dict(commands.most_common()), results, means, tracks, other_splits)
 
     def best(self) -> str | None:
         """Id of the configuration with the best mean accuracy among those that `newest` compares, of true genres."""

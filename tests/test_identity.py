@@ -203,6 +203,8 @@ def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch, program
     monkeypatch.setattr(sys, "argv", [str(program), "-m", "dataset.root=/my music"])
     start = "python -m genre_cls.train" if program.suffix else "genre-cls-train"
     assert command() == f"{start} -m 'dataset.root=/my music'"
+    monkeypatch.setattr(sys, "argv", [str(program), "dataset.root='/my müsic'", "'$x'"])
+    assert command() == f"{start} \"dataset.root='/my müsic'\" ''\"'\"'$x'\"'\"''"
 
 
 def test_a_digest_changes_with_every_part_and_with_their_order() -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,21 @@ def test_it_equals_what_training_wrote(command: Command, sweep: Any, store: Path
     assert {path.name for path in done.folder.iterdir()} == {"report"}
 
 
-def test_it_says_what_was_judged_and_that_some_are_of_another_command(
+def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
     command: Command, sweep: Any, store: Path
 ) -> None:
     text = (sweep.folder / "report" / "report.md").read_text()
     n_tracks = len(sweep.files(sweep.parents[0])["tracks.csv"].read_text().splitlines()) - 1
-    assert f"Data: folder, {n_tracks} judged tracks in 2 genres, folds=random" in text and "some are of" not in text
-    MlflowClient(store_uri("", store)).set_tag(sweep.parents[0].info.run_id, "command", "another one")
+    assert f"Data: folder, {n_tracks} judged tracks in 2 genres, folds=random" in text
+    assert "| command | python -m genre_cls.train" in text
+    client = MlflowClient(store_uri("", store))
+    client.set_tag(sweep.parents[0].info.run_id, "command", "another 'a='\"'\"'b c'\"'\"''")
     done = command(report.main, f"tracking.folder={store}")
     told = (done.folder / "report" / "report.md").read_text()
-    assert "| some are of | another one |" in told and "| command | python -m genre_cls.train" in told
+    assert "| command of 7 configurations | python -m genre_cls.train" in told
+    assert """| command of 1 configuration | another "a='b c'" |""" in told
+    last = datetime.fromtimestamp(max(run.info.end_time for run in sweep.parents) / 1000)
+    assert f"| finished | {last:%Y-%m-%d %H:%M:%S} |" in told
 
 
 def test_it_looks_and_goes_where_it_is_told(command: Command, store: Path, tmp_path: Path) -> None:
