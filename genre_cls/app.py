@@ -324,7 +324,7 @@ def _parser() -> ArgumentParser:
     parser = OneLineParser(prog="genre-cls app", description="Opens a page that names the genres of your own music.")
     take = parser.add_argument
     parser.add_model("as genre_cls.predict takes it, but no .onnx file (default: best)")
-    take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="that others may reach it by; default: none can")
+    take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="to listen on (default: this machine only)")
     take("--port", type=_port, default=7860, metavar="N", help="default: 7860")
     return parser
 

@@ -89,7 +89,7 @@ class Catalogue:
         """
         genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
         tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
-        note = "Genres are dealt to the tracks at random (shuffle_genres=true): nothing can be recognised."
+        note = "Genres are assigned at random (shuffle_genres=true): accuracy should be at chance."
         return replace(self, tracks=tracks, notes=(*self.notes, note))
 
     def without_faults(self) -> "Catalogue":
@@ -195,9 +195,9 @@ def folder(root: str | None) -> Catalogue:
     tracks = _with_metadata(found, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
-        raise UserError(
-            f"dataset.root={root}: {len(genres)} genre folders with audio ({', '.join(EXTENSIONS)}), need at least two"
-        )
+        there = "only 1 genre folder" if genres else "no genre folder"
+        known = ", ".join(EXTENSIONS)
+        raise UserError(f"dataset.root={root}: {there} with audio ({known}); at least two are needed")
     empty = [genre.name for genre in folders if genre.name not in genres]
     astray = sorted(facts.keys() - set(names))
     notes = _folder_notes(empty, other_files(base), len(found) - len(tracks), astray)
@@ -227,13 +227,16 @@ def _folder_notes(
     """What is worth telling: folders without tracks, files of other formats, exclusions, and facts of no track."""
     notes = []
     if empty:
-        notes.append(f"Folders without tracks, which are no genres: {', '.join(empty)}.")
+        notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
     if unread:
         notes.append(f"files left out, as their format cannot be read: {len(unread)}, such as {unread[0].name}.")
     if n_excluded:
         notes.append(f"{n_excluded} tracks are excluded by metadata.csv.")
     if astray:
-        notes.append(f"metadata.csv: {len(astray)} paths name no track, such as {astray[0]!r}; one is like rock/a.wav.")
+        paths = f"1 path matches no track ({astray[0]!r})"
+        if len(astray) > 1:
+            paths = f"{len(astray)} paths match no track (such as {astray[0]!r})"
+        notes.append(f"metadata.csv: {paths}; write paths like rock/a.wav.")
     return tuple(notes)
 
 

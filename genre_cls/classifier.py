@@ -255,7 +255,7 @@ def _model_files(source: str | Path) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(
-            f"model {source}: no such file; must be best, the whole id of a run, a .safetensors or "
-            ".onnx file, or a folder of the former"
+            f"model {source}: no such file; must be best, the full id of a run, a .safetensors or "
+            ".onnx file, or a folder of .safetensors files"
         )
     return [path]

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls import database
-from genre_cls.errors import UserError, without_credentials
+from genre_cls.errors import UserError, system_reason, without_credentials
 from genre_cls.extras import program
 from genre_cls.whole import expanduser, sync
 
@@ -81,7 +81,9 @@ def _client(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
         raise UserError(database.what_failed(uri, error)) from error
-    except (ModuleNotFoundError, OSError, HTTPException, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"tracking.uri={uri}: {system_reason(error)}") from error
+    except (ModuleNotFoundError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
 

@@ -24,7 +24,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.commands import AGAIN, OneLineParser, one_line_errors
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.locks import locked
 from genre_cls.settings import CONF
 from genre_cls.whole import disk_failure, expanduser
@@ -68,7 +68,7 @@ class Source:
 
 
 def main() -> None:
-    """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command goes on where an earlier one was cut off."""
+    """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command resumes an interrupted download."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     with one_line_errors(AGAIN):
         arguments = _parser().parse_args()
@@ -298,7 +298,8 @@ def _network_failures() -> Iterator[None]:
     try:
         yield
     except (OSError, HTTPException, ValueError) as error:  # ValueError: no address at all
-        raise _Failed(str(error) or type(error).__name__) from error
+        reason = system_reason(error) if isinstance(error, OSError) else str(error)
+        raise _Failed(reason or type(error).__name__) from error
 
 
 def _verify(source: Source, archive: Path) -> None:

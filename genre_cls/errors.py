@@ -1,6 +1,7 @@
 """What goes wrong by a user's doing and is told in one line, without a traceback."""
 
 import re
+from urllib.error import HTTPError, URLError
 
 
 class UserError(Exception):
@@ -14,8 +15,9 @@ class UserError(Exception):
 
 
 def system_reason(error: OSError) -> str:
-    """What the system says of a failure, without the file's name."""
-    return (error.strerror or str(error)).lower()
+    """What the system says of a failure, without the file's name; what urllib wraps around it is taken off."""
+    inner = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+    return ((inner.strerror if isinstance(inner, OSError) else None) or str(inner)).lower()
 
 
 def in_short(error: BaseException) -> str:

@@ -395,12 +395,13 @@ def _check_device(device: str) -> None:
 
 def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
     if missing:
-        there, others = f"{len(result.folds)} of {len(result.folds) + len(missing)}", ",".join(map(str, missing))
-        return f"{there} folds are there; the same command without fold= trains fold={others} too"
+        n, others = len(result.folds), ",".join(map(str, missing))
+        done = f"{n} of {n + len(missing)} folds {'is' if n == 1 else 'are'} done"
+        return f"{done}; the same command without fold= trains fold={others} too"
     accuracy = result.estimate("accuracy")
     low, high = accuracy.share_interval
-    spread = f" ± {accuracy.std:.1%}" if len(result.folds) > 1 else ""
+    spread = f" ± {100 * accuracy.std:.1f}" if len(result.folds) > 1 else ""
     return (
-        f"accuracy {accuracy.mean:.1%}{spread} (95 % interval {low:.1%} to {high:.1%}), "
+        f"accuracy {100 * accuracy.mean:.1f}{spread} % (95 % CI {100 * low:.1f}–{100 * high:.1f}), "
         f"{result.seconds_per_fold:.1f} s a fold"
     )

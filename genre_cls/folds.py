@@ -180,15 +180,21 @@ def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence
     """
     tests = [fold.test for fold in folds]
     if len(folds) == 1:
-        return f"1 fold tests {len(tests[0])} tracks"
+        return f"1 fold of {len(tests[0])} test tracks"
     if all(np.array_equal(test, tests[0]) for test in tests):
         return f"{len(folds)} trainings on one split: {_present(parts)}"
-    sizes = [len(test) for test in tests]
+    sizes = sorted({len(test) for test in tests})
+    how_many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+    return f"{len(folds)} folds of {how_many} test tracks{_unevenness(labels, tests)}"
+
+
+def _unevenness(labels: Sequence[str], tests: Sequence[Indices]) -> str:
+    """Which fold has far more or fewer tracks of a genre than the others; empty if none differs by more than one."""
+    counts = _counts(labels, tests)
+    if (np.ptp(counts, axis=0) <= 1).all():
+        return ""
     fold, genre, share = _least_even(labels, tests)
-    return (
-        f"{len(folds)} folds test {min(sizes)} to {max(sizes)} tracks each; "
-        f"least even: fold {fold + 1} tests {share:.0%} of genre {genre}"
-    )
+    return f"; most uneven: fold {fold + 1} tests {100 * share:.0f} % of {genre}"
 
 
 def _present(parts: Sequence[str | None]) -> str:
@@ -231,8 +237,9 @@ def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, toleran
     fold, genre, share = _least_even(labels, tests)
     if not share or abs(share - 1 / k) > tolerance:
         raise SplitError(
-            f"folds.tolerance={tolerance:g}: fold {fold + 1} would test {share:.0%} of genre {genre} and not about "
-            f"{1 / k:.0%}, since few artists have most of its tracks; allow more, or take fewer folds (folds.k)"
+            f"folds.tolerance={tolerance:g}: fold {fold + 1} would test {100 * share:.0f} % of genre {genre} and "
+            f"not about {100 / k:.0f} %, since few artists have most of its tracks; allow more, or take fewer folds "
+            "(folds.k)"
         )
 
 
@@ -246,9 +253,13 @@ def _least_even(labels: Sequence[str], tests: Sequence[Indices]) -> tuple[int, s
 
 def _shares(labels: Sequence[str], parts: Sequence[Indices]) -> NDArray[np.float64]:
     """Which share of each genre's tracks each part has `(n_parts, n_genres)`."""
+    return _counts(labels, parts) / np.unique(labels, return_counts=True)[1]
+
+
+def _counts(labels: Sequence[str], parts: Sequence[Indices]) -> Indices:
+    """How many of each genre's tracks each part has `(n_parts, n_genres)`."""
     genres, codes = np.unique(labels, return_inverse=True)
-    counts = np.array([np.bincount(codes[part], minlength=len(genres)) for part in parts])
-    return counts / np.bincount(codes)
+    return np.array([np.bincount(codes[part], minlength=len(genres)) for part in parts])
 
 
 def _set_apart(

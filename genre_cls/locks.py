@@ -30,7 +30,7 @@ def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
     except Timeout:
         if not wait:
             raise
-        log.info("%s: another process is at it, waiting", name)
+        log.info("%s: another process is working on it; waiting", name)
         lock.acquire()
     try:
         yield

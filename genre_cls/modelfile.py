@@ -266,7 +266,7 @@ def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module
     found = vars(models).get(name) if room == models.__name__ else None
     if not (isclass(found) and issubclass(found, nn.Module) and found.__module__ == models.__name__):
         raise UserError(
-            f"names the class {settings['_target_']!s:.60} as its model, which is none of genre_cls.models; "
-            "if you trust whoever made the file with running code on this machine, load it with trust (--trust)"
+            f"uses the class {settings['_target_']!s:.60}, which is not in genre_cls.models; if you trust its author "
+            "to run code on this machine, pass --trust"
         )
     return found(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})

@@ -85,7 +85,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
-        raise UserError("--register: whoever serves a model loads classes of genre_cls.models alone; leave out --trust")
+        raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
     if arguments.explain and len(files) != 1:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
     if arguments.explain and arguments.explain.suffix.lower() != ".png":
@@ -143,7 +143,9 @@ def _print_table(judged: Judged, genres: Sequence[str], top: int | None) -> None
     console = Console(highlight=False, soft_wrap=True)
     for path, prediction in judged:
         lines = [Text(f"{in_one_line(path)}  {_clock(prediction.seconds)}", "bold")]
-        lines += [Text(f"  {share:7.1%}  {in_one_line(genre)}") for genre, share in prediction.ranked[: top or FEW]]
+        lines += [
+            Text(f"  {100 * share:6.1f} %  {in_one_line(genre)}") for genre, share in prediction.ranked[: top or FEW]
+        ]
         if prediction.seconds > LONG:
             lines += _strip(prediction, genres)
         console.print(*lines, sep="\n")
@@ -158,6 +160,8 @@ def _strip(prediction: "Prediction", genres: Sequence[str]) -> Iterator[Text]:
         yield Text.assemble(f"  {_clock(row[0][0]):>8} ", *shown, f" {_clock(row[-1][1])}")
     heard = [genre for genre in genres if any(genre == one for _, _, one in stretches)]
     names = [part for genre in heard for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
+    if any(one is None for *_, one in stretches):
+        names += [_letter(None, letters), " silence  "]
     yield Text.assemble(" " * 11, *names, f"(a letter stands for {STRETCH:g} s)")
 
 
@@ -244,7 +248,12 @@ def _parser() -> ArgumentParser:
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
     take("--export", type=expanduser, metavar="FILE", help="write the model into one file that needs nothing else: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
-    take("--explain", type=expanduser, metavar="FILE.png", help="draw what in the one audio file speaks for its genre")
+    take(
+        "--explain",
+        type=expanduser,
+        metavar="FILE.png",
+        help="plot the evidence for the predicted genre (one audio file)",
+    )
     take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
     return parser
 

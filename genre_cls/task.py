@@ -118,7 +118,7 @@ def _load(cfg: DictConfig) -> Task:
     features, *fingerprints = _features(cfg, data, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     if unheard := set(catalogue.genres).difference(genres):
-        raise UserError(f"genre {min(unheard)}: none of its tracks can be read; mend them, or take its folder away")
+        raise UserError(f"genre {min(unheard)}: none of its tracks can be read; repair them, or remove its folder")
     unknown = np.array([track.artist is None for track in tracks])
     repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
     together = groups(tracks, [*_same_files(features), *((pair.first, pair.second) for pair in repetitions)])
@@ -222,7 +222,7 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
     if len(faults) > (max(1, allowed) if allowed else 0):  # a share of a few tracks would allow none
         raise UserError(
             f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
-            f"max_unreadable={cfg.max_unreadable:g} allows; mend them, take them away, or give a larger share: "
+            f"max_unreadable={cfg.max_unreadable:g} allows; repair or remove them, or raise max_unreadable: "
             + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
         )
     return features
@@ -247,7 +247,7 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
 
 def _announce_artists(tracks: Sequence[Track]) -> None:
     unknown = sum(track.artist is None for track in tracks)
-    log.info("artists: unknown of %d of %d tracks, each of which counts as its own artist's", unknown, len(tracks))
+    log.info("artists: unknown for %d of %d tracks; each counts as an artist of its own", unknown, len(tracks))
 
 
 def _announce_split(task: Task) -> None:

@@ -199,7 +199,7 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
     unreadable = "files left out, as their format cannot be read: 1, such as b.m4a."
-    assert found.notes == ("Folders without tracks, which are no genres: art.", unreadable)
+    assert found.notes == ("Folders without tracks, ignored: art.", unreadable)
 
 
 def test_a_folders_ids_do_not_depend_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,11 +237,11 @@ def test_too_little_in_a_folder_is_told(tmp_path: Path) -> None:
         assert "dataset.root=FOLDER" in told(partial(folder, root))
     assert "no such folder" in told(lambda: folder(str(tmp_path / "typo")))
     assert "no such folder" in told(lambda: folder(str(touch(tmp_path / "song.wav"))))
-    assert ": 0 genre folders" in told(lambda: folder(str(tmp_path)))
+    assert ": no genre folder" in told(lambda: folder(str(tmp_path)))
     touch(tmp_path / "dub" / "a.wav")
     touch(tmp_path / "art" / "cover.png")
     text = told(lambda: folder(str(tmp_path)))
-    assert ": 1 genre folder" in text and "at least two" in text and str(tmp_path) in text
+    assert ": only 1 genre folder" in text and "at least two" in text and str(tmp_path) in text
 
 
 # The demo set
@@ -574,7 +574,7 @@ def test_metadata_of_no_track_is_told_since_its_artist_would_be_lost(tmp_path: P
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
     (note,) = folder(str(tmp_path)).notes
-    assert note.startswith("metadata.csv: 1 paths name no track, such as 'rock") and "rock/a.wav" in note
+    assert note.startswith("metadata.csv: 1 path matches no track ('rock") and "rock/a.wav" in note
 
 
 def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> None:
@@ -582,7 +582,7 @@ def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> Non
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
     found = folder(str(tmp_path))
-    assert found.genres == ("jazz", "rock") and found.notes[0].endswith("no genres: noise.")
+    assert found.genres == ("jazz", "rock") and found.notes[0].endswith(", ignored: noise.")
     assert found.notes[1] == "1 tracks are excluded by metadata.csv."
 
 

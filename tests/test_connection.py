@@ -17,6 +17,11 @@ from genre_cls.connection import connect, store_uri, ui_command
 from genre_cls.errors import UserError
 
 
+def test_a_server_that_is_away_is_told_by_the_systems_own_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^tracking.uri=http://127.0.0.1:9: connection refused$"):
+        connect("http://127.0.0.1:9", tmp_path)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, fresh_store: Path) -> Path:
     return shutil.copytree(fresh_store, tmp_path / "a folder with spaces" / "mlruns")

@@ -314,7 +314,7 @@ def test_who_waits_for_another_download_is_told(
     held_for_a_second(tmp_path / "download.lock")
     with caplog.at_level("INFO"):
         get(source(archive, mirrors=("http://127.0.0.1:9/none",)), tmp_path)
-    assert is_whole(tmp_path) and "the download: another process is at it, waiting" in caplog.text
+    assert is_whole(tmp_path) and "the download: another process is working on it; waiting" in caplog.text
 
 
 def test_without_a_known_checksum_it_is_told_and_gzips_own_is_held_to(

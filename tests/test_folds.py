@@ -181,7 +181,7 @@ def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
 def test_an_artist_with_most_of_a_genre_is_too_much_unless_it_is_allowed() -> None:
     groups = np.array([0] * 14 + [*range(1, 7)] + [*range(7, 27)])
     labels = ["reggae"] * 20 + ["rock"] * 20
-    with pytest.raises(SplitError, match=r"folds.tolerance=0.3: fold \d would test 70% of genre reggae"):
+    with pytest.raises(SplitError, match=r"folds.tolerance=0.3: fold \d would test 70 % of genre reggae"):
         folds.artist(labels, groups, k=4, seed=0)
     assert_disjoint(folds.artist(labels, groups, k=4, seed=0, tolerance=0.5), groups)
 
@@ -263,7 +263,9 @@ def test_a_split_is_described_by_its_least_even_genre() -> None:
     groups = np.array([0] * 5 + [*range(1, 6)] + [*range(6, 16)])
     split = folds.artist(labels, groups, k=4, seed=0)
     line = folds.describe(labels, [], split)
-    assert re.fullmatch(r"4 folds test \d to \d tracks each; least even: fold \d tests 50% of genre reggae", line)
+    assert re.fullmatch(r"4 folds of \d( to \d)? test tracks; most uneven: fold \d tests 50 % of reggae", line)
+    even = folds.describe(HALF, [], folds.random(HALF, k=2, seed=0))
+    assert even == f"2 folds of {len(HALF) // 2} test tracks"
     published = folds.describe(MIXED, PARTS, folds.filtered(MIXED, None, PARTS, repeats=2))
     assert published.startswith("2 trainings on one split: 5 of 443 train")
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_a_table_ranks_the_genres_of_each_file(judge: Command, tiny_music: Path)
     done = judge(path)
     head, *ranks = done.out.splitlines()
     assert done.code == 0 and done.err == "" and head == f"{path}  0:01"
-    rows = [re.fullmatch(r" +(\d+\.\d)%  (.+)", rank) for rank in ranks]
+    rows = [re.fullmatch(r" +(\d+\.\d) %  (.+)", rank) for rank in ranks]
     assert [row[2] for row in rows if row] == list(GENRES)
     shares = [float(row[1]) for row in rows if row]
     assert sum(shares) == pytest.approx(100, abs=0.11) and shares[0] > shares[1]
@@ -126,6 +127,13 @@ def test_a_long_file_shows_its_genres_over_time(judge: Command, tmp_path: Path) 
     assert head.endswith("  11:00")
     assert strip[0] == "      0:00 hhhhhhhhhhhhtttttttt 10:00" and strip[1] == "     10:00 tt 11:00"
     assert strip[2].strip() == f"h {GENRES[0]}  t {GENRES[1]}  (a letter stands for 30 s)"
+
+
+def test_a_strip_says_how_silence_is_shown() -> None:
+    heard = [(0.0, 30.0, "rock"), (30.0, 60.0, None), (60.0, 90.0, "jazz")]
+    row, legend = predict._strip(cast(Prediction, SimpleNamespace(over_time=lambda seconds: heard)), ("jazz", "rock"))
+    assert row.plain.split() == ["0:00", "r·j", "1:30"]
+    assert legend.plain.strip() == "j jazz  r rock  · silence  (a letter stands for 30 s)"
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=40))
@@ -224,7 +232,7 @@ def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_p
         (("a.wav", "--format", "xml"), "invalid choice: 'xml'"),
         (("a.wav", "--formatt", "csv"), "unrecognized arguments: --formatt"),
         (("a.wav", "--model"), "--model: expected one argument"),
-        (("--register", "mine", "--trust"), "--register: whoever serves a model"),
+        (("--register", "mine", "--trust"), "--register: only models of genre_cls.models"),
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
         (("a.wav",), "tracking mlruns: no tracking store in this folder"),
         (("a.wav", "--model", "worst"), "model worst: no such file; must be best, "),

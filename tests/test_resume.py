@@ -398,8 +398,8 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
     done = command(train.main, "-m", *on_music, *ONE, "fold=2,0,1")
     assert done.code == 0 and trained == [2, 0, 1] and "reused" not in done.err
     assert [line for line in done.err.splitlines() if line.startswith(f"{TITLE}: ")][:2] == [
-        f"{TITLE}: 1 of 3 folds are there; the same command without fold= trains fold=0,1 too",
-        f"{TITLE}: 2 of 3 folds are there; the same command without fold= trains fold=1 too",
+        f"{TITLE}: 1 of 3 folds is done; the same command without fold= trains fold=0,1 too",
+        f"{TITLE}: 2 of 3 folds are done; the same command without fold= trains fold=1 too",
     ]
     assert table(done) == undisturbed and len(done.parents) == 1 and len(ranking(done)) == 3  # with two of head
     assert not list(done.folder.glob("mlruns/spool/*"))
@@ -418,7 +418,7 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those
     first = command(train.main, *on_music, *ONE, "fold=1")
     (parent,) = first.parents
     assert (first.code, parent.info.status, trained) == (0, "SCHEDULED", [1])
-    assert f"{TITLE}: 1 of 3 folds are there; the same command without fold= trains fold=0,2 too" in first.err
+    assert f"{TITLE}: 1 of 3 folds is done; the same command without fold= trains fold=0,2 too" in first.err
     none = command(report.main)
     assert none.code == 2 and "no configuration has finished there" in none.err
     assert in_a_fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2") == -signal.SIGKILL

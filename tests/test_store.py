@@ -663,4 +663,4 @@ def test_who_waits_for_another_process_to_extract_is_told(
     held_for_a_second(there.root / "extract.lock")
     with caplog.at_level("INFO"):
         assert_right(there.load(tracks, [MEL]))
-    assert "features: another process is at it, waiting" in caplog.text
+    assert "features: another process is working on it; waiting" in caplog.text

@@ -224,9 +224,9 @@ def test_too_many_unreadable_files_stop_the_command_and_are_named(
 @pytest.mark.parametrize(
     ("tracks", "reason"),
     [
-        ({}, "0 genre folders with audio"),
-        ({"a": 1}, "1 genre folders with audio"),
-        ({"a": 3, "b": 0}, "1 genre folders with audio"),
+        ({}, "no genre folder with audio"),
+        ({"a": 1}, "only 1 genre folder with audio"),
+        ({"a": 3, "b": 0}, "only 1 genre folder with audio"),
         ({"a": 3, "b": 1}, "genre b has only 1 track"),
         ({"a": 1, "b": 1}, "genre a has only 1 track"),
     ],
