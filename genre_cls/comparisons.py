@@ -30,6 +30,7 @@ class Difference:
         p_value: of the corrected resampled t-test, two-sided, adjusted for the number of comparisons.
         mcnemar: p-value of McNemar's test on single tracks, adjusted too; None for an axis.
         rope: differences below this are of no practical importance.
+        n_comparisons: for how many of its kind the p-values are adjusted.
     """
 
     better: str
@@ -38,6 +39,7 @@ class Difference:
     p_value: float
     mcnemar: float | None
     rope: float
+    n_comparisons: int = 1
 
     @property
     def equal(self) -> float:
@@ -138,4 +140,5 @@ def _difference(first: str, second: str, pairs: Sequence[Pair], rope: float) -> 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
     p_values = holm([difference.p_value for difference in differences])
-    return [replace(one, p_value=float(p)) for one, p in zip(differences, p_values, strict=True)]
+    n = len(differences)
+    return [replace(one, p_value=float(p), n_comparisons=n) for one, p in zip(differences, p_values, strict=True)]

@@ -27,6 +27,7 @@ ABOUT_SELECTION = (
     "too high by an unknown amount (some points where tracks are few), as it was selected by these very tracks; its "
     "interval does not allow for that"
 )
+TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
 ABOUT_MCNEMAR = (
     "McNemar's test compares the models as trained, track by track (if several classified a track, the first). It "
     "takes tracks for independent: where artists have several, it claims a difference that is none in a fifth to two "
@@ -126,13 +127,20 @@ def answer(report: Report) -> str:
     best, called = report.ranked[0], report.called
     tracks = best.confusion.sum(axis=1)
     chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
-    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % interval {interval(best)} %)"
+    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)} %)"
+    few = TWO_FOLDS if _spans_nearly_all(best) else ""
     if len(called) == 1:
-        return f"{called[0]} recognises the genre of {score}; {chance}."
+        return f"{called[0]} recognises the genre of {score}; {chance}.{few}"
     n, worst = len(report.whole), percent(report.whole[-1].estimate("accuracy").mean)
     last = f"the worst, {called[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
     first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
-    return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}."
+    return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}.{few}"
+
+
+def _spans_nearly_all(result: ConfigResult) -> bool:
+    """Whether two folds leave an accuracy all but open."""
+    low, high = result.estimate("accuracy").share_interval
+    return len(result.folds) == 2 and high - low > 0.5
 
 
 def of_several_codes(results: Sequence[ConfigResult]) -> str:
@@ -156,8 +164,10 @@ def verdict(difference: Difference) -> str:
         return f"{better} and {worse} are practically equal: {points} apart ({between})."
     if difference.finding == "different":
         return f"{better} beats {worse} by {points} ({between})."
-    doubt = between if low <= 0 else f"{between}, not significant after Holm's correction"
-    return f"{better} and {worse} cannot be told apart: {points}, {doubt}."
+    if low <= 0:
+        return f"{better} and {worse} cannot be told apart: {points}, {between}."
+    adjusted = f"not significantly after Holm's correction for {difference.n_comparisons} comparisons"
+    return f"{better} leads {worse} by {points} ({between}), but {adjusted}."
 
 
 def ranking(report: Report, *, narrow: bool = False) -> Sheet:
@@ -251,20 +261,100 @@ def trust(report: Report) -> str:
     return f"{found}: it brings the expected calibration error from {before} to {after}. {used}"
 
 
+def about_missed(report: Report) -> str:
+    """What the columns of the tracks that are missed most mean, and how many of these have known faults."""
+    over = f"the {len(report.ranked)} configurations" if len(report.ranked) > 1 else "the folds"
+    about = (
+        f'Pooled over {over}. "Missed by" is the share that gets the track wrong, "taken for" the wrong genre '
+        'predicted most, "confidence" the mean probability that all of them give that genre.'
+    )
+    return " ".join(filter(None, (about, known_faults(report))))
+
+
+def how_to_read(report: Report) -> dict[str, str]:
+    """What a reader has to know of the numbers, by what it is about."""
+    best, n_folds = report.whole[0], len(report.whole[0].folds)
+    trainings = "Each configuration was trained anew in every fold."
+    if n_folds == 1:
+        trainings = "This report has a single fold, so nothing is known of what other trainings would bring."
+    told = {
+        "Fold": "The tracks are dealt into parts. In each fold one part is held out: a model learns from the others "
+        f"and is judged on the part that it never saw. {trainings}",
+        "The held-out part chose nothing": "In this run it set no weight, no number of epochs and no setting; it was "
+        "only used to judge. (If you chose settings after seeing earlier reports on these tracks, the held-out tracks "
+        "have been used for selection.)",
+    }
+    if len(report.results) > 1:
+        told["Winner's curse"] = (
+            f"The best was selected by the scores shown here, so its own is {ABOUT_SELECTION}. Whether intervals "
+            "overlap tells nothing of the order, as all are judged by the same tracks: the paired comparisons tell."
+        )
+    told |= _about_intervals(report)
+    if report.effects or report.pairs:
+        told["Beats, leads, practically equal, cannot be told apart"] = _about_verdicts(best, report.rope)
+    told["Accuracy and macro F1"] = (
+        "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
+        "alike, however many tracks it has."
+    )
+    return told
+
+
+def _about_intervals(report: Report) -> dict[str, str]:
+    best = report.whole[0]
+    independence = (
+        "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
+        "artists as groups of their own)."
+        if best.knows_groups
+        else "Tracks are taken for independent, as nothing is known of their artists: where several are by one, the "
+        "interval is too narrow."
+    )
+    if max(len(result.folds) for result in report.results) == 1:
+        only = f"It is for what other tracks would change, since one training is all there is. {independence}"
+        return {"95 % CI": only}
+    if best.one_test:
+        return {
+            "± and 95 % CI": "± is the standard deviation over the folds, which all judge the same tracks. The 95 % "
+            "confidence interval is for the mean; its error adds what other trainings and what other tracks would "
+            f"change. {independence}"
+        }
+    return {
+        "± and 95 % CI": "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. "
+        "Folds share most of their training tracks, so their scores are not independent and the usual standard error "
+        "is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and standard "
+        "deviation s it is s · √(1/k + tested/training tracks), times Student's t with k − 1 degrees of freedom."
+    }
+
+
+def _about_verdicts(best: ConfigResult, rope: float) -> str:
+    points = f"{100 * rope:g} point{'' if rope == 0.01 else 's'}"
+    test = "a t-test with the error of that interval" if best.one_test else "the corrected resampled t-test"
+    posterior = "Bayesian correlated t-test, Corani and Benavoli 2015"
+    if best.one_test:
+        posterior = "by the posterior of the same error"
+    return (
+        f"Two things are compared on the same folds. One beats the other if {test} gives p < 0.05 after Holm's "
+        "correction (1979) for all comparisons of its kind, which keeps the chance of any false claim among them below "
+        f"5 %. They are practically equal if the difference is below {points} with a probability of at least 95 % "
+        f"({posterior}). "
+        "Otherwise the data do not decide: one leads the other if the interval of that single comparison lies above "
+        "zero, else they cannot be told apart."
+    )
+
+
 def percent(share: float) -> str:
     """A share as text, without the sign."""
     return f"{100 * share:.1f}"
 
 
 def interval(result: ConfigResult) -> str:
-    """The 95 % interval of the accuracy as text, in percent."""
+    """The 95 % CI of the accuracy as text, in percent."""
     return "–".join(map(percent, result.estimate("accuracy").share_interval))
 
 
 def _scores(result: ConfigResult) -> dict[str, str]:
     return {
         "accuracy, %": _accuracy(result),
-        "95 % interval": interval(result),
+        "95 % CI": interval(result),
         "macro F1, %": percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
         "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # but what a kernel machine keeps

@@ -40,7 +40,9 @@ def markdown(report: Report) -> str:
     about = {
         "Each against each": f"\n\n{_escaped(findings.ABOUT_MCNEMAR)}",
         "The same under other splits": f"\n\n{_escaped(findings.ABOUT_SPLITS)}",
+        "Which tracks are missed most": f"\n\n{_escaped(findings.about_missed(report))}",
     }
+    reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
     blocks = [
         f"# {_escaped(report.title)}",
         f"Data: {_escaped(report.dataset)}",
@@ -49,8 +51,8 @@ def markdown(report: Report) -> str:
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
         *(f"## {title}\n\n{_pipes(sheet)}{about.get(title, '')}" for title, sheet in sections.items() if sheet),
-        _escaped(findings.known_faults(report)),
         f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
+        "## How to read this\n\n" + "\n".join(reading),
         f"## Where the numbers come from\n\n{_pipes(provenance)}",
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"

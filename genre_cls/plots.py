@@ -192,7 +192,7 @@ def intervals(results: Sequence[ConfigResult], *, note: str = "") -> Figure:
         _whisker(axes, y, e.mean, e.share_interval, fmt="o", color=BLUE, markersize=6, zorder=3)
         axes.text(1.02, y, f"{100 * e.mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9, color=INK)
     axes.set_yticks(range(len(ranked)), [_plain(name, 60) for name in names(ranked)], size=9)
-    axes.set(ylim=(len(ranked) - 0.5, -0.5), xlabel="accuracy (%): mean, 95 % interval, single folds in grey")
+    axes.set(ylim=(len(ranked) - 0.5, -0.5), xlabel="accuracy (%): mean, 95 % CI, single folds in grey")
     axes.tick_params(axis="y", length=0)
     _tidy(axes)
     return figure
@@ -208,9 +208,8 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     figure = _figure(7.6, 1.5 + 0.36 * len(differences), note)
     axes = figure.subplots()
     rope = 100 * differences[0].rope
-    band = axes.axvspan(
-        -rope, rope, color=SHADE, linewidth=0, zorder=0, label=f"too small to matter (±{rope:g} points)"
-    )
+    negligible = f"too small to matter (±{rope:g} point{'' if rope == 1 else 's'})"
+    band = axes.axvspan(-rope, rope, color=SHADE, linewidth=0, zorder=0, label=negligible)
     axes.axvline(0, color=INK, linewidth=0.8)
     for y, difference in enumerate(differences):
         e, look = difference.accuracy, LOOKS[difference.finding]
@@ -219,7 +218,7 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
         label.set_color(look["color"])
     axes.set_yticks(range(len(differences)), [_minus(d.better, d.worse) for d in differences], size=9)
     axes.set(ylim=(len(differences) - 0.5, -0.5))
-    axes.set_xlabel("difference in accuracy (points): mean, 95 % interval (not adjusted)")
+    axes.set_xlabel("difference in accuracy (points): mean, 95 % CI (not adjusted)")
     axes.tick_params(axis="y", length=0)
     _tidy(axes)
     marks = [Line2D([], [], linestyle="", **look) for look in LOOKS.values()]
@@ -243,7 +242,7 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     confidence, accuracy, counts = (
         values[seen] for values in (100 * calibration.confidence, 100 * calibration.accuracy, calibration.counts)
     )
-    (ideal,) = axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
+    (ideal,) = axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
     axes.vlines(confidence, confidence, accuracy, color=RED, linewidth=1.2, alpha=0.6)
     areas = np.maximum(LARGEST_DOT**2 * counts / counts.max(), SMALLEST_DOT**2)
     axes.scatter(confidence, accuracy, s=areas, color=BLUE, edgecolors="white", linewidths=0.7, zorder=3)
@@ -253,9 +252,9 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
     axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     _tidy(axes)
-    area = f"area: tracks (at most {counts.max()}; at least the smallest dot)"
+    area = f"area: number of tracks (at most {counts.max()}; at least the smallest dot)"
     dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=area)
-    bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % interval, were tracks independent")
+    bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % CI, were tracks independent")
     _legend(figure, [ideal, dot, bar], f"expected calibration error {100 * calibration.error:.1f} %", n_columns=1)
     return figure
 
@@ -290,7 +289,7 @@ def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") ->
     told = {rows[genre]: points for genre, points in lost.items() if not isnan(points)}
     _write_losses(axes, {middle: first - last} | told, [*by_split])
     axes.set_yticks([middle, *rows.values()], ["all genres", *map(_plain, rows)], size=9)
-    axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % intervals")
+    axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % CI")
     axes.tick_params(axis="y", length=0)
     _tidy(axes)
     _legend(figure, handles, names([*by_split.values()][:1])[0], n_columns=min(3, len(by_split)))

@@ -69,14 +69,14 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
 
 def test_a_drop_to_the_published_split_is_said_to_be_of_other_tracks_too() -> None:
     own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, other_splits={0: {"random": other}}))
+    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
     assert line.endswith("; folds=filtered also learns from fewer tracks and judges others.")
 
 
 def test_a_configuration_that_lacks_folds_is_not_laid_beside_itself_under_other_splits() -> None:
     own, few = a_result(0.5, 0.6, folds="artist"), a_result(0.5, folds="artist", model="few")
     beside = {place: {"random": a_result(0.8, 0.9, folds="random")} for place in (0, 1)}
-    report = Report("t", "d", (), (few, own), (), {}, other_splits=beside)
+    report = Report("t", "d", (), (few, own), (), {}, 0.01, other_splits=beside)
     assert list(report.splits) == ["mel · cnn · batch 16"]
 
 
@@ -136,3 +136,14 @@ def test_genres_are_listed_by_recall_with_precision_and_f1() -> None:
 def test_the_ranking_counts_folds_only_where_they_differ(n_folds: int) -> None:
     results = (a_result(*[0.5] * n_folds), a_result(0.4, 0.4, model="other"))
     assert ("folds" in findings.ranking(replace(REPORT, results=results)).columns) == (n_folds == 1)
+
+
+@pytest.mark.parametrize(("folds", "told"), [((0.2, 0.9), True), ((0.5, 0.5, 0.6), False), ((0.5,), False)])
+def test_two_folds_that_leave_all_open_are_said_to_be_too_few(folds: tuple[float, ...], told: bool) -> None:
+    report = replace(REPORT, results=(a_result(*folds),))
+    assert findings.answer(report).endswith("50.0 %." + findings.TWO_FOLDS) == told
+
+
+def test_what_is_compared_is_said_with_for_how_many_comparisons_it_is_corrected() -> None:
+    assert {pair.n_comparisons for pair in each_pair(GRID, 0.01)} == {28}
+    assert {effect.n_comparisons for effect in main_effects(GRID, 0.01)} == {3}

@@ -198,3 +198,13 @@ def test_what_an_interval_takes_for_independent_is_said(one: bool) -> None:
     for groups, told in ((tuple(range(20)), "groups as independent"), (None, "Tracks are taken for independent")):
         judged = replace(BEST, folds=tuple(replace(fold, groups=groups) for fold in folds))
         assert told in Reader(page.html(replace(REPORT, results=(judged,)))).text
+
+
+def test_both_pages_say_how_to_read_them(html: str) -> None:
+    markdown = page.markdown(REPORT).replace("\\", "")
+    text = " ".join(Reader(html).text.split())
+    for term, told in findings.how_to_read(REPORT).items():
+        assert f"- **{term}.** {told}" in markdown and f"{term}. {told}" in text
+    about = findings.about_missed(REPORT)
+    assert "missed by" in markdown and about in markdown and about in text
+    assert {"± and 95 % CI", "Winner's curse"} < findings.how_to_read(REPORT).keys()

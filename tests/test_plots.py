@@ -215,7 +215,8 @@ def test_the_region_of_practical_equivalence_is_shaded_around_a_line_at_zero() -
     (band,), (zero, *_) = figure.axes[0].patches, figure.axes[0].get_lines()
     assert (band.get_x(), band.get_width()) == pytest.approx((-1.5, 3))
     assert list(zero.get_xdata()) == [0, 0]
-    assert any("±1.5 points" in says for says in legend(figure))
+    assert any("±1.5 points)" in says for says in legend(figure))
+    assert any("±1 point)" in says for says in legend(plots.differences([a_difference(0.08, 0.02, rope=0.01)])))
 
 
 @pytest.mark.parametrize("n", [1, 28])
@@ -245,7 +246,7 @@ def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
     hits = np.arange(5001) > 0
     figure = plots.reliability(calibration(np.where(hits, 1.0, 0.2), hits.astype(float)))
     assert figure.axes[0].collections[1].get_sizes().min() >= 10
-    assert "area: tracks (at most 5000; at least the smallest dot)" in legend(figure)
+    assert "area: number of tracks (at most 5000; at least the smallest dot)" in legend(figure)
 
 
 def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_loss_on_top() -> None:
