@@ -35,7 +35,7 @@ WAITING = 8  # uploads that may wait for their turn; one is heard at a time
 VISITS = 16  # whose last clips are kept in memory, some 6 MB each at the default rate and window
 FORGET = 600  # s, after which an unused upload is deleted; a clip that was heard is kept six times as long
 N_ALIKE = 8  # tracks
-COLUMNS = ["alike", "track", "genre", "artist"]
+COLUMNS = ["similarity", "track", "genre", "artist"]
 FONTS = ("system-ui", "sans-serif")
 # No browser may ask another machine for anything on the page's behalf.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
@@ -194,7 +194,7 @@ class Desk:
         from genre_cls import plots
 
         said = self.classifier.explain_clip(heard.clip, genre)
-        title = f"{heard.name}: what speaks for {in_one_line(genre)}"
+        title = f"{heard.name}: evidence for {in_one_line(genre)}"
         return plots.explanation(said, title=title, note=said.note)
 
     def results(self) -> str:
@@ -247,12 +247,14 @@ def _music(gr: Any, desk: Desk) -> None:
         upload = gr.Audio(type="filepath", label=f"up to {LONGEST:g} min and {LARGEST} MB", editable=False, buttons=[])
         genres = gr.Label(label="genres")
     over_time = gr.Plot(show_label=False)
-    alike = gr.Dataframe(headers=COLUMNS, label="most alike tracks", interactive=False, visible=desk.shelf is not None)
+    alike = gr.Dataframe(
+        headers=COLUMNS, label="most similar tracks", interactive=False, visible=desk.shelf is not None
+    )
     gr.Markdown(LIKENESS if desk.shelf else NO_SHELF)
     sound, heard = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
     with gr.Row(equal_height=True):
         genre = gr.Dropdown(list(desk.classifier.genres), label="genre to explain")
-        button = gr.Button(f"What speaks for it? (takes some seconds for each of {desk.classifier.n_networks} models)")
+        button = gr.Button(f"Show the evidence (takes some seconds for each of {desk.classifier.n_networks} models)")
     why = gr.Plot(show_label=False)
     judge, explain = partial(_told, desk.judge), partial(_told, desk.explain)
     shown = [genres, over_time, alike, sound, heard, genre, why]
@@ -262,13 +264,20 @@ def _music(gr: Any, desk: Desk) -> None:
 
 
 def _introduction(desk: Desk) -> str:
-    learned = f"learned from {in_one_line(desk.classifier.dataset)}"
-    if desk.classifier.dataset == "demo":
-        learned += ", the synthetic demo set only, never on real music"
+    n, data = desk.classifier.n_networks, in_one_line(desk.classifier.dataset)
+    if data == "demo":
+        data = "the synthetic demo set only, never on real music"
+    who, were = (f"{_number(n)} models classify it. They", "were") if n > 1 else ("One model classifies it. It", "was")
     return (
-        f"Drop an audio file or record something. {desk.classifier.n_networks} models that have {learned} say which "
-        "genre it is of. Nothing leaves this machine, and the file is deleted when it has been heard."
+        f"Drop an audio file or record something. {who} {were} trained on {data}. Nothing leaves this machine; the "
+        "file is deleted once classified."
     )
+
+
+def _number(n: int) -> str:
+    """As it begins a sentence."""
+    words = ("Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+    return words[n - 2] if 2 <= n <= 12 else str(n)
 
 
 def _told(action: Callable[..., Any], *arguments: Any) -> Any:

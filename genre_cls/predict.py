@@ -69,7 +69,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     _say(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
     explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
-    title = f"{in_one_line(file.name)}: what speaks for {in_one_line(explanation.genre)}"
+    title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
     with atomic_write(picture) as drawn:
         drawn.write(content)

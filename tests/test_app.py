@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -122,6 +123,20 @@ def test_an_upload_is_shown_with_its_genres_over_time_and_the_tracks_that_it_is_
     shares = [int(row[0].removesuffix(" %")) for row in alike["data"]]
     assert shares == sorted(shares, reverse=True) and shares[0] > 50
     assert {row[1].split("/")[0] for row in alike["data"][:3]} == {row[2] for row in alike["data"][:3]} == {GENRES[0]}
+
+
+@pytest.mark.parametrize(
+    ("n", "dataset", "told"),
+    [
+        (4, "my music", "Four models classify it. They were trained on my music."),
+        (1, "demo", "One model classifies it. It was trained on the synthetic demo set only, never on real music."),
+        (20, "gtzan", "20 models classify it. They were trained on gtzan."),
+    ],
+)
+def test_the_page_says_what_classifies_and_what_it_was_trained_on(n: int, dataset: str, told: str) -> None:
+    desk = SimpleNamespace(classifier=SimpleNamespace(n_networks=n, dataset=dataset))
+    text = app._introduction(cast(Desk, desk))
+    assert told in text and text.endswith("the file is deleted once classified.")
 
 
 def test_what_speaks_for_a_genre_is_drawn_when_it_is_asked_for(client: Any, judged: Any, tmp_path: Path) -> None:
@@ -310,7 +325,7 @@ def test_in_a_browser_a_file_is_dropped_and_all_of_it_is_seen(page: Page, tmp_pa
         seen(browser, "input[type=file]")[0].send_keys(str(noise(tmp_path / "a.wav", 4)))
         seen(browser, "img[src^='data:image']", 2)
         read(browser, "[data-testid=label-output-value]", GENRES[0])
-        next(button for button in seen(browser, "button") if "What speaks for it?" in button.text).click()
+        next(button for button in seen(browser, "button") if "Show the evidence" in button.text).click()
         seen(browser, "img[src^='data:image']", 3)
         (tmp_path / "diary.wav").write_text("Dear diary")
         seen(browser, "[aria-label=Clear]")[0].click()
