@@ -18,9 +18,12 @@ from genre_cls.extras import program
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
+from genre_cls.settings import CONF
 from genre_cls.store import Features, FeatureStore
 
 log = logging.getLogger(__name__)
+
+LONGEST_NAME = 100  # letters of a dataset's name: MLflow has the experiment's files in a folder that is named by it
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class Task:
     together: Indices | None
     repetitions: Sequence[Duplicate]
     note: str
+
+    def dataset(self, option: str) -> str:
+        """What to call the dataset: a folder by its own name, unless that is one of the package's.
+
+        Args:
+            option: of the setting `dataset`.
+        """
+        own = in_one_line(self.catalogue.name)[:LONGEST_NAME]
+        taken = own != option and any(own == path.stem for path in (CONF / "dataset").glob("*.yaml"))
+        return f"{option} {own}" if taken else own or option
 
     @property
     def digest(self) -> str:

@@ -53,7 +53,7 @@ def noise(seconds: float, rate: int = RATE) -> np.ndarray:
 
 def test_the_best_configuration_names_the_genres_of_a_folder(command: Command, trained: Any, tiny_music: Path) -> None:
     done = command(predict.main, str(tiny_music), "--tracking", str(trained.folder / "mlruns"), "--format", "json")
-    assert done.code == 0 and re.fullmatch(r"best: features=m\w+ model=\w+ batch_size=\d+ .*, of folder\n", done.err)
+    assert done.code == 0 and re.fullmatch(r"best: features=m\w+ model=\w+ batch_size=\d+ .*, of my music\n", done.err)
     said = {one["path"]: one["genres"][0]["genre"] for one in json.loads(done.out)}
     assert said == {str(path): path.parent.name for path in tiny_music.rglob("*.wav")}
 

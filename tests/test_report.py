@@ -35,7 +35,7 @@ def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
 ) -> None:
     text = (sweep.folder / "report" / "report.md").read_text()
     n_tracks = len(sweep.files(sweep.parents[0])["tracks.csv"].read_text().splitlines()) - 1
-    assert f"Data: folder, {n_tracks} judged tracks in 2 genres, folds=random" in text
+    assert f"Data: my music, {n_tracks} judged tracks in 2 genres, folds=random" in text
     assert "| command | python -m genre_cls.train" in text
     client = MlflowClient(store_uri("", store))
     client.set_tag(sweep.parents[0].info.run_id, "command", "another 'a='\"'\"'b c'\"'\"''")
@@ -49,7 +49,7 @@ def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
 
 def test_it_looks_and_goes_where_it_is_told(command: Command, store: Path, tmp_path: Path) -> None:
     place = f"report_dir={tmp_path}/elsewhere"
-    done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls folder", place)
+    done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls my music", place)
     assert done.code == 0 and (tmp_path / "elsewhere" / "report.html").exists() and not list(done.folder.iterdir())
     assert f"{tmp_path}/elsewhere/report.html" in done.err
     none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], m
     assert len(passes) == 1 and len(passes[0]) == 3  # both features and what repetitions are found by
     assert [one and one.features.spec.kind for one in tasks] == ["mel", "mel", "mfcc", "mfcc"]
     assert len({one.digest for one in tasks if one}) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("my\nmusic", "my\\nmusic"), ("demo", "folder demo"), ("", "folder"), ("m" * 255, "m" * task.LONGEST_NAME)],
+)
+def test_a_folder_of_music_is_called_by_its_own_name(cfg: Callable[..., DictConfig], folder: str, name: str) -> None:
+    judged_on = task.load(cfg("folds=random"))
+    assert judged_on and judged_on.dataset("folder") == "music"
+    assert replace(judged_on, catalogue=replace(judged_on.catalogue, name=folder)).dataset("folder") == name
 
 
 def test_a_genre_of_which_nothing_can_be_read_is_told(cfg: Callable[..., DictConfig], music: Path) -> None:
