@@ -127,7 +127,7 @@ def answer(report: Report) -> str:
     best, called = report.ranked[0], report.called
     tracks = best.confusion.sum(axis=1)
     chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
-    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)} %)"
+    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
     few = TWO_FOLDS if _spans_nearly_all(best) else ""
     if len(called) == 1:
         return f"{called[0]} recognises the genre of {score}; {chance}.{few}"
@@ -167,7 +167,7 @@ def verdict(difference: Difference) -> str:
     if low <= 0:
         return f"{better} and {worse} cannot be told apart: {points}, {between}."
     adjusted = f"not significantly after Holm's correction for {difference.n_comparisons} comparisons"
-    return f"{better} leads {worse} by {points} ({between}), but {adjusted}."
+    return f"{better} and {worse} differ by {points} ({between}), but {adjusted}."
 
 
 def ranking(report: Report, *, narrow: bool = False) -> Sheet:
@@ -291,7 +291,7 @@ def how_to_read(report: Report) -> dict[str, str]:
         )
     told |= _about_intervals(report)
     if report.effects or report.pairs:
-        told["Beats, leads, practically equal, cannot be told apart"] = _about_verdicts(best, report.rope)
+        told["Beats, differ, practically equal, cannot be told apart"] = _about_verdicts(best, report.rope)
     told["Accuracy and macro F1"] = (
         "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
         "alike, however many tracks it has."
@@ -336,8 +336,8 @@ def _about_verdicts(best: ConfigResult, rope: float) -> str:
         "correction (1979) for all comparisons of its kind, which keeps the chance of any false claim among them below "
         f"5 %. They are practically equal if the difference is below {points} with a probability of at least 95 % "
         f"({posterior}). "
-        "Otherwise the data do not decide: one leads the other if the interval of that single comparison lies above "
-        "zero, else they cannot be told apart."
+        "Otherwise the data do not decide: they differ, but not significantly, if the interval of that single "
+        "comparison lies above zero, else they cannot be told apart."
     )
 
 

@@ -275,7 +275,7 @@ def test_the_verdict_is_what_the_numbers_say(
     else:
         assert found.finding == "undecided"
         beyond_zero = found.accuracy.low > 0
-        assert told.startswith("mel leads mfcc by " if beyond_zero else "mel and mfcc cannot be told apart: ")
+        assert told.startswith("mel and mfcc differ by " if beyond_zero else "mel and mfcc cannot be told apart: ")
         assert told.endswith("not significantly after Holm's correction for 8 comparisons.") == beyond_zero
     numbers = [float(number) for number in re.findall(r"-?\d+\.\d", told)]
     ends = [max(-100, 100 * found.accuracy.low), min(100, 100 * found.accuracy.high)]

@@ -119,7 +119,7 @@ def test_the_answer_names_best_worst_and_chance(html: str) -> None:
     assert "mel · best · batch 16, recognises the genre of 86.7 %" in answer
     assert "the worst, mfcc · worst · batch 16, recognises 30.0 %" in answer
     assert "largest genre would score 50.0 %" in answer
-    assert f" %), {findings.ABOUT_SELECTION}; the worst, " in answer and "too high by an unknown" in answer
+    assert f"), {findings.ABOUT_SELECTION}; the worst, " in answer and "too high by an unknown" in answer
     assert findings.ABOUT_SELECTION in " ".join(Reader(html).text.partition("curse")[2].split())
     assert "selected" not in findings.answer(TINY)
     assert answer in page.markdown(REPORT) and answer in Reader(html).text
