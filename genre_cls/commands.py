@@ -121,10 +121,20 @@ def error_message(error: Exception) -> str:
     return f"{found[2]}: {found[1]}" if found else text
 
 
+def as_word(key: str, value: object) -> str:
+    """A setting as Hydra takes it, with the value in quotes of its own where that might mean something to Hydra."""
+    plain = not isinstance(value, str) or re.fullmatch(r"[\w./:@-][\w./:@ -]*(?<! )", value)
+    return f"{key}={value}" if plain else _quoted(key, str(value))
+
+
+def _quoted(key: str, value: str) -> str:
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
 def _needs_quotes(word: str) -> str:
     key, equals, value = word.partition("=")
-    quoted = value.replace("'", "\\'")
-    way = f"so it needs quotes: \"{key}='{quoted}'\"" if equals else "and is no KEY=VALUE"
+    way = f'so it needs quotes: "{_quoted(key, value)}"' if equals else "and is no KEY=VALUE"
     return f"{word}: has a sign in it that means something to Hydra, {way}"
 
 
