@@ -107,7 +107,12 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in _visible(folder) if path.suffix.lower() in endings and path.is_file())
+    return sorted(path for path in _visible(folder) if path.suffix.lower() in endings and _is_file_or_lost(path))
+
+
+def _is_file_or_lost(path: Path) -> bool:
+    """Whether there is a file, or a link to one that is gone, which is a file to whoever looks for it."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,8 @@
 """What goes wrong by a user's doing and is told in one line, without a traceback."""
 
+import os
 import re
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -14,7 +16,11 @@ class UserError(Exception):
 
 
 def system_reason(error: OSError) -> str:
-    """What the system says of a failure, without the file's name."""
+    """What the system says of a failure, without the file's name; of a link, that it is one and where it leads."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        path = Path(os.fsdecode(error.filename))
+        if path.is_symlink():
+            return f"is a link to nothing ({path.readlink()})"
     return (error.strerror or str(error)).lower()
 
 
