@@ -201,7 +201,8 @@ def check_words(words: Sequence[str]) -> None:
     """Refuse what Hydra stumbles over in the words of a command line, or takes without a word.
 
     Raises:
-        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment.
+        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment;
+            a number of folds for the split that has none.
     """
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
@@ -209,6 +210,9 @@ def check_words(words: Sequence[str]) -> None:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name in (*GROUPS, *RULES):
             raise UserError(f"{word}: settings have no dashes; write {name}=VALUE")
+    number = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
+    if number and "folds=filtered" in words:
+        raise UserError(f"{number}: the split of folds=filtered is fixed; leave folds.k out")
     presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
     if len(presets) > 1:
         raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
