@@ -27,6 +27,7 @@ from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
+from genre_cls.whole import check_place, expanduser
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     for uri, folder in stores:
         if uri or database.is_there(folder):
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
+        else:
+            check_place(expanduser(folder), f"tracking.folder={folder}")
     for cfg in configurations:
         _check_device(cfg.trainer.device)
     for cfg in {_built_of(cfg): cfg for cfg in configurations}.values():

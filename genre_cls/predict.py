@@ -90,6 +90,9 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
     if arguments.explain and arguments.explain.suffix.lower() != ".png":
         raise UserError(f"--explain {arguments.explain}: must end in .png")
+    for option, path in (("--export", arguments.export), ("--explain", arguments.explain)):
+        if path and not path.parent.is_dir():
+            raise UserError(f"{option} {path}: no such folder")
 
 
 def _classifier(arguments: Namespace) -> "Classifier":

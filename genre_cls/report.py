@@ -13,7 +13,7 @@ from genre_cls import database
 from genre_cls.commands import one_line_errors
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check
-from genre_cls.whole import atomic_write, expanduser
+from genre_cls.whole import atomic_write, expanduser, make_folder
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
@@ -68,14 +68,14 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
 
     report = _report(found, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    experiment = tracker.experiment(EXPERIMENT, back=True)
-    with tracker.claim("report", "report") as claim:
-        folder = _write_files(expanduser(cfg.report_dir), files)
-        with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
-            run.log({}, {}, files)
-    Console().print(page.table(report))
+    Console().print(page.table(report))  # first, as it is worth having though no disk takes the files
     if about_code := of_several_codes(found.results):  # the terminal's table comes without notes
         log.warning(about_code)
+    experiment = tracker.experiment(EXPERIMENT, back=True)
+    with tracker.claim("report", "report") as claim:
+        folder = _write_files(cfg.report_dir, files)
+        with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
+            run.log({}, {}, files)
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))
 
@@ -105,8 +105,9 @@ def _judged_on(found: "Comparison") -> str:
     return f"{found.tags['dataset']}, {judged}, folds={found.tags['folds']}"
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_files(report_dir: str, files: Mapping[str, bytes]) -> Path:
+    folder = expanduser(report_dir)
+    make_folder(folder, f"report_dir={report_dir}")
     for name, content in files.items():
         with atomic_write(folder / name) as file:
             file.write(content)

@@ -19,6 +19,7 @@ from genre_cls.features import FeatureSpec
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
 from genre_cls.store import Features, FeatureStore
+from genre_cls.whole import expanduser, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +198,8 @@ def _data_settings(cfg: DictConfig) -> str:
 @cache  # a process looks once, so that all configurations of a sweep are judged on the same tracks
 def _load_dataset(settings: str) -> _Data:
     cfg = OmegaConf.create(settings)
+    if cfg.dataset.get("cache_dir"):  # or what the demo set fails in would be told of the dataset
+        make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
     catalogue: Catalogue = instantiate(cfg.dataset)
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
@@ -217,6 +220,7 @@ def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> lis
 
 
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
+    make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
     features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
     faults, allowed = features[0].faults, cfg.max_unreadable * len(catalogue.tracks)
     if len(faults) > (max(1, allowed) if allowed else 0):  # a share of a few tracks would allow none

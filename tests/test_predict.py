@@ -226,6 +226,8 @@ def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_p
         (("a.wav", "--model"), "--model: expected one argument"),
         (("--register", "mine", "--trust"), "--register: whoever serves a model"),
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
+        (("a.wav", "--explain", "/no/why.png"), "--explain /no/why.png: no such folder"),
+        (("--export", "/no/m.onnx"), "--export /no/m.onnx: no such folder"),
         (("a.wav",), "tracking mlruns: no tracking store in this folder"),
         (("a.wav", "--model", "worst"), "model worst: no such file; must be best, "),
         (("a.wav", "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),
