@@ -255,7 +255,7 @@ def _model_files(source: str | Path) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(
-            f"model {source}: no such file; must be best, the whole id of a run, a .safetensors or "
-            ".onnx file, or a folder of the former"
+            f"model {source}: no such file; must be best, the whole id of a run, a .safetensors file or a folder of "
+            "them (genre_cls.predict takes an .onnx file, too)"
         )
     return [path]

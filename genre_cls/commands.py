@@ -10,17 +10,19 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import takewhile
 from threading import Timer
 from traceback import walk_tb
 from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import how_to_install
-from genre_cls.settings import CONF, no_such_key
+from genre_cls.settings import CONF, RULES, Text, check_words, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
@@ -97,6 +99,34 @@ class OneLineParser(ArgumentParser):
         take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
 
 
+def check_command_line(words: Sequence[str]) -> None:
+    """Refuse what Hydra stumbles over in a command line, or tells in many lines.
+
+    Raises:
+        UserError: an option that is none, or a word that is no setting with its value.
+    """
+    check_words(words)
+    pairs = OneLineParser(parents=[get_args_parser()], add_help=False).parse_args(words).overrides
+    if pairs and "=" not in pairs[0] and not pairs[0].startswith("~"):
+        raise UserError(f"{pairs[0]}: is not KEY=VALUE")
+    for place, word in enumerate(pairs):
+        parts = list(takewhile(lambda other: "=" not in other, pairs[place + 1 :]))  # of its value, if it has spaces
+        if word.endswith(","):
+            lists = f": {''.join([word, *parts])}" if parts else ", such as features=mel,mfcc"
+            raise UserError(f"{word}: ends in a comma; write lists without spaces{lists}")
+        if parts and not parts[0].startswith("~"):
+            raise UserError(_no_pair(word, parts))
+
+
+def _no_pair(word: str, parts: Sequence[str]) -> str:
+    """What is told of words without a sign between key and value, with what may be meant after a path or a name."""
+    key, _, value = word.partition("=")
+    told, rule = f"{parts[0]}: is not KEY=VALUE", RULES.get(key)
+    if not isinstance(rule, Text) or rule.choices:
+        return told
+    return f'{told}; if it belongs to a value with spaces, quote it: "{_quoted(key, " ".join([value, *parts]))}"'
+
+
 def error_message(error: Exception) -> str:
     """The one line for a user's mistake."""
     if isinstance(error, OSError) and error.filename:
@@ -133,9 +163,9 @@ def _quoted(key: str, value: str) -> str:
 
 
 def _needs_quotes(word: str) -> str:
-    key, equals, value = word.partition("=")
-    way = f'so it needs quotes: "{_quoted(key, value)}"' if equals else "and is no KEY=VALUE"
-    return f"{word}: has a sign in it that means something to Hydra, {way}"
+    key, _, value = word.partition("=")
+    way_out = f'so it needs quotes: "{_quoted(key, value)}"'
+    return f"{word}: has a sign in it that means something to Hydra, {way_out}"
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:

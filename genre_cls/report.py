@@ -1,6 +1,7 @@
 """The report: `python -m genre_cls.report` lays the tracking store's configurations side by side, without training."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls import database
-from genre_cls.commands import one_line_errors
+from genre_cls.commands import check_command_line, one_line_errors
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check
 from genre_cls.whole import atomic_write, expanduser, make_folder
@@ -22,12 +23,18 @@ if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo n
 log = logging.getLogger(__name__)
 
 BROWSERS_PLAY = (".flac", ".mp3", ".ogg", ".opus", ".wav")
+SETTINGS = ("report_dir", "rope", "tracking", "tracking.experiment", "tracking.folder", "tracking.uri")
 EXPERIMENT = "genre_cls reports"  # apart, so that an experiment lists nothing but its configurations
 
 
 def main() -> None:
     """Write the report of what finished last."""
     with one_line_errors():
+        check_command_line(sys.argv[1:])
+        for word in sys.argv[1:]:
+            key = word.lstrip("+~").partition("=")[0]
+            if "=" in word and key not in SETTINGS and not key.startswith("hydra"):
+                raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
         report_only()
 
 

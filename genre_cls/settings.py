@@ -247,6 +247,9 @@ def no_such_key(key: str) -> str:
     if key in RULES and group in GROUPS:
         own = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if name in (OmegaConf.load(path) or {})]
         return f"{key}: no such setting with this option of {group}; {group}={' or '.join(own)} has it"
+    if parts := [known for known in RULES if known.startswith(f"{key}.")]:
+        also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
+        return f"{key}: is a group of settings; its parts are set, such as {parts[0]}{also}"
     others = [known for known in (*RULES, *GROUPS) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)

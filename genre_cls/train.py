@@ -25,11 +25,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.commands import AGAIN, as_word, one_line_errors
+from genre_cls.commands import AGAIN, as_word, check_command_line, one_line_errors
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import program
 from genre_cls.lifeline import end_with
-from genre_cls.settings import CONF, at_least, check, check_words, without_hydra
+from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     with one_line_errors(AGAIN), stopped_by_failure():
-        check_words(sys.argv[1:])
+        check_command_line(sys.argv[1:])
         try:
             judge_one()
         except Exception:

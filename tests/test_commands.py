@@ -48,7 +48,22 @@ MISTAKES = {
         ["experiment=best", "'experiment=[smoke,best]' takes both"],
     ),
     "a mistyped one of two presets": (["experiment=[best,smok]"], ["experiment=smok", "best, leak_gap, search, smoke"]),
-    "no equals sign": (["deep"], ["deep", "EQUAL"]),
+    "no equals sign": (["deep"], ["error: deep: is not KEY=VALUE"]),
+    "a list with spaces": (
+        ["features=mel,", "mfcc"],
+        ["features=mel,: ends in a comma", "without spaces: features=mel,mfcc"],
+    ),
+    "a list without an end": (
+        ["batch_size=16,"],
+        ["batch_size=16,: ends in a comma; write lists without spaces, such"],
+    ),
+    "a path with a space": (
+        ["dataset.root=/my", "m\u00fcsic"],
+        ["error: m\u00fcsic: is not KEY=VALUE; if it", "quote it: \"dataset.root='/my m\u00fcsic'\""],
+    ),
+    "an option of no command": (["-x"], ["unrecognized arguments: -x"]),
+    "a part that there is not": (["--cfg", "jobb"], ["--cfg", "jobb"]),
+    "a value for a group": (["recipe.optimizer=sgd"], ["such as recipe.optimizer.lr or recipe.optimizer._target_"]),
     "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
     "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),
     "a path that begins with ~": (
@@ -63,7 +78,7 @@ MISTAKES = {
         ["dataset.root=/it's"],
         ["dataset.root=/it's: ", "quotes: \"dataset.root='/it\\'s'\""],
     ),
-    "a word with a bracket": (["a b(c"], ["a b(c: ", "no KEY=VALUE"]),
+    "a word with a bracket": (["a b(c"], ["a b(c: ", "is not KEY=VALUE"]),
     "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes of its own"]),
     "an unfinished interpolation": (["recipe.window=${"], ["recipe.window=${"]),
     "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
@@ -149,9 +164,10 @@ def test_a_cache_in_which_the_demo_set_cannot_be_made_is_named(command: Command)
 
 
 def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
-    for argument in ("tracking.folder=3", "model=deep", "report_dri=x"):
+    for argument in ("tracking.folder=3", "model=deep", "report_dri=x", "dataset=gtzan", "tracking.folder", "-x=1"):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
+        assert "dataset." not in done.err, "which it has not"
 
 
 @pytest.mark.parametrize(
