@@ -1,6 +1,7 @@
 """How a command tells a user's mistake in one line."""
 
 import atexit
+import difflib
 import gc
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import takewhile
+from pathlib import Path
 from threading import Timer
 from traceback import walk_tb
 from typing import Any, NoReturn
@@ -20,7 +22,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, in_short, place_of
 from genre_cls.extras import how_to_install
 from genre_cls.settings import CONF, RULES, Text, check_words, no_such_key
 
@@ -178,9 +180,23 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 
+def _not_loaded(target: str, error: BaseException) -> str:
+    """Why a class cannot be had from a module that is there; empty if that is not there."""
+    room, _, name = target.rpartition(".")
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or room).name}, line {error.lineno}: {error.msg}"
+    if isinstance(error, ModuleNotFoundError) and error.name == target and room in sys.modules:
+        close = difflib.get_close_matches(name, vars(sys.modules[room]))
+        return f"{room} has no {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    place = place_of(error)
+    return in_short(error) + place if place else ""
+
+
 def _bad_argument(cause: BaseException, text: str) -> str:
     reason = " ".join(str(cause).split())
     if isinstance(cause, UserError):
         return reason
     key = text.rpartition("full_key: ")[2]
+    if (found := re.match("Error loading '(.+?)'", reason)) and cause.__cause__:
+        return f"{key}: {_not_loaded(found[1], cause.__cause__) or reason}"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from traceback import walk_tb
 
 
 class UserError(Exception):
@@ -27,6 +28,14 @@ def system_reason(error: OSError) -> str:
 def in_short(error: BaseException) -> str:
     """What went wrong in a library, on one line that is not too long."""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or '?':.160}"
+
+
+def place_of(error: BaseException) -> str:
+    """File and line in which code that is neither this package's nor a library's gave rise to an error, if it did."""
+    libraries = ("genre_cls", "hydra", "importlib", "torch")
+    frames = ((frame, str(frame.f_globals.get("__name__")), line) for frame, line in walk_tb(error.__traceback__))
+    own = [(frame, line) for frame, room, line in frames if room.partition(".")[0] not in libraries]
+    return f" ({Path(own[-1][0].f_code.co_filename).name}, line {own[-1][1]})" if own else ""
 
 
 def without_credentials(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,38 @@ def test_one_bad_value_stops_a_sweep_before_any_work(
 def test_a_cache_in_which_the_demo_set_cannot_be_made_is_named(command: Command) -> None:
     done = command(train.main, "cache_dir=/dev/null/a")
     assert done.code == 2 and done.err.startswith("error: cache_dir=/dev/null/a: /dev/null is no folder")
+
+
+OWN = (
+    "import torch\n"
+    "class Linear(torch.nn.Module):\n"
+    "    def __init__(self, n_genres, **settings):\n"
+    "        super().__init__()\n"
+    "    def forward(self, features):\n"
+    "        return torch.nn.functional.linear(features, torch.ones(2, 3))\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "told"),
+    [
+        (OWN, "Liner", "model: {room} has no Liner; did you mean Linear?"),
+        (OWN + "print(\n", "Linear", "model: {room}.py, line 7: '(' was never closed"),
+        (OWN + "1 / 0\n", "Linear", "model: ZeroDivisionError: division by zero ({room}.py, line 7)"),
+        (OWN, "Linear", "shapes cannot be multiplied (256x11 and 3x2) ({room}.py, line 6)"),
+        (OWN.replace("torch.ones(2, 3)", "self.weights"), "Linear", "no attribute 'weights' ({room}.py, line 6)"),
+    ],
+)
+def test_a_mistake_in_a_users_own_model_is_told_with_its_place(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    source: str, name: str, told: str,
+) -> None:  # fmt: skip
+    room = f"own_{zlib.crc32((source + name).encode())}"  # a module is imported but once
+    (tmp_path / f"{room}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = command(train.main, *on_music, f"model._target_={room}.{name}")
+    (line,) = done.err.splitlines()
+    assert done.code == 2 and told.format(room=room) in line, line
 
 
 def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
