@@ -10,12 +10,11 @@ import torch
 from hydra.errors import MissingConfigException
 from shared import Command
 
-from genre_cls import report, train
+from genre_cls import extras, report, train
 from genre_cls.commands import error_message, one_line_errors
-from genre_cls.extras import program
+from genre_cls.extras import how_to_install, program
 from genre_cls.settings import CONF
 
-PIP = program("pip")
 ABSENT = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
 
 
@@ -209,8 +208,20 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 )
 def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, extra: str) -> None:
     error = MissingConfigException("no such file", f"hydra/{option}", ["basic"])
-    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {PIP} install 'genre_cls[{extra}]'"
+    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {how_to_install(extra)}"
     assert error_message(error) == told
+
+
+def test_an_extra_comes_by_the_clone_that_the_package_is_in_or_else_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone, pip = CONF.parent, program("pip")
+    monkeypatch.chdir(clone)
+    assert how_to_install("onnx") == f"{pip} install -c constraints.txt -e '.[onnx]'"
+    monkeypatch.chdir(tmp_path)
+    assert how_to_install("onnx") == f"{pip} install -c {clone}/constraints.txt -e '{clone}[onnx]'"
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "genre_cls" / "extras.py"))
+    assert how_to_install("onnx") == f"{pip} install 'genre_cls[onnx]'"
 
 
 class Deaf:
