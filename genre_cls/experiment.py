@@ -88,7 +88,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         job = _Job(cfg, task, identity)
     with job.tracker.failures_told():
         job.run()
-    log.info("%s: %s", identity.title, _in_words(job.result, job.missing))
+    log.info("%s: %s", identity.title, _in_words(job.result, job.missing, _next.folds))
     return job.result.estimate("accuracy").mean
 
 
@@ -253,6 +253,11 @@ class _Next:
         self.coming: list[DictConfig] = []
         self.begun: list[_Job | None] = []  # those of the first ones; None for what could not begin
 
+    @property
+    def folds(self) -> set[int]:
+        """Single folds that this process trains yet."""
+        return {config.fold for config in self.coming if config.fold is not None}
+
     def expect(self, configurations: Sequence[DictConfig]) -> None:
         """Know what is to come, in order; each with Hydra's own settings."""
         self.coming = list(configurations)
@@ -396,10 +401,11 @@ def _check_device(device: str) -> None:
         raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
 
 
-def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
+def _in_words(result: ConfigResult, missing: Sequence[int], coming: Container[int]) -> str:
     if missing:
-        there, others = f"{len(result.folds)} of {len(result.folds) + len(missing)}", ",".join(map(str, missing))
-        return f"{there} folds are there; the same command without fold= trains fold={others} too"
+        there = f"{len(result.folds)} of {len(result.folds) + len(missing)} folds are there"
+        others = ",".join(str(index) for index in missing if index not in coming)
+        return f"{there}; the same command without fold= trains fold={others} too" if others else there
     accuracy = result.estimate("accuracy")
     low, high = accuracy.share_interval
     spread = f" ± {accuracy.std:.1%}" if len(result.folds) > 1 else ""
