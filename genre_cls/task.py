@@ -1,7 +1,7 @@
 """What a configuration is judged on: the tracks that are there, their features, and who trains and who judges."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import signature
@@ -20,6 +20,8 @@ from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
 from genre_cls.store import Features, FeatureStore
 from genre_cls.whole import expanduser, make_folder
+
+NAMED = 3  # unreadable tracks, where there are too many
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,8 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
         _announce(same[0], data.catalogue, features[0])
         if any(_fingerprint(cfg, data.catalogue) for cfg in same):
             _announce_artists(features[0].tracks)
+        for line in dict.fromkeys(line for cfg in same for line in _oddities(cfg, features[0], tasks)):
+            log.warning(line)
         for task in {task.inputs: task for task in tasks}.values():
             _announce_split(task)
 
@@ -227,7 +231,8 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
         raise UserError(
             f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
             f"max_unreadable={cfg.max_unreadable:g} allows; mend them, take them away, or give a larger share: "
-            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
+            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:NAMED])
+            + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
         )
     return features
 
@@ -247,6 +252,17 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
         store.size() / 1e6, store.root, program("python"), cfg.cache_dir,
     )  # fmt: skip
+
+
+def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
+    """Values that are allowed but too large for what there is."""
+    longest = max(clip.shape[1] for clip in features.clips) * features.spec.seconds_per_frame
+    if cfg.recipe.window > longest + features.spec.seconds_per_frame:
+        window = f"recipe.window={cfg.recipe.window:g}"
+        yield f"{window}: no track is so long (the longest is of {longest:.1f} s), so tracks are repeated to fill it"
+    teach = max(len(fold.train) for task in tasks for fold in task.folds)
+    if cfg.batch_size > teach:
+        yield f"batch_size={cfg.batch_size}: more than the {teach} training tracks of a fold, so an epoch is one step"
 
 
 def _announce_artists(tracks: Sequence[Track]) -> None:

@@ -165,6 +165,7 @@ def test_stderr_has_nothing_but_a_line_for_what_happens(sweep: Any) -> None:
         "my music: 12 tracks in 2 genres",
         "skipped ",
         "features: ",
+        "batch_size=",
         "split: ",
         "mel ",
         "mfcc ",
@@ -227,14 +228,12 @@ def test_links_to_nothing_are_unreadable_and_named(command: Command, on_music: t
             (tmp_path / "music" / genre / f"{number}.wav").symlink_to("/no such disk/song.wav")
     done = command(train.main, *on_music, f"dataset.root={tmp_path}/music")
     (line,) = done.err.splitlines()
-    assert done.code == 2 and "4 of 4 tracks are unreadable" in line
+    assert done.code == 2 and "4 of 4 tracks are unreadable" in line and line.endswith("; and 1 more")
     assert "0.wav is a link to nothing (/no such disk/song.wav)" in line
 
 
 @pytest.mark.parametrize("splits", ["folds=filtered", "folds=random,filtered", "experiment=[leak_gap,smoke]"])
-def test_the_smoke_preset_goes_with_every_split(
-    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, splits: str
-) -> None:
+def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tuple[str, ...], splits: str) -> None:
     shared = [argument for argument in on_music if not argument.startswith("folds")]
     preset = () if splits.startswith("experiment") else ("experiment=smoke",)
     done = command(train.main, "-m", *shared, *preset, splits, "features=mel", "model=basic", "batch_size=4")
