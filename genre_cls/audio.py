@@ -17,6 +17,7 @@ from genre_cls.errors import system_reason
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
 OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # that music comes in, and libsndfile lacks
 SHORTEST = 0.5  # s, below that there is no music
+SILENT = "is silent"
 SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
 LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; no header that claims more is right
 AT_ONCE = 1 << 28  # samples of a part, as they are or resampled: 3.4 hours at 22.05 kHz, 1 GB
@@ -26,7 +27,7 @@ BLOCK = 1 << 20  # samples of all channels together that are read at once
 
 
 class UnreadableAudio(ValueError):
-    """A file that holds no usable audio; the message is the reason, without the path."""
+    """A file that holds no usable audio; the message is the reason, the path at most a note."""
 
 
 def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
@@ -83,7 +84,28 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
         return "has no samples"
     if seconds < SHORTEST:
         return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
-    return "" if _peak(waveform) >= SILENCE else "is silent"
+    return "" if _peak(waveform) >= SILENCE else SILENT
+
+
+def why_silent(path: Path) -> str:
+    """Why nothing is heard of a file that is silent in mono; reads it once more, each channel by itself.
+
+    Raises:
+        UnreadableAudio: as `decode` does.
+    """
+    with _opened(path) as file:
+        heard = any(_peak(block) >= SILENCE for block in _channels(file, file.frames))
+    return "has channels that cancel each other out when they are mixed to mono" if heard else SILENT
+
+
+@contextmanager
+def path_noted(path: str | Path) -> Iterator[None]:
+    """Note the path below the reason why a file cannot be used, for whoever does not know which one it was."""
+    try:
+        yield
+    except UnreadableAudio as error:
+        error.add_note(str(path))
+        raise
 
 
 def duration(path: Path) -> float:
@@ -107,7 +129,12 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in _visible(folder) if path.suffix.lower() in endings and path.is_file())
+    return sorted(path for path in _visible(folder) if path.suffix.lower() in endings and _is_file_or_lost(path))
+
+
+def _is_file_or_lost(path: Path) -> bool:
+    """Whether there is a file, or a link to one that is gone, which is a file to whoever looks for it."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -169,10 +196,15 @@ def _peak(waveform: NDArray[np.float32]) -> float:
 
 
 def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
+    for block in _channels(file, n_frames):
+        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # its own mean; `mean` would be slow
+
+
+def _channels(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
     size = max(1, BLOCK // file.channels)  # a header may claim a thousand channels
     while n_frames and len(block := file.read(min(size, n_frames), dtype="float32", always_2d=True)):
         n_frames -= len(block)
-        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # its own mean; `mean` would be slow
+        yield block
 
 
 def _reason(path: Path, error: Exception) -> str:

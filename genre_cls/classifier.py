@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls import database, modelfile
+from genre_cls.audio import path_noted
 from genre_cls.calibration import Floats
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
@@ -109,13 +110,16 @@ class GenreClassifier:
 
         Raises:
             UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout);
-                the message is the reason, without the path.
+                the message is the reason, its note the path.
             UserError: the model gives no numbers.
         """
         usage = self._usage
         longest = longest_clip(usage.window)
         rate, temperature = usage.spec.sample_rate, self._temperature
-        return listen(Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature)
+        with path_noted(path):
+            return listen(
+                Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature
+            )
 
     def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
         """Say what in an audio file speaks for a genre, by integrated gradients; takes some seconds a network.
@@ -156,7 +160,9 @@ class GenreClassifier:
             UnreadableAudio: the clip cannot be judged.
         """
         spec = replace(self._usage.spec, kind="mel")
-        waveform = first_clip(Path(path), sample_rate=spec.sample_rate, longest=longest_clip(self._usage.window))
+        longest = longest_clip(self._usage.window)
+        with path_noted(path):
+            waveform = first_clip(Path(path), sample_rate=spec.sample_rate, longest=longest)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
@@ -255,7 +261,7 @@ def _model_files(source: str | Path) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(
-            f"model {source}: no such file; must be best, the full id of a run, a .safetensors or "
-            ".onnx file, or a folder of .safetensors files"
+            f"model {source}: no such file; must be best, the full id of a run, a .safetensors file or a folder of "
+            "them (genre_cls.predict takes an .onnx file, too)"
         )
     return [path]

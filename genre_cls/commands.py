@@ -1,6 +1,7 @@
 """How a command tells a user's mistake in one line."""
 
 import atexit
+import difflib
 import gc
 import os
 import re
@@ -10,17 +11,20 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import takewhile
+from pathlib import Path
 from threading import Timer
 from traceback import walk_tb
 from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, in_short, place_of
 from genre_cls.extras import how_to_install
-from genre_cls.settings import CONF, no_such_key
+from genre_cls.settings import CONF, RULES, Text, check_words, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
@@ -97,6 +101,34 @@ class OneLineParser(ArgumentParser):
         take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
 
 
+def check_command_line(words: Sequence[str]) -> None:
+    """Refuse what Hydra stumbles over in a command line, or tells in many lines.
+
+    Raises:
+        UserError: an option that is none, or a word that is no setting with its value.
+    """
+    check_words(words)
+    pairs = OneLineParser(parents=[get_args_parser()], add_help=False).parse_args(words).overrides
+    if pairs and "=" not in pairs[0] and not pairs[0].startswith("~"):
+        raise UserError(f"{pairs[0]}: is not KEY=VALUE")
+    for place, word in enumerate(pairs):
+        parts = list(takewhile(lambda other: "=" not in other, pairs[place + 1 :]))  # of its value, if it has spaces
+        if word.endswith(","):
+            lists = f": {''.join([word, *parts])}" if parts else ", such as features=mel,mfcc"
+            raise UserError(f"{word}: ends in a comma; write lists without spaces{lists}")
+        if parts and not parts[0].startswith("~"):
+            raise UserError(_no_pair(word, parts))
+
+
+def _no_pair(word: str, parts: Sequence[str]) -> str:
+    """What is told of words without a sign between key and value, with what may be meant after a path or a name."""
+    key, _, value = word.partition("=")
+    told, rule = f"{parts[0]}: is not KEY=VALUE", RULES.get(key)
+    if not isinstance(rule, Text) or rule.choices:
+        return told
+    return f'{told}; if it belongs to a value with spaces, quote it: "{_quoted(key, " ".join([value, *parts]))}"'
+
+
 def error_message(error: Exception) -> str:
     """The one line for a user's mistake."""
     if isinstance(error, OSError) and error.filename:
@@ -121,11 +153,21 @@ def error_message(error: Exception) -> str:
     return f"{found[2]}: {found[1]}" if found else text
 
 
+def as_word(key: str, value: object) -> str:
+    """A setting as Hydra takes it, with the value in quotes of its own where that might mean something to Hydra."""
+    plain = not isinstance(value, str) or re.fullmatch(r"[\w./:@-][\w./:@ -]*(?<! )", value)
+    return f"{key}={value}" if plain else _quoted(key, str(value))
+
+
+def _quoted(key: str, value: str) -> str:
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
 def _needs_quotes(word: str) -> str:
-    key, equals, value = word.partition("=")
-    quoted = value.replace("'", "\\'")
-    way = f"so it needs quotes: \"{key}='{quoted}'\"" if equals else "and is no KEY=VALUE"
-    return f"{word}: has a sign in it that means something to Hydra, {way}"
+    key, _, value = word.partition("=")
+    way_out = f'so it needs quotes: "{_quoted(key, value)}"'
+    return f"{word}: has a sign in it that means something to Hydra, {way_out}"
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:
@@ -138,9 +180,23 @@ def _no_such_option(config_file: str, options: Sequence[str]) -> str:
     return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
 
 
+def _not_loaded(target: str, error: BaseException) -> str:
+    """Why a class cannot be had from a module that is there; empty if that is not there."""
+    room, _, name = target.rpartition(".")
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or room).name}, line {error.lineno}: {error.msg}"
+    if isinstance(error, ModuleNotFoundError) and error.name == target and room in sys.modules:
+        close = difflib.get_close_matches(name, vars(sys.modules[room]))
+        return f"{room} has no {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    place = place_of(error)
+    return in_short(error) + place if place else ""
+
+
 def _bad_argument(cause: BaseException, text: str) -> str:
     reason = " ".join(str(cause).split())
     if isinstance(cause, UserError):
         return reason
     key = text.rpartition("full_key: ")[2]
+    if (found := re.match("Error loading '(.+?)'", reason)) and cause.__cause__:
+        return f"{key}: {_not_loaded(found[1], cause.__cause__) or reason}"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from genre_cls import database
 from genre_cls.errors import UserError, system_reason, without_credentials
 from genre_cls.extras import program
-from genre_cls.whole import expanduser, sync
+from genre_cls.whole import expanduser, make_folder, sync
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
@@ -37,7 +37,8 @@ def connect(uri: str, folder: Path) -> MlflowClient:
     _prepare_mlflow()
     address = store_uri(uri, folder)
     if not uri:
-        folder = expanduser(folder).resolve()
+        setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
+        make_folder(folder, setting)
         _make_database(folder)
         database.check(folder)
         database.follow(folder)
@@ -101,7 +102,6 @@ def _knock(uri: str) -> None:
 
 def _make_database(folder: Path) -> None:
     """Make the folder's database if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / database.DATABASE
     if path.exists():
         return

@@ -27,6 +27,7 @@ from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
+from genre_cls.whole import check_place, expanduser
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     for uri, folder in stores:
         if uri or database.is_there(folder):
             Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
+        else:
+            check_place(expanduser(folder), f"tracking.folder={folder}")
     for cfg in configurations:
         _check_device(cfg.trainer.device)
     for cfg in {_built_of(cfg): cfg for cfg in configurations}.values():
@@ -85,7 +88,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         job = _Job(cfg, task, identity)
     with job.tracker.failures_told():
         job.run()
-    log.info("%s: %s", identity.title, _in_words(job.result, job.missing))
+    log.info("%s: %s", identity.title, _in_words(job.result, job.missing, _next.folds))
     return job.result.estimate("accuracy").mean
 
 
@@ -256,6 +259,11 @@ class _Next:
         self.coming: list[DictConfig] = []
         self.begun: list[_Job | None] = []  # those of the first ones; None for what could not begin
 
+    @property
+    def folds(self) -> set[int]:
+        """Single folds that this process trains yet."""
+        return {config.fold for config in self.coming if config.fold is not None}
+
     def expect(self, configurations: Sequence[DictConfig]) -> None:
         """Know what is to come, in order; each with Hydra's own settings."""
         self.coming = list(configurations)
@@ -399,11 +407,11 @@ def _check_device(device: str) -> None:
         raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
 
 
-def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
+def _in_words(result: ConfigResult, missing: Sequence[int], coming: Container[int]) -> str:
     if missing:
-        n, others = len(result.folds), ",".join(map(str, missing))
+        n, others = len(result.folds), ",".join(str(index) for index in missing if index not in coming)
         done = f"{n} of {n + len(missing)} folds {'is' if n == 1 else 'are'} done"
-        return f"{done}; the same command without fold= trains fold={others} too"
+        return f"{done}; the same command without fold= trains fold={others} too" if others else done
     accuracy = result.estimate("accuracy")
     low, high = accuracy.share_interval
     spread = f" ± {100 * accuracy.std:.1f}" if len(result.folds) > 1 else ""

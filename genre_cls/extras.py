@@ -27,8 +27,13 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def how_to_install(extra: str) -> str:
-    """The command that brings an optional dependency, by its name in pyproject.toml."""
-    return f"{program('pip')} install 'genre_cls[{extra}]'"
+    """The command that brings an optional dependency, by its name in pyproject.toml; a clone has constraints."""
+    clone = Path(__file__).parents[1]
+    if not (clone / "pyproject.toml").exists():
+        return f"{program('pip')} install 'genre_cls[{extra}]'"
+    place = Path() if clone == Path.cwd() else clone
+    words = ["install", "-c", str(place / "constraints.txt"), "-e"]
+    return f"{program('pip')} {shlex.join(words)} '{place}[{extra}]'"
 
 
 def program(name: str) -> str:

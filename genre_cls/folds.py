@@ -116,6 +116,7 @@ def filtered(
     parts: Sequence[str | None] = (),
     *,
     repeats: int,
+    k: int = 0,
     val_fraction: float = 0.0,
 ) -> list[Fold]:
     """Train on the published fault-filtered split's `train` and `valid`, judge on its `test`; repeated over seeds.
@@ -126,6 +127,7 @@ def filtered(
             credit, and the artists of 37 of its tracks are unknown.
         parts: `train`, `valid`, `test` or None of each track.
         repeats: trainings, each with other weights and crops.
+        k: ignored, as the split is fixed; presets and sweeps give it to every split.
         val_fraction: if above 0, `valid` is what is set apart for early stopping.
 
     Raises:

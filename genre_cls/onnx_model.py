@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from genre_cls.audio import path_noted
 from genre_cls.calibration import Floats, checked_temperature
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.extras import needs
@@ -79,7 +80,10 @@ class OnnxClassifier:
             UserError: the model gives no probabilities.
         """
         rate, longest, temperature = self._sample_rate, self._segment, self._temperature
-        return listen(Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature)
+        with path_noted(path):
+            return listen(
+                Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature
+            )
 
     def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and the vote on each."""

@@ -1,6 +1,7 @@
 """Results as pictures: every public function but `png` takes results and gives a `Figure`."""
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
@@ -390,7 +391,9 @@ def png(figure: Figure) -> bytes:
     buffer = BytesIO()
     # What `savefig` ends in, after it has drawn all once for nothing. Compressed as usual, files would be smaller by a
     # sixth, and would take an eighth longer.
-    FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of an emoji in a file's name, say
+        FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 

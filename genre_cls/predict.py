@@ -17,7 +17,7 @@ from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
 from genre_cls.commands import OneLineParser, one_line_errors
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
 from genre_cls.whole import atomic_write, expanduser
@@ -47,6 +47,12 @@ def main() -> None:
 def _run(arguments: Namespace) -> int:
     files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
     _check(arguments, files)
+    absent = {file: reason for file in files if (reason := _absent(file))}
+    if files and len(absent) == len(files) and not (arguments.export or arguments.register):
+        for file, reason in absent.items():
+            _say(f"{file}: {reason}")
+        FORMATS[arguments.format](iter(()), (), arguments.top)
+        return 1  # to load a model takes seconds
     classifier = _classifier(arguments)
     if classifier.dataset == "demo":
         _say("note: this model was trained on the synthetic demo set only, never on real music")
@@ -90,6 +96,9 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
     if arguments.explain and arguments.explain.suffix.lower() != ".png":
         raise UserError(f"--explain {arguments.explain}: must end in .png")
+    for option, path in (("--export", arguments.export), ("--explain", arguments.explain)):
+        if path and not path.parent.is_dir():
+            raise UserError(f"{option} {path}: no such folder")
 
 
 def _classifier(arguments: Namespace) -> "Classifier":
@@ -132,6 +141,15 @@ def _inputs(path: Path) -> list[Path]:
     if others := other_files(path):
         _say(f"{path}: files left out: {len(others)}, such as {others[0].name}; what can be read is {KNOWN}")
     return audio_files(path) or [path]
+
+
+def _absent(file: Path) -> str:
+    """Why there is no such file, if there is none."""
+    try:
+        file.stat()
+    except OSError as error:
+        return system_reason(error)
+    return ""
 
 
 def _say(text: str) -> None:

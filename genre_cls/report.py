@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls import database
-from genre_cls.commands import one_line_errors
+from genre_cls.commands import check_command_line, one_line_errors
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, check
-from genre_cls.whole import atomic_write, expanduser
+from genre_cls.whole import atomic_write, expanduser, make_folder
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
@@ -23,12 +24,18 @@ if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo n
 log = logging.getLogger(__name__)
 
 BROWSERS_PLAY = (".flac", ".mp3", ".ogg", ".opus", ".wav")
+SETTINGS = ("report_dir", "rope", "tracking", "tracking.experiment", "tracking.folder", "tracking.uri")
 EXPERIMENT = "genre_cls reports"  # apart, so that an experiment lists nothing but its configurations
 
 
 def main() -> None:
     """Write the report of what finished last."""
     with one_line_errors():
+        check_command_line(sys.argv[1:])
+        for word in sys.argv[1:]:
+            key = word.lstrip("+~").partition("=")[0]
+            if "=" in word and key not in SETTINGS and not key.startswith("hydra"):
+                raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
         report_only()
 
 
@@ -69,14 +76,14 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
 
     report = _report(found, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    experiment = tracker.experiment(EXPERIMENT, back=True)
-    with tracker.claim("report", "report") as claim:
-        folder = _write_files(expanduser(cfg.report_dir), files)
-        with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
-            run.log({}, {}, files)
-    Console().print(page.table(report))
+    Console().print(page.table(report))  # first, as it is worth having though no disk takes the files
     if about_code := of_several_codes(found.results):  # the terminal's table comes without notes
         log.warning(about_code)
+    experiment = tracker.experiment(EXPERIMENT, back=True)
+    with tracker.claim("report", "report") as claim:
+        folder = _write_files(cfg.report_dir, files)
+        with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
+            run.log({}, {}, files)
     log.info("report: %s", folder / "report.html")
     log.info("compare the runs: %s", ui_command(tracker.uri))
 
@@ -106,8 +113,9 @@ def _judged_on(found: "Comparison") -> str:
     return f"{found.tags['dataset']}, {judged}, folds={found.tags['folds']}"
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_files(report_dir: str, files: Mapping[str, bytes]) -> Path:
+    folder = expanduser(report_dir)
+    make_folder(folder, f"report_dir={report_dir}")
     for name, content in files.items():
         with atomic_write(folder / name) as file:
             file.write(content)

@@ -201,7 +201,8 @@ def check_words(words: Sequence[str]) -> None:
     """Refuse what Hydra stumbles over in the words of a command line, or takes without a word.
 
     Raises:
-        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment.
+        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment;
+            a number of folds for the split that has none.
     """
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
@@ -209,6 +210,9 @@ def check_words(words: Sequence[str]) -> None:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name in (*GROUPS, *RULES):
             raise UserError(f"{word}: settings have no dashes; write {name}=VALUE")
+    number = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
+    if number and "folds=filtered" in words:
+        raise UserError(f"{number}: the split of folds=filtered is fixed; leave folds.k out")
     presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
     if len(presets) > 1:
         raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
@@ -243,6 +247,9 @@ def no_such_key(key: str) -> str:
     if key in RULES and group in GROUPS:
         own = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if name in (OmegaConf.load(path) or {})]
         return f"{key}: no such setting with this option of {group}; {group}={' or '.join(own)} has it"
+    if parts := [known for known in RULES if known.startswith(f"{key}.")]:
+        also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
+        return f"{key}: is a group of settings; its parts are set, such as {parts[0]}{also}"
     others = [known for known in (*RULES, *GROUPS) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)

@@ -1,7 +1,7 @@
 """What a configuration is judged on: the tracks that are there, their features, and who trains and who judges."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import signature
@@ -20,6 +20,9 @@ from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
 from genre_cls.settings import CONF
 from genre_cls.store import Features, FeatureStore
+from genre_cls.whole import expanduser, make_folder
+
+NAMED = 3  # unreadable tracks, where there are too many
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +116,8 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
         _announce(same[0], data.catalogue, features[0])
         if any(_fingerprint(cfg, data.catalogue) for cfg in same):
             _announce_artists(features[0].tracks)
+        for line in dict.fromkeys(line for cfg in same for line in _oddities(cfg, features[0], tasks)):
+            log.warning(line)
         for task in {task.inputs: task for task in tasks}.values():
             _announce_split(task)
 
@@ -210,6 +215,8 @@ def _data_settings(cfg: DictConfig) -> str:
 @cache  # a process looks once, so that all configurations of a sweep are judged on the same tracks
 def _load_dataset(settings: str) -> _Data:
     cfg = OmegaConf.create(settings)
+    if cfg.dataset.get("cache_dir"):  # or what the demo set fails in would be told of the dataset
+        make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
     catalogue: Catalogue = instantiate(cfg.dataset)
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
@@ -230,13 +237,15 @@ def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> lis
 
 
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
+    make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
     features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
     faults, allowed = features[0].faults, cfg.max_unreadable * len(catalogue.tracks)
     if len(faults) > (max(1, allowed) if allowed else 0):  # a share of a few tracks would allow none
         raise UserError(
             f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
             f"max_unreadable={cfg.max_unreadable:g} allows; repair or remove them, or raise max_unreadable: "
-            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:3])
+            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:NAMED])
+            + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
         )
     return features
 
@@ -256,6 +265,17 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
         store.size() / 1e6, store.root, program("python"), cfg.cache_dir,
     )  # fmt: skip
+
+
+def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
+    """Values that are allowed but too large for what there is."""
+    longest = max(clip.shape[1] for clip in features.clips) * features.spec.seconds_per_frame
+    if cfg.recipe.window > longest + features.spec.seconds_per_frame:
+        window = f"recipe.window={cfg.recipe.window:g}"
+        yield f"{window}: no track is so long (the longest is of {longest:.1f} s), so tracks are repeated to fill it"
+    teach = max(len(fold.train) for task in tasks for fold in task.folds)
+    if cfg.batch_size > teach:
+        yield f"batch_size={cfg.batch_size}: more than the {teach} training tracks of a fold, so an epoch is one step"
 
 
 def _announce_artists(tracks: Sequence[Track]) -> None:

@@ -5,6 +5,8 @@ Nothing heavy is imported before it is needed, so that `--help` and a typo are a
 
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,13 +23,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.commands import AGAIN, one_line_errors
-from genre_cls.errors import UserError
+from genre_cls.commands import AGAIN, as_word, check_command_line, one_line_errors
+from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import program
 from genre_cls.lifeline import end_with
-from genre_cls.settings import CONF, at_least, check, check_words, without_hydra
+from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def main() -> None:
     """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     with one_line_errors(AGAIN), stopped_by_failure():
-        check_words(sys.argv[1:])
+        check_command_line(sys.argv[1:])
         try:
             judge_one()
         except Exception:
@@ -86,6 +88,7 @@ class Sweep(Callback):
             trials = config.hydra.sweeper.get("n_trials", 1)
             if not at_least(1).allows(trials):
                 raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
+            _check_launcher(config)
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
             _prepare(config, expand(config))
@@ -105,7 +108,7 @@ class Sweep(Callback):
         from genre_cls.connection import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
-        log.info("compare it with others: %s -m genre_cls.report", program("python"))
+        log.info("compare it with others: %s", _report_command(config))
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:
@@ -155,6 +158,23 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     from genre_cls.experiment import prepare
 
     prepare(configurations)
+
+
+def _report_command(config: DictConfig) -> str:
+    """What reports on the store that a configuration is in, from where this command runs."""
+    usual = OmegaConf.load(CONF / "report.yaml")
+    usual.tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
+    keys = ("tracking.uri", "tracking.folder", "tracking.experiment", "report_dir", "rope")
+    own = {key: value for key in keys if (value := OmegaConf.select(config, key)) != OmegaConf.select(usual, key)}
+    words = (shlex.quote(without_credentials(as_word(key, value))) for key, value in own.items())
+    return " ".join([program("python"), "-m genre_cls.report", *words])
+
+
+def _check_launcher(config: DictConfig) -> None:
+    """Refuse a launcher that cannot start a job here; submitit itself would tell it only when all is prepared."""
+    if str(config.hydra.launcher._target_).endswith(".SlurmLauncher") and not shutil.which("srun"):
+        way_out = "no srun on this machine; submitit_local or joblib start jobs here"
+        raise UserError(f"hydra/launcher=submitit_slurm: {way_out}")
 
 
 def _runs_here(config: DictConfig) -> bool:

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_short, place_of
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
@@ -162,9 +162,9 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -
     try:
         with torch.no_grad():
             logits = model.eval()(windows)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a user's own model may fail in any way
         bins, frames = windows.shape[2:]
+        reason = f"{in_short(error)}{place_of(error)}"
         raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {reason}") from error
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, n_genres):

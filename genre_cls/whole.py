@@ -18,6 +18,39 @@ def expanduser(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111, as pathlib's fails where no user is called backup.mp3
 
 
+def check_place(path: Path, setting: str) -> None:
+    """Refuse as a folder what is a file, or below one, before anything is made.
+
+    Args:
+        path: that is to be a folder.
+        setting: that names it, with its value.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{setting}: {nearest} is no folder; name another one")
+
+
+def make_folder(path: Path, setting: str) -> None:
+    """Make a folder that a setting names, unless it is there.
+
+    Args:
+        path: of the folder.
+        setting: that names it, with its value.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    check_place(path, setting)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = system_reason(error)
+        raise UserError(f"{setting}: the folder cannot be made, {reason}; name another one") from error
+
+
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file to write, which takes its place when the block has ended well, and else is gone.

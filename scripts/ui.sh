@@ -6,5 +6,9 @@ set -euo pipefail
 python -c 'from pathlib import Path; from genre_cls.database import follow; follow(Path("mlruns").resolve())' 2>/dev/null || true  # MLflow tells of damage
 port=5000
 [[ " $* " =~ \ (--port|-p)[=\ ]([0-9]+) ]] && port=${BASH_REMATCH[2]}
+if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "error: 127.0.0.1:$port: address already in use; choose another --port" >&2
+    exit 2
+fi
 echo "open http://127.0.0.1:$port/#/experiments?workflowType=machine_learning" >&2
-exec mlflow ui --backend-store-uri "sqlite:///$PWD/mlruns/mlflow.db" --host 127.0.0.1 "$@"
+exec mlflow ui --backend-store-uri "sqlite:///$PWD/mlruns/mlflow.db" --host 127.0.0.1 --workers 1 "$@"  # four would start in twice the time

@@ -221,6 +221,8 @@ def test_a_missing_file_a_folder_and_an_overlong_name_are_refused_in_words(tmp_p
     (tmp_path / "folder.wav").mkdir()
     assert reason(tmp_path / "missing.wav") == "no such file or directory"
     assert reason(tmp_path / "folder.wav") == "is a directory"
+    (tmp_path / "link.wav").symlink_to("/no such disk/song.flac")
+    assert reason(tmp_path / "link.wav") == "is a link to nothing (/no such disk/song.flac)"
     assert reason(tmp_path / ("x" * 999 + ".wav")) == "file name too long"
 
 

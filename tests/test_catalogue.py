@@ -170,10 +170,18 @@ def test_links_in_a_circle_do_not_hang(tmp_path: Path, load: Callable[[str], Cat
     before = ids(load(str(tmp_path)))
     (tmp_path / "blues" / "loop").symlink_to(tmp_path / "blues", target_is_directory=True)
     (tmp_path / "rock" / "up").symlink_to(tmp_path, target_is_directory=True)
-    (tmp_path / "rock" / "self.wav").symlink_to(tmp_path / "rock" / "self.wav")
-    (tmp_path / "rock" / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
     (tmp_path / "self").symlink_to(tmp_path / "self")
     assert ids(load(str(tmp_path))) == before
+
+
+@pytest.mark.parametrize("load", [gtzan, folder])
+def test_a_link_to_nothing_is_a_track_that_is_lost(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+    make_gtzan(tmp_path)
+    before = load(str(tmp_path)).tracks
+    (tmp_path / "rock" / "self.wav").symlink_to(tmp_path / "rock" / "self.wav")
+    (tmp_path / "rock" / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
+    lost = {track.path.name for track in load(str(tmp_path)).tracks if track not in before}
+    assert lost == {"self.wav", "broken.wav"}
 
 
 @pytest.mark.parametrize("load", [gtzan, folder])

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,11 @@ import torch
 from hydra.errors import MissingConfigException
 from shared import Command
 
-from genre_cls import report, train
+from genre_cls import extras, report, train
 from genre_cls.commands import error_message, one_line_errors
-from genre_cls.extras import program
+from genre_cls.extras import how_to_install, program
 from genre_cls.settings import CONF
 
-PIP = program("pip")
 ABSENT = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
 
 
@@ -48,7 +48,22 @@ MISTAKES = {
         ["experiment=best", "'experiment=[smoke,best]' takes both"],
     ),
     "a mistyped one of two presets": (["experiment=[best,smok]"], ["experiment=smok", "best, leak_gap, search, smoke"]),
-    "no equals sign": (["deep"], ["deep", "EQUAL"]),
+    "no equals sign": (["deep"], ["error: deep: is not KEY=VALUE"]),
+    "a list with spaces": (
+        ["features=mel,", "mfcc"],
+        ["features=mel,: ends in a comma", "without spaces: features=mel,mfcc"],
+    ),
+    "a list without an end": (
+        ["batch_size=16,"],
+        ["batch_size=16,: ends in a comma; write lists without spaces, such"],
+    ),
+    "a path with a space": (
+        ["dataset.root=/my", "m\u00fcsic"],
+        ["error: m\u00fcsic: is not KEY=VALUE; if it", "quote it: \"dataset.root='/my m\u00fcsic'\""],
+    ),
+    "an option of no command": (["-x"], ["unrecognized arguments: -x"]),
+    "a part that there is not": (["--cfg", "jobb"], ["--cfg", "jobb"]),
+    "a value for a group": (["recipe.optimizer=sgd"], ["such as recipe.optimizer.lr or recipe.optimizer._target_"]),
     "nothing behind the sign": (["batch_size="], ["batch_size=", "whole number"]),
     "a sweep without -m": (["batch_size=16,32"], ["batch_size", "-m"]),
     "a path that begins with ~": (
@@ -63,7 +78,7 @@ MISTAKES = {
         ["dataset.root=/it's"],
         ["dataset.root=/it's: ", "quotes: \"dataset.root='/it\\'s'\""],
     ),
-    "a word with a bracket": (["a b(c"], ["a b(c: ", "no KEY=VALUE"]),
+    "a word with a bracket": (["a b(c"], ["a b(c: ", "is not KEY=VALUE"]),
     "a path with a comma": (["dataset.root=/music/a,b"], ["dataset.root=", "quotes of its own"]),
     "an unfinished interpolation": (["recipe.window=${"], ["recipe.window=${"]),
     "an interpolation of nothing": (["recipe.window=${nope}"], ["recipe.window", "nope"]),
@@ -77,7 +92,7 @@ MISTAKES = {
     "a folder that is not there": (["dataset.root=/no/such"], ["dataset.root=/no/such"]),
     "a file for a folder": ([f"dataset.root={__file__}"], [__file__]),
     "no GTZAN": (["dataset=gtzan"], ["dataset.root", "GTZAN_ROOT"]),
-    "a cache that cannot be": (["cache_dir=/dev/null/cache"], ["/dev/null"]),
+    "a cache that cannot be": (["cache_dir=/dev/null/a"], ["cache_dir=/dev/null/a: /dev/null is no folder"]),
     "bands beyond the FFT": (["features.n_mels=5000"], ["features.n_mels=5000", "1024"]),
     "frequencies beyond the rate": (["features.f_max=99999"], ["f_max=99999"]),
     "an argument that the model refuses": (["model.dropout=2"], ["model: dropout"]),
@@ -90,7 +105,13 @@ MISTAKES = {
     "features that are none": (["features._target_=builtins.dict"], ["features._target_=builtins.dict"]),
     "a setting of other features": (["features.n_mfcc=13"], ["features.n_mfcc", "features=mfcc has it"]),
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
-    "a setting of another split": (["folds=filtered"], ["folds.k", "folds=artist or random has it"]),
+    "a setting of another split": (["folds.tolerance=1"], ["folds.tolerance", "folds=artist has it"]),
+    "folds of a split that is fixed": (["folds=filtered"], ["folds.k=2: the split of folds=filtered is fixed; leave"]),
+    "a store that is a file": ([f"tracking.folder={__file__}"], [f"tracking.folder={__file__}: ", "is no folder"]),
+    "a store that no disk takes": (
+        ["tracking.folder=/dev/null/a"],
+        ["tracking.folder=/dev/null/a: /dev/null is no folder"],
+    ),
     "a seed that others take over": (["seed=-1"], ["error: seed=-1"]),
     "no place for the cache": (["cache_dir="], ["cache_dir=", "not empty"]),
     "no place for the report": (["report_dir="], ["report_dir=", "not empty"]),
@@ -137,10 +158,48 @@ def test_one_bad_value_stops_a_sweep_before_any_work(
     assert not list(here.iterdir())
 
 
+def test_a_cache_in_which_the_demo_set_cannot_be_made_is_named(command: Command) -> None:
+    done = command(train.main, "cache_dir=/dev/null/a")
+    assert done.code == 2 and done.err.startswith("error: cache_dir=/dev/null/a: /dev/null is no folder")
+
+
+OWN = (
+    "import torch\n"
+    "class Linear(torch.nn.Module):\n"
+    "    def __init__(self, n_genres, **settings):\n"
+    "        super().__init__()\n"
+    "    def forward(self, features):\n"
+    "        return torch.nn.functional.linear(features, torch.ones(2, 3))\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "told"),
+    [
+        (OWN, "Liner", "model: {room} has no Liner; did you mean Linear?"),
+        (OWN + "print(\n", "Linear", "model: {room}.py, line 7: '(' was never closed"),
+        (OWN + "1 / 0\n", "Linear", "model: ZeroDivisionError: division by zero ({room}.py, line 7)"),
+        (OWN, "Linear", "shapes cannot be multiplied (256x11 and 3x2) ({room}.py, line 6)"),
+        (OWN.replace("torch.ones(2, 3)", "self.weights"), "Linear", "no attribute 'weights' ({room}.py, line 6)"),
+    ],
+)
+def test_a_mistake_in_a_users_own_model_is_told_with_its_place(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    source: str, name: str, told: str,
+) -> None:  # fmt: skip
+    room = f"own_{zlib.crc32((source + name).encode())}"  # a module is imported but once
+    (tmp_path / f"{room}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = command(train.main, *on_music, f"model._target_={room}.{name}")
+    (line,) = done.err.splitlines()
+    assert done.code == 2 and told.format(room=room) in line, line
+
+
 def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
-    for argument in ("tracking.folder=3", "model=deep", "report_dri=x"):
+    for argument in ("tracking.folder=3", "model=deep", "report_dri=x", "dataset=gtzan", "tracking.folder", "-x=1"):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
+        assert "dataset." not in done.err, "which it has not"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +208,20 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 )
 def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, extra: str) -> None:
     error = MissingConfigException("no such file", f"hydra/{option}", ["basic"])
-    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {PIP} install 'genre_cls[{extra}]'"
+    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {how_to_install(extra)}"
     assert error_message(error) == told
+
+
+def test_an_extra_comes_by_the_clone_that_the_package_is_in_or_else_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone, pip = CONF.parent, program("pip")
+    monkeypatch.chdir(clone)
+    assert how_to_install("onnx") == f"{pip} install -c constraints.txt -e '.[onnx]'"
+    monkeypatch.chdir(tmp_path)
+    assert how_to_install("onnx") == f"{pip} install -c {clone}/constraints.txt -e '{clone}[onnx]'"
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "genre_cls" / "extras.py"))
+    assert how_to_install("onnx") == f"{pip} install 'genre_cls[onnx]'"
 
 
 class Deaf:

@@ -1,6 +1,7 @@
 """Beyond one process: a launcher runs the jobs of a sweep elsewhere, and what is stored is what it would be here."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,6 +175,23 @@ def test_a_launchers_worker_ends_with_the_command(
         with pytest.raises(UserError, match="seed"):  # there is nothing to judge here
             train.judge_one.__wrapped__(composed("seed=-1"))
         assert ends_with == watched
+
+
+@needs("submitit_local")
+def test_a_job_for_slurm_where_there_is_none_is_refused_before_any_work(
+    command: Command, on_music: tuple[str, ...], here: Path
+) -> None:
+    got = command(train.main, *GRID, *on_music, "hydra/launcher=submitit_slurm")
+    reason = "hydra/launcher=submitit_slurm: no srun on this machine; submitit_local or joblib start jobs here"
+    assert got.code == 2 and got.err.splitlines() == [f"error: {reason}"] and not list(here.iterdir())
+
+
+def test_a_configuration_is_compared_in_the_store_that_it_is_in(composed: Callable[..., DictConfig]) -> None:
+    assert train._report_command(composed("seed=1")).endswith("-m genre_cls.report")
+    own = composed("tracking.folder='/my runs'", "tracking.experiment='a, b'", "tracking.uri=http://me:secret@server:1")
+    told = shlex.split(train._report_command(own))[3:]
+    assert told == ["tracking.uri=http://server:1", "tracking.folder=/my runs", "tracking.experiment='a, b'"]
+    composed(*told[1:], config="report")  # takes it
 
 
 @needs("joblib")

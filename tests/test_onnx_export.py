@@ -22,12 +22,10 @@ from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.errors import UserError
-from genre_cls.extras import program
+from genre_cls.extras import how_to_install
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.onnx_export import exported
 from genre_cls.onnx_model import session
-
-PIP = program("pip")
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 
@@ -197,15 +195,17 @@ def test_to_predict_by_it_takes_no_pytorch(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_without_the_extra_it_is_told_how_to_install_it(tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").touch()
+def test_without_the_extra_it_is_told_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.onnx", "a.wav"):
+        (tmp_path / name).touch()
     code = "import sys\nsys.modules['onnxruntime'] = None\nfrom genre_cls.predict import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--model", "a.onnx", "a.wav"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == f"error: onnxruntime is not installed; {PIP} install 'genre_cls[onnx]' brings it\n"
+    assert done.stderr == f"error: onnxruntime is not installed; {how_to_install('onnx')} brings it\n"
 
 
 @pytest.fixture(scope="module")

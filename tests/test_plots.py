@@ -394,3 +394,10 @@ def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
         labelled = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
         assert len(labelled) == any(axes.axison for axes in figure.axes)
     assert plots.png(plots.loss_curves(at_once.folds, title="t"))
+
+
+def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_word() -> None:
+    figure = plots._figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plots.png(figure)

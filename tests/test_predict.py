@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from shared import Command
 
 from genre_cls import GenreClassifier, predict
+from genre_cls.audio import UnreadableAudio
 from genre_cls.prediction import Prediction
 
 GENRES = ("hiss & noise", "tones, pure")
@@ -180,6 +181,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999)), "Format not recognised"),
     "cut": (_cut, "unknown error in flac decoder"),
     "without samples": (_write(noise(0)), "has no samples"),
+    "opposite channels": (
+        _write(np.outer(noise(130), [1, -1])),
+        "has channels that cancel each other out when they are mixed to mono",
+    ),
     "silent": (_write(np.zeros(3 * RATE)), "is silent"),
     "all but silent": (_write(noise(3) * 1e-6), "is silent"),
     "long and silent": (_write(np.zeros(130 * RATE), subtype="PCM_16"), "is silent"),
@@ -211,6 +216,22 @@ def test_a_bad_input_is_one_line_and_the_others_are_done(
     assert alone.code == 1 and json.loads(alone.out) == [] and alone.err == done.err
 
 
+def test_files_that_are_not_there_are_told_before_a_model_is_looked_for(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "link.wav").symlink_to("/no such disk/song.wav")
+    done = command(predict.main, "nosuch.mp3", str(tmp_path), "--format", "json", "--model", "worst")
+    assert done.code == 1 and json.loads(done.out) == []
+    assert done.err.splitlines() == [
+        "nosuch.mp3: no such file or directory",
+        f"{tmp_path}/link.wav: is a link to nothing (/no such disk/song.wav)",
+    ]
+
+
+def test_who_predicts_from_python_is_told_the_path_too(exported: Path) -> None:
+    with pytest.raises(UnreadableAudio, match="no such file") as told:
+        GenreClassifier.load(exported).predict("nosuch.wav")
+    assert told.value.__notes__ == ["nosuch.wav"]
+
+
 def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_path: Path) -> None:
     names = ("two\nlines.wav", "\x1b[31mred[bold].wav", os.fsdecode(b"caf\xe9.wav"), "emoji \N{MUSICAL SCORE}.wav")
     for name in names:
@@ -234,11 +255,13 @@ def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_p
         (("a.wav", "--model"), "--model: expected one argument"),
         (("--register", "mine", "--trust"), "--register: only models of genre_cls.models"),
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
-        (("a.wav",), "tracking mlruns: no tracking store in this folder"),
-        (("a.wav", "--model", "worst"), "model worst: no such file; must be best, "),
-        (("a.wav", "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),
-        (("a.wav", "--tracking", "http://127.0.0.1:9"), "tracking.uri=http://127.0.0.1:9: "),
-        (("a.wav", "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no tracking store"),
+        (("a.wav", "--explain", "/no/why.png"), "--explain /no/why.png: no such folder"),
+        (("--export", "/no/m.onnx"), "--export /no/m.onnx: no such folder"),
+        ((__file__,), "tracking mlruns: no tracking store in this folder"),
+        ((__file__, "--model", "worst"), "model worst: no such file; must be best, "),
+        ((__file__, "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),
+        ((__file__, "--tracking", "http://127.0.0.1:9"), "tracking.uri=http://127.0.0.1:9: "),
+        ((__file__, "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no tracking store"),
     ],
 )
 def test_a_wrong_command_is_told_in_one_line(command: Command, arguments: tuple[str, ...], reason: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from shared import Command, Compose
 
-from genre_cls import experiment, train
+from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
 from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, leaves
 
@@ -74,6 +74,7 @@ def test_the_report_has_settings_of_its_own_that_have_rules(composed: Compose) -
     cfg = composed(config="report")
     check(cfg)
     assert {key for key, _ in leaves(cfg)} <= RULES.keys()
+    assert {key for key, _ in leaves(cfg)} | {"tracking"} == set(report.SETTINGS)
 
 
 @pytest.mark.parametrize(("key", "rule"), [(key, rule) for key, rule in RULES.items() if isinstance(rule, Number)])

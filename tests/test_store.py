@@ -346,10 +346,15 @@ def test_unreadable_files_are_told_with_reasons_and_do_not_stop_the_others(
 def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, cache: Path) -> None:
     write(tmp_path / "short.wav", 0, 3000)
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 8000)
-    without = [Track(name, tmp_path / f"{name}.wav", "a") for name in ("short", "silent")]
+    soundfile.write(tmp_path / "opposite.wav", np.outer(np.full(8000, 0.5), [1, -1]), 8000)
+    without = [Track(name, tmp_path / f"{name}.wav", "a") for name in ("opposite", "short", "silent")]
     (part,) = FeatureStore(cache).load([*without, *tracks], [MEL])
     assert list(part.tracks) == tracks
-    assert [fault.reason for fault in part.faults] == ["lasts 0.38 s, less than the 0.5 s that are needed", "is silent"]
+    assert [fault.reason for fault in part.faults] == [
+        "has channels that cancel each other out when they are mixed to mono",
+        "lasts 0.38 s, less than the 0.5 s that are needed",
+        "is silent",
+    ]
 
 
 def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], cache: Path) -> None:

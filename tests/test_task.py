@@ -135,3 +135,15 @@ def test_the_genres_of_a_large_catalogue_are_found_once() -> None:
     catalogue = Catalogue("a", tracks)
     assert catalogue.genres is catalogue.genres
     assert np.unique([catalogue.genres.index(track.genre) for track in tracks]).tolist() == list(range(10))
+
+
+def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set_are_told_once(
+    cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = [cfg("folds=random", f"features={kind}", "recipe.window=5", "batch_size=7") for kind in ("mel", "mfcc")]
+    with caplog.at_level("WARNING"):
+        task.load_all([*sweep, cfg("folds=random", "recipe.window=1.2", "batch_size=6")])
+    assert [record.getMessage() for record in caplog.records if "=" in record.getMessage()] == [
+        "recipe.window=5: no track is so long (the longest is of 1.2 s), so tracks are repeated to fill it",
+        "batch_size=7: more than the 6 training tracks of a fold, so an epoch is one step",
+    ]

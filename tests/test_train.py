@@ -166,6 +166,7 @@ def test_stderr_has_nothing_but_a_line_for_what_happens(sweep: Any) -> None:
         "my music: 12 tracks in 2 genres",
         "skipped ",
         "features: ",
+        "batch_size=",
         "split: ",
         "mel ",
         "mfcc ",
@@ -219,6 +220,27 @@ def test_too_many_unreadable_files_stop_the_command_and_are_named(
     done = command(train.main, *on_music, f"dataset.root={tmp_path}")
     assert done.code == 2 and "0.wav" in done.err and "max_unreadable=0.05" in done.err and "2 of 4" in done.err
     assert len(done.err.splitlines()) == 1 and not (done.folder / "mlruns").exists()
+
+
+def test_links_to_nothing_are_unreadable_and_named(command: Command, on_music: tuple[str, ...], tmp_path: Path) -> None:
+    for genre in GENRES:
+        (tmp_path / "music" / genre).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "music" / genre / f"{number}.wav").symlink_to("/no such disk/song.wav")
+    done = command(train.main, *on_music, f"dataset.root={tmp_path}/music")
+    (line,) = done.err.splitlines()
+    assert done.code == 2 and "4 of 4 tracks are unreadable" in line and line.endswith("; and 1 more")
+    assert "0.wav is a link to nothing (/no such disk/song.wav)" in line
+
+
+@pytest.mark.parametrize("splits", ["folds=filtered", "folds=random,filtered", "experiment=[leak_gap,smoke]"])
+def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tuple[str, ...], splits: str) -> None:
+    shared = [argument for argument in on_music if not argument.startswith("folds")]
+    preset = () if splits.startswith("experiment") else ("experiment=smoke",)
+    done = command(train.main, "-m", *shared, *preset, splits, "features=mel", "model=basic", "batch_size=4")
+    assert (
+        "error: folds=filtered: GTZAN's published split is not complete" in done.err or "skipped: folds=fil" in done.err
+    )
 
 
 @pytest.mark.parametrize(
