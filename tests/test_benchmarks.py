@@ -219,7 +219,8 @@ def test_sets_of_growing_size_are_started_twice(tmp_path: Path) -> None:
 def test_the_wall_time_of_a_grid_is_told_by_phase() -> None:
     printed = run("grid", *TINY_GRID, "--workers", "1")
     found = rows(printed)
-    assert {"imports", "tracks and folds", "checks", "features", "training", "figures", "logging", "report"} < set(found)
+    phases = {"imports", "tracks and folds", "checks", "features", "training", "figures", "logging", "report"}
+    assert phases < set(found)
     assert sum(float(share) for _, share in found.values()) == pytest.approx(100, abs=0.5)
     assert 0 < float(re.findall(r"not training: ([\d.]+)% of the wall time", printed)[0]) < 100
     memory = int(re.findall(r"peak memory of all processes: (\d+) MB", printed)[0])
