@@ -33,6 +33,7 @@ LOOK_UP = "as the demo set and its features were looked up"
 FEATURES = "as the demo set or its features were made"
 STORE = "as the store was made"
 TRAINING = "in training, or as a configuration was logged"
+WRITING = "amid a write to the store"
 FOLD = "as a fold was kept or logged"
 REPORT = "as the report was written"
 ELSE = "between configurations, or as the report was computed, or at the exit"
@@ -199,9 +200,12 @@ def phase(one: Start) -> str:
         return LOOK_UP
     if not (one.folder / "mlruns" / "mlflow.db").exists():
         return STORE
-    with closing(sqlite3.connect(one.folder / "mlruns" / "mlflow.db")) as connection:
-        query = "select value from tags join runs using (run_uuid) where key = 'kind' and status = 'RUNNING'"
-        running = [kind for (kind,) in connection.execute(query)]
+    try:
+        with closing(sqlite3.connect(one.folder / "mlruns" / "mlflow.db")) as connection:
+            query = "select value from tags join runs using (run_uuid) where key = 'kind' and status = 'RUNNING'"
+            running = [kind for (kind,) in connection.execute(query)]
+    except sqlite3.OperationalError:  # locked by a command that was stopped there
+        return WRITING
     if "fold" in running or any(one.folder.glob("mlruns/spool/*/*")):
         return FOLD
     if "report" in running or any(one.folder.glob("report/*.partial")):
