@@ -271,7 +271,9 @@ def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
         many = replace(result, folds=tuple(folds)).estimate("accuracy")
         assert (many.mean, many.error, many.freedom) == pytest.approx((few.mean, few.error, few.freedom))
         unknown = replace(result, folds=tuple(replace(fold, groups=None) for fold in folds)).estimate("accuracy")
-        assert unknown.error < many.error
+        # Where all tracks fare alike over the trainings, these alone add to the error, whatever is known of artists.
+        alike = not np.ptp(np.mean([fold.hits for fold in folds], axis=0))
+        assert unknown.error < many.error or (alike and unknown.error == pytest.approx(many.error))
 
 
 def _with_copies(fold: FoldResult, times: int) -> FoldResult:
