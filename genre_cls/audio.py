@@ -87,15 +87,17 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
     return "" if _peak(waveform) >= SILENCE else SILENT
 
 
-def why_silent(path: Path) -> str:
-    """Why nothing is heard of a file that is silent in mono; reads it once more, each channel by itself.
+def refusal(path: Path, reason: str) -> UnreadableAudio:
+    """What to raise of a file without music; one that is silent in mono is read once more, each channel by itself.
+
+    Args:
+        path: of the file.
+        reason: what `no_music` says of it.
 
     Raises:
         UnreadableAudio: as `decode` does.
     """
-    with _opened(path) as file:
-        heard = any(_peak(block) >= SILENCE for block in _channels(file, file.frames))
-    return "has channels that cancel each other out when they are mixed to mono" if heard else SILENT
+    return UnreadableAudio(_why_silent(path) if reason == SILENT else reason)
 
 
 @contextmanager
@@ -189,6 +191,12 @@ def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]
     if file.samplerate == sample_rate:
         return waveform
     return soxr.resample(waveform, file.samplerate, sample_rate, quality="HQ")
+
+
+def _why_silent(path: Path) -> str:
+    with _opened(path) as file:
+        heard = any(_peak(block) >= SILENCE for block in _channels(file, file.frames))
+    return "has channels that cancel each other out when they are mixed to mono" if heard else SILENT
 
 
 def _peak(waveform: NDArray[np.float32]) -> float:

@@ -35,7 +35,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, re
         "dataset_digest": task.features.digest,
         "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
         "scores": result.scores,
-        "origin": identity.tags | {"dataset": task.dataset(identity.dataset)},
+        "origin": identity.tags,
     }
     models = modelfile.serialised(weights, description)
     return {**fold_files(result), "config.yaml": identity.yaml.encode(), "model.safetensors": models}

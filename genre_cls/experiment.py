@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -100,8 +100,8 @@ class _Job:
     """
 
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
-        self.cfg, self.task, self.identity, self.tracker = cfg, task, identity, _tracker(cfg)
-        self.dataset = task.dataset(identity.dataset)
+        self.cfg, self.task, self.tracker = cfg, task, _tracker(cfg)
+        self.identity = replace(identity, dataset=task.dataset(identity.dataset))
         device = device_of(cfg.trainer.device).type
         # Two precisions, devices, numbers of threads or ways to launch steps are one configuration to compare, but not
         # to continue: their bits differ.
@@ -216,7 +216,7 @@ class _Job:
 
     def _take_over(self) -> Earlier:
         """Load what earlier commands and other jobs have finished; `force=true` empties the spool before."""
-        experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.dataset}")
+        experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.identity.dataset}")
         earlier = self.tracker.earlier(experiment, self.key, anew=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
@@ -229,12 +229,7 @@ class _Job:
         """Open the configuration's run, and what brings folds below it."""
         task, identity, experiment = self.task, self.identity, earlier.experiment_id
         params = {**identity.params, "n_parameters": str(self.size)}
-        about = {
-            "dataset_digest": task.features.digest,
-            "comparison": task.digest,
-            "dataset": self.dataset,
-            NOTE: task.note,
-        }
+        about = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
         tags = {**identity.tags, **about, **claim}
         whole = tags | {"kind": "config"}
         with self.tracker.run(experiment, identity.title, whole, params, again=earlier.run_id) as parent:
@@ -288,7 +283,9 @@ class _Next:
         Args:
             workers: how many there are.
         """
-        for config in self.coming[len(self.begun) :] if workers > 1 else []:
+        if workers < 2:
+            return
+        for config in self.coming[len(self.begun) :]:
             if sum(job.n_models for job in self.begun if job) >= workers:
                 return
             job = _begun(config, workers)

@@ -51,7 +51,7 @@ class Identity:
     Args:
         named: what a reader tells it by: the three axes, then recipe, folds and every overridden value.
         params: every setting by its dotted key, for MLflow's table.
-        dataset: which option of the setting `dataset` was chosen.
+        dataset: which option of the setting `dataset` was chosen, until the data are there and have a name.
         yaml: the resolved configuration.
         fingerprint: equal for two runs that would compute the same from the same data.
         setup: equal for two runs that would differ in nothing but who trains and who is judged.

@@ -101,14 +101,14 @@ class GenreModule(pl.LightningModule):
         mixed, partner, own = self.augmentation.mix(self.augmentation.mask(self.show(features)), share)
         logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
         loss = own * self.loss(logits, labels) + (1 - own) * self.loss(logits, labels[partner])
-        return loss, _sums(loss.detach(), logits, labels)
+        return loss, _totals(loss.detach(), logits, labels)
 
     def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
         """Count the loss of held-out windows (first loader) or inner validation windows (second)."""
         features, labels = batch
         logits = self(features)
         part = ("held_out", "val")[dataloader_idx]
-        self._count(part, _sums(cross_entropy(logits.float(), labels), logits, labels), len(labels))
+        self._count(part, _totals(cross_entropy(logits.float(), labels), logits, labels), len(labels))
 
     def predict_step(self, batch: Batch, _: int) -> Tensor:
         """Logits `(batch, n_genres)` of windows."""
@@ -145,7 +145,7 @@ class GenreModule(pl.LightningModule):
         self._sums[part] = before + sums, n_before + n
 
 
-def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def _totals(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Of a batch, the sum of its losses and the number of its hits."""
     hits = (logits.argmax(dim=1) == labels).sum()
     return torch.stack([loss * len(labels), hits])

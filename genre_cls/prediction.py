@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genre_cls.audio import SILENT, UnreadableAudio, duration, no_music, segments, why_silent
+from genre_cls.audio import UnreadableAudio, duration, no_music, refusal, segments
 from genre_cls.calibration import Floats, tempered
 
 SEGMENT = 60.0  # s, of audio that is in memory at once
@@ -193,7 +193,7 @@ def listen(
             judged.append((seconds + starts, seconds + ends, windows))
         seconds += len(waveform) / sample_rate
     if not judged:
-        raise UnreadableAudio(why_silent(path) if reason == SILENT else reason)
+        raise refusal(path, reason)
     starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
     return Prediction(genres, seconds, starts, ends, windows, temperature)
 

@@ -147,15 +147,17 @@ def _provenance(found: "Comparison") -> dict[str, str]:
 
 def _commands(commands: Mapping[str, int]) -> dict[str, str]:
     """Commands as they would be typed, by of how many configurations each is, as far as there are several."""
+    if len(commands) == 1:
+        return {"command": _typed(*commands)}
     by_count: dict[int, list[str]] = {}
     for command, n in commands.items():
         by_count.setdefault(n, []).append(_typed(command))
-    labels = {
-        n: f"command of {n} configuration{'s' * (n > 1)}{' each' * (len(same) > 1)}" for n, same in by_count.items()
-    }
-    if len(commands) == 1:
-        labels = dict.fromkeys(by_count, "command")
-    return {labels[n]: " | ".join(same) for n, same in by_count.items()}
+    return {_label(n, len(same)): " | ".join(same) for n, same in by_count.items()}
+
+
+def _label(n_configurations: int, n_commands: int) -> str:
+    few = "1 configuration" if n_configurations == 1 else f"{n_configurations} configurations"
+    return f"command of {few} each" if n_commands > 1 else f"command of {few}"
 
 
 def _typed(command: str) -> str:

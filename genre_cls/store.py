@@ -252,7 +252,7 @@ def _fill(job: _Job) -> str | None:
         for rate in {spec.sample_rate for spec, _ in job.wanted}:
             waveform = audio.decode(job.path, rate)
             if reason := audio.no_music(waveform, rate):
-                raise UnreadableAudio(audio.why_silent(job.path) if reason == audio.SILENT else reason)
+                raise audio.refusal(job.path, reason)
             pairs = [(spec, entry) for spec, entry in job.wanted if spec.sample_rate == rate]
             matrices = features.extract(waveform, [spec for spec, _ in pairs])
             for (_, entry), matrix in zip(pairs, matrices, strict=True):

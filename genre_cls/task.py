@@ -22,10 +22,9 @@ from genre_cls.settings import CONF
 from genre_cls.store import Features, FeatureStore
 from genre_cls.whole import expanduser, make_folder
 
-NAMED = 3  # unreadable tracks, where there are too many
-
 log = logging.getLogger(__name__)
 
+NAMED = 3  # unreadable tracks, where there are too many
 LONGEST_NAME = 100  # letters of a dataset's name: MLflow has the experiment's files in a folder that is named by it
 
 

@@ -3,7 +3,9 @@
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -44,3 +46,14 @@ def fork(prepare: Callable[[], None], *arguments: str) -> int:
 def ended(child: int) -> int:
     """The exit code of such a process, which is waited for."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Whether a process ends soon, be it that nobody asks how it ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        if not listed.stdout.strip() or listed.stdout.startswith("Z"):
+            return True
+        time.sleep(0.05)
+    return False

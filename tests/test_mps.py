@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from forks import gone
 
 # Stands for NVIDIA's program: it leaves its number and what it was told where clients would look for it.
 CONTROL = """#!/bin/sh
@@ -52,16 +52,6 @@ def started(use: str = WORKS, usual: str = "/nowhere", then: str = "") -> tuple[
     return done.returncode, done.stdout.splitlines()
 
 
-def alive(pid: str) -> bool:
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        listed = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False)
-        if not listed.stdout.strip() or listed.stdout.startswith("Z"):
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(("then", "code"), [("", 0), ("os._exit(0)", 0), ("os.kill(os.getpid(), 9)", -signal.SIGKILL)])
 def test_it_is_started_once_for_all_gpus_and_ends_with_its_process(
@@ -71,7 +61,7 @@ def test_it_is_started_once_for_all_gpus_and_ends_with_its_process(
     returned, (folder, said) = started(then=then)
     pid, *told = said.split()
     assert returned == code and told == ["-f", "all"] and Path(folder).parent == tmp_path
-    assert not alive(pid)
+    assert gone(int(pid))
     assert then or not Path(folder).exists()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import gone
 
 from genre_cls import workers
 from genre_cls.errors import UserError
@@ -25,17 +26,6 @@ def ended() -> Iterator[None]:
     stop()
     yield
     stop()
-
-
-def gone(pid: int, seconds: float = 10) -> bool:
-    """Whether a process ends soon, be it that nobody asks how it ended."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        if not listed.stdout.strip() or listed.stdout.startswith("Z"):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_workers_give_what_they_are_called_for_and_are_kept_while_their_number_stays() -> None:
