@@ -131,7 +131,7 @@ def traced(overrides: list[str]) -> None:
     trace.calls(experiment, "check_buildable", "checks")
     trace.calls(experiment, "Tracker", "MLflow's store")
     trace.calls(store.FeatureStore, "load", "features")
-    trace.calls(experiment, "judge", "logging")
+    trace.calls(experiment, "evaluate", "logging")
     trace.calls(plots, "png", "figures")
     trace.waits(voting.Trainings, "results", "training")
     trace.calls(report, "write_newest", "report")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls import folds
-from genre_cls.catalogue import Track, groups
+from genre_cls.catalogue import Track, artist_groups
 from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
 from genre_cls.folds import Fold
 from genre_cls.scoring import ConfigResult, FoldResult, names
@@ -202,7 +202,7 @@ def published() -> tuple[Ints, Ints, int]:
         Track(row["track"], Path(), genre, row["artist"] or None, row["repeats"] or None)
         for row, genre in zip(rows, genres, strict=True)
     ]
-    artists = groups(known)
+    artists = artist_groups(known)
     assert artists is not None
     n_teach = sum(row["part"] != "test" for row in rows)
     return np.unique(genres, return_inverse=True)[1], artists, n_teach

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from genre_cls.prediction import Prediction
 
 __all__ = ["GenreClassifier", "OnnxClassifier", "Prediction"]
-ROOMS = {"GenreClassifier": "classifier", "OnnxClassifier": "onnx_model", "Prediction": "prediction"}
+MODULES = {"GenreClassifier": "classifier", "OnnxClassifier": "onnx_model", "Prediction": "prediction"}
 __version__ = "0.1.0"
 
 
@@ -17,4 +17,4 @@ def __getattr__(name: str) -> Any:
     """Import what takes seconds when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"genre_cls.{ROOMS[name]}"), name)
+    return getattr(import_module(f"genre_cls.{MODULES[name]}"), name)

@@ -1,6 +1,6 @@
 """The command: `genre-cls app` opens a page, on this machine alone, that names the genres of what is dropped on it.
 
-The page asks no other machine for anything, and what is dropped on it is deleted as soon as it has been heard.
+The page asks no other machine for anything, and what is dropped on it is deleted as soon as it has been kept.
 """
 
 import html
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from genre_cls.classifier import GenreClassifier
-    from genre_cls.likeness import Shelf
     from genre_cls.prediction import Clip, Prediction
+    from genre_cls.similarity import Library
 
 LARGEST = 200  # MB, of an upload: a quarter of an hour of a CD's samples are 159
 LONGEST = 15.0  # min, of an upload
 WAITING = 8  # uploads that may wait for their turn; one is heard at a time
 VISITS = 16  # whose last clips are kept in memory, some 6 MB each at the default rate and window
 FORGET = 600  # s, after which an unused upload is deleted; a clip that was heard is kept six times as long
-N_ALIKE = 8  # tracks
+N_SIMILAR = 8  # tracks
 COLUMNS = ["similarity", "track", "genre", "artist"]
 FONTS = ("system-ui", "sans-serif")
 # No browser may ask another machine for anything on the page's behalf.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
 LOOPBACK = ("127.0.0.1", "localhost")
-LIKENESS = (
+SIMILARITY = (
     "Similarity of predicted probabilities: 100 % means the same probability for every genre, however different the "
     "sound. Each track's predictions are by networks that were not trained on it."
 )
-NO_SHELF = "A model file keeps no tracks to compare with; open the page with `--model best` or the id of a run."
+NO_LIBRARY = "A model file keeps no tracks to compare with; open the page with `--model best` or the id of a run."
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def _serve(arguments: Namespace) -> None:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         with needs("app"):
             import gradio  # noqa: F401  # told before a model is loaded for nothing
-        page = _page(_desk(arguments.model, arguments.tracking, trust=arguments.trust))
+        page = _page(_controller(arguments.model, arguments.tracking, trust=arguments.trust))
         address = _launch(page, arguments.host, arguments.port)
         with _until_ended() as ended:
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
@@ -88,7 +88,7 @@ def _until_ended() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
+def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
     from genre_cls.prediction import is_onnx
 
     if is_onnx(model):
@@ -96,15 +96,17 @@ def _desk(model: str, tracking: str, *, trust: bool) -> "Desk":
     from genre_cls.classifier import GenreClassifier, run_of
 
     if not (run := run_of(model, tracking)):
-        return Desk(GenreClassifier.load(model, trust=trust), None, tracking)
-    from genre_cls.likeness import shelf
+        return Controller(GenreClassifier.load(model, trust=trust), None, tracking)
+    from genre_cls.similarity import library
 
     tracker, run_id = run
-    return Desk(GenreClassifier.load(run_id, tracking=tracking, trust=trust), shelf(*tracker.judged(run_id)), tracking)
+    return Controller(
+        GenreClassifier.load(run_id, tracking=tracking, trust=trust), library(*tracker.predictions_of(run_id)), tracking
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class KeptClip:
     """What is kept of an upload.
 
     Args:
@@ -117,21 +119,21 @@ class Heard:
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
+class Controller:
     """What the page does with what is put on it.
 
     Args:
         classifier: that judges.
-        shelf: tracks to compare with; None if the model keeps none.
+        library: tracks to compare with; None if the model keeps none.
         tracking: the tracking store, whose newest report is shown.
     """
 
     classifier: "GenreClassifier"
-    shelf: "Shelf | None"
+    library: "Library | None"
     tracking: str
 
-    def judge(self, upload: str | None) -> tuple[Any, ...]:
-        """Judge an upload and delete it.
+    def classify(self, upload: str | None) -> tuple[Any, ...]:
+        """Classify an upload and delete it.
 
         Args:
             upload: path of the file, in a folder of its own.
@@ -147,7 +149,7 @@ class Desk:
             raise UserError("no file has come; drop one, or record something")
         path = Path(upload)
         try:
-            prediction, heard = self._heard(path)
+            prediction, kept = self._classify(path)
         finally:
             path.unlink(missing_ok=True)
             with suppress(OSError):
@@ -155,10 +157,10 @@ class Desk:
         from genre_cls import plots
 
         over_time = plots.genres_over_time(prediction, title="Genres over time")
-        alike = self._alike(prediction)
-        return dict(prediction.ranked), over_time, alike, _seen(heard), heard, prediction.genre, None
+        alike = self._similar(prediction)
+        return dict(prediction.ranked), over_time, alike, _clip_figure(kept), kept, prediction.genre, None
 
-    def _heard(self, path: Path) -> "tuple[Prediction, Heard | None]":
+    def _classify(self, path: Path) -> "tuple[Prediction, KeptClip | None]":
         """What is said of a file, and its beginning, if that is not silent."""
         from genre_cls.audio import UnreadableAudio, duration
 
@@ -172,29 +174,29 @@ class Desk:
         except (UnreadableAudio, UserError) as error:
             raise UserError(f"{name}: {error}") from error
         with suppress(UnreadableAudio):
-            return prediction, Heard(name, self.classifier.hear(path))
+            return prediction, KeptClip(name, self.classifier.first_clip(path))
         return prediction, None
 
-    def _alike(self, prediction: "Prediction") -> list[list[str]]:
-        alike = self.shelf.most_alike(prediction.vote, N_ALIKE) if self.shelf else []
-        return [[f"{100 * one.likeness:.0f} %", one.track, one.genre, one.artist] for one in alike]
+    def _similar(self, prediction: "Prediction") -> list[list[str]]:
+        alike = self.library.most_similar(prediction.vote, N_SIMILAR) if self.library else []
+        return [[f"{100 * one.similarity:.0f} %", one.track, one.genre, one.artist] for one in alike]
 
-    def explain(self, heard: Heard | None, genre: str) -> "Figure":
+    def explain(self, kept: KeptClip | None, genre: str) -> "Figure":
         """Draw what speaks for a genre.
 
         Args:
-            heard: what `judge` has kept.
+            kept: what `classify` has kept.
             genre: to explain.
 
         Raises:
             UserError: nothing is kept.
         """
-        if not heard:
+        if not kept:
             raise UserError("nothing to explain; drop a file that sounds from its beginning")
         from genre_cls import plots
 
-        said = self.classifier.explain_clip(heard.clip, genre)
-        title = f"{heard.name}: evidence for {in_one_line(genre)}"
+        said = self.classifier.explain_clip(kept.clip, genre)
+        title = f"{kept.name}: evidence for {in_one_line(genre)}"
         return plots.explanation(said, title=title, note=said.note)
 
     def results(self) -> str:
@@ -210,7 +212,7 @@ class Desk:
             from genre_cls.tracking import Tracker
 
             tracker = Tracker.at(self.tracking)
-            with tracker.failures_told():
+            with tracker.failures_in_one_line():
                 report = tracker.report()
         if report is None:
             where = html.escape(without_credentials(in_one_line(self.tracking)))
@@ -219,52 +221,54 @@ class Desk:
         return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'
 
 
-def _seen(heard: Heard | None) -> "Figure | None":
+def _clip_figure(kept: KeptClip | None) -> "Figure | None":
     from genre_cls import plots
 
-    if not heard:
+    if not kept:
         return None
-    return plots.clip(heard.clip, title=heard.name, note=f"The first {heard.clip.seconds:.0f} s.")
+    return plots.clip(kept.clip, title=kept.name, note=f"The first {kept.clip.seconds:.0f} s.")
 
 
-def _page(desk: Desk) -> Any:
+def _page(controller: Controller) -> Any:
     """The page: one tab for uploads, one for the grid's results."""
     import gradio as gr
 
     with gr.Blocks(title="genre_cls", analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
         with gr.Tab("Your music"):
-            _music(gr, desk)
+            _music(gr, controller)
         with gr.Tab("Results of the grid") as tab:
             report = gr.HTML()
-        tab.select(partial(_told, desk.results), outputs=report, api_name="results")
+        tab.select(partial(_errors_shown, controller.results), outputs=report, api_name="results")
     return page
 
 
-def _music(gr: Any, desk: Desk) -> None:
+def _music(gr: Any, controller: Controller) -> None:
     """Where a file is dropped, and what is said of it."""
-    gr.Markdown(_introduction(desk))
+    gr.Markdown(_introduction(controller))
     with gr.Row():
         upload = gr.Audio(type="filepath", label=f"up to {LONGEST:g} min and {LARGEST} MB", editable=False, buttons=[])
         genres = gr.Label(label="genres")
     over_time = gr.Plot(show_label=False)
     alike = gr.Dataframe(
-        headers=COLUMNS, label="most similar tracks", interactive=False, visible=desk.shelf is not None
+        headers=COLUMNS, label="most similar tracks", interactive=False, visible=controller.library is not None
     )
-    gr.Markdown(LIKENESS if desk.shelf else NO_SHELF)
-    sound, heard = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
+    gr.Markdown(SIMILARITY if controller.library else NO_LIBRARY)
+    sound, kept = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
     with gr.Row(equal_height=True):
-        genre = gr.Dropdown(list(desk.classifier.genres), label="genre to explain")
-        button = gr.Button(f"Show the evidence (takes some seconds for each of {desk.classifier.n_networks} models)")
+        genre = gr.Dropdown(list(controller.classifier.genres), label="genre to explain")
+        button = gr.Button(
+            f"Show the evidence (takes some seconds for each of {controller.classifier.n_networks} models)"
+        )
     why = gr.Plot(show_label=False)
-    judge, explain = partial(_told, desk.judge), partial(_told, desk.explain)
-    shown = [genres, over_time, alike, sound, heard, genre, why]
+    classify, explain = partial(_errors_shown, controller.classify), partial(_errors_shown, controller.explain)
+    shown = [genres, over_time, alike, sound, kept, genre, why]
     in_turn = {"concurrency_limit": 1, "concurrency_id": "networks"}
-    gr.on([upload.upload, upload.stop_recording], judge, upload, shown, api_name="judge", **in_turn)
-    button.click(explain, [heard, genre], why, api_name="explain", **in_turn)
+    gr.on([upload.upload, upload.stop_recording], classify, upload, shown, api_name="classify", **in_turn)
+    button.click(explain, [kept, genre], why, api_name="explain", **in_turn)
 
 
-def _introduction(desk: Desk) -> str:
-    n, data = desk.classifier.n_networks, in_one_line(desk.classifier.dataset)
+def _introduction(controller: Controller) -> str:
+    n, data = controller.classifier.n_networks, in_one_line(controller.classifier.dataset)
     if data == "demo":
         data = "the synthetic demo set only, never on real music"
     who, were = (f"{_number(n)} models classify it. They", "were") if n > 1 else ("One model classifies it. It", "was")
@@ -280,7 +284,7 @@ def _number(n: int) -> str:
     return words[n - 2] if 2 <= n <= 12 else str(n)
 
 
-def _told(action: Callable[..., Any], *arguments: Any) -> Any:
+def _errors_shown(action: Callable[..., Any], *arguments: Any) -> Any:
     """Do something; what goes wrong by a user's doing is shown in the page."""
     from gradio import Error
 

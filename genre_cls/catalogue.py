@@ -24,9 +24,9 @@ from genre_cls import demo as synthesiser
 from genre_cls import workers
 from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError
+from genre_cls.files import atomic_write, expanduser
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import atomic_write, expanduser
 
 GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
@@ -99,7 +99,7 @@ class Catalogue:
         return replace(self, tracks=sound, notes=(*self.notes, note))
 
 
-def groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64] | None:
+def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64] | None:
     """Number the groups of tracks that share an artist or a recording, directly or through other tracks.
 
     Args:

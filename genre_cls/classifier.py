@@ -17,11 +17,11 @@ from genre_cls.calibration import Floats
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
+from genre_cls.files import atomic_write, expanduser
 from genre_cls.modelfile import AT_ONCE, SavedModel
 from genre_cls.models import arithmetic
-from genre_cls.prediction import Clip, Explanation, Prediction, first_clip, is_onnx, listen, longest_clip
-from genre_cls.views import seen
-from genre_cls.whole import atomic_write, expanduser
+from genre_cls.prediction import Clip, Explanation, Prediction, first_waveform, is_onnx, longest_clip, predict_file
+from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class GenreClassifier:
         return len(self._networks)
 
     def predict(self, path: str | Path) -> Prediction:
-        """Judge one audio file.
+        """Classify one audio file.
 
         Args:
             path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
@@ -117,8 +117,8 @@ class GenreClassifier:
         longest = longest_clip(usage.window)
         rate, temperature = usage.spec.sample_rate, self._temperature
         with path_noted(path):
-            return listen(
-                Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature
+            return predict_file(
+                Path(path), self.genres, self._predict_clip, sample_rate=rate, longest=longest, temperature=temperature
             )
 
     def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
@@ -134,13 +134,13 @@ class GenreClassifier:
             UserError: there is no such genre.
         """
         genre = genre or self.predict(path).genre
-        return self.explain_clip(self.hear(path), genre)
+        return self.explain_clip(self.first_clip(path), genre)
 
     def explain_clip(self, clip: Clip, genre: str) -> Explanation:
         """Say what in a clip speaks for a genre, as `explain` does.
 
         Args:
-            clip: what `hear` gave.
+            clip: what `first_clip` gave.
             genre: to explain.
 
         Raises:
@@ -150,7 +150,7 @@ class GenreClassifier:
             raise UserError(f"genre {genre}: must be one of {', '.join(self.genres)}")
         return explained(self._networks, self._usage, clip, self.genres.index(genre))
 
-    def hear(self, path: str | Path) -> Clip:
+    def first_clip(self, path: str | Path) -> Clip:
         """Give the first of the clips that `predict` judges, so all of a file of up to `SEGMENT`, to be looked at.
 
         Args:
@@ -162,7 +162,7 @@ class GenreClassifier:
         spec = replace(self._usage.spec, kind="mel")
         longest = longest_clip(self._usage.window)
         with path_noted(path):
-            waveform = first_clip(Path(path), sample_rate=spec.sample_rate, longest=longest)
+            waveform = first_waveform(Path(path), sample_rate=spec.sample_rate, longest=longest)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
@@ -197,7 +197,7 @@ class GenreClassifier:
         }
         return modelfile.serialised(weights, description)
 
-    def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+    def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""
         usage = self._usage
         (clip,) = extract(waveform, [usage.spec])
@@ -220,9 +220,11 @@ class GenreClassifier:
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):
                 windows = features - level if is_levelled(view) else features
-                batches = [seen(batch, view) for batch in torch.split(windows, AT_ONCE)]  # once for all folds' networks
+                batches = [
+                    view_of(batch, view) for batch in torch.split(windows, AT_ONCE)
+                ]  # once for all folds' networks
                 networks = [network for network in self._networks if network.view == view]
-                votes += [torch.cat([each.judge(batch).double() for batch in batches]) for each in networks]
+                votes += [torch.cat([each.logits(batch).double() for batch in batches]) for each in networks]
             verdict: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(verdict).all():
             raise UserError("the model gives no numbers for this file")

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from genre_cls import database
 from genre_cls.errors import UserError, system_reason, without_credentials
 from genre_cls.extras import program
-from genre_cls.whole import expanduser, make_folder, sync
+from genre_cls.files import expanduser, make_folder, sync
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
@@ -69,7 +69,7 @@ def _prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-    # It logs the traceback of each failure that it raises as well, which `Tracker.failures_told` tells in one line.
+    # It also logs the traceback of each failure that it raises, which `Tracker.failures_in_one_line` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 

@@ -13,7 +13,7 @@ from genre_cls.features import CPU
 from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
-from genre_cls.views import seen
+from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to, treatment
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
@@ -92,9 +92,9 @@ class FoldData(pl.LightningDataModule):
         view = self.windowing.view
         if treatment(view) == "modulation":
             windows = Windows(self, self.centres(self.fold.train))
-            return mean_and_deviation_per_value(torch.cat([seen(features, view) for features, _ in windows]))
+            return mean_and_deviation_per_value(torch.cat([view_of(features, view) for features, _ in windows]))
         clips = (self.clips[i] - self.levels[i] if self.levels else self.clips[i] for i in self.fold.train)
-        mean, deviation = mean_and_deviation_per_bin(seen(clip, view) for clip in clips)
+        mean, deviation = mean_and_deviation_per_bin(view_of(clip, view) for clip in clips)
         return mean[:, None], deviation[:, None]
 
     def centres(self, tracks: Indices) -> list[Cut]:

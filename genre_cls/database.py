@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.whole import expanduser
+from genre_cls.files import expanduser
 
 DATABASE = "mlflow.db"
 

@@ -25,9 +25,9 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from genre_cls.commands import AGAIN, OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
+from genre_cls.files import disk_failure, expanduser
 from genre_cls.locks import locked
 from genre_cls.settings import CONF
-from genre_cls.whole import disk_failure, expanduser
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def get(source: Source, folder: Path) -> None:
         if (folder / "genres").exists():
             return
         archive = folder / "genres.tar.gz.partial"
-        with _failures_told(folder):
+        with _failures_in_one_line(folder):
             fetch(source, archive)
             unpack(source, archive, folder)
             archive.unlink()
@@ -390,7 +390,7 @@ class _Bounded(GzipFile):
 
 
 @contextmanager
-def _failures_told(folder: Path) -> Iterator[None]:
+def _failures_in_one_line(folder: Path) -> Iterator[None]:
     """Name the folder where the disk's errors name no file: a full disk's do not."""
     try:
         yield

@@ -57,7 +57,7 @@ def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
     }
 
 
-def of_whole(task: Task, identity: Identity, result: ConfigResult) -> Files:
+def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Files:
     """What all folds come to, with pictures, and what there is to know of the tracks.
 
     Args:

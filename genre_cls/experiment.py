@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls import database, evidence, workers
 from genre_cls.artifacts import DAMAGED, Files, load_fold
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.files import check_place, expanduser
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
 from genre_cls.models import arithmetic, device_of, n_parameters
@@ -27,7 +28,6 @@ from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
-from genre_cls.whole import check_place, expanduser
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     load_all(configurations)
     for uri, folder in stores:
         tracker = Tracker(uri, Path(folder))
-        with tracker.failures_told():
+        with tracker.failures_in_one_line():
             tracker.close_dead()
     _next.expect(configurations)
 
 
-def judge(cfg: DictConfig, identity: Identity) -> float:
+def evaluate(cfg: DictConfig, identity: Identity) -> float:
     """Cross-validate one configuration and log it; folds that an earlier command has finished are taken over.
 
     A job that has but one of the folds leaves the others to other jobs; the one that finds all there makes it whole.
@@ -86,7 +86,7 @@ def judge(cfg: DictConfig, identity: Identity) -> float:
         if task is None:
             return math.nan
         job = _Job(cfg, task, identity)
-    with job.tracker.failures_told():
+    with job.tracker.failures_in_one_line():
         job.run()
     log.info("%s: %s", identity.title, _in_words(job.result, job.missing, _next.folds))
     return job.result.estimate("accuracy").mean
@@ -155,7 +155,7 @@ class _Job:
 
     def run(self) -> None:
         """Train the job's folds that nobody has finished."""
-        mine, title = self.task.mine, self.identity.title
+        mine, title = self.task.to_train, self.identity.title
         all_mine = len(mine) == len(self.task.folds)
         with self.locks:
             if not self.trainings:
@@ -178,10 +178,10 @@ class _Job:
 
     @property
     def _left(self) -> list[Fold]:
-        return [fold for fold in self.task.mine if fold.index not in self.done]
+        return [fold for fold in self.task.to_train if fold.index not in self.done]
 
     def _hold(self, *, wait: bool = True) -> None:
-        keys = [f"{self.key}/{fold.index}" for fold in self.task.mine]
+        keys = [f"{self.key}/{fold.index}" for fold in self.task.to_train]
         self.locks.enter_context(self.tracker.held(keys, self.identity.title, wait=wait))
 
     def _train(self, then: Callable[[], None]) -> None:
@@ -241,7 +241,7 @@ class _Job:
         if self.missing:
             parent.status = WAITING
         else:
-            parent.log(self.result.summary, {}, evidence.of_whole(self.task, self.identity, self.result))
+            parent.log(self.result.summary, {}, evidence.of_configuration(self.task, self.identity, self.result))
 
 
 class _Next:

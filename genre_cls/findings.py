@@ -87,7 +87,7 @@ class Report:
         return rank(self.results)
 
     @cached_property
-    def whole(self) -> list[ConfigResult]:
+    def complete(self) -> list[ConfigResult]:
         """Those with as many folds as the best; the scores of others are of other tracks."""
         return [result for result in self.ranked if len(result.folds) == len(self.ranked[0].folds)]
 
@@ -115,7 +115,7 @@ class Report:
     def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
         """By name, each configuration that was judged under several splits: by split, from the most flattering on."""
         found = {}
-        for name, result in zip(self.called, self.whole, strict=False):  # which are the first of all
+        for name, result in zip(self.called, self.complete, strict=False):  # which are the first of all
             (place,) = (place for place, other in enumerate(self.results) if other is result)
             by_split = {result.params.get("folds", "?"): result, **self.other_splits.get(place, {})}
             found[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
@@ -131,7 +131,7 @@ def answer(report: Report) -> str:
     few = TWO_FOLDS if _spans_nearly_all(best) else ""
     if len(called) == 1:
         return f"{called[0]} recognises the genre of {score}; {chance}.{few}"
-    n, worst = len(report.whole), percent(report.whole[-1].estimate("accuracy").mean)
+    n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
     last = f"the worst, {called[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
     first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
     return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}.{few}"
@@ -216,8 +216,10 @@ def genres(report: Report) -> Sheet:
     n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may judge a track several times
     rows = []
     for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
-        taken_for = [f"{best.genres[other]} {_whole(n / scores.n_tracks[i])}" for true, other, n in wrong if true == i]
-        values = [_whole(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
+        taken_for = [
+            f"{best.genres[other]} {_whole_percent(n / scores.n_tracks[i])}" for true, other, n in wrong if true == i
+        ]
+        values = [_whole_percent(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
         rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for[:3]) or "none"])
     numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
     return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
@@ -229,7 +231,7 @@ def missed_tracks(report: Report) -> Sheet:
     rows = []
     for track in report.missed:
         known = report.tracks.get(track.id, {})
-        shares = [_whole(track.missed), _whole(track.confidence)]
+        shares = [_whole_percent(track.missed), _whole_percent(track.confidence)]
         rows.append([track.id, known.get("artist", ""), track.genre, track.taken_for, *shares, known.get("fault", "")])
     return Sheet(columns | {"missed by": "right", "confidence": "right", "known fault": "left"}, rows)
 
@@ -273,7 +275,7 @@ def about_missed(report: Report) -> str:
 
 def how_to_read(report: Report) -> dict[str, str]:
     """What a reader has to know of the numbers, by what it is about."""
-    best, n_folds = report.whole[0], len(report.whole[0].folds)
+    best, n_folds = report.complete[0], len(report.complete[0].folds)
     trainings = "Each configuration was trained anew in every fold."
     if n_folds == 1:
         trainings = "This report has a single fold, so nothing is known of what other trainings would bring."
@@ -300,18 +302,18 @@ def how_to_read(report: Report) -> dict[str, str]:
 
 
 def _about_intervals(report: Report) -> dict[str, str]:
-    best = report.whole[0]
+    best = report.complete[0]
     independence = (
         "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
         "artists as groups of their own)."
-        if best.knows_groups
+        if best.has_groups
         else "Tracks are taken for independent, as nothing is known of their artists: where several are by one, the "
         "interval is too narrow."
     )
     if max(len(result.folds) for result in report.results) == 1:
         only = f"It is for what other tracks would change, since one training is all there is. {independence}"
         return {"95 % CI": only}
-    if best.one_test:
+    if best.single_test_set:
         return {
             "± and 95 % CI": "± is the standard deviation over the folds, which all judge the same tracks. The 95 % "
             "confidence interval is for the mean; its error adds what other trainings and what other tracks would "
@@ -327,9 +329,9 @@ def _about_intervals(report: Report) -> dict[str, str]:
 
 def _about_verdicts(best: ConfigResult, rope: float) -> str:
     points = f"{100 * rope:g} point{'' if rope == 0.01 else 's'}"
-    test = "a t-test with the error of that interval" if best.one_test else "the corrected resampled t-test"
+    test = "a t-test with the error of that interval" if best.single_test_set else "the corrected resampled t-test"
     posterior = "Bayesian correlated t-test, Corani and Benavoli 2015"
-    if best.one_test:
+    if best.single_test_set:
         posterior = "by the posterior of the same error"
     return (
         f"Two things are compared on the same folds. One beats the other if {test} gives p < 0.05 after Holm's "
@@ -376,7 +378,7 @@ def _accuracy(result: ConfigResult) -> str:
 
 def _pair(pair: Difference) -> list[str]:
     p_values = map(_p_value, (pair.p_value, pair.mcnemar))
-    return [pair.better, pair.worse, _in_points(pair.accuracy), *p_values, _whole(pair.equal)]
+    return [pair.better, pair.worse, _in_points(pair.accuracy), *p_values, _whole_percent(pair.equal)]
 
 
 def _p_value(p: float | None) -> str:
@@ -409,5 +411,5 @@ def _in_points(e: Estimate) -> str:
     return f"{100 * e.mean:.1f} (95 % CI {100 * low:.1f} to {100 * high:.1f})"
 
 
-def _whole(share: float) -> str:
+def _whole_percent(share: float) -> str:
     return f"{100 * share:.0f} %"

@@ -29,11 +29,11 @@ from genre_cls.windows import is_of_statistics
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
-SHOWING = (
+NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "findings", "lifeline",
-    "likeness", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
-    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "whole",
+    "similarity", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
+    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "files",
     "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
@@ -188,7 +188,7 @@ def _sources(targets: Iterable[str]) -> dict[str, str]:
 
 def _package() -> list[tuple[str, str]]:
     """This package's sources that a result can depend on."""
-    return sorted((name, text) for name, text in SOURCES.items() if name not in SHOWING)
+    return sorted((name, text) for name, text in SOURCES.items() if name not in NO_EFFECT_ON_RESULTS)
 
 
 @cache  # as it is when this process first asks: workers keep what they have imported then

@@ -26,7 +26,7 @@ from genre_cls.features import FeatureSpec
 from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
-from genre_cls.views import seen, shape_of, standardised
+from genre_cls.views import shape_of, standardised, view_of
 from genre_cls.windows import cover_starts, is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON among a file's metadata
@@ -98,10 +98,10 @@ class Network(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.judge(seen(features, self.view))
+        return self.logits(view_of(features, self.view))
 
-    def judge(self, values: Tensor) -> Tensor:
-        """Logits `(batch, n_genres)` of what is `seen` of windows in this view."""
+    def logits(self, values: Tensor) -> Tensor:
+        """Logits `(batch, n_genres)` of what is `view_of` of windows in this view."""
         return self.model(standardised(values, self.mean, self.deviation))
 
 
@@ -232,7 +232,7 @@ def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
     spec = usage.spec
     n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(longest_clip(usage.window))
     n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
-    window = seen(torch.zeros(1, 1, spec.n_bins, n_frames), view)
+    window = view_of(torch.zeros(1, 1, spec.n_bins, n_frames), view)
     with torch.device("meta"), torch.no_grad():
         model = _model(settings, len(usage.genres), trust=False).eval()
         with _Largest() as largest:

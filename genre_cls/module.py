@@ -23,7 +23,7 @@ from genre_cls.modelfile import Weights
 from genre_cls.models import arithmetic, device_of
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions
-from genre_cls.views import seen, standardised
+from genre_cls.views import standardised, view_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
@@ -72,7 +72,7 @@ class GenreModule(pl.LightningModule):
 
     def show(self, features: Tensor) -> Tensor:
         """What the model sees of them, with zero mean and unit variance, in float32."""
-        return standardised(seen(features, self.view), self.mean, self.deviation)
+        return standardised(view_of(features, self.view), self.mean, self.deviation)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Smoothed cross-entropy, nats."""

@@ -61,10 +61,10 @@ def _keys(runs: Sequence[Run]) -> list[str]:
     alike: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
         alike.setdefault(frozenset(named(run, told).items()), []).append(run)
-    return told + [key for group in alike.values() for key in _untold(group)]
+    return told + [key for group in alike.values() for key in _differing_settings(group)]
 
 
-def _untold(alike: Sequence[Run]) -> list[str]:
+def _differing_settings(alike: Sequence[Run]) -> list[str]:
     """Settings that differ between runs of one name, as a file that they are read from was edited, say."""
     keys = {key for run in alike for key in run.data.params if key != "n_parameters" and not is_incidental(key)}
     return sorted(key for key in keys if len({run.data.params.get(key) for run in alike}) > 1)

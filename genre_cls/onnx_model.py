@@ -13,8 +13,8 @@ from genre_cls.audio import path_noted
 from genre_cls.calibration import Floats, checked_temperature
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.extras import needs
-from genre_cls.prediction import Prediction, listen
-from genre_cls.whole import expanduser
+from genre_cls.files import expanduser
+from genre_cls.prediction import Prediction, predict_file
 
 with needs("onnx"):
     import onnxruntime
@@ -73,7 +73,7 @@ class OnnxClassifier:
         return self._dataset
 
     def predict(self, path: str | Path) -> Prediction:
-        """Judge one audio file; see `GenreClassifier.predict`.
+        """Classify one audio file; see `GenreClassifier.predict`.
 
         Raises:
             UnreadableAudio: it cannot be judged.
@@ -81,11 +81,11 @@ class OnnxClassifier:
         """
         rate, longest, temperature = self._sample_rate, self._segment, self._temperature
         with path_noted(path):
-            return listen(
-                Path(path), self.genres, self._judge, sample_rate=rate, longest=longest, temperature=temperature
+            return predict_file(
+                Path(path), self.genres, self._predict_clip, sample_rate=rate, longest=longest, temperature=temperature
             )
 
-    def _judge(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+    def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Starts and ends of the windows of a clip `(n_samples,)`, s, and the vote on each."""
         try:
             _, *found = self._graph.run(list(OUTPUTS), {INPUT: waveform})

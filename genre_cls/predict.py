@@ -18,14 +18,14 @@ from rich.text import Text
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
 from genre_cls.commands import OneLineParser, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
+from genre_cls.files import atomic_write, expanduser
 from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
-from genre_cls.whole import atomic_write, expanduser
 
 if TYPE_CHECKING:
     from genre_cls.prediction import Classifier, Prediction
 
-Judged = Iterator[tuple[Path, "Prediction"]]
+Predictions = Iterator[tuple[Path, "Prediction"]]
 
 FEW = 3  # genres of a file, if nothing else is asked for
 LONG = 60.0  # s, above which a file's genres are shown over time
@@ -57,7 +57,7 @@ def _run(arguments: Namespace) -> int:
     if classifier.dataset == "demo":
         _say("note: this model was trained on the synthetic demo set only, never on real music")
     failed: list[Path] = []
-    FORMATS[arguments.format](_judged(classifier, files, failed), classifier.genres, arguments.top)
+    FORMATS[arguments.format](_predictions(classifier, files, failed), classifier.genres, arguments.top)
     if arguments.explain and not failed:
         _explain(classifier, files[0], arguments.explain)
     return 1 if failed else 0
@@ -70,7 +70,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
 
     assert isinstance(classifier, GenreClassifier)  # _check has seen to that
     try:
-        clip = classifier.hear(file)
+        clip = classifier.first_clip(file)
     except UnreadableAudio as error:  # of a file of which the rest could be judged
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     _say(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
@@ -123,8 +123,8 @@ def _classifier(arguments: Namespace) -> "Classifier":
     return classifier
 
 
-def _judged(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Judged:
-    """Judge one file after the other, each on its own; say of those that cannot be, why."""
+def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Predictions:
+    """Classify one file after the other, each on its own; say of those that cannot be, why."""
     for file in progress_bar(files, "Listening", total=len(files)) if len(files) > 1 else files:
         try:
             yield file, classifier.predict(file)
@@ -156,10 +156,10 @@ def _say(text: str) -> None:
     print(in_one_line(text), file=sys.stderr)
 
 
-def _print_table(judged: Judged, genres: Sequence[str], top: int | None) -> None:
+def _print_table(predictions: Predictions, genres: Sequence[str], top: int | None) -> None:
     """A few lines a file: its most probable genres, and, if it is long, which one when."""
     console = Console(highlight=False, soft_wrap=True)
-    for path, prediction in judged:
+    for path, prediction in predictions:
         lines = [Text(f"{in_one_line(path)}  {_clock(prediction.seconds)}", "bold")]
         lines += [
             Text(f"  {100 * share:6.1f} %  {in_one_line(genre)}") for genre, share in prediction.ranked[: top or FEW]
@@ -203,10 +203,10 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def _print_json(judged: Judged, genres: Sequence[str], top: int | None) -> None:
+def _print_json(predictions: Predictions, genres: Sequence[str], top: int | None) -> None:
     """A list of objects, one a file."""
     separator = "["
-    for path, prediction in judged:
+    for path, prediction in predictions:
         print(separator, json.dumps(_plain(path, prediction, top)), sep="\n", end="")
         separator = ","
     print("\n]" if separator == "," else "[]")
@@ -226,11 +226,11 @@ def _plain(path: Path, prediction: "Prediction", top: int | None) -> dict[str, o
     }
 
 
-def _print_csv(judged: Judged, genres: Sequence[str], top: int | None) -> None:
+def _print_csv(predictions: Predictions, genres: Sequence[str], top: int | None) -> None:
     """A row a file with the probabilities of all genres, then a row for each of its windows with the votes."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "part", "start", "end", "predicted", *(f"p({genre})" for genre in genres)])
-    for path, prediction in judged:
+    for path, prediction in predictions:
         file = str(path).encode(errors="backslashreplace").decode()  # names need not be valid UTF-8
         writer.writerow([file, "file", 0.0, prediction.seconds, prediction.genre, *prediction.probabilities.tolist()])
         for start, end, shares in _windows(prediction):
@@ -242,7 +242,7 @@ def _windows(prediction: "Prediction") -> Iterator[tuple[float, float, list[floa
     return zip(*columns, strict=True)
 
 
-FORMATS: dict[str, Callable[[Judged, Sequence[str], int | None], None]] = {
+FORMATS: dict[str, Callable[[Predictions, Sequence[str], int | None], None]] = {
     "table": _print_table,
     "json": _print_json,
     "csv": _print_csv,

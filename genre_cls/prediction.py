@@ -18,7 +18,7 @@ LONGEST = 12.0  # h, no piece of music and few recordings are longer
 
 # What is said of a clip `(n_samples,)`: starts and ends of its windows `(n_windows,)`, s from the clip's beginning, and
 # the vote on each `(n_windows, n_genres)`.
-Judge = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
+PredictClip = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A part of a file that is judged as one, to be looked at.
+    """A part of a file that is parts as one, to be looked at.
 
     Args:
         waveform: `(n_samples,)`, mono, full scale at +-1.
@@ -163,46 +163,52 @@ class Classifier(Protocol):
         """Name of the dataset that it has learned from."""
 
     def predict(self, path: str | Path) -> Prediction:
-        """Judge one audio file."""
+        """Classify one audio file."""
 
 
-def listen(
-    path: Path, genres: tuple[str, ...], judge: Judge, *, sample_rate: int, longest: float, temperature: float
+def predict_file(
+    path: Path,
+    genres: tuple[str, ...],
+    predict_clip: PredictClip,
+    *,
+    sample_rate: int,
+    longest: float,
+    temperature: float,
 ) -> Prediction:
-    """Judge one audio file, part by part.
+    """Classify one audio file, part by part.
 
     Args:
         path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
             `audio.SHORTEST` to `LONGEST`.
-        genres: names in the order of the judge's columns.
-        judge: says of a clip which windows it has and what is heard in them.
-        sample_rate: that the judge takes, Hz.
-        longest: clip that the judge takes, s; a longer file is cut into the fewest equal clips that are not longer.
+        genres: names in the order of the columns.
+        predict_clip: says of a clip which windows it has and what is heard in them.
+        sample_rate: that it takes, Hz.
+        longest: clip that it takes, s; a longer file is cut into the fewest equal clips that are not longer.
         temperature: of what is said of the file.
 
     Raises:
         UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout); the
             message is the reason, without the path.
     """
-    judged, seconds, reason = [], 0.0, "has no samples"
+    parts, seconds, reason = [], 0.0, "has no samples"
     if (hours := duration(path) / 3600) > LONGEST:
         raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
     for waveform in segments(path, sample_rate, longest):
         if not (reason := no_music(waveform, sample_rate)):
-            starts, ends, windows = judge(waveform)
-            judged.append((seconds + starts, seconds + ends, windows))
+            starts, ends, windows = predict_clip(waveform)
+            parts.append((seconds + starts, seconds + ends, windows))
         seconds += len(waveform) / sample_rate
-    if not judged:
+    if not parts:
         raise refusal(path, reason)
-    starts, ends, windows = (np.concatenate(part) for part in zip(*judged, strict=True))
+    starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Prediction(genres, seconds, starts, ends, windows, temperature)
 
 
-def first_clip(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:
-    """The first of the clips that `listen` judges, as a waveform `(n_samples,)`.
+def first_waveform(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:
+    """The first of the clips that `predict_file` judges, as a waveform `(n_samples,)`.
 
     Raises:
-        UnreadableAudio: the file, or this part of it, cannot be judged.
+        UnreadableAudio: the file, or this part of it, cannot be parts.
     """
     waveform = next(segments(path, sample_rate, longest), np.zeros(0, np.float32))
     if reason := no_music(waveform, sample_rate):
@@ -216,5 +222,5 @@ def is_onnx(path: str | Path) -> bool:
 
 
 def longest_clip(window: float) -> float:
-    """How long a clip may be that is judged as one, s, for a model that hears windows of so many s."""
+    """How long a clip may be that is parts as one, s, for a model that hears windows of so many s."""
     return max(SEGMENT, 2 * window)

@@ -14,8 +14,8 @@ from rich.console import Console
 from genre_cls import database
 from genre_cls.commands import check_command_line, one_line_errors
 from genre_cls.errors import UserError
+from genre_cls.files import atomic_write, expanduser, make_folder
 from genre_cls.settings import CONF, check
-from genre_cls.whole import atomic_write, expanduser, make_folder
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
@@ -61,7 +61,7 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
     from genre_cls.tracking import Tracker
 
     tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
-    with tracker.failures_told():
+    with tracker.failures_in_one_line():
         found = tracker.newest(cfg.tracking.experiment, sweep=sweep)
         if found:
             _write(cfg, tracker, found)
@@ -95,7 +95,7 @@ def _report(found: "Comparison", rope: float) -> "Report":
 
     return Report(
         title="Which features and which CNN classify music genres best?",
-        dataset=_judged_on(found),
+        dataset=_evaluated_on(found),
         notes=tuple(filter(None, (found.tags.get(NOTE), of_several_codes(found.results)))),
         results=found.results,
         means=found.means,
@@ -107,7 +107,7 @@ def _report(found: "Comparison", rope: float) -> "Report":
     )
 
 
-def _judged_on(found: "Comparison") -> str:
+def _evaluated_on(found: "Comparison") -> str:
     most = max(found.results, key=lambda result: len(result.tracks.track_ids))  # one may lack folds
     judged = f"{len(most.tracks.track_ids)} judged tracks in {len(most.genres)} genres"
     return f"{found.tags['dataset']}, {judged}, folds={found.tags['folds']}"

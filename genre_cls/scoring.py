@@ -45,7 +45,7 @@ def _means(rows: Floats, places: Ints) -> Floats:
     return sums / np.bincount(places)[:, None]
 
 
-def voted(probabilities: Sequence[Floats]) -> Floats:
+def ensemble_probabilities(probabilities: Sequence[Floats]) -> Floats:
     """What several models say together: the softmax of their mean logits, surer than the mean of what each says.
 
     Args:
@@ -57,7 +57,7 @@ def voted(probabilities: Sequence[Floats]) -> Floats:
     return np.asarray(softmax(np.mean([logits_of(own) for own in probabilities], axis=0), axis=1))
 
 
-class _Judged:
+class _Predicted:
     """Tracks with their true genres and what is said of them."""
 
     labels: Ints
@@ -75,7 +75,7 @@ class _Judged:
 
 
 @dataclass(frozen=True)
-class FoldResult(_Judged):
+class FoldResult(_Predicted):
     """What one trained fold leaves behind; every figure and score derives from it.
 
     Args:
@@ -138,7 +138,7 @@ class GenreScores:
 
 
 @dataclass(frozen=True)
-class TrackPredictions(_Judged):
+class TrackPredictions(_Predicted):
     """What one configuration says of every track, in the order of their ids.
 
     Args:
@@ -241,7 +241,7 @@ class ConfigResult:
         return float(np.mean([len(fold.labels) / fold.n_train for fold in self.folds]))
 
     @property
-    def one_test(self) -> bool:
+    def single_test_set(self) -> bool:
         """Whether all folds judge the same tracks, as several trainings on a published split do."""
         return len(self.folds) > 1 and len({fold.track_ids for fold in self.folds}) == 1
 
@@ -262,8 +262,8 @@ class ConfigResult:
             pseudo_values: the values that join these.
             step: by how much two values differ at least, if they do.
         """
-        if len(values) == 1 or self.one_test:
-            groups = self._groups_judged_by_all
+        if len(values) == 1 or self.single_test_set:
+            groups = self._test_groups
             found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
             in_order = groups[np.argsort(self.folds[0].track_ids)]  # of ids, as `of_tracks`
             return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
@@ -272,12 +272,12 @@ class ConfigResult:
         return with_error_floor(found, of_tracks, pseudo_values, least.error)
 
     @property
-    def knows_groups(self) -> bool:
+    def has_groups(self) -> bool:
         """Whether it is known which of the judged tracks share an artist or a recording."""
         return any(fold.groups for fold in self.folds)
 
     @property
-    def _groups_judged_by_all(self) -> Ints:
+    def _test_groups(self) -> Ints:
         """Number of the group, from 0, of each track of a fold, where all folds judge the same `(n_tracks,)`."""
         known = (fold.groups for fold in self.folds if fold.groups)
         numbers = next(known, range(len(self.folds[0].labels)))
@@ -290,7 +290,7 @@ class ConfigResult:
         for score in self.folds[0].scores:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std}
-            if score == "accuracy" or (len(self.folds) > 1 and not self.one_test):  # else its error is unknown
+            if score == "accuracy" or (len(self.folds) > 1 and not self.single_test_set):  # else its error is unknown
                 low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
                 figures |= {f"{score}_low": low, f"{score}_high": high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}

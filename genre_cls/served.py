@@ -27,7 +27,7 @@ class ServedGenres(PythonModel):
         self._classifier = GenreClassifier.load(context.artifacts[MODEL])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """Judge audio files.
+        """Classify audio files.
 
         Args:
             context: unused.
@@ -40,9 +40,9 @@ class ServedGenres(PythonModel):
         Raises:
             MlflowException: a file cannot be judged; the server answers with code 400 and the reason.
         """
-        return pd.DataFrame([self._judge(place, audio) for place, audio in enumerate(model_input[INPUT])])
+        return pd.DataFrame([self._predict_one(place, audio) for place, audio in enumerate(model_input[INPUT])])
 
-    def _judge(self, place: int, audio: bytes) -> dict[str, str | float]:
+    def _predict_one(self, place: int, audio: bytes) -> dict[str, str | float]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "audio"
             path.write_bytes(audio)

@@ -25,20 +25,20 @@ class Number:
 
     low: float
     high: float = math.inf
-    whole: bool = False
+    integer: bool = False
     optional: bool = False
 
     def allows(self, value: object) -> bool:
         """Whether a value is one of them."""
         if value is None:
             return self.optional
-        kinds = (int,) if self.whole else (int, float)
+        kinds = (int,) if self.integer else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool):
             return False
         return self.low <= value <= self.high and value < math.inf
 
     def __str__(self) -> str:
-        kind = ("null or " if self.optional else "") + ("a whole number" if self.whole else "a number")
+        kind = ("null or " if self.optional else "") + ("a whole number" if self.integer else "a number")
         if self.high == math.inf:
             return f"{kind}, at least {self.low:g}"
         return f"{kind} from {self.low:g} to {self.high:g}"
@@ -95,7 +95,7 @@ class Switch:
 
 def at_least(low: int) -> Number:
     """Whole numbers from `low` on."""
-    return Number(low, whole=True)
+    return Number(low, integer=True)
 
 
 GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
@@ -111,7 +111,7 @@ ARGUMENTS = (
 )
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
-SEED = Number(0, 1e9, whole=True)  # random generators stop at 2³²
+SEED = Number(0, 1e9, integer=True)  # random generators stop at 2³²
 RULES: Mapping[str, Number | Text | Several | Switch] = {
     "batch_size": at_least(2),  # batch normalisation needs two
     "seed": SEED,
@@ -119,7 +119,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "drop_faults": Switch(),
     "shuffle_genres": Switch(),
     "force": Switch(),
-    "fold": Number(0, whole=True, optional=True),
+    "fold": Number(0, integer=True, optional=True),
     "inside": Switch(),
     "alone": Switch(),
     "skip_impossible": Switch(),
@@ -130,13 +130,13 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "dataset.cache_dir": Text(),
     "dataset.tracks_per_genre": at_least(2),
     "dataset.seconds": Number(1, 600),
-    "dataset.sample_rate": Number(8000, 192000, whole=True),
+    "dataset.sample_rate": Number(8000, 192000, integer=True),
     "dataset.crossover": SHARE,
     "dataset.seed": SEED,
     "features._target_": Text(("genre_cls.features.FeatureSpec",)),
     "features.kind": Text(("mel", "mfcc")),
-    "features.sample_rate": Number(1000, 192000, whole=True),
-    "features.n_fft": Number(16, 65536, whole=True),
+    "features.sample_rate": Number(1000, 192000, integer=True),
+    "features.n_fft": Number(16, 65536, integer=True),
     "features.hop_length": at_least(1),
     "features.n_mels": at_least(1),
     "features.n_mfcc": at_least(1),

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError
-from genre_cls.whole import atomic_write, disk_failure, expanduser, sync
+from genre_cls.files import atomic_write, disk_failure, expanduser, sync
 
 SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
 

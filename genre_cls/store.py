@@ -30,9 +30,9 @@ from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
 from genre_cls.errors import UserError, system_reason
 from genre_cls.features import FeatureSpec
+from genre_cls.files import atomic_write, expanduser
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
-from genre_cls.whole import atomic_write, expanduser
 
 CHANGED = "changed while it was read; the next start reads it anew"
 TOO_MANY = "as a process may map so many files and no more; sudo sysctl vm.max_map_count=1000000 allows more"

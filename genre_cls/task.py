@@ -11,16 +11,16 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.catalogue import Catalogue, Track, groups, recordings
+from genre_cls.catalogue import Catalogue, Track, artist_groups, recordings
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import program
 from genre_cls.features import FeatureSpec
+from genre_cls.files import expanduser, make_folder
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
 from genre_cls.settings import CONF
 from genre_cls.store import Features, FeatureStore
-from genre_cls.whole import expanduser, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Task:
         features: of those that can be read.
         labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
         folds: who teaches and who judges.
-        mine: those of the folds that the present job trains.
-        together: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
+        to_train: those of the folds that the present job trains.
+        groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
         repetitions: tracks that sound like one recording, where the split had to know.
         note: what every figure has to say of the data, if anything.
     """
@@ -47,8 +47,8 @@ class Task:
     features: Features
     labels: Indices
     folds: Sequence[Fold]
-    mine: Sequence[Fold]
-    together: Indices | None
+    to_train: Sequence[Fold]
+    groups: Indices | None
     repetitions: Sequence[Duplicate]
     note: str
 
@@ -138,11 +138,11 @@ def _load(cfg: DictConfig) -> Task:
         raise UserError(f"genre {min(unheard)}: none of its tracks can be read; repair them, or remove its folder")
     unknown = np.array([track.artist is None for track in tracks])
     repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
-    together = groups(tracks, [*_same_files(features), *((pair.first, pair.second) for pair in repetitions)])
-    folds = _folds(cfg, genres, together, [track.part for track in tracks])
+    groups = artist_groups(tracks, [*_same_files(features), *((pair.first, pair.second) for pair in repetitions)])
+    folds = _folds(cfg, genres, groups, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
-    mine = [folds[cfg.fold]] if is_part(cfg) else folds
-    return Task(catalogue, features, labels, folds, mine, together, repetitions, _note(cfg, catalogue))
+    to_train = [folds[cfg.fold]] if is_part(cfg) else folds
+    return Task(catalogue, features, labels, folds, to_train, groups, repetitions, _note(cfg, catalogue))
 
 
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
@@ -161,11 +161,11 @@ def _same_files(features: Features) -> list[tuple[int, int]]:
     return [(first.setdefault(entry, place), place) for place, entry in enumerate(features.entries)]
 
 
-def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
+def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
     stopping = cfg.recipe.early_stopping
     split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
     _check_arguments(split)
-    folds: list[Fold] = split(genres, together, parts)
+    folds: list[Fold] = split(genres, groups, parts)
     if cfg.fold is None:
         if cfg.inside:
             raise UserError("inside=true: needs the fold inside of which settings are chosen, such as fold=0")
@@ -179,7 +179,7 @@ def _folds(cfg: DictConfig, genres: Sequence[str], together: Indices | None, par
     fold = folds[cfg.fold]
     if not cfg.inside:
         return [fold]
-    return within(np.sort(np.concatenate([fold.train, fold.val])), _one_fewer(split), genres, together, parts)
+    return within(np.sort(np.concatenate([fold.train, fold.val])), _one_fewer(split), genres, groups, parts)
 
 
 def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":

@@ -27,9 +27,9 @@ from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
 from genre_cls.connection import connect, store_uri
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.files import disk_failure, expanduser, sync
 from genre_cls.locks import locked
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
-from genre_cls.whole import disk_failure, expanduser, sync
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class Tracker:
                     pass
 
     @contextmanager
-    def failures_told(self) -> Iterator[None]:
+    def failures_in_one_line(self) -> Iterator[None]:
         """Tell in one line what the store, not the program, has failed in.
 
         Raises:
@@ -243,10 +243,10 @@ class Tracker:
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
-        folds = [fold for child in self._children(newest) if (fold := self._whole(child))]
+        folds = [fold for child in self._children(newest) if (fold := self._complete_fold(child))]
         return Earlier(experiment_id, newest.info.run_id, _by_index(folds), newest.info.status == "FINISHED")
 
-    def _whole(self, child: Run) -> FoldResult | None:
+    def _complete_fold(self, child: Run) -> FoldResult | None:
         """A fold from its run, which is closed as FAILED if somebody has damaged it."""
         try:
             fold = self._fold(child)
@@ -346,9 +346,9 @@ class Tracker:
         Raises:
             UserError: there is no such run, it is none of these, or a file is no longer there.
         """
-        with self._run_told(run_id):
+        with self._run_failures_in_one_line(run_id):
             folds = self._folds(run_id)
-        with self._run_told(run_id, "if it was deleted, its training with force=true makes it anew"):
+        with self._run_failures_in_one_line(run_id, "if it was deleted, its training with force=true makes it anew"):
             return [self._file(fold, "model.safetensors") for fold in folds]
 
     def temperature(self, run_id: str) -> float:
@@ -360,7 +360,7 @@ class Tracker:
         Raises:
             UserError: there is no such run, or a file is no longer there or damaged.
         """
-        with self._run_told(run_id):
+        with self._run_failures_in_one_line(run_id):
             parent = self._parent(run_id)
             if "temperature" in parent.data.metrics:
                 return float(parent.data.metrics["temperature"])
@@ -368,7 +368,7 @@ class Tracker:
             folds = _by_index([self._fold(fold) for fold in self._children(parent)])
             return ConfigResult({}, folds, 0).temperature if folds else 1.0
 
-    def judged(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
+    def predictions_of(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
         """What a run has said of the tracks that it was judged by, and, once all are, what is known of each, by its id.
 
         Args:
@@ -377,7 +377,7 @@ class Tracker:
         Raises:
             UserError: there is no such run, it is none of these, or a file is no longer there or damaged.
         """
-        with self._run_told(run_id):
+        with self._run_failures_in_one_line(run_id):
             folds = self._folds(run_id)
             parent = self._parent(run_id)
             whole = parent.info.status == "FINISHED"  # before, nothing is logged of the tracks
@@ -404,7 +404,7 @@ class Tracker:
         return self._client.get_run(run.data.tags[PARENT]) if PARENT in run.data.tags else run
 
     @contextmanager
-    def _run_told(self, run_id: str, *hints: str) -> Iterator[None]:
+    def _run_failures_in_one_line(self, run_id: str, *hints: str) -> Iterator[None]:
         """Tell in one line what is wrong with a run, and what may help."""
         try:
             yield
@@ -421,7 +421,7 @@ class Tracker:
         """What the same configuration last scored by the same code on the same dataset under other splits."""
         others = naming.under_other_splits(run, parents)
         loaded = {folds: (other, self._load(other, naming.named(other))) for folds, other in others.items()}
-        return {folds: found[0] for folds, (other, found) in loaded.items() if found and _is_whole(other, found[0])}
+        return {folds: found[0] for folds, (other, found) in loaded.items() if found and _is_complete(other, found[0])}
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
@@ -536,7 +536,7 @@ def _changed(run: Run, figures: Mapping[str, float]) -> list[str]:
     return [name for name, value in logged.items() if not np.isclose(value, figures[name])]
 
 
-def _is_whole(run: Run, result: ConfigResult) -> bool:
+def _is_complete(run: Run, result: ConfigResult) -> bool:
     """Whether all folds of a run are there still: what they took adds up to what was logged."""
     seconds = sum(fold.seconds for fold in result.folds)
     return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))

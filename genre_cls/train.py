@@ -43,7 +43,7 @@ def main() -> None:
     with one_line_errors(AGAIN), stopped_by_failure():
         check_command_line(sys.argv[1:])
         try:
-            judge_one()
+            evaluate_one()
         except Exception:
             with suppress(UserError):  # of a store that is away, say, which is told already
                 Sweep.finish(complete=False)  # what did finish is worth one all the same
@@ -52,15 +52,15 @@ def main() -> None:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def judge_one(cfg: DictConfig) -> float:
+def evaluate_one(cfg: DictConfig) -> float:
     """One job of Hydra's: judge one configuration, give its mean accuracy to the sweeper."""
-    from genre_cls.experiment import judge
+    from genre_cls.experiment import evaluate
     from genre_cls.identity import identify
 
     if parent_process():  # in a launcher's worker, which would train on if the command were killed
         end_with(os.getppid())
     check(cfg)
-    return judge(cfg, identify(cfg, HydraConfig.get()))
+    return evaluate(cfg, identify(cfg, HydraConfig.get()))
 
 
 class Sweep(Callback):
@@ -125,19 +125,19 @@ class Sweep(Callback):
         write_newest(config, sweep=command_id)
         best, cls._best = cls._best, {}
         for _, winner in best.values() if complete else ():
-            _judge_winner(winner)
+            _evaluate_winner(winner)
 
 
-def _judge_winner(config: DictConfig) -> None:
+def _evaluate_winner(config: DictConfig) -> None:
     """Train a search's winner on all that chose it, and judge it by the fold that has not been looked at."""
-    from genre_cls.experiment import judge
+    from genre_cls.experiment import evaluate
     from genre_cls.identity import identify
 
     log.info("chosen inside of fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
     log.info("tested on fold=%d, which was not used for selection:", config.fold)
     cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True
-    judge(cfg, identify(cfg, config.hydra))
+    evaluate(cfg, identify(cfg, config.hydra))
 
 
 def _name_command() -> str:

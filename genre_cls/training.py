@@ -24,7 +24,7 @@ from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.views import seen, standardised
+from genre_cls.views import standardised, view_of
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ class Member:
 
 
 @contextmanager
-def _shortage_told() -> Iterator[None]:
+def _shortage_in_one_line() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(f"the GPU's memory is too small for this; {LESS}") from error
 
 
-@_shortage_told()
+@_shortage_in_one_line()
 def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     """Train a fresh model on a fold and let it judge the held-out tracks."""
     from pytorch_lightning import seed_everything
@@ -112,11 +112,11 @@ def _fit_kernel_machine(data: "FoldData", n_genres: int) -> Learned:
     view, cover = data.windowing.view, data.cover(np.union1d(data.fold.train, data.fold.val))
     some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MAX_WINDOWS)).astype(int)]
     with torch.inference_mode():
-        windows = [(seen(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
+        windows = [(view_of(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
         mean, deviation = mean_and_deviation_per_value(statistics)
         machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
-        judged = (seen(features, view).cpu() for features, _ in data.predict_dataloader())
+        judged = (view_of(features, view).cpu() for features, _ in data.predict_dataloader())
         said = [machine(standardised(values, mean, deviation)) for values in judged]
     learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
     predictions = data.predictions(torch.cat(said).double().softmax(dim=1).numpy())
@@ -155,7 +155,7 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
 
 
 def _silence(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:
-    return seen(torch.zeros(2, 1, spec.n_bins, n_frames), view)
+    return view_of(torch.zeros(2, 1, spec.n_bins, n_frames), view)
 
 
 def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -> None:

@@ -18,7 +18,7 @@ QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
 
 
 def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """What is `seen`, each value with zero mean and unit variance, float32, channels last.
+    """What is `view_of`, each value with zero mean and unit variance, float32, channels last.
 
     Args:
         values: of windows in a view.
@@ -28,7 +28,7 @@ def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     return ((values.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
-def seen(features: Tensor, view: str) -> Tensor:
+def view_of(features: Tensor, view: str) -> Tensor:
     """What there is to see in windows, before it is `standardised`.
 
     Of the levelled view, the clip's mean spectrum has been taken away before.

@@ -15,7 +15,7 @@ from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
 from genre_cls.models import device_of
 from genre_cls.progress import progress_bar
-from genre_cls.scoring import Curves, FoldResult, voted
+from genre_cls.scoring import Curves, FoldResult, ensemble_probabilities
 from genre_cls.task import Task
 from genre_cls.training import Member, train_member
 
@@ -54,7 +54,7 @@ class Trainings:
         """
         in_turn = (train_member(self.cfg, self.task, *model) for model in self.models)
         trained = workers.results(self.calls) if self.calls else in_turn
-        folds = _voted(self.task, trained, self.n_members)
+        folds = _complete_folds(self.task, trained, self.n_members)
         yield from progress_bar(folds, title, total=len(self.models) // self.n_members)
 
     @property
@@ -86,7 +86,7 @@ def _room_on_gpu(task: Task) -> int:
     return max(1, int(memory / (MODEL + max(TRACKS, tracks))))
 
 
-def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
+def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
     """Bring the members of each fold together, in whatever order they come."""
     waiting: dict[int, list[Member]] = {}
     for member in trained:
@@ -99,7 +99,7 @@ def _voted(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tu
 
 def _result(task: Task, members: Sequence[Member]) -> FoldResult:
     fold = members[0].fold
-    probabilities = voted([member.windows.probabilities for member in members])
+    probabilities = ensemble_probabilities([member.windows.probabilities for member in members])
     windows = replace(members[0].windows, probabilities=probabilities)
     return FoldResult(
         index=fold.index,
@@ -111,7 +111,7 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         n_train=len(fold.train),
         seconds=sum(member.seconds for member in members),
         windows=windows,
-        groups=None if task.together is None else tuple(task.together[fold.test].tolist()),
+        groups=None if task.groups is None else tuple(task.groups[fold.test].tolist()),
     )
 
 

@@ -62,7 +62,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str 
     if (purpose, size) not in _pools:
         if any(purpose == other for other, _ in _pools):
             stop()
-        threading.excepthook = _told
+        threading.excepthook = _report_failure
         _pools[purpose, size] = ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
     try:
         with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
@@ -137,7 +137,7 @@ def _shut_down(pool: ProcessPoolExecutor) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def _told(failure: threading.ExceptHookArgs) -> None:
+def _report_failure(failure: threading.ExceptHookArgs) -> None:
     """Say nothing of calls that were given up before their workers ended: a pool of Python 3.11 fails over them."""
     if failure.exc_type is not InvalidStateError:
         threading.__excepthook__(failure)

@@ -14,7 +14,7 @@ from genre_cls.features import FeatureSpec, extract
 from genre_cls.kernel import KernelMachine
 from genre_cls.modelfile import Network, SavedModel, Usage
 from genre_cls.models import GenreCNN
-from genre_cls.views import seen, shape_of, standardised
+from genre_cls.views import shape_of, standardised, view_of
 from genre_cls.windows import VIEWS, is_of_statistics, repeat_to, treatment
 
 GENRES = ("hiss & noise", "tones, pure", "else")
@@ -53,7 +53,7 @@ def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
     clips = [extract(sound(1, 9 * seed + n, spec.sample_rate), [spec])[0] for n in range(9)]
     windows = torch.stack([torch.from_numpy(repeat_to(clip, 20)[None, :, :20]).float() for clip in clips])
     mean, deviation = torch.zeros(shape_of(view, spec.n_bins)), torch.full(shape_of(view, spec.n_bins), 15.0)
-    values = standardised(seen(windows, view), mean, deviation).flatten(1)
+    values = standardised(view_of(windows, view), mean, deviation).flatten(1)
     network = Network(KernelMachine.fitted(values, torch.arange(9) % len(GENRES), len(GENRES)), spec.n_bins, view)
     network.mean, network.deviation = mean, deviation
     return network.eval()

@@ -23,7 +23,7 @@ import soundfile
 from networks import SPECS, a_classifier, music
 
 from genre_cls import GenreClassifier, __main__, app
-from genre_cls.app import Desk
+from genre_cls.app import Controller
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
 
@@ -83,7 +83,7 @@ def client(page: Page) -> Any:
 @pytest.fixture
 def judged(client: Any) -> Callable[[Path], Any]:
     """What the page says of an upload: genres, genres over time, tracks alike, sound, genre, evidence."""
-    return lambda path: client.predict(gradio_client.handle_file(str(path)), api_name="/judge")
+    return lambda path: client.predict(gradio_client.handle_file(str(path)), api_name="/classify")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_an_upload_is_shown_with_its_genres_over_time_and_the_tracks_that_it_is_
     said, over_time, alike, sound, genre, evidence = judged(noise(tmp_path / "a.wav"))
     assert genre == said["label"] == GENRES[0] and evidence is None
     assert all(picture["plot"].startswith("data:image/") for picture in (over_time, sound))
-    assert alike["headers"] == app.COLUMNS and len(alike["data"]) == app.N_ALIKE
+    assert alike["headers"] == app.COLUMNS and len(alike["data"]) == app.N_SIMILAR
     shares = [int(row[0].removesuffix(" %")) for row in alike["data"]]
     assert shares == sorted(shares, reverse=True) and shares[0] > 50
     assert {row[1].split("/")[0] for row in alike["data"][:3]} == {row[2] for row in alike["data"][:3]} == {GENRES[0]}
@@ -132,8 +132,8 @@ def test_an_upload_is_shown_with_its_genres_over_time_and_the_tracks_that_it_is_
     ],
 )
 def test_the_page_says_what_classifies_and_what_it_was_trained_on(n: int, dataset: str, told: str) -> None:
-    desk = SimpleNamespace(classifier=SimpleNamespace(n_networks=n, dataset=dataset))
-    text = app._introduction(cast(Desk, desk))
+    controller = SimpleNamespace(classifier=SimpleNamespace(n_networks=n, dataset=dataset))
+    text = app._introduction(cast(Controller, controller))
     assert told in text and text.endswith("the file is deleted once classified.")
 
 
@@ -142,7 +142,7 @@ def test_what_speaks_for_a_genre_is_drawn_when_it_is_asked_for(client: Any, judg
     assert client.predict(GENRES[1], api_name="/explain")["plot"].startswith("data:image/")
 
 
-def test_what_cannot_be_judged_is_told_in_a_sentence_and_the_page_lives_on(
+def test_what_cannot_be_judged_is_reported_in_a_sentence_and_the_page_lives_on(
     page: Page, judged: Any, told: Told, tmp_path: Path
 ) -> None:
     (tmp_path / "diary.wav").write_text("Dear diary")
@@ -190,10 +190,10 @@ def test_a_file_that_was_not_uploaded_is_neither_read_nor_deleted(page: Page, tm
     own = noise(tmp_path / "own.wav")
     asked = {"data": [{"path": str(own), "meta": {"_type": "gradio.FileData"}}]}
     request = Request(
-        page.address + "gradio_api/call/judge", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        page.address + "gradio_api/call/classify", json.dumps(asked).encode(), {"Content-Type": "application/json"}
     )
     event = json.load(urlopen(request, timeout=30))["event_id"]
-    answer = page.get(f"gradio_api/call/judge/{event}").read()
+    answer = page.get(f"gradio_api/call/classify/{event}").read()
     assert answer.startswith(b"event: error") and b"confidence" not in answer and own.exists()
 
 
@@ -202,7 +202,7 @@ def test_names_of_files_are_no_html(told: Told, tmp_path: Path) -> None:
     assert "<" not in told(tmp_path / "<img src=x onerror=alert(1)>.wav")
     (tmp_path / "a & b.wav").touch()
     with pytest.raises(UserError, match=r"^<b>\.wav: no such file"):
-        Desk(a_classifier(SPECS["another rate"]), None, "nowhere").judge(str(tmp_path / "<b>.wav"))
+        Controller(a_classifier(SPECS["another rate"]), None, "nowhere").classify(str(tmp_path / "<b>.wav"))
 
 
 def test_only_this_machine_is_served_and_only_by_its_own_name(page: Page) -> None:
@@ -239,20 +239,22 @@ def test_the_newest_report_is_shown_where_no_script_runs(client: Any) -> None:
 
 
 def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
-    desk = Desk(a_classifier(SPECS["another rate"]), None, str(tmp_path / "<no> store"))
-    assert "No report in " in desk.results() and "<no>" not in desk.results() and not list(tmp_path.iterdir())
+    controller = Controller(a_classifier(SPECS["another rate"]), None, str(tmp_path / "<no> store"))
+    assert (
+        "No report in " in controller.results() and "<no>" not in controller.results() and not list(tmp_path.iterdir())
+    )
     upload = noise(tmp_path / "a.wav")
-    assert desk.judge(str(upload))[2] == [] and not upload.exists()
+    assert controller.classify(str(upload))[2] == [] and not upload.exists()
     with pytest.raises(UserError, match="no file has come"):
-        desk.judge(None)
+        controller.classify(None)
     with pytest.raises(UserError, match="nothing to explain"):
-        desk.explain(None, "else")
+        controller.explain(None, "else")
 
 
 def test_a_file_that_begins_with_a_minute_of_silence_is_judged_without_a_picture(tmp_path: Path) -> None:
     sound = np.append(np.zeros(60 * 8000), np.random.default_rng(0).normal(0, 0.2, 60 * 8000))
     soundfile.write(tmp_path / "a.wav", sound, 8000)
-    ranked, _, _, sound, heard, _, _ = Desk(a_classifier(SPECS["another rate"]), None, "").judge(
+    ranked, _, _, sound, heard, _, _ = Controller(a_classifier(SPECS["another rate"]), None, "").classify(
         str(tmp_path / "a.wav")
     )
     assert sum(ranked.values()) == pytest.approx(1) and sound is heard is None
@@ -270,7 +272,7 @@ def test_a_file_that_begins_with_a_minute_of_silence_is_judged_without_a_picture
         (("--model", "worst"), "model worst: no such file"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line(
+def test_a_wrong_command_is_reported_in_one_line(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reason: str
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # put back at the end
@@ -280,7 +282,7 @@ def test_a_wrong_command_is_told_in_one_line(
     assert done.code == 2 and line.startswith("error: ") and reason in line and not list(done.folder.iterdir())
 
 
-def test_a_port_that_is_taken_is_told_at_once(command: Callable[..., Any], page: Page) -> None:
+def test_a_port_that_is_taken_is_reported_at_once(command: Callable[..., Any], page: Page) -> None:
     done = command(app.main, "--port", str(page.port))
     assert done.code == 2 and done.err == f"error: 127.0.0.1:{page.port}: address already in use; " + (
         "choose another --port or --host\n"

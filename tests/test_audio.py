@@ -282,7 +282,7 @@ def test_blocks_of_a_thousand_channels_are_small(tmp_path: Path) -> None:
     assert decode(tmp_path / "a.wav", 22050) == pytest.approx(channels.mean(axis=1), abs=1e-6)
 
 
-def test_the_length_of_a_file_is_told_without_decoding_it(tmp_path: Path) -> None:
+def test_the_length_of_a_file_is_reported_without_decoding_it(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(440, 8000, 2.5), 8000)
     assert duration(tmp_path / "a.wav") == 2.5
 

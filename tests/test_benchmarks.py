@@ -150,7 +150,7 @@ def test_networks_that_are_not_the_same_are_not_compared(script: Callable[..., M
         benchmark.check_same_network({"Keras": 6, "genre_cls": 5})
 
 
-def test_the_growth_of_each_cost_is_told_and_drawn(script: Callable[..., ModuleType], tmp_path: Path) -> None:
+def test_the_growth_of_each_cost_is_reported_and_drawn(script: Callable[..., ModuleType], tmp_path: Path) -> None:
     benchmark = script("scale")
     sets = [(n_tracks, cost, {**cost, "features": 0.1}) for n_tracks, cost in SETS]
     assert benchmark.growth(sets).startswith(
@@ -216,7 +216,7 @@ def test_sets_of_growing_size_are_started_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wall_time_of_a_grid_is_told_by_phase() -> None:
+def test_the_wall_time_of_a_grid_is_reported_by_phase() -> None:
     printed = run("grid", *TINY_GRID, "--workers", "1")
     found = rows(printed)
     phases = {"imports", "tracks and folds", "checks", "features", "training", "figures", "logging", "report"}

@@ -118,7 +118,7 @@ def test_a_genre_without_audio_stops_with_its_name(tmp_path: Path, emptied: bool
     assert str(tmp_path) in text
 
 
-def test_a_missing_gtzan_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
     for root in (None, ""):
         assert "dataset.root is not set" in told(partial(gtzan, root))
     assert f"{tmp_path}/typo: no such folder" in told(lambda: gtzan(f"{tmp_path}/typo"))
@@ -240,7 +240,7 @@ def test_every_file_is_one_track_with_an_id_of_its_own(
     assert ids(found) == sorted(ids(found))
 
 
-def test_too_little_in_a_folder_is_told(tmp_path: Path) -> None:
+def test_too_little_in_a_folder_is_reported(tmp_path: Path) -> None:
     for root in (None, ""):
         assert "dataset.root=FOLDER" in told(partial(folder, root))
     assert "no such folder" in told(lambda: folder(str(tmp_path / "typo")))
@@ -387,20 +387,20 @@ def test_tracks_of_one_artist_or_one_recording_are_one_group_also_through_others
         a_track("6", repeats="a track that is not here"),
         a_track("7", "1"),
     ]
-    numbers = catalogue.groups(tracks)
+    numbers = catalogue.artist_groups(tracks)
     assert numbers is not None
     assert len({*numbers[:3]}) == 1 and numbers[3] == numbers[4]
     assert len({*numbers}) == 4, "tracks 6 and 7 are groups of their own, whatever an artist is called"
 
 
 def test_copies_of_a_recording_that_is_not_here_itself_are_one_group() -> None:
-    numbers = catalogue.groups([a_track("1", "A"), a_track("2", repeats="0"), a_track("3", repeats="0")])
+    numbers = catalogue.artist_groups([a_track("1", "A"), a_track("2", repeats="0"), a_track("3", repeats="0")])
     assert numbers is not None and numbers[0] != numbers[1] == numbers[2]
 
 
 def test_an_artist_is_one_however_typed() -> None:
     names = ("Beyonc\u00e9", "Beyonce\u0301", "BEYONC\u00c9", " beyonc\u00e9 ", "Bjork")
-    numbers = catalogue.groups([a_track(str(place), name) for place, name in enumerate(names)])
+    numbers = catalogue.artist_groups([a_track(str(place), name) for place, name in enumerate(names)])
     assert numbers is not None and len(set(numbers[:4])) == 1 and len(set(numbers)) == 2
 
 
@@ -421,7 +421,7 @@ def test_an_artist_is_one_however_typed() -> None:
     ],
 )
 def test_a_joint_credit_is_of_the_group_of_each_artist_however_typed(credit: str, artist: str) -> None:
-    numbers = catalogue.groups([a_track("1", credit), a_track("2", artist), a_track("3", "Somebody Else")])
+    numbers = catalogue.artist_groups([a_track("1", credit), a_track("2", artist), a_track("3", "Somebody Else")])
     assert numbers is not None and numbers[0] == numbers[1] != numbers[2]
 
 
@@ -438,7 +438,7 @@ def test_a_joint_credit_is_of_the_group_of_each_artist_however_typed(credit: str
     ],
 )
 def test_artists_that_no_credit_joins_are_apart(credit: str, other: str) -> None:
-    numbers = catalogue.groups([a_track("1", credit), a_track("2", other)])
+    numbers = catalogue.artist_groups([a_track("1", credit), a_track("2", other)])
     assert numbers is not None and numbers[0] != numbers[1]
 
 
@@ -453,7 +453,7 @@ def test_no_group_has_an_artist_of_another(credits: list[tuple[list[str], str, b
         a_track(str(place), (joint.join(names).upper().replace(".", "") if loud else joint.join(names)) or None)
         for place, (names, joint, loud) in enumerate(credits)
     ]
-    numbers = catalogue.groups(tracks)
+    numbers = catalogue.artist_groups(tracks)
     if numbers is None:
         assert not any(names for names, _, _ in credits)
         return
@@ -473,7 +473,7 @@ def test_no_group_has_an_artist_of_another(credits: list[tuple[list[str], str, b
 def test_gtzans_artists_stay_together_whatever_their_credits() -> None:
     rows = catalogue._gtzan_facts()
     tracks = [a_track(track, row["artist"] or None, row["repeats"] or None) for track, row in rows.items()]
-    numbers = catalogue.groups(tracks)
+    numbers = catalogue.artist_groups(tracks)
     assert numbers is not None
     of = dict(zip(rows, numbers.tolist(), strict=True))
     for joint, alone in {
@@ -496,12 +496,12 @@ def test_copies_of_one_recording_are_counted_whoever_plays() -> None:
 
 
 def test_pairs_that_were_found_join_groups() -> None:
-    numbers = catalogue.groups([a_track("1", "A"), a_track("2"), a_track("3", "A"), a_track("4")], [(0, 1)])
+    numbers = catalogue.artist_groups([a_track("1", "A"), a_track("2"), a_track("3", "A"), a_track("4")], [(0, 1)])
     assert numbers is not None and len({*numbers[:3]}) == 1 and numbers[3] != numbers[0]
 
 
 def test_without_a_known_artist_there_are_no_groups() -> None:
-    assert catalogue.groups([a_track("1"), a_track("2", repeats="1")]) is None
+    assert catalogue.artist_groups([a_track("1"), a_track("2", repeats="1")]) is None
 
 
 def test_what_is_known_of_gtzan_is_complete_and_points_to_itself() -> None:
@@ -570,14 +570,14 @@ def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: P
 
 
 @pytest.mark.parametrize("word", ["no", "2", "-"])
-def test_metadata_that_leaves_out_perhaps_is_told(tmp_path: Path, word: str) -> None:
+def test_metadata_that_leaves_out_perhaps_is_reported(tmp_path: Path, word: str) -> None:
     for name in ("rock/a.wav", "jazz/c.wav"):
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text(f"path,exclude\nrock/a.wav,{word}\n")
     assert f"metadata.csv: exclude={word} of rock/a.wav: must be 1, 0 or empty" in told(lambda: folder(str(tmp_path)))
 
 
-def test_metadata_of_no_track_is_told_since_its_artist_would_be_lost(tmp_path: Path) -> None:
+def test_metadata_of_no_track_is_reported_since_its_artist_would_be_lost(tmp_path: Path) -> None:
     for name in ("rock/a.wav", "jazz/c.wav"):
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
@@ -585,7 +585,7 @@ def test_metadata_of_no_track_is_told_since_its_artist_would_be_lost(tmp_path: P
     assert note.startswith("metadata.csv: 1 path matches no track ('rock") and "rock/a.wav" in note
 
 
-def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> None:
+def test_a_genre_of_which_metadata_leaves_nothing_is_reported(tmp_path: Path) -> None:
     for name in ("rock/a.wav", "jazz/c.wav", "noise/d.wav"):
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
@@ -595,7 +595,7 @@ def test_a_genre_of_which_metadata_leaves_nothing_is_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])
-def test_a_metadata_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_metadata_file_that_is_none_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with a column path, and artist or exclude"):
         catalogue._metadata(tmp_path / "metadata.csv")
@@ -642,7 +642,7 @@ def test_metadata_that_would_lose_facts_are_refused(tmp_path: Path, rows: str, r
     assert reason in told(lambda: folder(str(tmp_path)))
 
 
-def test_a_name_that_is_not_utf8_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported_before_any_work(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "1.wav")
     bad = tmp_path / os.fsdecode(b"caf\xe9")
     try:

@@ -27,7 +27,7 @@ from genre_cls.calibration import tempered
 from genre_cls.errors import UserError
 from genre_cls.modelfile import serialised
 from genre_cls.models import arithmetic
-from genre_cls.scoring import voted
+from genre_cls.scoring import ensemble_probabilities
 
 GENRES = ("hiss & noise", "tones, pure")
 RATE = 22050
@@ -103,7 +103,9 @@ def test_a_configuration_is_its_folds_that_vote(trained: Any, tiny_music: Path) 
         folds = [load(trained, child.info.run_id).predict(track) for child in trained.children(parent)]
         together = load(trained, parent.info.run_id).predict(track)
         assert len(folds) == 2
-        np.testing.assert_allclose(together.windows, voted([fold.windows for fold in folds]), atol=1e-12)
+        np.testing.assert_allclose(
+            together.windows, ensemble_probabilities([fold.windows for fold in folds]), atol=1e-12
+        )
         temperature = parent.data.metrics["temperature"]
         assert temperature != 1 and [one.temperature for one in (together, *folds)] == pytest.approx([temperature] * 3)
         assert together.probabilities == pytest.approx(tempered(together.windows.mean(axis=0), temperature))
@@ -199,14 +201,16 @@ def test_a_model_predicts_in_the_arithmetic_that_it_was_judged_in_whatever_is_fa
         (".", "no .safetensors file in this folder"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_may_be_given(source: str, reason: str, tmp_path: Path, here: Path) -> None:
+def test_what_is_not_there_is_reported_with_what_may_be_given(
+    source: str, reason: str, tmp_path: Path, here: Path
+) -> None:
     with pytest.raises(UserError) as error:
         GenreClassifier.load(source, tracking=tmp_path)
     assert reason in str(error.value) and len(str(error.value).splitlines()) == 1
     assert not list(here.iterdir()) and not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_run_that_is_none_or_has_no_models_is_told(trained: Any, store_here: Path) -> None:
+def test_a_run_that_is_none_or_has_no_models_is_reported(trained: Any, store_here: Path) -> None:
     with pytest.raises(UserError, match=f"run {'0' * 32} in sqlite"):
         load(trained, "0" * 32)
     with pytest.raises(UserError, match="no configuration has finished"):

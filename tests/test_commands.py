@@ -124,7 +124,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "names"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_in_one_line_before_any_work(
+def test_a_mistake_is_reported_in_one_line_before_any_work(
     command: Command, on_music: tuple[str, ...], here: Path, arguments: list[str], names: list[str]
 ) -> None:
     on_this = on_music if "dataset=gtzan" not in arguments else ("seed=0",)
@@ -183,7 +183,7 @@ OWN = (
         (OWN.replace("torch.ones(2, 3)", "self.weights"), "Linear", "no attribute 'weights' ({room}.py, line 6)"),
     ],
 )
-def test_a_mistake_in_a_users_own_model_is_told_with_its_place(
+def test_a_mistake_in_a_users_own_model_is_reported_with_its_place(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     source: str, name: str, told: str,
 ) -> None:  # fmt: skip

@@ -17,7 +17,7 @@ from genre_cls.connection import connect, store_uri, ui_command
 from genre_cls.errors import UserError
 
 
-def test_a_server_that_is_away_is_told_by_the_systems_own_reason(tmp_path: Path) -> None:
+def test_a_server_that_is_away_is_reported_by_the_systems_own_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^tracking.uri=http://127.0.0.1:9: connection refused$"):
         connect("http://127.0.0.1:9", tmp_path)
 
@@ -39,14 +39,14 @@ NO_SERVERS = (
 
 
 @pytest.mark.parametrize("uri", NO_SERVERS)
-def test_a_server_that_is_none_is_told_at_once(uri: str, tmp_path: Path) -> None:
+def test_a_server_that_is_none_is_reported_at_once(uri: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri.replace('nobody@', '')}")):
         connect(uri, tmp_path)
     assert time.monotonic() - began < 15
 
 
-def test_no_password_of_an_address_is_told(tmp_path: Path) -> None:
+def test_no_password_of_an_address_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tracking\.uri=http://127\.0\.0\.1:9: ") as told:
         connect("http://me:secret@127.0.0.1:9", tmp_path)
     assert "secret" not in str(told.value) and "secret" not in ui_command("https://me:secret@server")
@@ -106,7 +106,7 @@ def test_a_folder_that_mlflow_would_take_for_another_is_refused(name: str, tmp_p
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_too_small_for_a_store_is_told_and_leaves_none(small_disk: Callable[..., Path]) -> None:
+def test_a_disk_that_is_too_small_for_a_store_is_reported_and_leaves_none(small_disk: Callable[..., Path]) -> None:
     folder = small_disk(400) / "mlruns"
     with pytest.raises(UserError, match=r"(?i)full.*make room") as told:
         connect("", folder)

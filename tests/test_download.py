@@ -306,7 +306,7 @@ def test_an_archive_that_is_whole_needs_no_network(archive: bytes, tmp_path: Pat
     assert is_whole(tmp_path)
 
 
-def test_who_waits_for_another_download_is_told(
+def test_who_waits_for_another_download_is_reported(
     archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
@@ -317,7 +317,7 @@ def test_who_waits_for_another_download_is_told(
     assert is_whole(tmp_path) and "the download: another process is working on it; waiting" in caplog.text
 
 
-def test_without_a_known_checksum_it_is_told_and_gzips_own_is_held_to(
+def test_without_a_known_checksum_it_is_reported_and_gzips_own_is_held_to(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -330,7 +330,7 @@ def test_without_a_known_checksum_it_is_told_and_gzips_own_is_held_to(
     assert content(tmp_path / "bad").keys() == {"download.lock"}
 
 
-def test_too_little_space_is_told_before_anything_is_fetched(
+def test_too_little_space_is_reported_before_anything_is_fetched(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 550_000))
@@ -339,7 +339,7 @@ def test_too_little_space_is_told_before_anything_is_fetched(
     assert not (tmp_path / "a").exists()
 
 
-def test_a_disk_that_is_full_all_the_same_is_told_with_the_folder_and_nothing_is_lost(
+def test_a_disk_that_is_full_all_the_same_is_reported_with_the_folder_and_nothing_is_lost(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:

@@ -41,7 +41,7 @@ def usage_of(spec: Any) -> Usage:
 
 def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:
     """Music as any classifier of these features hears it."""
-    return GenreClassifier([SavedModel((), usage_of(spec), "", 1.0, {})]).hear(music(folder / "a.wav", seconds))
+    return GenreClassifier([SavedModel((), usage_of(spec), "", 1.0, {})]).first_clip(music(folder / "a.wav", seconds))
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -99,7 +99,7 @@ def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Pa
     assert not said[2].evidence.any()
 
 
-def test_what_it_is_compared_with_is_told_by_what_the_networks_see(tmp_path: Path) -> None:
+def test_what_it_is_compared_with_is_reported_by_what_the_networks_see(tmp_path: Path) -> None:
     clip = a_clip(tmp_path, 2)
     plain, levelled, modulation, statistics = (a_network(SMALL, n, view) for n, view in enumerate(TREATMENTS))
 
@@ -119,7 +119,7 @@ def test_what_it_is_compared_with_is_told_by_what_the_networks_see(tmp_path: Pat
 
 def test_a_clip_is_explained_as_the_file_that_it_is_of(tmp_path: Path) -> None:
     whole, path = a_classifier(SMALL_MFCC), music(tmp_path / "a.wav", 1)
-    clip, said = whole.hear(path), whole.explain(path, GENRES[1])
+    clip, said = whole.first_clip(path), whole.explain(path, GENRES[1])
     assert clip.seconds == pytest.approx(1) and clip.sample_rate == 8000
     np.testing.assert_array_equal(clip.mel, said.clip.mel)
     np.testing.assert_array_equal(whole.explain_clip(clip, GENRES[1]).evidence, said.evidence)
@@ -168,7 +168,7 @@ def test_the_command_draws_what_speaks_for_the_genre(explain: Callable[..., Any]
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "why.png", "a place"}
 
 
-def test_what_cannot_be_explained_is_told_in_one_line(explain: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_cannot_be_explained_is_reported_in_one_line(explain: Callable[..., Any], tmp_path: Path) -> None:
     path = music(tmp_path / "a.wav", 1)
     for arguments, reason in (
         ((path, music(tmp_path / "b.wav", 1)), "--explain draws one audio file, not 2; name one"),

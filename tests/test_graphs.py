@@ -65,7 +65,7 @@ def test_to_record_a_step_leaves_no_trace() -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_step_that_cannot_be_recorded_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_be_recorded_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Step:
         raise RuntimeError("operation failed\nsomewhere")
 

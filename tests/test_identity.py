@@ -11,7 +11,16 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 from shared import Compose
 
-from genre_cls.identity import LONGEST_TITLE, SHOWING, SOURCES, Identity, _source, command, digest, identify
+from genre_cls.identity import (
+    LONGEST_TITLE,
+    NO_EFFECT_ON_RESULTS,
+    SOURCES,
+    Identity,
+    _source,
+    command,
+    digest,
+    identify,
+)
 from genre_cls.settings import leaves
 
 INCIDENTAL = {
@@ -98,12 +107,12 @@ def test_other_data_or_other_code_is_never_taken_over(composed: Compose, monkeyp
     original = identify(*job)
     assert original.key("data") == identify(*job).key("data") != original.key("other data")
     assert original.key("data", "cpu") != original.key("data", "cuda")
-    assert set(SHOWING) < SOURCES.keys()
+    assert set(NO_EFFECT_ON_RESULTS) < SOURCES.keys()
     for name, text in SOURCES.items():
         with monkeypatch.context() as patch:
             patch.setitem(SOURCES, name, f"{text}# edited")
             edited = identify(*job)
-        assert (edited.key("data") == original.key("data")) == (name in SHOWING), name
+        assert (edited.key("data") == original.key("data")) == (name in NO_EFFECT_ON_RESULTS), name
         assert edited.fingerprint == original.fingerprint
 
 

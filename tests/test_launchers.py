@@ -121,7 +121,7 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_job_that_fails_elsewhere_is_told_in_one_line_and_the_others_are_reported(
+def test_a_job_that_fails_elsewhere_is_reported_in_one_line_and_the_others_are_reported(
     on_music: tuple[str, ...], tmp_path: Path, launcher: str
 ) -> None:
     rates = "recipe.optimizer.lr=0.003,1e30"
@@ -173,7 +173,7 @@ def test_a_launchers_worker_ends_with_the_command(
     for parent, watched in ((None, []), ("the command's process", [os.getppid()])):
         monkeypatch.setattr(train, "parent_process", lambda parent=parent: parent)
         with pytest.raises(UserError, match="seed"):  # there is nothing to judge here
-            train.judge_one.__wrapped__(composed("seed=-1"))
+            train.evaluate_one.__wrapped__(composed("seed=-1"))
         assert ends_with == watched
 
 

@@ -114,7 +114,7 @@ def test_every_weight_learns(model: nn.Module) -> None:
     assert all(weights.grad is not None and weights.grad.abs().max() > 0 for weights in model.parameters())
 
 
-def test_what_sounds_low_and_what_sounds_high_is_told_apart(model: nn.Module) -> None:
+def test_what_sounds_low_and_what_sounds_high_is_distinguished(model: nn.Module) -> None:
     low = torch.zeros(1, 1, 64, 64)
     low[:, :, :16] = 3
     with torch.no_grad():

@@ -252,7 +252,7 @@ def test_training_leaves_nothing_in_the_folder_it_runs_in(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_that_diverges_is_told_as_such(fold_data: MakeData) -> None:
+def test_a_training_that_diverges_is_reported_as_such(fold_data: MakeData) -> None:
     with pytest.raises(UserError, match=r"diverged.*recipe\.optimizer\.lr"):
         trained(fold_data(clips(), LABELS, FOLD), lr=1e30, epochs=4)
 

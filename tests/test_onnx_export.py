@@ -134,7 +134,7 @@ def test_the_file_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_a_model_that_cannot_be_exported_is_told_and_no_file_is_left(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_left(tmp_path: Path) -> None:
     spec = SPECS["another rate"]
     usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
@@ -195,7 +195,7 @@ def test_to_predict_by_it_takes_no_pytorch(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_without_the_extra_it_is_told_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_is_reported_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.onnx", "a.wav"):
         (tmp_path / name).touch()
@@ -264,10 +264,10 @@ def test_what_a_graph_gives_is_checked(windows: Any, starts: Any, ends: Any, rea
     graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
     heard = OnnxClassifier(graph, description)
     with pytest.raises(UserError, match=reason) if reason else nullcontext():
-        heard._judge(np.zeros(8000, np.float32))
+        heard._predict_clip(np.zeros(8000, np.float32))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.onnx").endswith("no such file or directory")
 
 

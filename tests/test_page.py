@@ -108,7 +108,7 @@ def test_eighty_columns_are_enough_for_any_number_of_settings() -> None:
     assert views in "".join(rows.split())
 
 
-def test_unequal_numbers_of_folds_are_told() -> None:
+def test_unequal_numbers_of_folds_are_reported() -> None:
     unequal = replace(REPORT, results=(BEST, a_result(0.5, 0.5)))
     rows = [line for line in page.markdown(unequal).splitlines() if line.startswith(("| 1 |", "| 2 |"))]
     assert [row.split(" | ")[4] for row in rows] == ["3", "2"]

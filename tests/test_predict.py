@@ -216,7 +216,7 @@ def test_a_bad_input_is_one_line_and_the_others_are_done(
     assert alone.code == 1 and json.loads(alone.out) == [] and alone.err == done.err
 
 
-def test_files_that_are_not_there_are_told_before_a_model_is_looked_for(command: Command, tmp_path: Path) -> None:
+def test_files_that_are_not_there_are_reported_before_a_model_is_looked_for(command: Command, tmp_path: Path) -> None:
     (tmp_path / "link.wav").symlink_to("/no such disk/song.wav")
     done = command(predict.main, "nosuch.mp3", str(tmp_path), "--format", "json", "--model", "worst")
     assert done.code == 1 and json.loads(done.out) == []
@@ -226,7 +226,7 @@ def test_files_that_are_not_there_are_told_before_a_model_is_looked_for(command:
     ]
 
 
-def test_who_predicts_from_python_is_told_the_path_too(exported: Path) -> None:
+def test_who_predicts_from_python_is_reported_the_path_too(exported: Path) -> None:
     with pytest.raises(UnreadableAudio, match="no such file") as told:
         GenreClassifier.load(exported).predict("nosuch.wav")
     assert told.value.__notes__ == ["nosuch.wav"]
@@ -264,7 +264,7 @@ def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_p
         ((__file__, "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no tracking store"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line(command: Command, arguments: tuple[str, ...], reason: str) -> None:
+def test_a_wrong_command_is_reported_in_one_line(command: Command, arguments: tuple[str, ...], reason: str) -> None:
     done = command(predict.main, *arguments)
     assert done.code == 2 and done.out == ""
     (line,) = done.err.splitlines()

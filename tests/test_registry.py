@@ -85,7 +85,7 @@ def test_registering_again_makes_another_version(version: Registered) -> None:
     assert sorted(one.version for one in versions) == [1, 2]
 
 
-def test_a_name_that_mlflow_refuses_is_told_in_one_line(version: Registered) -> None:
+def test_a_name_that_mlflow_refuses_is_reported_in_one_line(version: Registered) -> None:
     with pytest.raises(UserError, match=r"^register no/slash in sqlite") as error:
         register(version[0], "no/slash", str(version[2]))
     assert len(str(error.value).splitlines()) == 1

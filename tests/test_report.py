@@ -47,7 +47,7 @@ def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
     assert f"| finished | {last:%Y-%m-%d %H:%M:%S} |" in told
 
 
-def test_it_looks_and_goes_where_it_is_told(command: Command, store: Path, tmp_path: Path) -> None:
+def test_it_looks_and_goes_where_it_is_reported(command: Command, store: Path, tmp_path: Path) -> None:
     place = f"report_dir={tmp_path}/elsewhere"
     done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls my music", place)
     assert done.code == 0 and (tmp_path / "elsewhere" / "report.html").exists() and not list(done.folder.iterdir())
@@ -57,14 +57,14 @@ def test_it_looks_and_goes_where_it_is_told(command: Command, store: Path, tmp_p
 
 
 @pytest.mark.usefixtures("store_here")
-def test_an_empty_store_is_told_in_one_line(command: Command) -> None:
+def test_an_empty_store_is_reported_in_one_line(command: Command) -> None:
     done = command(report.main)
     assert done.code == 2 and done.out == ""
     (line,) = done.err.splitlines()
     assert line.startswith("error: tracking.folder=mlruns") and "genre_cls.train -m" in line
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_line(command: Command, store: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported_in_one_line(command: Command, store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = command(report.main, f"tracking.folder={store}", f"report_dir={tmp_path}/file/below")
     assert done.code == 2 and len(done.err.splitlines()) == 1 and f"report_dir={tmp_path}/file/below: " in done.err

@@ -26,9 +26,9 @@ from genre_cls.scoring import (
     GenreMeans,
     WindowPredictions,
     confusions,
+    ensemble_probabilities,
     most_missed,
     rank,
-    voted,
 )
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)  # commas, quotes, line ends, …
@@ -71,12 +71,12 @@ def results(draw: st.DrawFn) -> ConfigResult:
 
 
 @st.composite
-def on_the_same_tracks(draw: st.DrawFn, one_test: bool = False) -> list[ConfigResult]:
+def on_the_same_tracks(draw: st.DrawFn, single_test_set: bool = False) -> list[ConfigResult]:
     """Configurations in repeated folds that are the same for all, or in several trainings on one test set."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     k, times, n_tracks = draw(st.integers(2, 4)), draw(st.integers(1, 3)), draw(st.integers(4, 20))
     labels = random.integers(len(GENRES), size=n_tracks)
-    if one_test:
+    if single_test_set:
         tests = [np.arange(n_tracks)] * k
     else:
         tests = [part for _ in range(times) for part in np.array_split(random.permutation(n_tracks), k)]
@@ -127,7 +127,7 @@ def test_a_track_is_judged_by_the_mean_over_its_windows_and_windows_by_themselve
 def test_a_vote_is_what_the_models_mean_logits_say(n_models: int, n_genres: int, size: float, seed: int) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(0, size, (n_models, 6, n_genres)))
     expected = logits.mean(dim=0).softmax(dim=1).numpy()
-    said = voted(list(logits.softmax(dim=2).numpy()))
+    said = ensemble_probabilities(list(logits.softmax(dim=2).numpy()))
     if size < 100:  # beyond, some probabilities are 0 and their logits lost
         np.testing.assert_allclose(said, expected, atol=1e-9)
     np.testing.assert_allclose(said.sum(axis=1), 1)
@@ -211,7 +211,7 @@ def test_no_temperature_comes_from_tracks_that_it_is_judged_by(some: list[Config
 
 
 @settings(deadline=None, max_examples=40)
-@given(on_the_same_tracks(one_test=True))
+@given(on_the_same_tracks(single_test_set=True))
 def test_where_all_judge_the_same_tracks_the_votes_stay_as_they_are(some: list[ConfigResult]) -> None:
     for result in some:
         assert result.tempered.folds == result.folds
@@ -241,10 +241,10 @@ def a_track_apart(result: ConfigResult, tested: float) -> float:
 
 
 @settings(deadline=None, max_examples=40)
-@given(on_the_same_tracks(one_test=True))
+@given(on_the_same_tracks(single_test_set=True))
 def test_trainings_that_judge_the_same_tracks_add_the_tracks_to_the_error(some: list[ConfigResult]) -> None:
     for result in some:
-        assert result.one_test
+        assert result.single_test_set
         expected = crossed(np.stack([fold.hits for fold in result.folds]))
         assert result.estimate("accuracy").mean == expected.mean
         assert expected.error < 1e-6 or result.estimate("accuracy") == expected
@@ -261,7 +261,7 @@ def test_one_training_is_as_sure_as_its_tracks_allow(result: ConfigResult) -> No
 
 
 @settings(deadline=None, max_examples=40)
-@given(on_the_same_tracks(one_test=True), st.integers(2, 5), st.booleans())
+@given(on_the_same_tracks(single_test_set=True), st.integers(2, 5), st.booleans())
 def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
     some: list[ConfigResult], times: int, one: bool
 ) -> None:
@@ -329,7 +329,7 @@ def test_the_summary_names_every_figure(result: ConfigResult) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(on_the_same_tracks())
-def test_a_track_is_told_once_with_its_mean_over_the_repetitions(some: list[ConfigResult]) -> None:
+def test_a_track_is_reported_once_with_its_mean_over_the_repetitions(some: list[ConfigResult]) -> None:
     for result in some:
         said: dict[str, list[tuple[int, np.ndarray]]] = {}
         for fold in result.folds:
@@ -420,7 +420,7 @@ MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_arrays_that_a_disk_has_damaged_are_told_as_such(data: st.DataObject) -> None:
+def test_arrays_that_a_disk_has_damaged_are_reported_as_such(data: st.DataObject) -> None:
     content = bytearray(genre_means_file(MEANS))
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):

@@ -80,13 +80,13 @@ def test_the_report_has_settings_of_its_own_that_have_rules(composed: Compose) -
 @pytest.mark.parametrize(("key", "rule"), [(key, rule) for key, rule in RULES.items() if isinstance(rule, Number)])
 def test_a_range_ends_where_it_says(key: str, rule: Number) -> None:
     ends = [end for end in (rule.low, rule.high) if end < inf]
-    step = 1 if rule.whole else 1e-9
-    for value in (int(end) if rule.whole else end for end in ends):
+    step = 1 if rule.integer else 1e-9
+    for value in (int(end) if rule.integer else end for end in ends):
         assert rule.allows(value), value
     assert rule.allows(None) == rule.optional
     wrong = [rule.low - step, inf, -inf, nan, "1", "many", True, [1], {"a": 1}]
     wrong += [rule.high + step, HUGE] if rule.high < inf else []
-    wrong += [rule.low + 0.5] if rule.whole else []
+    wrong += [rule.low + 0.5] if rule.integer else []
     for value in wrong:
         assert not rule.allows(value), value
 
@@ -110,7 +110,7 @@ def test_a_value_outside_is_named_with_its_key_and_what_would_do(key: str) -> No
 
 
 def test_rules_say_what_they_allow() -> None:
-    assert str(Number(1, whole=True)) == "a whole number, at least 1"
+    assert str(Number(1, integer=True)) == "a whole number, at least 1"
     assert str(Number(0, 1)) == "a number from 0 to 1"
     assert str(Text(("a", "b"))) == "one of a, b"
 

@@ -274,7 +274,7 @@ def test_a_deleted_ledger_and_a_deleted_cache_are_survived(tracks: list[Track], 
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
 
 
-def test_a_disk_that_is_full_costs_what_does_not_fit_and_is_told(
+def test_a_disk_that_is_full_costs_what_does_not_fit_and_is_reported(
     tracks: list[Track], small_disk: Callable[..., Path], computed: list[str]
 ) -> None:
     cache = small_disk(4 * 5)  # five pages for the ledger, three folders' worth of entries, no more
@@ -324,7 +324,7 @@ def unreadable(tmp_path: Path) -> list[Track]:
     return [Track(name, bad / f"{name}.wav", "a") for name in names]
 
 
-def test_unreadable_files_are_told_with_reasons_and_do_not_stop_the_others(
+def test_unreadable_files_are_reported_with_reasons_and_do_not_stop_the_others(
     tracks: list[Track], unreadable: list[Track], cache: Path, computed: list[str]
 ) -> None:
     mixed = [track for pair in zip(tracks, unreadable, strict=True) for track in pair]
@@ -369,7 +369,7 @@ def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], ca
     assert_right([gone])
 
 
-def test_a_file_that_changes_or_vanishes_while_it_is_read_is_told_and_spoils_nothing(
+def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils_nothing(
     tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, digest = audio.decode, store._file_digest
@@ -650,7 +650,7 @@ def test_another_process_is_sent_the_names_of_files_and_not_the_features(tracks:
         assert_same(clip, restored)
 
 
-def test_too_many_files_for_one_process_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_for_one_process_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("unable to mmap 84 bytes from file <x>: Cannot allocate memory (12)")
 
@@ -660,7 +660,7 @@ def test_too_many_files_for_one_process_are_told(tmp_path: Path, monkeypatch: py
         FeatureStore(tmp_path).load(tracks, [MEL])
 
 
-def test_who_waits_for_another_process_to_extract_is_told(
+def test_who_waits_for_another_process_to_extract_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.1)

@@ -58,7 +58,7 @@ def test_a_folder_of_music_is_called_by_its_own_name(cfg: Callable[..., DictConf
     assert replace(judged_on, catalogue=replace(judged_on.catalogue, name=folder)).dataset("folder") == name
 
 
-def test_a_genre_of_which_nothing_can_be_read_is_told(cfg: Callable[..., DictConfig], music: Path) -> None:
+def test_a_genre_of_which_nothing_can_be_read_is_reported(cfg: Callable[..., DictConfig], music: Path) -> None:
     for path in (music / "hiss & noise").iterdir():
         path.write_text("no audio")
     with pytest.raises(UserError, match="genre hiss & noise: none of its tracks can be read"):
@@ -77,7 +77,7 @@ def test_copies_of_a_file_are_on_one_side(cfg: Callable[..., DictConfig], music:
 
 
 @pytest.mark.parametrize("split", ["random", "artist"])
-def test_held_out_tracks_of_which_a_copy_teaches_are_told(
+def test_held_out_tracks_of_which_a_copy_teaches_are_reported(
     cfg: Callable[..., DictConfig], music: Path, caplog: pytest.LogCaptureFixture, split: str
 ) -> None:
     first, *others = sorted((music / "hiss & noise").iterdir())[1:]
@@ -137,7 +137,7 @@ def test_the_genres_of_a_large_catalogue_are_found_once() -> None:
     assert np.unique([catalogue.genres.index(track.genre) for track in tracks]).tolist() == list(range(10))
 
 
-def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set_are_told_once(
+def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set_are_reported_once(
     cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = [cfg("folds=random", f"features={kind}", "recipe.window=5", "batch_size=7") for kind in ("mel", "mfcc")]

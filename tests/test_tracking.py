@@ -214,7 +214,7 @@ def test_what_lacks_a_fold_by_now_is_not_laid_beside_as_another_split(tracker: T
     assert whole and without and [c.other_splits[0].keys() for c in (whole, without)] == [{"random"}, set()]
 
 
-def test_predictions_that_no_longer_give_what_was_logged_are_told(
+def test_predictions_that_no_longer_give_what_was_logged_are_reported(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = store(tracker, "a", 1.0, 1.0)
@@ -292,7 +292,7 @@ def store_of(tracker: Tracker, sources: dict[str, str] | None, identity: str, *a
         ((None, PACKAGE, EDITED), ["2", "1", "2"]),
     ],
 )
-def test_configurations_are_told_apart_by_code_that_has_changed_between_them(
+def test_configurations_are_distinguished_by_code_that_has_changed_between_them(
     tracker: Tracker, of: Sequence[dict[str, str] | None], codes: list[str | None]
 ) -> None:
     for identity, sources in zip("abc", of, strict=True):
@@ -413,7 +413,7 @@ def test_what_somebody_has_deleted_is_left_out(tracker: Tracker, damage: Callabl
     assert found(tracker) == {"a": 0.95}
 
 
-def test_a_model_that_somebody_has_deleted_is_told_with_the_way_to_another(tracker: Tracker) -> None:
+def test_a_model_that_somebody_has_deleted_is_reported_with_the_way_to_another(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0, 0.9)
     with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*training with force=true makes it anew"):
         tracker.model_files(run_id)
@@ -591,7 +591,7 @@ def test_a_continued_run_keeps_its_beginning_and_its_settings_and_takes_new_tags
     assert (after.data.tags["a"], after.data.tags["b"]) == ("2", "1")
 
 
-def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
+def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_reported(
     tracker: Tracker, folder: Path, small_disk: Callable[..., Path]
 ) -> None:
     store(tracker, "a", 1.0)
@@ -599,7 +599,10 @@ def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_told(
     small_disk(20_000, "ro")
     read_only = Tracker("", disk)
     assert found(read_only) == {"a": 1.0}
-    with pytest.raises(UserError, match=r"mlflow\.db: .*make the folder writable") as told, read_only.failures_told():
+    with (
+        pytest.raises(UserError, match=r"mlflow\.db: .*make the folder writable") as told,
+        read_only.failures_in_one_line(),
+    ):
         read_only.experiment("new")
     assert "\n" not in str(told.value)
 
@@ -618,12 +621,12 @@ def test_a_store_is_in_its_folder_whatever_that_is_called(tmp_path: Path) -> Non
     assert (folder / "mlflow.db").exists() and list(tmp_path.iterdir()) == [folder.parent]
 
 
-def test_a_full_disk_is_told_by_the_store(tracker: Tracker, folder: Path, small_disk: Callable[..., Path]) -> None:
+def test_a_full_disk_is_reported_by_the_store(tracker: Tracker, folder: Path, small_disk: Callable[..., Path]) -> None:
     disk = small_disk(20_000)
     full = Tracker("", shutil.copytree(folder, disk / "mlruns"))
     fill(disk)
     told_so = pytest.raises(UserError, match=r"(?i)(full|no space left on device).*the same command")
-    with told_so as told, full.failures_told():
+    with told_so as told, full.failures_in_one_line():
         for name in map(str, range(10)):
             store(full, name, 1.0)
     assert "\n" not in str(told.value)

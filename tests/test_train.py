@@ -254,7 +254,7 @@ def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tupl
     ],
     ids=str,
 )
-def test_a_folder_with_too_little_in_it_is_told_in_one_line(
+def test_a_folder_with_too_little_in_it_is_reported_in_one_line(
     command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path, tracks: dict[str, int], reason: str
 ) -> None:
     for genre, count in {"": 0, **tracks}.items():
@@ -326,7 +326,7 @@ def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_po
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_configurations_are_told_apart_by_what_was_edited_in_a_file_of_settings(
+def test_configurations_are_distinguished_by_what_was_edited_in_a_file_of_settings(
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
     mine = tmp_path / "conf" / "model" / "mine.yaml"
@@ -457,7 +457,7 @@ def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_pa
         (("inside=true",), "inside=true: needs the fold inside of which settings are chosen, such as fold=0"),
     ],
 )
-def test_a_fold_that_is_not_there_is_told(
+def test_a_fold_that_is_not_there_is_reported(
     command: Command, on_music: tuple[str, ...], settings: tuple[str, ...], reason: str
 ) -> None:
     got = command(train.main, *on_music, *settings)

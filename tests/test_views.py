@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genre_cls.features import FeatureSpec, cosines, extract
-from genre_cls.views import _fourier, medians, modulation_spectrum, patterns, seen, shape_of, statistics
+from genre_cls.views import _fourier, medians, modulation_spectrum, patterns, shape_of, statistics, view_of
 from genre_cls.windows import TREATMENTS
 
 
@@ -28,12 +28,12 @@ def test_views_of_mfccs_are_the_views_of_extracted_mfccs(n_mels: int) -> None:
     by_spec = extract(waveform, [mel, replace(mel, kind="mfcc", n_mfcc=min(n_mels, 20))])
     bands, coefficients = (torch.from_numpy(each)[None, None] for each in by_spec)
     for view in TREATMENTS:
-        got, expected = seen(bands, f"mfcc_{view}"), seen(coefficients, view)
+        got, expected = view_of(bands, f"mfcc_{view}"), view_of(coefficients, view)
         assert got.shape == expected.shape and got.shape[2:][0] == shape_of(f"mfcc_{view}", n_mels)[0]
         assert (got - expected).abs().max() < (0.1 if view == "modulation" else 0.3)  # float16's steps, of 40 to 400 dB
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(seen(bands, "mfcc_plain"), seen(bands.clone(), "mfcc_plain").float())
-        assert seen(bands, "mfcc_plain").dtype == torch.float32
+        assert torch.equal(view_of(bands, "mfcc_plain"), view_of(bands.clone(), "mfcc_plain").float())
+        assert view_of(bands, "mfcc_plain").dtype == torch.float32
 
 
 @settings(deadline=None, max_examples=30)

@@ -73,13 +73,13 @@ def test_a_call_that_fails_takes_those_with_it_that_have_not_begun_but_no_others
     assert list(results([other])) == [3]
 
 
-def test_a_worker_that_is_killed_is_told_in_one_line_and_there_are_new_ones() -> None:
+def test_a_worker_that_is_killed_is_reported_in_one_line_and_there_are_new_ones() -> None:
     with pytest.raises(UserError, match=r"a worker process was killed; if memory was short, trainer\.workers=1"):
         list(results([call(2, os._exit, 9), call(2, time.sleep, 5)]))
     assert list(results([call(2, abs, -3)])) == [3]
 
 
-def test_a_worker_that_was_killed_between_two_calls_is_told_too_and_there_are_new_ones() -> None:
+def test_a_worker_that_was_killed_between_two_calls_is_reported_too_and_there_are_new_ones() -> None:
     (pid,) = set(results([call(1, os.getpid)]))
     os.kill(pid, signal.SIGTERM)
     with pytest.raises(UserError, match="a worker process was killed"):
@@ -112,7 +112,7 @@ def killed_while_it_sends() -> None:
     os._exit(9)
 
 
-def test_a_worker_that_is_killed_while_it_sends_a_result_is_told_and_python_can_exit(
+def test_a_worker_that_is_killed_while_it_sends_a_result_is_reported_and_python_can_exit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 0.1)
@@ -132,7 +132,7 @@ class Unreadable:
         return Path("not there").stat, ()
 
 
-def test_what_a_worker_cannot_read_is_told_and_it_goes_on() -> None:
+def test_what_a_worker_cannot_read_is_reported_and_it_goes_on() -> None:
     with pytest.raises(FileNotFoundError, match="not there"):
         list(results([call(1, repr, Unreadable())]))
     assert list(results([call(1, abs, -3)])) == [3]
@@ -181,7 +181,7 @@ def failing_demandingly() -> None:
     raise Demanding(reason="the moon is full")
 
 
-def test_a_failure_that_cannot_be_sent_is_told_in_its_words() -> None:
+def test_a_failure_that_cannot_be_sent_is_reported_in_its_words() -> None:
     with pytest.raises(RuntimeError, match="Demanding: the moon is full"):
         list(results([call(1, failing_demandingly)]))
 

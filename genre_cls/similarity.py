@@ -10,24 +10,24 @@ from genre_cls.scoring import ConfigResult, FoldResult
 
 
 @dataclass(frozen=True)
-class Alike:
+class SimilarTrack:
     """A track that a file is like.
 
     Args:
         track: its id.
         genre: its true one.
         artist: empty if unknown.
-        likeness: 0 to 1.
+        similarity: 0 to 1.
     """
 
     track: str
     genre: str
     artist: str
-    likeness: float
+    similarity: float
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Library:
     """Tracks that a file can be compared with.
 
     Args:
@@ -42,7 +42,7 @@ class Shelf:
     artists: tuple[str, ...]
     probabilities: Floats
 
-    def most_alike(self, probabilities: Floats, n: int) -> list[Alike]:
+    def most_similar(self, probabilities: Floats, n: int) -> list[SimilarTrack]:
         """The tracks that a file is most like, the most alike first.
 
         Likeness is the Bhattacharyya coefficient of the two distributions over genres: 1 if they are the same, 0 if no
@@ -55,12 +55,12 @@ class Shelf:
 
         Source: Bhattacharyya, On a measure of divergence between two multinomial populations, Sankhyā 7 (1946).
         """
-        likeness = np.sqrt(self.probabilities) @ np.sqrt(probabilities)
-        best = np.argsort(-likeness, kind="stable")[:n]
-        return [Alike(self.tracks[i], self.genres[i], self.artists[i], float(likeness[i])) for i in best]
+        similarity = np.sqrt(self.probabilities) @ np.sqrt(probabilities)
+        best = np.argsort(-similarity, kind="stable")[:n]
+        return [SimilarTrack(self.tracks[i], self.genres[i], self.artists[i], float(similarity[i])) for i in best]
 
 
-def shelf(folds: Sequence[FoldResult], facts: Mapping[str, Mapping[str, str]]) -> Shelf:
+def library(folds: Sequence[FoldResult], facts: Mapping[str, Mapping[str, str]]) -> Library:
     """The tracks that a configuration was judged by, each with the mean of what was said of it.
 
     Args:
@@ -70,4 +70,4 @@ def shelf(folds: Sequence[FoldResult], facts: Mapping[str, Mapping[str, str]]) -
     judged = ConfigResult({}, tuple(folds), 0).tracks
     genres = tuple(folds[0].genres[label] for label in judged.labels)
     artists = tuple(facts.get(track, {}).get("artist", "") for track in judged.track_ids)
-    return Shelf(judged.track_ids, genres, artists, judged.probabilities)
+    return Library(judged.track_ids, genres, artists, judged.probabilities)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.whole import atomic_write, expanduser, sync
+from genre_cls.files import atomic_write, expanduser, sync
 
 SmallDisk = Callable[..., Path]
 
@@ -62,12 +62,12 @@ def test_what_is_to_last_is_on_the_disk_before_it_has_its_name_and_its_name_afte
         assert [name for name, _ in synced] == ["file.partial", tmp_path.name]
 
 
-def test_what_cannot_be_synced_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_synced_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "nothing")
 
 
-def test_a_full_disk_is_told_with_the_files_name_and_costs_only_that_file(small_disk: SmallDisk) -> None:
+def test_a_full_disk_is_reported_with_the_files_name_and_costs_only_that_file(small_disk: SmallDisk) -> None:
     path = small_disk(100) / "a\nfile"
     write(path, b"old")
     with pytest.raises(UserError, match=r"a\\nfile: no space left on device; .*same command goes on$"):
@@ -78,7 +78,7 @@ def test_a_full_disk_is_told_with_the_files_name_and_costs_only_that_file(small_
     assert path.stat().st_size == 200_000
 
 
-def test_a_read_only_disk_a_missing_folder_and_a_folder_in_its_place_are_told(
+def test_a_read_only_disk_a_missing_folder_and_a_folder_in_its_place_are_reported(
     small_disk: SmallDisk, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
