@@ -18,6 +18,7 @@ from traceback import walk_tb
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -154,13 +155,21 @@ def error_message(error: Exception) -> str:
 
 
 def as_word(key: str, value: object) -> str:
-    """A setting as Hydra takes it, with the value in quotes of its own where that might mean something to Hydra."""
-    plain = not isinstance(value, str) or re.fullmatch(r"[\w./:@-][\w./:@ -]*(?<! )", value)
-    return f"{key}={value}" if plain else _quoted(key, str(value))
+    """A setting as Hydra takes it, quoted if Hydra would read the bare value as something else."""
+    word = f"{key}={value}"
+    return _quoted(key, value) if isinstance(value, str) and _parsed(word) != value else word
+
+
+def _parsed(word: str) -> object:
+    """The value that Hydra reads from a setting; the error if it refuses it."""
+    try:
+        return OverridesParser.create().parse_override(word).value()
+    except HydraException as error:
+        return error
 
 
 def _quoted(key: str, value: str) -> str:
-    escaped = value.replace("'", "\\'")
+    escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")  # backslashes count before a quote alone
     return f"{key}='{escaped}'"
 
 

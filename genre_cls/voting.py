@@ -28,8 +28,8 @@ class Trainings:
 
     Each model has few threads, and there are as many models at once as there are cores: that is faster than one model
     on all cores, where the threads wait for each other, and the numbers do not depend on how many cores there are. A
-    GPU is shared by as many models as it has memory for (`mps`). In a job that has others beside it, models take turns,
-    unless `trainer.workers` allows more.
+    GPU is shared by as many models as it has memory for (`mps`). A job that runs beside others trains its models in
+    turn (for `submitit_local`'s jobs `trainer.workers` may allow more).
 
     Args:
         cfg: the configuration.

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
+from hypothesis import given
+from hypothesis import strategies as st
 from shared import Command
 
 from genre_cls import extras, report, train
-from genre_cls.commands import error_message, one_line_errors
+from genre_cls.commands import as_word, error_message, one_line_errors
 from genre_cls.extras import how_to_install, program
 from genre_cls.settings import CONF
 
@@ -222,6 +225,11 @@ def test_an_extra_comes_by_the_clone_that_the_package_is_in_or_else_by_its_name(
     assert how_to_install("onnx") == f"{pip} install -c {clone}/constraints.txt -e '{clone}[onnx]'"
     monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "genre_cls" / "extras.py"))
     assert how_to_install("onnx") == f"{pip} install 'genre_cls[onnx]'"
+
+
+@given(st.text(st.one_of(st.characters(exclude_categories=["Cs", "Cc"]), st.sampled_from("'\"\\${}[],=~ 10"))))
+def test_hydra_reads_any_text_back_from_the_word_it_is_shown_as(text: str) -> None:
+    assert OverridesParser.create().parse_override(as_word("key", text)).value() == text
 
 
 class Deaf:
