@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from genre_cls import database, modelfile
 from genre_cls.audio import path_noted
 from genre_cls.calibration import Floats
+from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.modelfile import AT_ONCE, SavedModel
-from genre_cls.models import arithmetic
 from genre_cls.prediction import Clip, Explanation, Prediction, first_waveform, is_onnx, longest_clip, predict_file
 from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
@@ -215,7 +215,7 @@ class GenreClassifier:
 
         Levelled networks get the windows without `level`, the clip's mean spectrum `(n_bins, 1)`.
         """
-        bfloat16 = arithmetic(self._usage.precision, accelerator=False) == "bf16-mixed"
+        bfloat16 = resolve_precision(self._usage.precision, torch.device("cpu")) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -44,7 +43,7 @@ class Windowing:
     crops: Sequence[int] = ()
 
 
-class FoldData(pl.LightningDataModule):
+class FoldData:
     """A fold's tracks, cut.
 
     The validation loaders serve the curves: the held-out tracks, then, if there are any, the inner validation
@@ -62,7 +61,6 @@ class FoldData(pl.LightningDataModule):
     def __init__(
         self, features: Features, labels: Indices, fold: Fold, windowing: Windowing, device: torch.device = CPU
     ) -> None:
-        super().__init__()
         clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
         self.clips = [clip.to(device) for clip in clips]
         to_level = self.clips if is_levelled(windowing.view) else []

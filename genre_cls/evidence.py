@@ -49,7 +49,7 @@ def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
         title: of its configuration.
         note: small print below.
     """
-    title = f"{title}, fold {result.index + 1}"
+    title = f"{title}, fold {result.index}"
     matrix = plots.confusion_matrix(result.confusion, result.genres, title=title, note=note)
     return {
         "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=note)),

@@ -7,22 +7,23 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import cast
 
-import torch
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import database, evidence, workers
 from genre_cls.artifacts import DAMAGED, Files, load_fold
+from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import check_place, expanduser
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
-from genre_cls.models import arithmetic, device_of, n_parameters
+from genre_cls.models import n_parameters
 from genre_cls.scoring import ConfigResult, FoldResult
-from genre_cls.settings import without_hydra
+from genre_cls.settings import as_yaml, without_hydra
 from genre_cls.spool import Spool
 from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import FAILURES, NOTE, PARENT, WAITING, Earlier, OpenRun, Texts, Tracker
@@ -52,9 +53,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         else:
             check_place(expanduser(folder), f"tracking.folder={folder}")
     for cfg in configurations:
-        _check_device(cfg.trainer.device)
-    for cfg in {_built_of(cfg): cfg for cfg in configurations}.values():
-        check_buildable(cfg)
+        _check_buildable(cfg)
     if len(configurations) > 1 and not all(map(network_views, configurations)):
         log.warning("recipe.members: where no network votes, model, batch_size and epochs change nothing")
     load_all(configurations)
@@ -82,6 +81,7 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
     """
     job = _next.take(identity)
     if not job:
+        _check_buildable(cfg)  # a search's trials are known to nobody before
         task = load(cfg)
         if task is None:
             return math.nan
@@ -102,12 +102,12 @@ class _Job:
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
         self.cfg, self.task, self.tracker = cfg, task, _tracker(cfg)
         self.identity = replace(identity, dataset=task.dataset(identity.dataset))
-        device = device_of(cfg.trainer.device).type
+        device = resolve_device(cfg.trainer.device)
         # Two precisions, devices, numbers of threads or ways to launch steps are one configuration to compare, but not
         # to continue: their bits differ.
-        self.precision = arithmetic(cfg.trainer.precision, accelerator=device != "cpu")
-        how = str(cfg.trainer.graphs) if device == "cuda" else ""
-        self.key = identity.key(task.inputs, device, self.precision, str(cfg.trainer.threads), how)
+        self.precision = resolve_precision(cfg.trainer.precision, device)
+        how = str(cfg.trainer.graphs) if device.type == "cuda" else ""
+        self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), how)
         self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), _Pictures(identity.title, task.note)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
@@ -382,26 +382,23 @@ class _Outbox:
 
     def _log(self, folder: Path) -> None:
         fold = load_fold(folder)
-        files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index + 1}"
+        files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index}"
         with self.tracker.run(self.experiment_id, name, self.tags, self.params, lasted=fold.seconds) as child:
             child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, files)
         self.spool.drop(folder)
 
 
-def _built_of(cfg: DictConfig) -> str:
-    """All that networks, optimisers and schedules are built of, as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["features", "model", "recipe"]), resolve=True)
+def _check_buildable(cfg: DictConfig) -> None:
+    _check_built_of(as_yaml(cfg, "features", "model", "recipe", "trainer"))
+
+
+@cache  # most configurations of a sweep are built of the same
+def _check_built_of(settings: str) -> None:
+    check_buildable(cast(DictConfig, OmegaConf.create(settings)))
 
 
 def _tracker(cfg: DictConfig) -> Tracker:
     return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
-
-
-def _check_device(device: str) -> None:
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(device, True):
-        here = ", ".join(["auto", "cpu", *(name for name, found in present.items() if found)])
-        raise UserError(f"trainer.device={device}: not on this machine, which has {here}")
 
 
 def _in_words(result: ConfigResult, missing: Sequence[int], coming: Container[int]) -> str:

@@ -196,7 +196,7 @@ def _unevenness(labels: Sequence[str], tests: Sequence[Indices]) -> str:
     if (np.ptp(counts, axis=0) <= 1).all():
         return ""
     fold, genre, share = _least_even(labels, tests)
-    return f"; most uneven: fold {fold + 1} tests {100 * share:.0f} % of {genre}"
+    return f"; most uneven: fold {fold} tests {100 * share:.0f} % of {genre}"
 
 
 def _present(parts: Sequence[str | None]) -> str:
@@ -239,7 +239,7 @@ def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, toleran
     fold, genre, share = _least_even(labels, tests)
     if not share or abs(share - 1 / k) > tolerance:
         raise SplitError(
-            f"folds.tolerance={tolerance:g}: fold {fold + 1} would test {100 * share:.0f} % of genre {genre} and "
+            f"folds.tolerance={tolerance:g}: fold {fold} would test {100 * share:.0f} % of genre {genre} and "
             f"not about {100 / k:.0f} %, since few artists have most of its tracks; allow more, or take fewer folds "
             "(folds.k)"
         )

@@ -168,28 +168,3 @@ class PaddedConv2d(nn.Conv2d):
 def n_parameters(model: nn.Module) -> int:
     """Number of trainable weights."""
     return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
-
-
-def arithmetic(precision: str, *, accelerator: bool) -> str:
-    """What a setting of precision means on this machine: `auto` is bfloat16 where the hardware computes with it.
-
-    Args:
-        precision: `32-true`, `bf16-mixed` or `auto`.
-        accelerator: whether a GPU computes.
-    """
-    if precision != "auto":
-        return precision
-    if accelerator:
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Without these instructions bfloat16 is emulated, and slower than float32.
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
-def device_of(setting: str) -> torch.device:
-    """What a setting of a device means on this machine: `auto` is a GPU if there is one."""
-    if setting != "auto":
-        return torch.device(setting)
-    gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return gpu if gpu and gpu.type in ("cuda", "mps") else torch.device("cpu")

@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.data import Batch, FoldData
+from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import UserError
 from genre_cls.graphs import Graphs
 from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
-from genre_cls.models import arithmetic, device_of
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions
 from genre_cls.views import standardised, view_of
@@ -187,14 +187,14 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
     """
     keep_freed()
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
-    if training.graphs and device_of(training.device).type == "cuda":
+    if training.graphs and resolve_device(training.device).type == "cuda":
         module.graphs = Graphs(module, module.learn)
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
         trainer = _trainer(training, stopping)
         try:
-            trainer.fit(module, data)
+            trainer.fit(module, data.train_dataloader(), data.val_dataloader())
             module.graphs = None  # with the memory that they hold
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
@@ -210,11 +210,11 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
 def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it greets each training
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    device = device_of(training.device).type
+    device = resolve_device(training.device)
     return pl.Trainer(
-        accelerator="gpu" if device == "cuda" else device,
+        accelerator="gpu" if device.type == "cuda" else device.type,
         devices=1,
-        precision=cast(Any, arithmetic(training.precision, accelerator=device != "cpu")),
+        precision=cast(Any, resolve_precision(training.precision, device)),
         max_epochs=training.epochs,
         callbacks=list(callbacks),
         logger=False,

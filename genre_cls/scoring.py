@@ -68,7 +68,7 @@ class _Predicted:
         """The most probable genre of each track `(n_tracks,)`."""
         return self.probabilities.argmax(axis=1)
 
-    @property
+    @cached_property
     def hits(self) -> Floats:
         """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
         return (self.predictions == self.labels).astype(float)
@@ -183,7 +183,7 @@ class ConfigResult:
         probabilities = _means(self._pooled("probabilities"), place)
         return TrackPredictions(tuple(names.tolist()), self._pooled("labels")[first], probabilities)
 
-    @property
+    @cached_property
     def first_hits(self) -> Floats:
         """1 for each track that the first training to judge it recognised, 0 for the others, in the order of ids."""
         _, first = np.unique(self._pooled("track_ids"), return_index=True)
@@ -235,12 +235,12 @@ class ConfigResult:
         """What all folds have of something, one after the other."""
         return np.concatenate([getattr(fold, part) for fold in self.folds])
 
-    @property
+    @cached_property
     def test_share(self) -> float:
         """Judged tracks per training track, mean over the folds."""
         return float(np.mean([len(fold.labels) / fold.n_train for fold in self.folds]))
 
-    @property
+    @cached_property
     def single_test_set(self) -> bool:
         """Whether all folds judge the same tracks, as several trainings on a published split do."""
         return len(self.folds) > 1 and len({fold.track_ids for fold in self.folds}) == 1

@@ -228,6 +228,12 @@ def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     yield from _flatten(OmegaConf.to_container(without_hydra(cfg), resolve=True), "")
 
 
+def as_yaml(cfg: DictConfig, *keys: str) -> str:
+    """Return some settings, or groups of them, as resolved YAML: equal for configurations that agree in them."""
+    resolved = OmegaConf.to_container(without_hydra(cfg), resolve=True)  # of all: a group may refer to others
+    return OmegaConf.to_yaml({key: OmegaConf.select(OmegaConf.create(resolved), key) for key in keys})
+
+
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """A configuration's own settings, in a copy."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])

@@ -1,6 +1,7 @@
 """What a configuration is judged on: the tracks that are there, their features, and who trains and who judges."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -19,7 +20,7 @@ from genre_cls.features import FeatureSpec
 from genre_cls.files import expanduser, make_folder
 from genre_cls.folds import Fold, Indices, SplitError, describe, within
 from genre_cls.identity import digest, is_part
-from genre_cls.settings import CONF
+from genre_cls.settings import CONF, as_yaml
 from genre_cls.store import Features, FeatureStore
 
 log = logging.getLogger(__name__)
@@ -188,10 +189,9 @@ def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
     return partial(split, k=k - 1) if k > 2 else split
 
 
-def _split_settings(cfg: DictConfig) -> tuple[object, ...]:
-    """All that decides who teaches and who judges."""
-    nodes = (OmegaConf.to_yaml(node, resolve=True) for node in (cfg.folds, cfg.recipe.early_stopping))
-    return *nodes, cfg.fold, cfg.inside, cfg.alone
+def _split_settings(cfg: DictConfig) -> str:
+    """All settings that decide which tracks train and which test."""
+    return as_yaml(cfg, "folds", "recipe.early_stopping", "fold", "inside", "alone")
 
 
 def _check_arguments(split: "partial[list[Fold]]") -> None:
@@ -207,8 +207,8 @@ def _data(cfg: DictConfig) -> _Data:
 
 def _data_settings(cfg: DictConfig) -> str:
     """All that decides which tracks there are and how they are labelled, as YAML."""
-    keys = ["dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres"]
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, keys + ["seed"] * cfg.shuffle_genres), resolve=True)
+    keys = ("dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres")
+    return as_yaml(cfg, *keys, *["seed"] * cfg.shuffle_genres)
 
 
 @cache  # a process looks once, so that all configurations of a sweep are judged on the same tracks
@@ -262,7 +262,7 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         log.warning(in_one_line(line))
     log.info(
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
-        store.size() / 1e6, store.root, program("python"), cfg.cache_dir,
+        store.size() / 1e6, store.root, program("python"), shlex.quote(cfg.cache_dir),
     )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class Sweep(Callback):
             _check_launcher(config)
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
-            _prepare(config, expand(config))
+            _prepare(config, expand(config) or [config])
         Sweep._under_way = config, _name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -153,7 +153,7 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
     for cfg in configurations:
         check(cfg)
-    if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations or [config]):
+    if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*TRAINING)
     from genre_cls.experiment import prepare
 

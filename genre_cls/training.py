@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,20 +14,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from genre_cls.data import FoldData, Windowing, Windows, mean_and_deviation_per_value
+from genre_cls.device import resolve_device
 from genre_cls.errors import UserError, in_short, place_of
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.modelfile import Weights
-from genre_cls.models import device_of
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
 from genre_cls.views import standardised, view_of
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
-
-if TYPE_CHECKING:
-    from genre_cls.data import FoldData
 
 LESS = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
 
@@ -69,8 +66,6 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     """Train a fresh model on a fold and let it judge the held-out tracks."""
     from pytorch_lightning import seed_everything
 
-    from genre_cls.data import FoldData, Windowing
-
     started = perf_counter()
     torch.set_num_threads(cfg.trainer.threads)
     seed = cfg.seed + SEEDS_APART * place
@@ -78,13 +73,13 @@ def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
     recipe, spec, view = cfg.recipe, task.features.spec, cfg.recipe.members[place]
     crops = _crop_lengths(cfg, spec, view)
     windowing = Windowing(spec.n_frames(recipe.window), recipe.overlap, cfg.batch_size, seed, view, crops)
-    data = FoldData(task.features, task.labels, fold, windowing, device_of(cfg.trainer.device))
+    data = FoldData(task.features, task.labels, fold, windowing, resolve_device(cfg.trainer.device))
     n_genres = len(task.catalogue.genres)
     learned = _fit_kernel_machine(data, n_genres) if is_of_statistics(view) else _train_network(cfg, data, n_genres)
     return Member(fold, place, *learned, perf_counter() - started)
 
 
-def _train_network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
+def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
     from genre_cls.module import GenreModule, Training, fit
 
     recipe, view = cfg.recipe, data.windowing.view
@@ -102,13 +97,11 @@ def _train_network(cfg: DictConfig, data: "FoldData", n_genres: int) -> Learned:
     return module.weights(), module.curves, windows
 
 
-def _fit_kernel_machine(data: "FoldData", n_genres: int) -> Learned:
+def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
     """Learn from the windows that cover the training tracks, or from as many of them as may be.
 
     Nothing is stopped early, so it learns from the inner validation tracks, too.
     """
-    from genre_cls.data import Windows, mean_and_deviation_per_value
-
     view, cover = data.windowing.view, data.cover(np.union1d(data.fold.train, data.fold.val))
     some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MAX_WINDOWS)).astype(int)]
     with torch.inference_mode():
@@ -124,7 +117,12 @@ def _fit_kernel_machine(data: "FoldData", n_genres: int) -> Learned:
 
 
 def check_buildable(cfg: DictConfig) -> None:
-    """Build once what training will build, so that a wrong argument is told before the work, not after."""
+    """Build once what training will build, so that a wrong argument is reported before the work, not after.
+
+    Raises:
+        UserError: something cannot be built, or there is no such device.
+    """
+    resolve_device(cfg.trainer.device)
     if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if is_of_mfccs(v)]):
         raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
     spec: FeatureSpec = instantiate(cfg.features)

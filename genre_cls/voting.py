@@ -6,21 +6,17 @@ from dataclasses import replace
 from multiprocessing import parent_process
 
 import numpy as np
-import torch
 from joblib import cpu_count
 from omegaconf import DictConfig
 
 from genre_cls import mps, workers
+from genre_cls.device import models_that_fit, resolve_device
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
-from genre_cls.models import device_of
 from genre_cls.progress import progress_bar
 from genre_cls.scoring import Curves, FoldResult, ensemble_probabilities
 from genre_cls.task import Task
 from genre_cls.training import Member, train_member
-
-# Bytes of a GPU's memory for each model that shares it, and for its tracks, of which there are seldom more.
-MODEL, TRACKS = 5e9, 1e9
 
 
 class Trainings:
@@ -41,7 +37,7 @@ class Trainings:
         self.cfg, self.task, self.n_members = cfg, task, len(cfg.recipe.members)
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
         n_at_once = n_workers(cfg, task) if len(self.models) > 1 else 1
-        if n_at_once > 1 and device_of(cfg.trainer.device).type == "cuda":
+        if n_at_once > 1 and resolve_device(cfg.trainer.device).type == "cuda":
             mps.start()
         apart = self.models if n_at_once > 1 else []
         self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in apart]
@@ -77,13 +73,9 @@ def n_workers(cfg: DictConfig, task: Task) -> int:
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # likewise
         return 1
     cores = max(1, cpu_count() // cfg.trainer.threads)  # that this process may use
-    return cores if device_of(cfg.trainer.device).type == "cpu" else min(cores, _room_on_gpu(task))
-
-
-def _room_on_gpu(task: Task) -> int:
-    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
-    tracks = sum(clip.nbytes for clip in task.features.clips)
-    return max(1, int(memory / (MODEL + max(TRACKS, tracks))))
+    if resolve_device(cfg.trainer.device).type == "cpu":
+        return cores
+    return min(cores, models_that_fit(sum(clip.nbytes for clip in task.features.clips)))
 
 
 def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:

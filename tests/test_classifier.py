@@ -24,9 +24,9 @@ from safetensors.torch import save
 
 from genre_cls import GenreClassifier, Prediction, prediction
 from genre_cls.calibration import tempered
+from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
 from genre_cls.modelfile import serialised
-from genre_cls.models import arithmetic
 from genre_cls.scoring import ensemble_probabilities
 
 GENRES = ("hiss & noise", "tones, pure")
@@ -177,7 +177,7 @@ def test_a_model_predicts_in_the_arithmetic_that_it_was_judged_in_whatever_is_fa
 ) -> None:
     description, _ = contents(model)
     assert yaml.safe_load(description["config"])["trainer"]["precision"] == "auto"
-    assert description["precision"] == arithmetic("auto", accelerator=False)
+    assert description["precision"] == resolve_precision("auto", torch.device("cpu"))
     said: dict[tuple[str, bool], Any] = {}
     for precision, fast in product(("32-true", "bf16-mixed"), (True, False)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)

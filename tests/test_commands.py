@@ -147,6 +147,7 @@ def test_a_mistake_is_reported_in_one_line_before_any_work(
         (["folds.k=2,7"], ["folds.k=7", "only 6 tracks"]),
         (["model=basic", "model.dropout=0.1,7"], ["model: dropout"]),
         (["batch_size=16,'x'"], ["batch_size=x"]),
+        (["experiment=search", f"trainer.device={ABSENT}"], [f"trainer.device={ABSENT}", "auto, cpu"]),
         (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"], ["hydra.sweeper.n_trials=0", "at least 1"]),
         (["--cfg", "job"], ["--multirun, --cfg"]),
     ],

@@ -122,7 +122,7 @@ def test_damaged_folds_are_trained_anew_and_the_others_are_kept(
 ) -> None:
     first = command(train.main, "-m", *on_music, *ONE)
     children = {run.info.run_name: run for run in first.children(first.parents[0])}
-    for fold, (name, size) in {"fold 2": ("predictions.csv", 350), "fold 3": ("windows.npz", 300)}.items():
+    for fold, (name, size) in {"fold 1": ("predictions.csv", 350), "fold 2": ("windows.npz", 300)}.items():
         path = first.files(children[fold])[name]
         path.write_bytes(path.read_bytes()[:size])
     trained.clear()

@@ -51,7 +51,7 @@ def test_a_bare_m_is_two_features_by_two_models_by_two_batch_sizes(sweep: Any) -
 def test_every_configuration_has_its_folds_and_all_have_finished(sweep: Any) -> None:
     for parent in sweep.parents:
         children = sweep.children(parent)
-        assert sorted(child.info.run_name for child in children) == ["fold 1", "fold 2"]
+        assert sorted(child.info.run_name for child in children) == ["fold 0", "fold 1"]
         assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
         assert all(child.data.params == parent.data.params for child in children)
 
@@ -418,6 +418,16 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
     assert f"chosen inside of fold=0: features={winner.data.params['features']}" in got.err
 
 
+@pytest.mark.usefixtures("store_here")
+def test_a_trial_that_cannot_be_built_is_refused_before_it_is_trained(
+    command: Command, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=choice(mfcc)", "recipe.members=[mfcc_plain]", "folds=random", "hydra.sweeper.n_trials=1")
+    got = command(train.main, "experiment=search", *on_music, *space)
+    assert got.code == 2 and not got.parents
+    assert got.err.splitlines()[-1].startswith("error: recipe.members: mfcc_plain needs features=mel")
+
+
 @pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_search_inside_of_several_folds_judges_each_ones_winner_by_that_fold(
     command: Command, on_music: tuple[str, ...]
@@ -480,7 +490,7 @@ def test_the_members_of_an_ensemble_differ_and_vote(command: Command, on_music: 
     assert int(runs[two].data.params["n_parameters"]) == 2 * int(runs[one].data.params["n_parameters"])
     weights = {}
     for members, run in runs.items():
-        child = next(child for child in done.children(run) if child.info.run_name == "fold 1")
+        child = next(child for child in done.children(run) if child.info.run_name == "fold 0")
         with safe_open(done.files(child)["model.safetensors"], "np") as file:
             weights[members] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert weights[one].keys() < weights[two].keys() and len(weights[two]) == 2 * len(weights[one])

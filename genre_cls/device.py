@@ -1,0 +1,53 @@
+"""What `trainer.device` and `trainer.precision` come to on this machine, and how many models its GPU has room for."""
+
+import torch
+
+from genre_cls.errors import UserError
+
+MODEL, TRACKS = 5e9, 1e9  # bytes of a GPU's memory for each model that shares it, and at least for its tracks
+
+
+def resolve_device(setting: str) -> torch.device:
+    """Return the device to train on; `auto` is a GPU if there is one.
+
+    Args:
+        setting: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if setting == "auto":
+        gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return gpu if gpu and gpu.type in present else torch.device("cpu")
+    if not present.get(setting, True):
+        here = ", ".join(["auto", *(name for name, is_present in present.items() if is_present)])
+        raise UserError(f"trainer.device={setting}: not on this machine, which has {here}")
+    return torch.device(setting)
+
+
+def resolve_precision(setting: str, device: torch.device) -> str:
+    """Return the precision to compute in; `auto` is `bf16-mixed` where the hardware computes with bfloat16.
+
+    Args:
+        setting: `32-true`, `bf16-mixed` or `auto`.
+        device: that computes.
+    """
+    if setting != "auto":
+        return setting
+    if device.type == "cpu":
+        # Without these instructions bfloat16 is emulated, and slower than float32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if fast else "32-true"
+
+
+def models_that_fit(n_bytes: int) -> int:
+    """Return how many models the GPU has memory for, at least one.
+
+    Args:
+        n_bytes: of the features that each of them holds.
+    """
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    return max(1, int(memory / (MODEL + max(TRACKS, n_bytes))))
