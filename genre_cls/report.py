@@ -162,7 +162,7 @@ def _label(n_configurations: int, n_commands: int) -> str:
 
 def _typed(command: str) -> str:
     """A command with the quotes that are easiest to read, whatever wrote it down."""
-    from genre_cls.identity import typed
+    from genre_cls.provenance import typed
 
     try:
         return typed(shlex.split(command))

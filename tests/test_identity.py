@@ -17,10 +17,10 @@ from genre_cls.identity import (
     SOURCES,
     Identity,
     _source,
-    command,
     digest,
     identify,
 )
+from genre_cls.provenance import command
 from genre_cls.settings import leaves
 
 INCIDENTAL = {

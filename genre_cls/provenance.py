@@ -1,0 +1,56 @@
+"""Where a run comes from: the command line, the machine, the user and the commit."""
+
+import getpass
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import genre_cls
+from genre_cls.errors import without_credentials
+from genre_cls.settings import CONF
+
+
+def provenance() -> dict[str, str]:
+    """Return MLflow tags of this process; passwords are removed."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return {
+        "version": genre_cls.__version__,
+        "machine": f"{os.cpu_count()} cores, {system}",
+        "command": command(),
+        "mlflow.source.name": "genre_cls.train",
+        "mlflow.source.git.commit": _git_commit(),
+        "mlflow.user": _user(),
+    }
+
+
+def command() -> str:
+    """Return the command line as it can be typed again."""
+    program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
+    return without_credentials(typed([*program.split(), *sys.argv[1:]]))
+
+
+def typed(words: Iterable[str]) -> str:
+    """Join words as one would type them in a shell: `"dataset.root='/my music'"`, where `shlex` knows single quotes."""
+    special = set('"$`\\!')  # within double quotes
+    return " ".join(f'"{word}"' if "'" in word and not special & set(word) else shlex.quote(word) for word in words)
+
+
+def _git_commit() -> str:
+    if CONF.parent == Path(__file__).parent:  # installed, perhaps in the midst of somebody else's repository
+        return "unknown"
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a user id without a name, as in containers
+        return "unknown"
