@@ -1,4 +1,4 @@
-"""One fold's tracks as batches of windows: random crops to learn from, fixed windows to be judged by."""
+"""One fold's tracks as batches of windows: random crops for training, fixed windows for evaluation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from genre_cls.windows import cover_starts, is_levelled, repeat_to, treatment
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
 
-# Values in a batch that is only judged: what a core's caches hold, or what keeps a GPU busy.
+# Values in a batch that is only evaluated: as many as fit a core's caches, or as keep a GPU busy.
 ON_CPU, ON_GPU = 2**19, 2**24
 
 
@@ -28,11 +28,11 @@ class Windowing:
 
     Args:
         n_frames: length of a window, frames.
-        overlap: smallest share of a window that its neighbour in a cover repeats, 0 to below 1.
+        overlap: smallest share of a window that the next one in a cover repeats, 0 to below 1.
         batch_size: windows a batch.
         seed: of the crops and their order.
         view: how a model sees a window, one of `windows.VIEWS`.
-        crops: length of each epoch's crops, frames; whole windows where nothing is said.
+        crops: length of each epoch's crops, frames; later epochs have whole windows.
     """
 
     n_frames: int
@@ -44,18 +44,17 @@ class Windowing:
 
 
 class FoldData:
-    """A fold's tracks, cut.
+    """A fold's tracks, cut into windows.
 
-    The validation loaders serve the curves: the held-out tracks, then, if there are any, the inner validation
-    tracks, each by its centre window. The prediction loader serves the verdict: the held-out tracks by a
-    cover of windows.
+    The validation loaders are for the curves: the held-out tracks and, if there are any, the inner validation tracks,
+    each by its centre window. The prediction loader is for the scores: the held-out tracks by windows that cover them.
 
     Args:
         features: of all tracks.
         labels: genre of each track `(n_tracks,)`.
-        fold: who teaches and who judges.
+        fold: training, validation and test tracks.
         windowing: how tracks are cut.
-        device: where the model will be; 30 s of 1000 tracks take some 170 MB there, and a GPU then cuts its own crops.
+        device: of the model; 30 s of 1000 tracks take some 170 MB there, and a GPU then cuts its own crops.
     """
 
     def __init__(
@@ -70,22 +69,22 @@ class FoldData:
         self.fold, self.windowing = fold, windowing
 
     def train_dataloader(self) -> "Crops":
-        """Random crops, one of each training track an epoch."""
+        """Return random crops, one of each training track per epoch."""
         return Crops(self, self.fold.train)
 
     def val_dataloader(self) -> list["Windows"]:
-        """Centre windows of the held-out tracks and of the inner validation tracks."""
+        """Return the centre windows of the held-out tracks and of the inner validation tracks."""
         parts = [self.fold.test, self.fold.val] if len(self.fold.val) else [self.fold.test]
         return [Windows(self, self.centres(part)) for part in parts]
 
     def predict_dataloader(self) -> "Windows":
-        """Every frame of the held-out tracks, in windows."""
+        """Return windows that cover the held-out tracks."""
         return Windows(self, self.cover(self.fold.test))
 
     def standardisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, over the training tracks alone, of each value that is shown (`views.shape_of`).
+        """Return mean and standard deviation of each value of the view (`views.shape_of`), over the training tracks.
 
-        A modulation spectrum's are those of the tracks' centre windows, the others' those of all frames.
+        A modulation spectrum's are over the tracks' centre windows, the other views' over all frames.
         """
         view = self.windowing.view
         if treatment(view) == "modulation":
@@ -96,11 +95,11 @@ class FoldData:
         return mean[:, None], deviation[:, None]
 
     def centres(self, tracks: Indices) -> list[Cut]:
-        """The window in the middle of each of some tracks."""
+        """Return the centre window of each track."""
         return [(int(track), self.last_start(track, self.windowing.n_frames) // 2) for track in tracks]
 
     def cover(self, tracks: Indices) -> list[Cut]:
-        """Windows that cover the tracks, evenly spread, the last one ending with the track."""
+        """Return evenly spread windows that cover the tracks, the last one ending with the track."""
         n_frames, overlap = self.windowing.n_frames, self.windowing.overlap
         return [
             (int(track), start)
@@ -109,7 +108,7 @@ class FoldData:
         ]
 
     def predictions(self, probabilities: NDArray[np.float64]) -> WindowPredictions:
-        """Say which window of which held-out track each row of a prediction is.
+        """Assign the rows of a prediction to the windows of the held-out tracks.
 
         Args:
             probabilities: of the windows of `predict_dataloader` `(n_windows, n_genres)`.
@@ -119,17 +118,17 @@ class FoldData:
         return WindowPredictions(places, starts * self.seconds_per_frame, probabilities)
 
     def batches(self, windows: Sequence[Cut], n_frames: int, size: int) -> Iterator[Batch]:
-        """Cut windows of `n_frames` each and stack them, `size` at a time."""
-        labels = self.labels[[track for track, _ in windows]]  # all at once: at each copy to it, a GPU is waited for
+        """Yield batches of `size` windows: features `(size, 1, n_bins, n_frames)` and labels `(size,)`."""
+        labels = self.labels[[track for track, _ in windows]]  # all at once, since each copy waits for a GPU
         for first in range(0, len(windows), size):
-            some = windows[first : first + size]
-            features = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in some])
+            batch = windows[first : first + size]
+            features = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in batch])
             if self.levels:
-                features = features - torch.stack([self.levels[track] for track, _ in some])
-            yield features[:, None], labels[first : first + size]  # (batch, 1, n_bins, n_frames)
+                features = features - torch.stack([self.levels[track] for track, _ in batch])
+            yield features[:, None], labels[first : first + size]
 
     def last_start(self, track: int, n_frames: int) -> int:
-        """First frame of the last window of `n_frames` that fits into a track."""
+        """Return the first frame of the last window of `n_frames` that fits into a track."""
         return self.clips[track].shape[1] - n_frames
 
 
@@ -149,7 +148,7 @@ class Windows:
 
 
 class Crops:
-    """One random crop of every track an epoch, in random order; a last batch that is not full is left out."""
+    """One random crop of every track per epoch, in random order, without an incomplete last batch."""
 
     def __init__(self, data: FoldData, tracks: Indices) -> None:
         self.data, self.tracks = data, tracks
@@ -169,29 +168,29 @@ class Crops:
 
 
 def mean_and_deviation_per_value(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each value of some windows.
+    """Return mean and standard deviation of each value over windows.
 
     Args:
-        windows: what is seen of each `(n_windows, 1, n_rows, n_columns)`, float32.
+        windows: views `(n_windows, 1, n_rows, n_columns)`, float32.
 
     Returns:
-        Two matrices `(n_rows, n_columns)`; a value that never changes gets a deviation of 1.
+        Two matrices `(n_rows, n_columns)`; a constant value gets a deviation of 1.
     """
     deviation, mean = torch.std_mean(windows[:, 0], dim=0, correction=0)
     return mean, torch.where(deviation > 1e-4, deviation, 1.0)
 
 
 def mean_and_deviation_per_bin(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each bin over all frames of some clips.
+    """Return mean and standard deviation of each bin over all frames of the clips.
 
     Args:
         clips: matrices `(n_bins, n_frames)`, of any lengths.
 
     Returns:
-        Two float32 vectors `(n_bins,)`; a bin that never changes gets a deviation of 1.
+        Two float32 vectors `(n_bins,)`; a constant bin gets a deviation of 1.
     """
     moments, lengths = zip(*((_moments(clip), clip.shape[1]) for clip in clips), strict=True)
-    variances, means = torch.stack(moments, dim=1).cpu().double()  # (n_clips, n_bins) each; some GPUs know no float64
+    variances, means = torch.stack(moments, dim=1).cpu().double()  # (n_clips, n_bins) each; some GPUs have no float64
     weights = torch.tensor(lengths, dtype=torch.float64)[:, None]
     weights /= weights.sum()
     mean = (weights * means).sum(dim=0)
@@ -204,4 +203,4 @@ def mean_and_deviation_per_bin(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]
 def _moments(clip: Tensor) -> Tensor:
     frames = clip.float()
     mean = frames.mean(dim=1, keepdim=True)
-    return torch.stack([(frames - mean).square().mean(dim=1), mean[:, 0]])  # in a third of `Tensor.var`'s time
+    return torch.stack([(frames - mean).square().mean(dim=1), mean[:, 0]])  # takes a third of `Tensor.var`'s time

@@ -1,4 +1,4 @@
-"""What a configuration leaves behind as evidence: the files of its folds and of the whole, and their pictures."""
+"""The artifacts that a configuration logs: files and pictures of its folds and of the whole."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,13 @@ from genre_cls.windows import repeat_to
 
 
 def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, result: FoldResult) -> Files:
-    """A fold's result and its models.
+    """Return the files of a fold: its result, its models and its settings.
 
     Args:
-        task: what the configuration is judged on.
+        task: the configuration's data.
         identity: of the configuration.
-        precision: in which the models were trained.
-        weights: theirs.
+        precision: that the models were trained in.
+        weights: of the models.
         result: of the fold.
     """
     (fold,) = [fold for fold in task.folds if fold.index == result.index]
@@ -42,7 +42,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, re
 
 
 def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
-    """A fold's loss curves and confusion matrix.
+    """Return the pictures of a fold: loss curves and confusion matrix.
 
     Args:
         result: of the fold.
@@ -58,10 +58,10 @@ def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
 
 
 def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Files:
-    """What all folds come to, with pictures, and what there is to know of the tracks.
+    """Return the files and pictures of all folds together, with the facts about the tracks.
 
     Args:
-        task: what the configuration is judged on.
+        task: the configuration's data.
         identity: of the configuration.
         result: of all its folds.
     """
@@ -84,8 +84,8 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
 
 
 def _facts(track: Track) -> dict[str, str]:
-    known = {"genre": track.genre, "artist": track.artist or "", "fault": track.fault or ""}
-    return known | {"path": str(track.path.absolute())}
+    facts = {"genre": track.genre, "artist": track.artist or "", "fault": track.fault or ""}
+    return facts | {"path": str(track.path.absolute())}
 
 
 def _genre_means(task: Task) -> GenreMeans:
@@ -96,7 +96,7 @@ def _genre_means(task: Task) -> GenreMeans:
 
 
 def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[np.float32]:
-    """Average feature matrix of each genre over its tracks, cut to the median length.
+    """Return the average feature matrix of each genre over its tracks, cut to the median length.
 
     Args:
         features: of all tracks.

@@ -1,4 +1,4 @@
-"""One configuration from settings to evidence: load, split, train and judge each fold, log everything to MLflow."""
+"""Cross-validates one configuration: loads and splits the tracks, trains and tests each fold, logs all to MLflow."""
 
 import gc
 import logging
@@ -32,24 +32,24 @@ from genre_cls.voting import Trainings, n_workers
 
 log = logging.getLogger(__name__)
 
-MANY = 3  # models at once; where there are fewer, the main process draws while they are trained
-DRAWING = 2  # processes that draw for many
+MANY_MODELS = 3  # trained at once; with fewer, the main process draws the pictures meanwhile
+N_DRAWING = 2  # processes that draw where many models are trained
 
 
 def prepare(configurations: Sequence[DictConfig]) -> None:
-    """Check that some configurations can run, and get all that they need from the audio.
+    """Check that configurations can run, and extract their features.
 
     Args:
-        configurations: composed and checked.
+        configurations: composed, their settings checked.
 
     Raises:
         UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
-    gc.freeze()  # or each look for garbage among thousands of tracks goes through all that is loaded, for 0.3 s
+    gc.freeze()  # or each garbage collection among thousands of tracks visits all that is loaded, which takes 0.3 s
     stores = {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}
     for uri, folder in stores:
         if uri or database.is_there(folder):
-            Tracker(uri, Path(folder))  # a server that is away or a damaged store is told before the work, not after
+            Tracker(uri, Path(folder))  # reports an unreachable server or a damaged store before the work, not after
         else:
             check_place(expanduser(folder), f"tracking.folder={folder}")
     for cfg in configurations:
@@ -65,23 +65,23 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
 
 
 def evaluate(cfg: DictConfig, identity: Identity) -> float:
-    """Cross-validate one configuration and log it; folds that an earlier command has finished are taken over.
+    """Cross-validate one configuration and log it; folds that an earlier command has finished are reused.
 
-    A job that has but one of the folds leaves the others to other jobs; the one that finds all there makes it whole.
+    A job of a single fold leaves the others to other jobs; the job that finds all of them completes the configuration.
 
     Args:
-        cfg: the configuration, composed and checked.
-        identity: what it is called and told apart by.
+        cfg: the configuration, composed, its settings checked.
+        identity: of the configuration.
 
     Returns:
-        Mean accuracy of the folds that are there; not a number if the split is impossible and that is to be skipped.
+        Mean accuracy of the finished folds; NaN if the split is impossible and `skip_impossible` is set.
 
     Raises:
         UserError: the data or the device do not allow it.
     """
     job = _next.take(identity)
     if not job:
-        _check_buildable(cfg)  # a search's trials are known to nobody before
+        _check_buildable(cfg)  # `prepare` does not know a search's trials
         task = load(cfg)
         if task is None:
             return math.nan
@@ -93,21 +93,21 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
 
 
 class _Job:
-    """What one job does of a configuration: train its folds, log what is there, and end it if that is all.
+    """One job's work on a configuration: train its folds, log what is finished, complete the run if that is all.
 
-    It keeps its folds to itself until they are on disk, and the configuration while it looks and logs; if all folds are
-    its own all the while, so that the run shows as running.
+    It locks its folds until they are on disk, and the configuration while it reads or logs; a job of all folds locks it
+    throughout, so that the run shows as running.
     """
 
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
         self.cfg, self.task, self.tracker = cfg, task, _tracker(cfg)
         self.identity = replace(identity, dataset=task.dataset(identity.dataset))
         device = resolve_device(cfg.trainer.device)
-        # Two precisions, devices, numbers of threads or ways to launch steps are one configuration to compare, but not
-        # to continue: their bits differ.
+        # Precision, device, threads and recorded steps change the bits, so they are part of the resume key, but they do
+        # not make another configuration to compare.
         self.precision = resolve_precision(cfg.trainer.precision, device)
-        how = str(cfg.trainer.graphs) if device.type == "cuda" else ""
-        self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), how)
+        graphs = str(cfg.trainer.graphs) if device.type == "cuda" else ""
+        self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), graphs)
         self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), _Pictures(identity.title, task.note)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
@@ -117,87 +117,87 @@ class _Job:
 
     @property
     def missing(self) -> list[int]:
-        """The folds that are not done, whoever is to train them."""
+        """Indices of the unfinished folds, this job's or others'."""
         return [fold.index for fold in self.task.folds if fold.index not in self.done]
 
     @property
     def result(self) -> ConfigResult:
-        """The folds that are done."""
+        """The finished folds."""
         return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
 
     def begin(self) -> bool:
-        """Start training before this job's turn; False if another process holds its locks, or the store fails."""
+        """Start training before the job's turn; return False if another process holds its locks, or the store fails."""
         try:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):
                 self._take_over()
-            self.trainings = Trainings(self.cfg, self.task, self._left)
+            self.trainings = Trainings(self.cfg, self.task, self._unfinished)
         except (Timeout, UserError, *FAILURES):
-            self.locks.close()  # or its turn would wait for what this process itself holds
+            self.locks.close()  # or its turn would wait for this very process
             return False
         return True
 
     @property
     def lost(self) -> bool:
-        """Whether what was begun will never end."""
+        """Whether the workers that it began with have been stopped."""
         return self.trainings is not None and self.trainings.lost
 
     @property
     def n_models(self) -> int:
-        """How many models were begun."""
+        """How many models it has begun to train."""
         return len(self.trainings.models) if self.trainings else 0
 
     def give_up(self) -> None:
-        """Leave to others what was begun."""
+        """Cancel what was begun and release the locks."""
         self.locks.close()
         if self.trainings:
             self.trainings.cancel()
 
     def run(self) -> None:
-        """Train the job's folds that nobody has finished."""
-        mine, title = self.task.to_train, self.identity.title
-        all_mine = len(mine) == len(self.task.folds)
+        """Train the job's unfinished folds and log all finished ones."""
+        folds, title = self.task.to_train, self.identity.title
+        has_all = len(folds) == len(self.task.folds)
         with self.locks:
             if not self.trainings:
                 self._hold()
             with self._claimed() as logged:
-                if taken := sum(fold.index in self.done for fold in mine):
-                    log.info("%s: %d of %d folds reused (force=true retrains them)", title, taken, len(mine))
-                if all_mine:
+                if n_reused := sum(fold.index in self.done for fold in folds):
+                    log.info("%s: %d of %d folds reused (force=true retrains them)", title, n_reused, len(folds))
+                if has_all:
                     self._train(logged)
-            if not all_mine:
+            if not has_all:
                 self._train(lambda: None)
-        if not all_mine:
-            with self._claimed():  # which logs it
+        if not has_all:
+            with self._claimed():  # which logs the folds
                 pass
-            if lost := ",".join(str(fold.index) for fold in self._left):
+            if lost := ",".join(str(fold.index) for fold in self._unfinished):
                 raise UserError(
-                    f"{title}: fold={lost} is not there any more: another command has begun anew (force=true), or its "
+                    f"{title}: fold={lost} is not there any more: another command has begun again (force=true), or its "
                     "files are damaged; the same command trains it again"
                 )
 
     @property
-    def _left(self) -> list[Fold]:
+    def _unfinished(self) -> list[Fold]:
         return [fold for fold in self.task.to_train if fold.index not in self.done]
 
     def _hold(self, *, wait: bool = True) -> None:
         keys = [f"{self.key}/{fold.index}" for fold in self.task.to_train]
         self.locks.enter_context(self.tracker.held(keys, self.identity.title, wait=wait))
 
-    def _train(self, then: Callable[[], None]) -> None:
-        trainings = self.trainings or Trainings(self.cfg, self.task, self._left)
+    def _train(self, after_each: Callable[[], None]) -> None:
+        trainings = self.trainings or Trainings(self.cfg, self.task, self._unfinished)
         n_at_once = n_workers(self.cfg, self.task)
         _next.begin(n_at_once)
         for result, weights in trainings.results(self.identity.title):
             self.spool.put(result.index, evidence.of_fold(self.task, self.identity, self.precision, weights, result))
             self.done[result.index] = result
-            if n_at_once >= MANY:
-                self.pictures.ask_for(result)
-            then()
+            if n_at_once >= MANY_MODELS:
+                self.pictures.begin(result)
+            after_each()
 
     @contextmanager
     def _claimed(self) -> Iterator[Callable[[], None]]:
-        """Claim the configuration and log the folds on disk: at once, when the yielded function is called, and last."""
+        """Lock the configuration and log the spooled folds: now, when the yielded function is called, at the end."""
         with self.tracker.claim(self.key, self.identity.title) as claim:
             earlier = self._take_over()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
@@ -215,29 +215,29 @@ class _Job:
                 self.spool.clear()
 
     def _take_over(self) -> Earlier:
-        """Load what earlier commands and other jobs have finished; `force=true` empties the spool before."""
+        """Load the folds that earlier commands and other jobs have finished; `force=true` first empties the spool."""
         experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.identity.dataset}")
         earlier = self.tracker.earlier(experiment, self.key, anew=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
         self.done = {result.index: result for result in earlier.folds}
-        self.done |= _kept(self.spool, self.done)
+        self.done |= _spooled(self.spool, self.done)
         return earlier
 
     @contextmanager
     def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[OpenRun, "_Outbox"]]:
-        """Open the configuration's run, and what brings folds below it."""
+        """Open the configuration's run, and the outbox that logs folds below it."""
         task, identity, experiment = self.task, self.identity, earlier.experiment_id
         params = {**identity.params, "n_parameters": str(self.size)}
-        about = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
-        tags = {**identity.tags, **about, **claim}
-        whole = tags | {"kind": "config"}
-        with self.tracker.run(experiment, identity.title, whole, params, again=earlier.run_id) as parent:
-            own = tags | {"kind": "fold", PARENT: parent.run_id}
-            yield parent, _Outbox(self.spool, self.pictures, self.tracker, experiment, own, params)
+        data = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
+        tags = {**identity.tags, **data, **claim}
+        parent_tags = tags | {"kind": "config"}
+        with self.tracker.run(experiment, identity.title, parent_tags, params, again=earlier.run_id) as parent:
+            fold_tags = tags | {"kind": "fold", PARENT: parent.run_id}
+            yield parent, _Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
 
     def _end(self, parent: OpenRun) -> None:
-        """Log the whole, or let it wait for folds that others train."""
+        """Log the whole configuration, or leave it waiting for folds that other jobs train."""
         if self.missing:
             parent.status = WAITING
         else:
@@ -245,29 +245,29 @@ class _Job:
 
 
 class _Next:
-    """The configurations that are to come, of which the first ones begin while the present one is still at it.
+    """The command's remaining configurations, of which the first ones start while the present one is still training.
 
-    So no worker waits until a configuration's last fold is trained and logged.
+    So no worker idles until a configuration's last fold is trained and logged.
     """
 
     def __init__(self) -> None:
         self.coming: list[DictConfig] = []
-        self.begun: list[_Job | None] = []  # those of the first ones; None for what could not begin
+        self.begun: list[_Job | None] = []  # jobs of the first of these; None for one that could not begin
 
     @property
     def folds(self) -> set[int]:
-        """Single folds that this process trains yet."""
+        """The single folds that this process will still train."""
         return {config.fold for config in self.coming if config.fold is not None}
 
     def expect(self, configurations: Sequence[DictConfig]) -> None:
-        """Know what is to come, in order; each with Hydra's own settings."""
+        """Set the command's configurations, in order, each with Hydra's own settings."""
         self.coming = list(configurations)
 
     def take(self, identity: Identity) -> _Job | None:
-        """The job of a configuration whose turn it is, if it has begun."""
+        """Return the job of the configuration whose turn it is, if it has begun."""
         self.coming = self.coming[1:]
         begun = [job for job in self.begun if job]
-        if any(job.lost for job in begun):  # as their workers have been stopped, all are
+        if any(job.lost for job in begun):  # their workers were stopped, so all are
             for each in begun:
                 each.give_up()
             self.begun = []
@@ -277,28 +277,28 @@ class _Next:
             return None
         return job
 
-    def begin(self, workers: int) -> None:
-        """Begin as many configurations as give each worker another model; stop where one has none or cannot begin.
+    def begin(self, n_at_once: int) -> None:
+        """Begin enough configurations to give each worker another model; stop at one that has none or cannot begin.
 
         Args:
-            workers: how many there are.
+            n_at_once: number of workers.
         """
-        if workers < 2:
+        if n_at_once < 2:
             return
         for config in self.coming[len(self.begun) :]:
-            if sum(job.n_models for job in self.begun if job) >= workers:
+            if sum(job.n_models for job in self.begun if job) >= n_at_once:
                 return
-            job = _begun(config, workers)
+            job = _begun(config, n_at_once)
             self.begun.append(job)
             if not (job and job.n_models):
                 return
 
 
-def _begun(config: DictConfig, workers: int) -> _Job | None:
-    """The job of a configuration, if the same workers train it and it can begin; if not, why is told in its turn."""
+def _begun(config: DictConfig, n_at_once: int) -> _Job | None:
+    """Begin a configuration's job if the same workers can train it; a reason why not is reported at its turn."""
     cfg = without_hydra(config)
     with suppress(UserError, *FAILURES):
-        if (task := load(cfg, silently=True)) and n_workers(cfg, task) == workers:
+        if (task := load(cfg, silently=True)) and n_workers(cfg, task) == n_at_once:
             job = _Job(cfg, task, identify(cfg, config.hydra))
             return job if job.begin() else None
     return None
@@ -307,23 +307,23 @@ def _begun(config: DictConfig, workers: int) -> _Job | None:
 _next = _Next()
 
 
-def _kept(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
-    """The folds that an earlier command has finished but not logged; what is damaged or logged is deleted."""
-    found = {}
+def _spooled(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
+    """Load the folds that an earlier command has finished but not logged; delete damaged and logged ones."""
+    folds = {}
     for folder in spool.folders():
         try:
             spool.files(folder)
             if (fold := load_fold(folder)).index not in logged:
-                found[fold.index] = fold
+                folds[fold.index] = fold
                 continue
-        except DAMAGED as error:  # not the disk's failure, which says nothing of the fold
-            log.warning("%s: is damaged and trained anew: %s", folder, in_one_line(error))
+        except DAMAGED as error:  # a failing disk is no sign of a damaged fold
+            log.warning("%s: is damaged and trained again: %s", folder, in_one_line(error))
         spool.drop(folder)
-    return found
+    return folds
 
 
 class _Pictures:
-    """The pictures of a configuration's folds: drawn when they are needed, or before that by processes of their own.
+    """The pictures of a configuration's folds: drawn when they are needed, or ahead of that by other processes.
 
     Args:
         title: of the configuration.
@@ -332,28 +332,28 @@ class _Pictures:
 
     def __init__(self, title: str, note: str) -> None:
         self.title, self.note = title, note
-        self.asked_for: dict[int, Future[bytes]] = {}
+        self.calls: dict[int, Future[bytes]] = {}
 
-    def ask_for(self, fold: FoldResult) -> None:
-        """Have a fold's pictures drawn meanwhile."""
+    def begin(self, fold: FoldResult) -> None:
+        """Have another process draw a fold's pictures."""
         arguments = fold, self.title, self.note
-        self.asked_for[fold.index] = workers.call(DRAWING, evidence.pictures_of_fold, *arguments, purpose="drawing")
+        self.calls[fold.index] = workers.call(N_DRAWING, evidence.pictures_of_fold, *arguments, purpose="drawing")
 
-    def are_waited_for(self, index: int) -> bool:
-        """Whether a fold's pictures are being drawn."""
-        return index in self.asked_for and not self.asked_for[index].done()
+    def pending(self, index: int) -> bool:
+        """Return whether a fold's pictures are being drawn."""
+        return index in self.calls and not self.calls[index].done()
 
     def of(self, fold: FoldResult) -> Files:
-        """A fold's pictures, once they are there."""
-        if asked_for := self.asked_for.pop(fold.index, None):
-            (pictures,) = workers.results([asked_for])
+        """Return a fold's pictures, waiting for them or drawing them if necessary."""
+        if call := self.calls.pop(fold.index, None):
+            (pictures,) = workers.results([call])
             return cast(Files, pictures)
         return evidence.pictures_of_fold(fold, self.title, self.note)
 
 
 @dataclass
 class _Outbox:
-    """Moves finished folds from the spool to the store; while the store is away, they stay where they are."""
+    """Moves finished folds from the spool to the store; while the store is unreachable, they stay."""
 
     spool: Spool
     pictures: _Pictures
@@ -364,17 +364,17 @@ class _Outbox:
     away: bool = False
 
     def empty(self) -> None:
-        """Log all folds; raises whatever the store does if it is away."""
+        """Log all folds; raise whatever the store raises."""
         for folder in self.spool.folders():
             self._log(folder)
 
     def empty_if_possible(self) -> None:
-        """Log what need not be waited for, unless the store is away: training then goes on, and ends in another try."""
+        """Log the folds whose pictures are drawn; a store that fails is not tried again before the end of training."""
         if self.away:
             return
         try:
             for folder in self.spool.folders():
-                if not self.pictures.are_waited_for(int(folder.name)):
+                if not self.pictures.pending(int(folder.name)):
                     self._log(folder)
         except FAILURES as error:
             self.away = True

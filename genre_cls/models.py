@@ -1,4 +1,4 @@
-"""The CNNs: `(batch, 1, n_bins, n_frames)` in, `(batch, n_genres)` logits out, for any input size.
+"""The CNNs: from `(batch, 1, n_bins, n_frames)` of any size to logits `(batch, n_genres)`.
 
 A new model is a class whose first argument is `n_genres`, and a file in `conf/model/` that names it.
 """
@@ -19,13 +19,12 @@ class GenreCNN(nn.Module):
         n_genres: classes.
         channels: output channels of each block; its length is the depth.
         kernel_sizes: side of each block's square kernels.
-        strides: per block the step in (bins, frames).
-        bands: slices of the bin axis that keep their place up to the classifier; what sounds low and
-            what sounds high is told apart there.
+        strides: of each block, in (bins, frames).
+        bands: slices of the bin axis that stay separate up to the classifier, so that it can tell low from high.
         dropout: share of the pooled statistics that is zeroed in training.
 
     Raises:
-        ValueError: blocks without a kernel size or strides, or the other way round.
+        ValueError: channels, kernel sizes and strides differ in number.
     """
 
     def __init__(
@@ -59,9 +58,9 @@ class GenreCNN(nn.Module):
 
 
 class TutorialCNN(nn.Module):
-    """What tutorials on genres build: convolution, pooling, normalisation a block, then all of it into a dense layer.
+    """The CNN of the usual tutorial: blocks of convolution, pooling and normalisation, flattened into a dense layer.
 
-    Its first dense layer takes its size from the first input, so it has to see one before it is trained or counted.
+    The dense layer takes its size from the first input, so the model must see one before it is trained or counted.
 
     Args:
         n_genres: classes.
@@ -87,17 +86,17 @@ class TutorialCNN(nn.Module):
 
 def _pooled_block(n_in: int, n_out: int) -> nn.Sequential:
     convolution = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
-    # Maximum, bias and ReLU may change places; after pooling a quarter of the values is left to add to and to rectify.
-    later = (nn.MaxPool2d(3, 2, padding=1), Bias(n_out, fan_in=9 * n_in), nn.ReLU(inplace=True))
-    return nn.Sequential(convolution, *later, nn.BatchNorm2d(n_out))
+    # Max pooling commutes with bias and ReLU; after it only a quarter of the values are left to add to and rectify.
+    after_pooling = (Bias(n_out, fan_in=9 * n_in), nn.ReLU(inplace=True), nn.BatchNorm2d(n_out))
+    return nn.Sequential(convolution, nn.MaxPool2d(3, 2, padding=1), *after_pooling)
 
 
 class Bias(nn.Module):
-    """A convolution's bias, apart from it.
+    """A convolution's bias as a layer of its own.
 
     Args:
         n_channels: of the maps.
-        fan_in: weights of each of the convolution's outputs; the bias starts as torch's own would.
+        fan_in: inputs of each of the convolution's outputs, for the same initialisation as torch's.
     """
 
     def __init__(self, n_channels: int, *, fan_in: int) -> None:
@@ -106,14 +105,14 @@ class Bias(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps `(batch, channels, bins, frames)` with the bias added."""
-        return maps + self.bias.to(maps.dtype)  # or maps of bfloat16 would become float32
+        return maps + self.bias.to(maps.dtype)  # in the maps' dtype, or bfloat16 would become float32
 
 
 class TimeStatistics(nn.Module):
     """Mean, maximum and standard deviation over time of each channel in each band.
 
     Args:
-        bands: slices the bin axis is averaged into.
+        bands: number of slices of the bin axis that are averaged.
     """
 
     COUNT = 3
@@ -136,7 +135,7 @@ class TimeStatistics(nn.Module):
 
 
 def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU; the stride thins the maps out before they are computed."""
+    """Return convolution, batch normalisation and ReLU; a stride saves computing what pooling would discard."""
     return nn.Sequential(
         PaddedConv2d(n_in, n_out, kernel_size, stride),
         nn.BatchNorm2d(n_out),
@@ -145,7 +144,7 @@ def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution without bias, padded by half its kernel; where maps are one frame wide, it multiplies no padding.
+    """A convolution without bias, padded by half its kernel; on maps one frame wide it skips the padding.
 
     Args:
         n_in: channels of its inputs.
@@ -166,5 +165,5 @@ class PaddedConv2d(nn.Conv2d):
 
 
 def n_parameters(model: nn.Module) -> int:
-    """Number of trainable weights."""
+    """Return the number of trainable weights."""
     return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)

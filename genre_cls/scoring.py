@@ -1,4 +1,4 @@
-"""What predictions are worth: plain arrays in, numbers with intervals out."""
+"""Scores of predictions: from plain arrays to numbers with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ AXES = ("features", "model", "batch_size")  # what every configuration is named 
 
 @dataclass(frozen=True)
 class WindowPredictions:
-    """What a model said of each window of the judged tracks.
+    """A model's predictions for each window of a fold's test tracks.
 
     Args:
-        track: the window's track `(n_windows,)`, an index into the fold's tracks.
-        start: where in the track the window begins `(n_windows,)`, s.
+        track: the window's track `(n_windows,)`, an index into the test tracks.
+        start: where the window begins in the track `(n_windows,)`, s.
         probabilities: one row a window `(n_windows, n_genres)`, rows sum to 1.
     """
 
@@ -34,31 +34,34 @@ class WindowPredictions:
 
     @property
     def per_track(self) -> Floats:
-        """Mean over each track's windows `(n_tracks, n_genres)`."""
+        """Mean probabilities over each track's windows `(n_tracks, n_genres)`."""
         return _means(self.probabilities, self.track)
 
 
 def _means(rows: Floats, places: Ints) -> Floats:
-    """Mean of all rows of one place, for each place from 0."""
+    """Return the mean of the rows of each place, from 0."""
     sums = np.zeros((places.max() + 1, rows.shape[1]))
     np.add.at(sums, places, rows)
     return sums / np.bincount(places)[:, None]
 
 
 def ensemble_probabilities(probabilities: Sequence[Floats]) -> Floats:
-    """What several models say together: the softmax of their mean logits, surer than the mean of what each says.
+    """Combine several models' probabilities by the softmax of their mean logits, which is sharper than their mean.
 
     Args:
         probabilities: of each model `(n_windows, n_genres)`.
 
+    Returns:
+        `(n_windows, n_genres)`, rows sum to 1.
+
     Source: the logarithmic opinion pool in Genest & Zidek, Combining probability distributions, Statistical Science
     1 (1986).
     """
-    return np.asarray(softmax(np.mean([logits_of(own) for own in probabilities], axis=0), axis=1))
+    return np.asarray(softmax(np.mean([logits_of(each) for each in probabilities], axis=0), axis=1))
 
 
 class _Predicted:
-    """Tracks with their true genres and what is said of them."""
+    """Tracks with their true and predicted genres."""
 
     labels: Ints
     probabilities: Floats
@@ -70,28 +73,26 @@ class _Predicted:
 
     @cached_property
     def hits(self) -> Floats:
-        """1 for each track that was recognised, 0 for the others `(n_tracks,)`."""
+        """1 for each correctly classified track, 0 for the others `(n_tracks,)`."""
         return (self.predictions == self.labels).astype(float)
 
 
 @dataclass(frozen=True)
 class FoldResult(_Predicted):
-    """What one trained fold leaves behind; every figure and score derives from it.
+    """The result of one trained fold, from which every figure and score derives.
 
     Args:
         index: number of the fold, from 0.
-        track_ids: the judged tracks.
+        track_ids: the test tracks.
         labels: their true genres `(n_tracks,)`, indices into `genres`.
-        probabilities: predicted, one row a track `(n_tracks, n_genres)`, rows sum to 1; a track's are the mean over
-            its windows.
+        probabilities: mean over each track's windows `(n_tracks, n_genres)`, rows sum to 1.
         genres: names in the order of the columns.
-        curves: per epoch `train_loss`, `train_accuracy`, `held_out_loss`, `held_out_accuracy`, and with early stopping
-            `val_loss`, `val_accuracy`.
-        n_train: tracks that taught.
-        seconds: wall times of training and judging its models, added up, though they work side by side, s.
-        windows: what the tracks' probabilities were averaged from, if it was kept.
-        groups: equal numbers for tracks that share an artist or a recording, one a track; None if nobody knows, as of a
-            run from before they were kept.
+        curves: of each epoch `train_loss`, `held_out_loss` (nats), `train_accuracy`, `held_out_accuracy` (shares), and
+            with early stopping `val_loss`, `val_accuracy`.
+        n_train: number of training tracks.
+        seconds: sum of its models' times of training and prediction, s, though they run in parallel.
+        windows: the predictions that the tracks' probabilities are the means of, if they were kept.
+        groups: equal numbers for tracks that share an artist or a recording, one per track; None if no artist is known.
     """
 
     index: int
@@ -107,7 +108,7 @@ class FoldResult(_Predicted):
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Accuracy, macro F1 and log loss (nats) over the fold's tracks, and accuracy over their single windows."""
+        """Accuracy, macro F1 and log loss (nats) over the test tracks, and accuracy over their single windows."""
         columns = range(len(self.genres))
         scores = {
             "accuracy": float(self.hits.mean()),
@@ -139,12 +140,12 @@ class GenreScores:
 
 @dataclass(frozen=True)
 class TrackPredictions(_Predicted):
-    """What one configuration says of every track, in the order of their ids.
+    """One configuration's predictions for every test track, in the order of their ids.
 
     Args:
-        track_ids: the judged tracks.
+        track_ids: the test tracks.
         labels: their true genres `(n_tracks,)`.
-        probabilities: mean over the repetitions in which a track was judged `(n_tracks, n_genres)`.
+        probabilities: mean over the folds that tested a track `(n_tracks, n_genres)`.
     """
 
     track_ids: tuple[str, ...]
@@ -154,11 +155,11 @@ class TrackPredictions(_Predicted):
 
 @dataclass(frozen=True)
 class ConfigResult:
-    """One configuration with its folds.
+    """The result of one configuration.
 
     Args:
-        params: what names it: features, model, batch_size and whatever else was set.
-        folds: their results, by index.
+        params: the settings that name it: features, model, batch_size and others that were set.
+        folds: results of its folds, by index.
         n_parameters: trainable weights of its networks; kernel machines have none.
     """
 
@@ -178,21 +179,21 @@ class ConfigResult:
 
     @cached_property
     def tracks(self) -> TrackPredictions:
-        """The folds' predictions, one a track."""
-        names, first, place = np.unique(self._pooled("track_ids"), return_index=True, return_inverse=True)
+        """The folds' predictions, one per track."""
+        ids, first, place = np.unique(self._pooled("track_ids"), return_index=True, return_inverse=True)
         probabilities = _means(self._pooled("probabilities"), place)
-        return TrackPredictions(tuple(names.tolist()), self._pooled("labels")[first], probabilities)
+        return TrackPredictions(tuple(ids.tolist()), self._pooled("labels")[first], probabilities)
 
     @cached_property
     def first_hits(self) -> Floats:
-        """1 for each track that the first training to judge it recognised, 0 for the others, in the order of ids."""
+        """1 for each track that the first fold to test it classified correctly, else 0, in the order of ids."""
         _, first = np.unique(self._pooled("track_ids"), return_index=True)
         hits: Floats = self._pooled("hits")[first]
         return hits
 
     @property
     def per_genre(self) -> GenreScores:
-        """How well each genre is recognised, pooled over the folds."""
+        """Precision, recall and F1 of each genre, pooled over the folds."""
         labels, predictions, columns = self._pooled("labels"), self._pooled("predictions"), range(len(self.genres))
         scores = precision_recall_fscore_support(labels, predictions, labels=columns, zero_division=0)
         return GenreScores(*scores)
@@ -204,20 +205,20 @@ class ConfigResult:
 
     @cached_property
     def tempered(self) -> "ConfigResult":
-        """The same with trustworthy probabilities; each fold's temperature comes from tracks that others have judged.
+        """The same result with calibrated probabilities, each fold's at the temperature of the other folds' tracks.
 
-        A fold is as it was if there are none, as on a published split.
+        A fold stays as it is if there are no other tracks, as on a published split.
         """
         return replace(self, folds=tuple(map(self._tempered, self.folds)))
 
     @property
     def is_tempered(self) -> bool:
-        """Whether there are other tracks than a fold's own to find its temperature by."""
+        """Whether there are tracks other than a fold's own to fit its temperature to."""
         return self.tempered.folds[0] is not self.folds[0]
 
     @cached_property
     def calibration(self) -> Calibration:
-        """How far the probabilities can be trusted, pooled over the folds."""
+        """Confidence against accuracy, pooled over the folds."""
         return calibration(self._pooled("probabilities").max(axis=1), self._pooled("hits"))
 
     def _tempered(self, fold: FoldResult) -> FoldResult:
@@ -227,26 +228,26 @@ class ConfigResult:
         return replace(fold, probabilities=tempered(fold.probabilities, best_temperature(probabilities, labels)))
 
     def _without(self, track_ids: Sequence[str]) -> tuple[Floats, Ints]:
-        """What was said of all other tracks, and their labels."""
-        apart = ~np.isin(self._pooled("track_ids"), track_ids)
-        return self._pooled("probabilities")[apart], self._pooled("labels")[apart]
+        """Return the probabilities and labels of all other tracks."""
+        others = ~np.isin(self._pooled("track_ids"), track_ids)
+        return self._pooled("probabilities")[others], self._pooled("labels")[others]
 
     def _pooled(self, part: str) -> NDArray[Any]:
-        """What all folds have of something, one after the other."""
+        """Return an attribute of all folds, concatenated."""
         return np.concatenate([getattr(fold, part) for fold in self.folds])
 
     @cached_property
     def test_share(self) -> float:
-        """Judged tracks per training track, mean over the folds."""
+        """Test tracks per training track, mean over the folds."""
         return float(np.mean([len(fold.labels) / fold.n_train for fold in self.folds]))
 
     @cached_property
     def single_test_set(self) -> bool:
-        """Whether all folds judge the same tracks, as several trainings on a published split do."""
+        """Whether all folds test the same tracks, as several trainings on a published split do."""
         return len(self.folds) > 1 and len({fold.track_ids for fold in self.folds}) == 1
 
     def estimate(self, score: str) -> Estimate:
-        """Mean of a fold score (a key of `FoldResult.scores`) with its error."""
+        """Return the mean of a score (a key of `FoldResult.scores`) over the folds, with its standard error."""
         if score != "accuracy":
             return estimate([fold.scores[score] for fold in self.folds], self.test_share)
         return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, pseudo_values=(1, 1, 0, 0))
@@ -254,13 +255,13 @@ class ConfigResult:
     def over_folds(
         self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float], step: float = 1.0
     ) -> Estimate:
-        """Mean of something that each judged track has, with its error.
+        """Return the mean of a value that each test track has, with its standard error.
 
         Args:
             values: of each fold's tracks `(n_tracks,)`.
             of_tracks: the same, once for each track `(n_tracks,)`, for `estimates.with_error_floor`.
-            pseudo_values: the values that join these.
-            step: by how much two values differ at least, if they do.
+            pseudo_values: the values that are added to these.
+            step: smallest difference between two different values.
         """
         if len(values) == 1 or self.single_test_set:
             groups = self._test_groups
@@ -273,19 +274,19 @@ class ConfigResult:
 
     @property
     def has_groups(self) -> bool:
-        """Whether it is known which of the judged tracks share an artist or a recording."""
+        """Whether it is known which test tracks share an artist or a recording."""
         return any(fold.groups for fold in self.folds)
 
     @property
     def _test_groups(self) -> Ints:
-        """Number of the group, from 0, of each track of a fold, where all folds judge the same `(n_tracks,)`."""
+        """Number, from 0, of each test track's group, where all folds test the same tracks `(n_tracks,)`."""
         known = (fold.groups for fold in self.folds if fold.groups)
         numbers = next(known, range(len(self.folds[0].labels)))
         return np.asarray(np.unique(numbers, return_inverse=True)[1])
 
     @property
     def summary(self) -> dict[str, float]:
-        """Every figure by its name: mean, deviation and interval of each score, and how each genre fares."""
+        """All metrics by name: mean, standard deviation and interval of each score, and each genre's scores."""
         figures: dict[str, float] = {}
         for score in self.folds[0].scores:
             e = self.estimate(score)
@@ -308,13 +309,13 @@ class ConfigResult:
 
     @property
     def seconds_per_fold(self) -> float:
-        """What a fold's models take one after the other, mean over the folds, s."""
+        """Sum of the times of a fold's models, mean over the folds, s."""
         return float(np.mean([fold.seconds for fold in self.folds]))
 
 
 @dataclass(frozen=True)
 class GenreMeans:
-    """Average features of each genre, with what their axes mean.
+    """Average features of each genre, and their axes.
 
     Args:
         kind: `mel` or `mfcc`.
@@ -332,7 +333,7 @@ class GenreMeans:
 
 
 def confusions(confusion: Ints) -> list[tuple[int, int, int]]:
-    """Mistakes by how often they happen.
+    """Return the mistakes by frequency.
 
     Args:
         confusion: counts `(n_genres, n_genres)`, rows true, columns predicted.
@@ -348,14 +349,14 @@ def confusions(confusion: Ints) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class MissedTrack:
-    """A track that configurations get wrong.
+    """A track that configurations misclassify.
 
     Args:
         id: of the track.
         genre: its label.
-        taken_for: the other genre that most of them predict.
-        missed: share of the configurations that get it wrong.
-        confidence: mean probability that all of them give to `taken_for`.
+        taken_for: the wrong genre that most of them predict.
+        missed: share of the configurations that misclassify it.
+        confidence: mean over all of them of the probability of `taken_for`.
     """
 
     id: str
@@ -366,10 +367,10 @@ class MissedTrack:
 
 
 def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
-    """The tracks that at least one configuration gets wrong, those that most get wrong, and most surely, first.
+    """Return the tracks that any configuration misclassifies, those that most do, and most confidently, first.
 
     Args:
-        results: configurations on the same tracks; those of which a fold is missing are left out.
+        results: configurations on the same tracks; those with missing folds are left out.
     """
     ids, genres = max((result.tracks.track_ids for result in results), key=len), results[0].genres
     complete = [result.tracks for result in results if result.tracks.track_ids == ids]
@@ -388,22 +389,22 @@ def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
 
 
 def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Sort configurations by mean accuracy, best first, those that lack folds last; macro F1 decides between equals."""
+    """Sort configurations by mean accuracy, best first, with macro F1 for ties; those with missing folds come last."""
     return sorted(results, key=lambda r: (-len(r.folds), -r.estimate("accuracy").mean, -r.estimate("macro_f1").mean))
 
 
 def names(results: Sequence[ConfigResult]) -> list[str]:
-    """Name configurations by features, model, batch size and whatever else differs between them."""
+    """Name configurations by features, model, batch size and other settings that differ between them."""
     axes = (*AXES, *differing(results))
     return [" · ".join(setting(axis, result.params.get(axis, "?")) for axis in axes) for result in results]
 
 
 def setting(axis: str, value: str) -> str:
-    """What a value of an axis is called among others: `mel`, `deep`, `batch 16`, `recipe.epochs 60`."""
+    """Return a setting as a part of a name: `mel`, `deep`, `batch 16`, `recipe.epochs 60`."""
     return value if axis in ("features", "model") else f"{axis.removesuffix('_size')} {value}"
 
 
 def differing(results: Sequence[ConfigResult]) -> list[str]:
-    """Keys of the parameters, other than features, model and batch size, that differ between configurations."""
+    """Return the settings, other than features, model and batch size, that differ between configurations."""
     keys = {key for result in results for key in result.params}.difference(AXES)
     return [key for key in sorted(keys) if len({result.params.get(key) for result in results}) > 1]

@@ -1,4 +1,4 @@
-"""What every setting may be."""
+"""What values each setting may have."""
 
 import difflib
 import math
@@ -29,7 +29,7 @@ class Number:
     optional: bool = False
 
     def allows(self, value: object) -> bool:
-        """Whether a value is one of them."""
+        """Return whether the setting may have a value."""
         if value is None:
             return self.optional
         kinds = (int,) if self.integer else (int, float)
@@ -46,14 +46,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A text, of a few if they are named; it may be empty, or nothing, where that is allowed."""
+    """A string, one of `choices` if there are any; `empty` allows the empty one, `optional` null."""
 
     choices: tuple[str, ...] = ()
     optional: bool = False
     empty: bool = False
 
     def allows(self, value: object) -> bool:
-        """Whether a value is one of them."""
+        """Return whether the setting may have a value."""
         if value is None:
             return self.optional
         if self.choices or not isinstance(value, str):
@@ -68,12 +68,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Several:
-    """A list, not empty, of texts of a few."""
+    """A non-empty list of some of `choices`."""
 
     choices: tuple[str, ...]
 
     def allows(self, value: object) -> bool:
-        """Whether a value is one of them."""
+        """Return whether the setting may have a value."""
         return isinstance(value, list) and bool(value) and all(item in self.choices for item in value)
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Switch:
     """True or false."""
 
     def allows(self, value: object) -> bool:
-        """Whether a value is one of them."""
+        """Return whether the setting may have a value."""
         return isinstance(value, bool)
 
     def __str__(self) -> str:
@@ -94,12 +94,12 @@ class Switch:
 
 
 def at_least(low: int) -> Number:
-    """Whole numbers from `low` on."""
+    """Return the rule for an integer of at least `low`."""
     return Number(low, integer=True)
 
 
 GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
-# What is handed to a class or a function as arguments, which refuses those that it does not know.
+# Groups that are passed as arguments to a class or function, which refuses unknown ones itself.
 ARGUMENTS = (
     "dataset.",
     "features.",
@@ -173,7 +173,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True),
 }
-# Settings that say where and how a run happens but not what it computes.
+# Settings that say where and how a run happens, not what it computes.
 INCIDENTAL = (
     "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
@@ -181,13 +181,13 @@ INCIDENTAL = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Hold every setting against its rule; what has none here is judged by the class that takes it.
+    """Check every setting against its rule; what has none here is checked by the class that takes it.
 
     Args:
         cfg: the composed configuration.
 
     Raises:
-        UserError: a value is not allowed, or a setting is one that nothing would take.
+        UserError: a value is not allowed, or nothing takes a setting.
     """
     for key, value in sorted(leaves(cfg), key=lambda leaf: "." in leaf[0]):  # groups take values from the top level
         rule = RULES.get(key)
@@ -219,12 +219,12 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def is_incidental(key: str) -> bool:
-    """Whether a setting says where or how a run happens, so that configurations do not differ by it."""
+    """Return whether a setting says only where or how a run happens, so that it makes no other configuration."""
     return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Every setting as (dotted key, resolved value); lists are values."""
+    """Yield every setting as (dotted key, resolved value); lists are values."""
     yield from _flatten(OmegaConf.to_container(without_hydra(cfg), resolve=True), "")
 
 
@@ -235,7 +235,7 @@ def as_yaml(cfg: DictConfig, *keys: str) -> str:
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """A configuration's own settings, in a copy."""
+    """Return a copy of a configuration without Hydra's own settings."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
@@ -248,7 +248,7 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def no_such_key(key: str) -> str:
-    """What is told of a setting that there is not, with what may be meant."""
+    """Return the message about a setting that does not exist, with what may have been meant."""
     group, _, name = key.rpartition(".")
     if key in RULES and group in GROUPS:
         own = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if name in (OmegaConf.load(path) or {})]

@@ -1,4 +1,4 @@
-"""What a configuration is judged on: the tracks that are there, their features, and who trains and who judges."""
+"""The data of a configuration: its tracks, their features and the folds that split them."""
 
 import logging
 import shlex
@@ -25,23 +25,23 @@ from genre_cls.store import Features, FeatureStore
 
 log = logging.getLogger(__name__)
 
-NAMED = 3  # unreadable tracks, where there are too many
-LONGEST_NAME = 100  # letters of a dataset's name: MLflow has the experiment's files in a folder that is named by it
+N_NAMED = 3  # unreadable tracks that the error names if there are too many
+LONGEST_NAME = 100  # letters of a dataset's name, which names MLflow's folder of the experiment
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a configuration is judged on.
+    """The data of a configuration.
 
     Args:
-        catalogue: the tracks there are.
-        features: of those that can be read.
+        catalogue: all tracks.
+        features: of the readable tracks.
         labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
-        folds: who teaches and who judges.
-        to_train: those of the folds that the present job trains.
+        folds: how the readable tracks are split.
+        to_train: the folds that the present job trains.
         groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
-        repetitions: tracks that sound like one recording, where the split had to know.
-        note: what every figure has to say of the data, if anything.
+        repetitions: pairs of tracks that sound like one recording, if the split had to know them.
+        note: small print for every figure; may be empty.
     """
 
     catalogue: Catalogue
@@ -54,33 +54,36 @@ class Task:
     note: str
 
     def dataset(self, option: str) -> str:
-        """What to call the dataset: a folder by its own name, unless that is one of the package's.
+        """Return the dataset's name: a folder's own, unless one of the package's options has it.
 
         Args:
-            option: of the setting `dataset`.
+            option: the chosen option of the setting `dataset`.
         """
-        own = in_one_line(self.catalogue.name)[:LONGEST_NAME]
-        taken = own != option and any(own == path.stem for path in (CONF / "dataset").glob("*.yaml"))
-        return f"{option} {own}" if taken else own or option
+        name = in_one_line(self.catalogue.name)[:LONGEST_NAME]
+        is_taken = name != option and any(name == path.stem for path in (CONF / "dataset").glob("*.yaml"))
+        return f"{option} {name}" if is_taken else name or option
 
     @property
     def digest(self) -> str:
-        """Equal for configurations that are judged on the same tracks in the same folds."""
+        """Digest that is equal for configurations tested on the same tracks in the same folds."""
         return digest(self.features.digest, *(fold.test.tolist() for fold in self.folds))
 
     @property
     def inputs(self) -> str:
-        """Equal for tasks that give training the very same: tracks, genres, and who teaches, stops and judges."""
+        """Digest that is equal for tasks with the same tracks, genres and training, validation and test tracks."""
         parts = [(fold.train.tolist(), fold.val.tolist()) for fold in self.folds]
         return digest(self.digest, self.catalogue.genres, parts)
 
 
 def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:
-    """Load one configuration's features and split their tracks; None if they cannot be and that is to be skipped.
+    """Load a configuration's features and split their tracks.
 
     Args:
         cfg: the configuration.
-        silently: whether nothing is said of what is skipped.
+        silently: whether not to log a skipped split.
+
+    Returns:
+        The task; None if the split is impossible and `skip_impossible` is set.
 
     Raises:
         SplitError: the tracks do not allow the split.
@@ -97,10 +100,10 @@ def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:
 
 
 def load_all(configurations: Sequence[DictConfig]) -> None:
-    """Extract all features that some configurations need, each track decoded once, and say what there is.
+    """Extract all features that configurations need, decoding each track once, and log what was found.
 
     Raises:
-        UserError: what `load` raises for one of them, but for splits that may be skipped if another is possible.
+        UserError: as `load`; with `skip_impossible` set, only if no split is possible.
     """
     by_data: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
@@ -124,7 +127,7 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
 
 @dataclass(frozen=True)
 class _Data:
-    """A dataset as this process has found it, with those of its features that were asked for last."""
+    """A dataset as this process found it, with the features of the last pass over its tracks."""
 
     catalogue: Catalogue
     features: dict[FeatureSpec, Features] = field(default_factory=dict)
@@ -135,8 +138,8 @@ def _load(cfg: DictConfig) -> Task:
     catalogue = data.catalogue
     features, *fingerprints = _features(cfg, data, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
-    if unheard := set(catalogue.genres).difference(genres):
-        raise UserError(f"genre {min(unheard)}: none of its tracks can be read; repair them, or remove its folder")
+    if unreadable := set(catalogue.genres).difference(genres):
+        raise UserError(f"genre {min(unreadable)}: none of its tracks can be read; repair them, or remove its folder")
     unknown = np.array([track.artist is None for track in tracks])
     repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
     groups = artist_groups(tracks, [*_same_files(features), *((pair.first, pair.second) for pair in repetitions)])
@@ -157,7 +160,7 @@ def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
 
 
 def _same_files(features: Features) -> list[tuple[int, int]]:
-    """Pairs of tracks whose files are the same to the byte."""
+    """Return pairs of tracks whose files are equal byte by byte."""
     first: dict[Path, int] = {}
     return [(first.setdefault(entry, place), place) for place, entry in enumerate(features.entries)]
 
@@ -184,7 +187,7 @@ def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts
 
 
 def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
-    """The same for the training tracks of one of its folds, which may have too few artists for as many folds."""
+    """Return the split with one fold fewer: the training tracks of one fold may have too few artists for k folds."""
     k = split.keywords.get("k", 2)
     return partial(split, k=k - 1) if k > 2 else split
 
@@ -206,15 +209,15 @@ def _data(cfg: DictConfig) -> _Data:
 
 
 def _data_settings(cfg: DictConfig) -> str:
-    """All that decides which tracks there are and how they are labelled, as YAML."""
+    """All settings that decide which tracks there are and how they are labelled."""
     keys = ("dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres")
     return as_yaml(cfg, *keys, *["seed"] * cfg.shuffle_genres)
 
 
-@cache  # a process looks once, so that all configurations of a sweep are judged on the same tracks
+@cache  # a process looks once, so that all configurations of a sweep have the same tracks
 def _load_dataset(settings: str) -> _Data:
     cfg = OmegaConf.create(settings)
-    if cfg.dataset.get("cache_dir"):  # or what the demo set fails in would be told of the dataset
+    if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
         make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
     catalogue: Catalogue = instantiate(cfg.dataset)
     if cfg.drop_faults:
@@ -223,15 +226,15 @@ def _load_dataset(settings: str) -> _Data:
 
 
 def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> list[Features]:
-    """The features of all readable tracks for each spec, from one pass, so that all are of the same tracks.
+    """Return the features of all readable tracks for each spec, from one pass, so that all have the same tracks.
 
-    Those of the last pass are kept: those of all passes of a search might be more than a process may map.
+    Only the last pass's are kept: those of all passes of a search might be more than a process may map.
     """
     if not data.features.keys() >= set(specs):
-        wanted = list(dict.fromkeys(specs))
-        found = _extract(cfg, data.catalogue, wanted)
+        unique = list(dict.fromkeys(specs))
+        features = _extract(cfg, data.catalogue, unique)
         data.features.clear()
-        data.features.update(zip(wanted, found, strict=True))
+        data.features.update(zip(unique, features, strict=True))
     return [data.features[spec] for spec in specs]
 
 
@@ -239,18 +242,18 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
     make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
     features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
     faults, allowed = features[0].faults, cfg.max_unreadable * len(catalogue.tracks)
-    if len(faults) > (max(1, allowed) if allowed else 0):  # a share of a few tracks would allow none
+    if len(faults) > (max(1, allowed) if allowed else 0):  # the share of few tracks would allow none
         raise UserError(
             f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
             f"max_unreadable={cfg.max_unreadable:g} allows; repair or remove them, or raise max_unreadable: "
-            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:NAMED])
-            + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
+            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:N_NAMED])
+            + (f"; and {len(faults) - N_NAMED} more" if len(faults) > N_NAMED else "")
         )
     return features
 
 
 def _fingerprint(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
-    """What repetitions are found by, where the split has to know of them and not all artists are known to tell."""
+    """Return the features that find repetitions, if the split needs them because only some artists are known."""
     known = [track.artist is not None for track in catalogue.tracks]
     return [FINGERPRINT] if cfg.folds._target_.endswith(".artist") and any(known) and not all(known) else []
 
@@ -267,14 +270,14 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
 
 
 def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
-    """Values that are allowed but too large for what there is."""
+    """Warn of settings that are allowed but too large for these tracks."""
     longest = max(clip.shape[1] for clip in features.clips) * features.spec.seconds_per_frame
     if cfg.recipe.window > longest + features.spec.seconds_per_frame:
         window = f"recipe.window={cfg.recipe.window:g}"
         yield f"{window}: no track is so long (the longest is of {longest:.1f} s), so tracks are repeated to fill it"
-    teach = max(len(fold.train) for task in tasks for fold in task.folds)
-    if cfg.batch_size > teach:
-        yield f"batch_size={cfg.batch_size}: more than the {teach} training tracks of a fold, so an epoch is one step"
+    n_train = max(len(fold.train) for task in tasks for fold in task.folds)
+    if cfg.batch_size > n_train:
+        yield f"batch_size={cfg.batch_size}: more than the {n_train} training tracks of a fold, so an epoch is one step"
 
 
 def _announce_artists(tracks: Sequence[Track]) -> None:
@@ -285,15 +288,17 @@ def _announce_artists(tracks: Sequence[Track]) -> None:
 def _announce_split(task: Task) -> None:
     tracks = task.features.tracks
     log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
-    if copies := _copies_that_teach(task):
-        n_judged = sum(len(fold.test) for fold in task.folds)
-        log.warning("split: of %d of %d held-out tracks the same recording is in the training set", copies, n_judged)
+    if n_leaked := _n_leaked(task):
+        n_test = sum(len(fold.test) for fold in task.folds)
+        log.warning("split: of %d of %d held-out tracks the same recording is in the training set", n_leaked, n_test)
     for pair in task.repetitions:
-        alike = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
-        log.warning("kept on one side, as they sound alike: %s and %s", *alike)
+        ids = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
+        log.warning("kept on one side, as they sound alike: %s and %s", *ids)
 
 
-def _copies_that_teach(task: Task) -> int:
-    """How many held-out tracks, over all folds, are known to be a recording that is in their fold's training set."""
-    of = recordings(task.features.tracks, _same_files(task.features))
-    return sum(int(np.isin(of[fold.test], of[np.union1d(fold.train, fold.val)]).sum()) for fold in task.folds)
+def _n_leaked(task: Task) -> int:
+    """Return how many held-out tracks, over all folds, have their recording in the fold's training set."""
+    numbers = recordings(task.features.tracks, _same_files(task.features))
+    training = [np.union1d(fold.train, fold.val) for fold in task.folds]
+    leaked = [np.isin(numbers[fold.test], numbers[train]) for fold, train in zip(task.folds, training, strict=True)]
+    return int(np.concatenate(leaked).sum())

@@ -1,6 +1,6 @@
-"""The command: `python -m genre_cls.train` judges one configuration by cross-validation, with `-m` a grid of them.
+"""The command `python -m genre_cls.train`: cross-validates one configuration, with `-m` a grid of them.
 
-Nothing heavy is imported before it is needed, so that `--help` and a typo are answered at once.
+Nothing heavy is imported before it is needed, so that `--help` and typos are answered at once.
 """
 
 import logging
@@ -10,17 +10,16 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import product
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -38,22 +37,22 @@ TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what 
 
 
 def main() -> None:
-    """Run what the command line asks for; a mistake in it is told in one line, with exit code 2."""
+    """Run what the command line asks for; a mistake in it is reported in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     with one_line_errors(AGAIN), stopped_by_failure():
         check_command_line(sys.argv[1:])
         try:
             evaluate_one()
         except Exception:
-            with suppress(UserError):  # of a store that is away, say, which is told already
-                Sweep.finish(complete=False)  # what did finish is worth one all the same
+            with suppress(UserError):  # of an unreachable store, say, which has been reported already
+                Sweep.finish(complete=False)  # what did finish deserves a report all the same
             raise
         Sweep.finish()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def evaluate_one(cfg: DictConfig) -> float:
-    """One job of Hydra's: judge one configuration, give its mean accuracy to the sweeper."""
+    """Run one of Hydra's jobs: evaluate a configuration and return its mean accuracy to the sweeper."""
     from genre_cls.experiment import evaluate
     from genre_cls.identity import identify
 
@@ -66,15 +65,15 @@ def evaluate_one(cfg: DictConfig) -> float:
 class Sweep(Callback):
     """What belongs to a whole command rather than to one configuration.
 
-    Before the first job: every configuration is checked, and all features are extracted in one pass over the
-    audio. After the last: the report. Hydra has a callback for that too, but calls it only if no job has failed.
-    A search (`inside`) ends with its winner being judged by the fold that took no part in it, each fold its own winner.
-    Hydra turns what a callback raises into a warning, but lets SystemExit pass: callbacks tell mistakes themselves.
+    Before the first job, every configuration is checked and all features are extracted in one pass over the audio.
+    After the last comes the report (Hydra's own callback for that is called only if no job has failed). A search
+    (`inside`) ends with testing the winner of each fold on that fold, which took no part in the search.
+    Hydra turns what a callback raises into a warning but lets SystemExit pass, so callbacks report mistakes themselves.
     """
 
-    # The class's own, since Hydra makes the instance, which `main` has no way to get.
+    # Attributes of the class, since Hydra makes the instance and `main` has no way to get it.
     _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and its command's id
-    _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best, by its fold
+    _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best trial, by fold
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
@@ -83,26 +82,26 @@ class Sweep(Callback):
             _prepare(config, [config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prepare all configurations of a sweep, wherever the launcher runs them."""
+        """Prepare all configurations of a sweep, wherever the launcher will run them."""
         with one_line_errors(AGAIN):
             trials = config.hydra.sweeper.get("n_trials", 1)
             if not at_least(1).allows(trials):
                 raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
             _check_launcher(config)
             if config.inside and not _runs_here(config):
-                raise UserError("inside=true: a search hears of its jobs with hydra/launcher=basic alone")
+                raise UserError("inside=true: a search runs with hydra/launcher=basic alone")
             _prepare(config, expand(config) or [config])
         Sweep._under_way = config, _name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the best configuration of a search inside of each fold."""
+        """Remember the best trial of a search inside each fold."""
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            accuracy = job_return.return_value  # not a number if its split is impossible
+            accuracy = job_return.return_value  # NaN if its split is impossible
             if accuracy > Sweep._best.get(config.fold, (-1,))[0]:
                 Sweep._best[config.fold] = accuracy, config
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say where to look at a single configuration."""
+        """Log how to look at a single configuration."""
         if kwargs["job_return"].status != JobStatus.COMPLETED:
             return
         from genre_cls.connection import store_uri, ui_command
@@ -112,10 +111,10 @@ class Sweep(Callback):
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:
-        """Write the report of a sweep, if any configuration of it has finished, and judge the winners of a search.
+        """Write the report of a sweep if any configuration has finished, and test the winners of a search.
 
         Args:
-            complete: whether all jobs have ended well; a search that broke off has no winner yet.
+            complete: whether all jobs have succeeded; a search that broke off has no winner yet.
         """
         if not cls._under_way:
             return
@@ -129,7 +128,7 @@ class Sweep(Callback):
 
 
 def _evaluate_winner(config: DictConfig) -> None:
-    """Train a search's winner on all that chose it, and judge it by the fold that has not been looked at."""
+    """Train a search's winner on all tracks of the search, and test it on the fold that was set aside."""
     from genre_cls.experiment import evaluate
     from genre_cls.identity import identify
 
@@ -141,7 +140,7 @@ def _evaluate_winner(config: DictConfig) -> None:
 
 
 def _name_command() -> str:
-    """Put a random id of this command into the environment, from which jobs in other processes inherit it."""
+    """Set a random id of this command in the environment, where jobs in other processes inherit it."""
     from genre_cls.tracking import COMMAND_ID
 
     os.environ[COMMAND_ID] = uuid4().hex
@@ -149,8 +148,8 @@ def _name_command() -> str:
 
 
 def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
-    """Check all configurations of a command and make what they are judged on, before the first is trained."""
-    configure_log(config.hydra.job_logging)  # Hydra does so for each job, which is too late for this
+    """Check all configurations of a command and extract their features, before the first is trained."""
+    configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
     for cfg in configurations:
         check(cfg)
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
@@ -161,46 +160,41 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
 
 
 def _report_command(config: DictConfig) -> str:
-    """What reports on the store that a configuration is in, from where this command runs."""
-    usual = OmegaConf.load(CONF / "report.yaml")
-    usual.tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
+    """Return the command that reports on the store of a configuration, as it can be typed here."""
+    defaults = OmegaConf.load(CONF / "report.yaml")
+    defaults.tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
     keys = ("tracking.uri", "tracking.folder", "tracking.experiment", "report_dir", "rope")
-    own = {key: value for key in keys if (value := OmegaConf.select(config, key)) != OmegaConf.select(usual, key)}
-    words = (shlex.quote(without_credentials(as_word(key, value))) for key, value in own.items())
+    values = {key: OmegaConf.select(config, key) for key in keys}
+    others = {key: value for key, value in values.items() if value != OmegaConf.select(defaults, key)}
+    words = (shlex.quote(without_credentials(as_word(key, value))) for key, value in others.items())
     return " ".join([program("python"), "-m genre_cls.report", *words])
 
 
 def _check_launcher(config: DictConfig) -> None:
-    """Refuse a launcher that cannot start a job here; submitit itself would tell it only when all is prepared."""
+    """Refuse a launcher that cannot start jobs here; submitit itself would fail only after all the preparation."""
     if str(config.hydra.launcher._target_).endswith(".SlurmLauncher") and not shutil.which("srun"):
-        way_out = "no srun on this machine; submitit_local or joblib start jobs here"
-        raise UserError(f"hydra/launcher=submitit_slurm: {way_out}")
+        hint = "no srun on this machine; submitit_local or joblib start jobs here"
+        raise UserError(f"hydra/launcher=submitit_slurm: {hint}")
 
 
 def _runs_here(config: DictConfig) -> bool:
-    """Whether jobs run in this process, one after the other, rather than where a launcher takes them."""
+    """Return whether jobs run in this process, one after the other, rather than in a launcher's."""
     return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
 def expand(config: DictConfig) -> list[DictConfig]:
-    """The configurations of a grid sweep; none for a sweeper that finds its configurations on the way.
+    """Return the configurations of a grid sweep; none for a sweeper that chooses its configurations as it goes.
 
     Args:
-        config: the sweep's own, as Hydra hands it to callbacks.
+        config: the sweep's own, as Hydra passes it to callbacks.
     """
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
-    axes = {override.get_key_element(): _choices(override) for override in overrides}  # of one given twice, the last
-    return [loader.load_sweep_config(config, list(job)) for job in product(*axes.values())]
-
-
-def _choices(override: Override) -> list[str]:
-    """The overrides of one value each that one of several stands for."""
-    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-    return [f"{override.get_key_element()}={value}" for value in values]
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [loader.load_sweep_config(config, job) for job in jobs]
 
 
 if __name__ == "__main__":

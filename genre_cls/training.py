@@ -1,6 +1,6 @@
-"""One model of a vote on one fold: from settings and tracks to weights, and what it says of the held-out tracks.
+"""Trains one ensemble member on one fold and predicts the held-out tracks.
 
-Lightning takes seconds to import, so only a process that trains does.
+Lightning takes seconds to import, so only a process that trains a network does.
 """
 
 from collections.abc import Iterator
@@ -27,22 +27,22 @@ from genre_cls.task import Task
 from genre_cls.views import standardised, view_of
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
 
-LESS = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
+LESS_MEMORY = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
 
 Learned = tuple[Weights, Curves, WindowPredictions]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model that has been trained on a fold, to vote with others.
+    """A trained member of an ensemble.
 
     Args:
-        fold: who taught it, and who judges.
-        place: among those who vote.
-        weights: as `modelfile` keeps them.
-        curves: epoch by epoch; none if it has learned all at once.
-        windows: what it says of the held-out tracks.
-        seconds: that training and judging took.
+        fold: that it was trained on.
+        place: in the ensemble, from 0.
+        weights: as `modelfile` stores them.
+        curves: loss (nats) and accuracy of each epoch; empty for a kernel machine.
+        windows: its predictions of the held-out tracks.
+        seconds: of training and prediction, s.
     """
 
     fold: Fold
@@ -58,12 +58,22 @@ def _shortage_in_one_line() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(f"the GPU's memory is too small for this; {LESS}") from error
+        raise UserError(f"the GPU's memory is too small for this; {LESS_MEMORY}") from error
 
 
 @_shortage_in_one_line()
 def train_member(cfg: DictConfig, task: Task, fold: Fold, place: int) -> Member:
-    """Train a fresh model on a fold and let it judge the held-out tracks."""
+    """Train a new ensemble member on a fold and predict the held-out tracks.
+
+    Args:
+        cfg: the configuration.
+        task: its data.
+        fold: to train on.
+        place: of the member in `recipe.members`.
+
+    Raises:
+        UserError: the GPU's memory is too small, or training diverges.
+    """
     from pytorch_lightning import seed_everything
 
     started = perf_counter()
@@ -98,22 +108,22 @@ def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
 
 
 def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
-    """Learn from the windows that cover the training tracks, or from as many of them as may be.
+    """Fit a kernel machine to the windows that cover the training tracks, or to `MAX_WINDOWS` of them.
 
-    Nothing is stopped early, so it learns from the inner validation tracks, too.
+    Nothing is stopped early, so the inner validation tracks are used for training, too.
     """
     view, cover = data.windowing.view, data.cover(np.union1d(data.fold.train, data.fold.val))
-    some = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MAX_WINDOWS)).astype(int)]
+    chosen = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MAX_WINDOWS)).astype(int)]
     with torch.inference_mode():
-        windows = [(view_of(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, some)]
+        windows = [(view_of(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, chosen)]
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
         mean, deviation = mean_and_deviation_per_value(statistics)
         machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
-        judged = (view_of(features, view).cpu() for features, _ in data.predict_dataloader())
-        said = [machine(standardised(values, mean, deviation)) for values in judged]
-    learned = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
-    predictions = data.predictions(torch.cat(said).double().softmax(dim=1).numpy())
-    return {"mean": mean, "deviation": deviation, **learned}, {}, predictions
+        held_out = (view_of(features, view).cpu() for features, _ in data.predict_dataloader())
+        logits = torch.cat([machine(standardised(values, mean, deviation)) for values in held_out])
+    weights = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
+    predictions = data.predictions(logits.double().softmax(dim=1).numpy())
+    return {"mean": mean, "deviation": deviation, **weights}, {}, predictions
 
 
 def check_buildable(cfg: DictConfig) -> None:
@@ -136,12 +146,12 @@ def check_buildable(cfg: DictConfig) -> None:
 
 
 def network_views(cfg: DictConfig) -> list[str]:
-    """How each of the members that are networks sees a window."""
+    """Return the views of the members that are networks."""
     return [view for view in cfg.recipe.members if not is_of_statistics(view)]
 
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
-    """A fresh model that has seen a window, since some take their shape from it."""
+    """Build a new model and show it a window, since lazy layers take their shape from it."""
     model = instantiate(cfg.model, n_genres=n_genres)
     if not isinstance(model, nn.Module):
         raise UserError(
@@ -171,7 +181,7 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -
 
 
 def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:
-    # A modulation spectrum has one size, so short crops would save nothing, and they lack its slow rates.
+    # A modulation spectrum has a fixed size, so short crops would save nothing, and they lack its slow rates.
     first = 1.0 if treatment(view) == "modulation" else cfg.recipe.first_crop
     return crop_lengths(spec.n_frames(cfg.recipe.window), first, cfg.recipe.epochs)
 

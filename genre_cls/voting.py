@@ -1,4 +1,4 @@
-"""The models of some folds: trained side by side, until those of a fold can vote."""
+"""Trains the ensemble members of several folds in parallel and combines each fold's as soon as all are there."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,17 +20,17 @@ from genre_cls.training import Member, train_member
 
 
 class Trainings:
-    """The models of some folds, which workers train from now on, or this process itself, once they are asked for.
+    """The ensemble members of several folds: workers train them from now on, or this process when they are asked for.
 
-    Each model has few threads, and there are as many models at once as there are cores: that is faster than one model
-    on all cores, where the threads wait for each other, and the numbers do not depend on how many cores there are. A
-    GPU is shared by as many models as it has memory for (`mps`). A job that runs beside others trains its models in
-    turn (for `submitit_local`'s jobs `trainer.workers` may allow more).
+    Each model has few threads, and as many models are trained at once as there are cores: that is faster than one model
+    on all cores, whose threads wait for each other, and the numbers do not depend on the number of cores. A GPU is
+    shared by as many models as it has memory for (`mps`). A job that runs beside others trains its models in turn (for
+    jobs of `submitit_local`, `trainer.workers` may allow more).
 
     Args:
         cfg: the configuration.
-        task: what it is judged on.
-        folds: those to train.
+        task: its data.
+        folds: to train.
     """
 
     def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold]) -> None:
@@ -39,14 +39,14 @@ class Trainings:
         n_at_once = n_workers(cfg, task) if len(self.models) > 1 else 1
         if n_at_once > 1 and resolve_device(cfg.trainer.device).type == "cuda":
             mps.start()
-        apart = self.models if n_at_once > 1 else []
-        self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in apart]
+        for_workers = self.models if n_at_once > 1 else []
+        self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in for_workers]
 
     def results(self, title: str) -> Iterator[tuple[FoldResult, Weights]]:
-        """Give each fold as soon as its models can vote.
+        """Yield each fold's result and weights as soon as all its members are trained.
 
         Args:
-            title: of the configuration, for a bar.
+            title: of the configuration, for the progress bar.
         """
         in_turn = (train_member(self.cfg, self.task, *model) for model in self.models)
         trained = workers.results(self.calls) if self.calls else in_turn
@@ -55,22 +55,22 @@ class Trainings:
 
     @property
     def lost(self) -> bool:
-        """Whether the workers have been stopped since."""
+        """Whether the workers have been stopped since it began."""
         return bool(self.calls) and not workers.at_hand()
 
     def cancel(self) -> None:
-        """Leave what has not begun."""
-        for each in self.calls:
-            each.cancel()
+        """Cancel what has not begun."""
+        for call in self.calls:
+            call.cancel()
 
 
 def n_workers(cfg: DictConfig, task: Task) -> int:
-    """How many models this process trains at once."""
+    """Return how many models this process trains at once."""
     if parent_process():  # a launcher's worker, beside others
         return 1
     if cfg.trainer.workers:
         return int(cfg.trainer.workers)
-    if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # likewise
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # the same
         return 1
     cores = max(1, cpu_count() // cfg.trainer.threads)  # that this process may use
     if resolve_device(cfg.trainer.device).type == "cpu":
@@ -79,14 +79,14 @@ def n_workers(cfg: DictConfig, task: Task) -> int:
 
 
 def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
-    """Bring the members of each fold together, in whatever order they come."""
-    waiting: dict[int, list[Member]] = {}
+    """Collect members, in whatever order they come, and yield each fold that is complete."""
+    by_fold: dict[int, list[Member]] = {}
     for member in trained:
-        there = waiting.setdefault(member.fold.index, [])
-        there.append(member)
-        if len(there) == n_members:
-            members = sorted(waiting.pop(member.fold.index), key=lambda each: each.place)
-            yield _result(task, members), _weights(members)
+        members = by_fold.setdefault(member.fold.index, [])
+        members.append(member)
+        if len(members) == n_members:
+            members.sort(key=lambda each: each.place)
+            yield _result(task, members), _weights(by_fold.pop(member.fold.index))
 
 
 def _result(task: Task, members: Sequence[Member]) -> FoldResult:
@@ -112,7 +112,7 @@ def _weights(members: Sequence[Member]) -> Weights:
 
 
 def _mean_curves(members: Sequence[Curves]) -> Curves:
-    """Epoch by epoch, as far as all members came that learn by epochs."""
-    learning = [own for own in members if own]
-    epochs = {name: list(zip(*(own[name] for own in learning), strict=False)) for name in (learning or [{}])[0]}
+    """Average curves epoch by epoch, up to the last epoch that all networks were trained for."""
+    networks = [curves for curves in members if curves]
+    epochs = {name: list(zip(*(curves[name] for curves in networks), strict=False)) for name in (networks or [{}])[0]}
     return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}

@@ -198,4 +198,4 @@ def test_a_configuration_is_compared_in_the_store_that_it_is_in(composed: Callab
 def test_a_search_that_would_not_hear_of_its_jobs_is_refused(command: Command, on_music: tuple[str, ...]) -> None:
     got = command(train.main, *GRID, *on_music, "fold=0", "inside=true", "hydra/launcher=joblib")
     assert got.code == 2
-    assert got.err.splitlines() == ["error: inside=true: a search hears of its jobs with hydra/launcher=basic alone"]
+    assert got.err.splitlines() == ["error: inside=true: a search runs with hydra/launcher=basic alone"]

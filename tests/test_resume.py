@@ -181,7 +181,7 @@ def test_the_next_configuration_begins_while_the_present_one_is_at_it_and_comes_
 def test_pictures_that_others_draw_meanwhile_are_where_they_would_be(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "MANY", 2)
+    monkeypatch.setattr(experiment, "MANY_MODELS", 2)
     done = command(train.main, "-m", *on_music, *ONE[:-1], "trainer.workers=2")
     assert done.code == 0 and table(done) == undisturbed
     for fold in done.children(done.parents[0]):
@@ -466,7 +466,7 @@ def test_a_command_says_that_another_one_has_deleted_its_fold(
     monkeypatch.setattr(spool.Spool, "put", deleted)
     done = command(train.main, *on_music, *ONE, "fold=1")
     assert done.code == 2 and done.err.splitlines()[-1] == (
-        f"error: {TITLE}: fold=1 is not there any more: another command has begun anew (force=true), or its files "
+        f"error: {TITLE}: fold=1 is not there any more: another command has begun again (force=true), or its files "
         "are damaged; the same command trains it again"
     )
 
