@@ -20,7 +20,7 @@ from genre_cls.features import extract, mel_frequencies
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.modelfile import AT_ONCE, SavedModel
 from genre_cls.models import arithmetic
-from genre_cls.prediction import Clip, Explanation, Prediction, first_waveform, is_onnx, longest_clip, predict_file
+from genre_cls.prediction import Classifier, Clip, Explanation, first_waveform, is_onnx, longest_clip
 from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BEST = "best"
 
 
-class GenreClassifier:
+class GenreClassifier(Classifier):
     """Trained models that vote on the genre of an audio file.
 
     A file is decoded, turned into features, cut into windows and judged as in evaluation. What lasts longer than
@@ -54,10 +54,12 @@ class GenreClassifier:
                 "these models cannot vote together, as they differ in model, genres, features, windows, views or "
                 "precision"
             )
-        (self._usage,) = usages
-        self._parts = tuple(parts)
+        (usage,) = usages
+        temperature = temperature or float(np.mean([part.temperature for part in parts]))
+        longest = longest_clip(usage.window)
+        super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, longest, temperature)
+        self._usage, self._parts = usage, tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
-        self._temperature = temperature or float(np.mean([part.temperature for part in parts]))
 
     @classmethod
     def load(cls, source: str | Path = BEST, *, tracking: str | Path = "mlruns", trust: bool = False) -> Self:
@@ -81,16 +83,6 @@ class GenreClassifier:
         return cls([modelfile.read(path, trust=trust) for path in paths], temperature)
 
     @property
-    def genres(self) -> tuple[str, ...]:
-        """Names of the genres."""
-        return self._usage.genres
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset that it has learned from."""
-        return self._parts[0].dataset
-
-    @property
     def configuration(self) -> str:
         """The settings that what was trained is told by, as one would give them; empty if its file does not say."""
         named = json.loads(self._parts[0].description["origin"].get("named", "{}"))
@@ -100,26 +92,6 @@ class GenreClassifier:
     def n_networks(self) -> int:
         """How many networks vote."""
         return len(self._networks)
-
-    def predict(self, path: str | Path) -> Prediction:
-        """Classify one audio file.
-
-        Args:
-            path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
-                `audio.SHORTEST` to `prediction.LONGEST`.
-
-        Raises:
-            UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout);
-                the message is the reason, its note the path.
-            UserError: the model gives no numbers.
-        """
-        usage = self._usage
-        longest = longest_clip(usage.window)
-        rate, temperature = usage.spec.sample_rate, self._temperature
-        with path_noted(path):
-            return predict_file(
-                Path(path), self.genres, self._predict_clip, sample_rate=rate, longest=longest, temperature=temperature
-            )
 
     def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
         """Say what in an audio file speaks for a genre, by integrated gradients; takes some seconds a network.
@@ -160,9 +132,8 @@ class GenreClassifier:
             UnreadableAudio: the clip cannot be judged.
         """
         spec = replace(self._usage.spec, kind="mel")
-        longest = longest_clip(self._usage.window)
         with path_noted(path):
-            waveform = first_waveform(Path(path), sample_rate=spec.sample_rate, longest=longest)
+            waveform = first_waveform(Path(path), sample_rate=self._sample_rate, longest=self._longest)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
@@ -198,7 +169,6 @@ class GenreClassifier:
         return modelfile.serialised(weights, description)
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""
         usage = self._usage
         (clip,) = extract(waveform, [usage.spec])
         n_frames = usage.spec.n_frames(usage.window)

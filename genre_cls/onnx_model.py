@@ -9,12 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genre_cls.audio import path_noted
 from genre_cls.calibration import Floats, checked_temperature
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.extras import needs
 from genre_cls.files import expanduser
-from genre_cls.prediction import Prediction, predict_file
+from genre_cls.prediction import Classifier
 
 with needs("onnx"):
     import onnxruntime
@@ -23,7 +22,7 @@ KEY = "genre_cls"  # of the JSON among a file's metadata
 INPUT, OUTPUTS = "waveform", ("probabilities", "windows", "starts", "ends")
 
 
-class OnnxClassifier:
+class OnnxClassifier(Classifier):
     """Trained models that vote on the genre of an audio file, as `GenreClassifier` does in float32.
 
     Args:
@@ -35,14 +34,13 @@ class OnnxClassifier:
     """
 
     def __init__(self, graph: onnxruntime.InferenceSession, description: Mapping[str, Any]) -> None:
-        self._graph = graph
-        self._genres = tuple(map(str, description["genres"]))
-        self._dataset = str(description["origin"]["dataset"])
-        self._sample_rate = int(description["features"]["sample_rate"])
-        self._segment = float(description["segment"])
-        self._temperature = checked_temperature(description.get("temperature", 1.0))
-        if not 1000 <= self._sample_rate <= 192000 or not 1 <= self._segment < np.inf:
+        sample_rate, longest = int(description["features"]["sample_rate"]), float(description["segment"])
+        if not 1000 <= sample_rate <= 192000 or not 1 <= longest < np.inf:
             raise ValueError("no such rate or length of clips")
+        genres, dataset = tuple(map(str, description["genres"])), str(description["origin"]["dataset"])
+        temperature = checked_temperature(description.get("temperature", 1.0))
+        super().__init__(genres, dataset, sample_rate, longest, temperature)
+        self._graph = graph
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -62,31 +60,7 @@ class OnnxClassifier:
         except Exception as error:  # whatever parsers say of nonsense
             raise UserError(f"{path}: holds no ONNX model of genre_cls: {in_short(error)}") from error
 
-    @property
-    def genres(self) -> tuple[str, ...]:
-        """Names of the genres."""
-        return self._genres
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset that it has learned from."""
-        return self._dataset
-
-    def predict(self, path: str | Path) -> Prediction:
-        """Classify one audio file; see `GenreClassifier.predict`.
-
-        Raises:
-            UnreadableAudio: it cannot be judged.
-            UserError: the model gives no probabilities.
-        """
-        rate, longest, temperature = self._sample_rate, self._segment, self._temperature
-        with path_noted(path):
-            return predict_file(
-                Path(path), self.genres, self._predict_clip, sample_rate=rate, longest=longest, temperature=temperature
-            )
-
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Starts and ends of the windows of a clip `(n_samples,)`, s, and the vote on each."""
         try:
             _, *found = self._graph.run(list(OUTPUTS), {INPUT: waveform})
             windows, starts, ends = (np.asarray(each, dtype=float) for each in found)

@@ -1,24 +1,19 @@
 """What is said of one file, and how a file is heard part by part; needs neither PyTorch nor a model's format."""
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genre_cls.audio import UnreadableAudio, duration, no_music, refusal, segments
+from genre_cls.audio import UnreadableAudio, duration, no_music, path_noted, refusal, segments
 from genre_cls.calibration import Floats, tempered
 
 SEGMENT = 60.0  # s, of audio that is in memory at once
 LONGEST = 12.0  # h, no piece of music and few recordings are longer
-
-# What is said of a clip `(n_samples,)`: starts and ends of its windows `(n_windows,)`, s from the clip's beginning, and
-# the vote on each `(n_windows, n_genres)`.
-PredictClip = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,61 +146,68 @@ class Explanation:
         return f"Integrated gradients from {self.origin}, over the first {seconds:.0f} s."
 
 
-class Classifier(Protocol):
-    """Whatever says which genres a file is of."""
-
-    @property
-    def genres(self) -> tuple[str, ...]:
-        """Names of the genres."""
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset that it has learned from."""
-
-    def predict(self, path: str | Path) -> Prediction:
-        """Classify one audio file."""
-
-
-def predict_file(
-    path: Path,
-    genres: tuple[str, ...],
-    predict_clip: PredictClip,
-    *,
-    sample_rate: int,
-    longest: float,
-    temperature: float,
-) -> Prediction:
-    """Classify one audio file, part by part.
+class Classifier(ABC):
+    """Base class of classifiers of audio files.
 
     Args:
-        path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
-            `audio.SHORTEST` to `LONGEST`.
         genres: names in the order of the columns.
-        predict_clip: says of a clip which windows it has and what is heard in them.
-        sample_rate: that it takes, Hz.
-        longest: clip that it takes, s; a longer file is cut into the fewest equal clips that are not longer.
-        temperature: of what is said of the file.
-
-    Raises:
-        UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout); the
-            message is the reason, without the path.
+        dataset: name of the dataset that it was trained on.
+        sample_rate: of the clips that it takes, Hz.
+        longest: length of the longest clip that it takes, s; a longer file is cut into the fewest equal clips that are
+            not longer.
+        temperature: applied to the mean over a file's windows.
     """
-    parts, seconds, reason = [], 0.0, "has no samples"
-    if (hours := duration(path) / 3600) > LONGEST:
-        raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
-    for waveform in segments(path, sample_rate, longest):
-        if not (reason := no_music(waveform, sample_rate)):
-            starts, ends, windows = predict_clip(waveform)
-            parts.append((seconds + starts, seconds + ends, windows))
-        seconds += len(waveform) / sample_rate
-    if not parts:
-        raise refusal(path, reason)
-    starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Prediction(genres, seconds, starts, ends, windows, temperature)
+
+    def __init__(
+        self, genres: tuple[str, ...], dataset: str, sample_rate: int, longest: float, temperature: float
+    ) -> None:
+        self.genres, self.dataset = genres, dataset
+        self._sample_rate, self._longest, self._temperature = sample_rate, longest, temperature
+
+    def predict(self, path: str | Path) -> Prediction:
+        """Classify one audio file.
+
+        Args:
+            path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
+                `audio.SHORTEST` to `LONGEST`.
+
+        Raises:
+            UnreadableAudio: there is no such file, or it is no audio, too short, too long, or silent (below -80 dB of
+                full scale throughout); the message is the reason, its note the path.
+            UserError: the model's outputs are no probabilities.
+        """
+        with path_noted(path):
+            return self._predict(Path(path))
+
+    @abstractmethod
+    def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        """Classify the windows of a clip.
+
+        Args:
+            waveform: `(n_samples,)`, mono at the sample rate, full scale at +-1.
+
+        Returns:
+            Starts and ends of the windows `(n_windows,)`, s from the beginning of the clip, and their probabilities
+            `(n_windows, n_genres)`.
+        """
+
+    def _predict(self, path: Path) -> Prediction:
+        parts, seconds, reason = [], 0.0, "has no samples"
+        if (hours := duration(path) / 3600) > LONGEST:
+            raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
+        for waveform in segments(path, self._sample_rate, self._longest):
+            if not (reason := no_music(waveform, self._sample_rate)):
+                starts, ends, windows = self._predict_clip(waveform)
+                parts.append((seconds + starts, seconds + ends, windows))
+            seconds += len(waveform) / self._sample_rate
+        if not parts:
+            raise refusal(path, reason)
+        starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Prediction(self.genres, seconds, starts, ends, windows, self._temperature)
 
 
 def first_waveform(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:
-    """The first of the clips that `predict_file` judges, as a waveform `(n_samples,)`.
+    """The first of the clips that `Classifier.predict` classifies, as a waveform `(n_samples,)`.
 
     Raises:
         UnreadableAudio: the file, or this part of it, cannot be parts.

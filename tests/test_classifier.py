@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
 
-from genre_cls import GenreClassifier, Prediction, prediction
+from genre_cls import GenreClassifier, Prediction
 from genre_cls.calibration import tempered
 from genre_cls.errors import UserError
 from genre_cls.modelfile import serialised
@@ -422,7 +422,7 @@ def test_a_file_up_to_the_length_of_a_segment_is_judged_as_one_clip(
 ) -> None:
     own, path = GenreClassifier.load(model), sound(tmp_path / "a.wav", 20, 20, 19.9)
     segmented = own.predict(path)
-    monkeypatch.setattr(prediction, "SEGMENT", 1e9)
+    monkeypatch.setattr(own, "_longest", 1e9)
     whole = own.predict(path)
     for part in ("starts", "ends", "windows", "probabilities"):
         np.testing.assert_array_equal(getattr(segmented, part), getattr(whole, part))
@@ -435,7 +435,7 @@ def test_a_longer_file_is_judged_in_segments_and_hardly_differs(
     segmented = own.predict(path)
     assert segmented.seconds == 150 and segmented.ends[-1] == pytest.approx(150)
     assert (segmented.starts[1:] <= segmented.ends[:-1] + 1e-9).all()  # no gap
-    monkeypatch.setattr(prediction, "SEGMENT", 1e9)
+    monkeypatch.setattr(own, "_longest", 1e9)
     assert own.predict(path).probabilities == pytest.approx(segmented.probabilities, abs=0.02)
 
 
