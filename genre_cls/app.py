@@ -9,10 +9,10 @@ import signal
 import socket
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from genre_cls.classifier import GenreClassifier
     from genre_cls.prediction import Clip, Prediction
-    from genre_cls.similarity import Library
+    from genre_cls.scoring import FoldResult, TrackPredictions
 
 LARGEST = 200  # MB, of an upload: a quarter of an hour of a CD's samples are 159
 LONGEST = 15.0  # min, of an upload
@@ -96,13 +96,10 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
     from genre_cls.classifier import GenreClassifier, run_of
 
     if not (run := run_of(model, tracking)):
-        return Controller(GenreClassifier.load(model, trust=trust), None, tracking)
-    from genre_cls.similarity import library
-
+        return Controller(GenreClassifier.load(model, trust=trust), tracking)
     tracker, run_id = run
-    return Controller(
-        GenreClassifier.load(run_id, tracking=tracking, trust=trust), library(*tracker.predictions_of(run_id)), tracking
-    )
+    classifier = GenreClassifier.load(run_id, tracking=tracking, trust=trust)
+    return Controller(classifier, tracking, *tracker.predictions_of(run_id))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,17 +117,26 @@ class KeptClip:
 
 @dataclass(frozen=True, eq=False)
 class Controller:
-    """What the page does with what is put on it.
+    """What the page does with uploads and clicks.
 
     Args:
-        classifier: that judges.
-        library: tracks to compare with; None if the model keeps none.
+        classifier: classifies the uploads.
         tracking: the tracking store, whose newest report is shown.
+        folds: held-out predictions for the tracks to compare uploads with; empty if the model keeps none.
+        facts: what is known of each of these tracks by its id, such as `artist`.
     """
 
     classifier: "GenreClassifier"
-    library: "Library | None"
     tracking: str
+    folds: "tuple[FoldResult, ...]" = ()
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @cached_property
+    def tracks(self) -> "TrackPredictions":
+        """Mean predictions for each track of the folds."""
+        from genre_cls.scoring import ConfigResult
+
+        return ConfigResult({}, self.folds, 0).tracks
 
     def classify(self, upload: str | None) -> tuple[Any, ...]:
         """Classify an upload and delete it.
@@ -178,8 +184,17 @@ class Controller:
         return prediction, None
 
     def _similar(self, prediction: "Prediction") -> list[list[str]]:
-        alike = self.library.most_similar(prediction.vote, N_SIMILAR) if self.library else []
-        return [[f"{100 * one.similarity:.0f} %", one.track, one.genre, one.artist] for one in alike]
+        if not self.folds:
+            return []
+        from genre_cls.similarity import most_similar
+
+        similar = most_similar(prediction.vote, self.tracks, N_SIMILAR)
+        return [[f"{100 * similarity:.0f} %", *self._track(index)] for index, similarity in similar]
+
+    def _track(self, index: int) -> tuple[str, str, str]:
+        """Id, true genre and artist (empty if unknown) of a track."""
+        track, label = self.tracks.track_ids[index], self.tracks.labels[index]
+        return track, self.classifier.genres[label], self.facts.get(track, {}).get("artist", "")
 
     def explain(self, kept: KeptClip | None, genre: str) -> "Figure":
         """Draw what speaks for a genre.
@@ -250,9 +265,9 @@ def _music(gr: Any, controller: Controller) -> None:
         genres = gr.Label(label="genres")
     over_time = gr.Plot(show_label=False)
     alike = gr.Dataframe(
-        headers=COLUMNS, label="most similar tracks", interactive=False, visible=controller.library is not None
+        headers=COLUMNS, label="most similar tracks", interactive=False, visible=bool(controller.folds)
     )
-    gr.Markdown(SIMILARITY if controller.library else NO_LIBRARY)
+    gr.Markdown(SIMILARITY if controller.folds else NO_LIBRARY)
     sound, kept = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
     with gr.Row(equal_height=True):
         genre = gr.Dropdown(list(controller.classifier.genres), label="genre to explain")

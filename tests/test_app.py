@@ -202,7 +202,7 @@ def test_names_of_files_are_no_html(told: Told, tmp_path: Path) -> None:
     assert "<" not in told(tmp_path / "<img src=x onerror=alert(1)>.wav")
     (tmp_path / "a & b.wav").touch()
     with pytest.raises(UserError, match=r"^<b>\.wav: no such file"):
-        Controller(a_classifier(SPECS["another rate"]), None, "nowhere").classify(str(tmp_path / "<b>.wav"))
+        Controller(a_classifier(SPECS["another rate"]), "nowhere").classify(str(tmp_path / "<b>.wav"))
 
 
 def test_only_this_machine_is_served_and_only_by_its_own_name(page: Page) -> None:
@@ -239,7 +239,7 @@ def test_the_newest_report_is_shown_where_no_script_runs(client: Any) -> None:
 
 
 def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
-    controller = Controller(a_classifier(SPECS["another rate"]), None, str(tmp_path / "<no> store"))
+    controller = Controller(a_classifier(SPECS["another rate"]), str(tmp_path / "<no> store"))
     assert (
         "No report in " in controller.results() and "<no>" not in controller.results() and not list(tmp_path.iterdir())
     )
@@ -254,7 +254,7 @@ def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
 def test_a_file_that_begins_with_a_minute_of_silence_is_judged_without_a_picture(tmp_path: Path) -> None:
     sound = np.append(np.zeros(60 * 8000), np.random.default_rng(0).normal(0, 0.2, 60 * 8000))
     soundfile.write(tmp_path / "a.wav", sound, 8000)
-    ranked, _, _, sound, heard, _, _ = Controller(a_classifier(SPECS["another rate"]), None, "").classify(
+    ranked, _, _, sound, heard, _, _ = Controller(a_classifier(SPECS["another rate"]), "").classify(
         str(tmp_path / "a.wav")
     )
     assert sum(ranked.values()) == pytest.approx(1) and sound is heard is None
