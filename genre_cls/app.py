@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,9 +62,11 @@ def _serve(arguments: Namespace) -> None:
             import gradio  # noqa: F401  # told before a model is loaded for nothing
         page = _page(_controller(arguments.model, arguments.tracking, trust=arguments.trust))
         address = _launch(page, arguments.host, arguments.port)
-        with _until_ended() as ended:
+        with suppress(KeyboardInterrupt):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-            ended.wait()  # the server ends with the process; to close it would wait for every open page
+            Event().wait()  # the server ends with the process; closing it would wait for every open page
 
 
 def _check_place(host: str, port: int) -> None:
@@ -74,18 +76,6 @@ def _check_place(host: str, port: int) -> None:
     except OSError as error:
         reason = system_reason(error).partition(" (")[0]
         raise UserError(f"{host}:{port}: {reason}; choose another --port or --host") from error
-
-
-@contextmanager
-def _until_ended() -> Iterator[Event]:
-    """An event that Ctrl-C or a polite kill brings about."""
-    ended = Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
