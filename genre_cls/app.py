@@ -276,17 +276,10 @@ def _introduction(controller: Controller) -> str:
     n, data = controller.classifier.n_networks, in_one_line(controller.classifier.dataset)
     if data == "demo":
         data = "the synthetic demo set only, never on real music"
-    who, were = (f"{_number(n)} models classify it. They", "were") if n > 1 else ("One model classifies it. It", "was")
     return (
-        f"Drop an audio file or record something. {who} {were} trained on {data}. Nothing leaves this machine; the "
-        "file is deleted once classified."
+        f"Drop an audio file or record something. It is classified by {n} model{'s' if n > 1 else ''} trained on "
+        f"{data}. Nothing leaves this machine; the file is deleted once classified."
     )
-
-
-def _number(n: int) -> str:
-    """As it begins a sentence."""
-    words = ("Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
-    return words[n - 2] if 2 <= n <= 12 else str(n)
 
 
 def _errors_shown(action: Callable[..., Any], *arguments: Any) -> Any:

@@ -126,9 +126,9 @@ def test_an_upload_is_shown_with_its_genres_over_time_and_the_tracks_that_it_is_
 @pytest.mark.parametrize(
     ("n", "dataset", "told"),
     [
-        (4, "my music", "Four models classify it. They were trained on my music."),
-        (1, "demo", "One model classifies it. It was trained on the synthetic demo set only, never on real music."),
-        (20, "gtzan", "20 models classify it. They were trained on gtzan."),
+        (4, "my music", "It is classified by 4 models trained on my music. "),
+        (1, "demo", "It is classified by 1 model trained on the synthetic demo set only, never on real music. "),
+        (20, "gtzan", "It is classified by 20 models trained on gtzan. "),
     ],
 )
 def test_the_page_says_what_classifies_and_what_it_was_trained_on(n: int, dataset: str, told: str) -> None:
