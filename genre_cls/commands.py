@@ -25,7 +25,7 @@ from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line, in_short, place_of
 from genre_cls.extras import how_to_install
-from genre_cls.settings import CONF, RULES, Text, check_words, no_such_key
+from genre_cls.settings import CONF, GROUPS, RULES, Text, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
@@ -108,7 +108,7 @@ def check_command_line(words: Sequence[str]) -> None:
     Raises:
         UserError: an option that is none, or a word that is no setting with its value.
     """
-    check_words(words)
+    _check_words(words)
     pairs = OneLineParser(parents=[get_args_parser()], add_help=False).parse_args(words).overrides
     if pairs and "=" not in pairs[0] and not pairs[0].startswith("~"):
         raise UserError(f"{pairs[0]}: is not KEY=VALUE")
@@ -119,6 +119,27 @@ def check_command_line(words: Sequence[str]) -> None:
             raise UserError(f"{word}: ends in a comma; write lists without spaces{lists}")
         if parts and not parts[0].startswith("~"):
             raise UserError(_no_pair(word, parts))
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what Hydra stumbles over in the words of a command line, or takes without a word.
+
+    Raises:
+        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment;
+            a number of folds for the split that has none.
+    """
+    for word in words:
+        if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
+            raise UserError(f"{word}: names no setting; --cfg job lists them")
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name in (*GROUPS, *RULES):
+            raise UserError(f"{word}: settings have no dashes; write {name}=VALUE")
+    number = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
+    if number and "folds=filtered" in words:
+        raise UserError(f"{number}: the split of folds=filtered is fixed; leave folds.k out")
+    presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    if len(presets) > 1:
+        raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
 
 
 def _no_pair(word: str, parts: Sequence[str]) -> str:
