@@ -101,7 +101,12 @@ class Network(nn.Module):
         return self.logits(view_of(features, self.view))
 
     def logits(self, values: Tensor) -> Tensor:
-        """Logits `(batch, n_genres)` of what is `view_of` of windows in this view."""
+        """Logits `(batch, n_genres)` of windows in the network's view.
+
+        Args:
+            values: `view_of(features, view)`, `(batch, 1, *shape_of(view, n_bins))`; plain and levelled views have
+                `n_frames` columns where `shape_of` gives one.
+        """
         return self.model(standardised(values, self.mean, self.deviation))
 
 
