@@ -1,4 +1,4 @@
-"""A model as an ONNX file, put to use without PyTorch: it starts several times as fast."""
+"""Inference with an ONNX file, without PyTorch, which starts several times as fast."""
 
 import json
 import os
@@ -18,16 +18,16 @@ from genre_cls.prediction import Classifier
 with needs("onnx"):
     import onnxruntime
 
-KEY = "genre_cls"  # of the JSON among a file's metadata
+KEY = "genre_cls"  # of the JSON in a file's metadata
 INPUT, OUTPUTS = "waveform", ("probabilities", "windows", "starts", "ends")
 
 
 class OnnxClassifier(Classifier):
-    """Trained models that vote on the genre of an audio file, as `GenreClassifier` does in float32.
+    """An exported ensemble that classifies audio files, as `GenreClassifier` does in float32.
 
     Args:
-        graph: as `session` gives it.
-        description: what the file's metadata say.
+        graph: from `session`.
+        description: from the file's metadata, as `onnx_export` writes them.
 
     Raises:
         KeyError, TypeError, ValueError: the metadata are not those of a model.
@@ -50,7 +50,7 @@ class OnnxClassifier(Classifier):
             path: of the .onnx file.
 
         Raises:
-            UserError: no such file, or none that can be used.
+            UserError: there is no such file, or it cannot be used.
         """
         try:
             graph = session(expanduser(path).read_bytes())
@@ -62,27 +62,27 @@ class OnnxClassifier(Classifier):
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         try:
-            _, *found = self._graph.run(list(OUTPUTS), {INPUT: waveform})
-            windows, starts, ends = (np.asarray(each, dtype=float) for each in found)
+            _, *outputs = self._graph.run(list(OUTPUTS), {INPUT: waveform})
+            windows, starts, ends = (np.asarray(output, dtype=float) for output in outputs)
         except Exception as error:  # onnxruntime's have no common ancestor
-            raise UserError(f"the model cannot judge this file: {in_short(error)}") from error
-        votes = windows.shape[1:] == (len(self.genres),) and windows.size
-        if not (votes and starts.shape == ends.shape == windows.shape[:1]):
+            raise UserError(f"the model cannot classify this file: {in_short(error)}") from error
+        has_votes = windows.shape[1:] == (len(self.genres),) and windows.size
+        if not (has_votes and starts.shape == ends.shape == windows.shape[:1]):
             raise UserError("the model gives no vote on each window of this file")
-        right = np.allclose(windows.sum(axis=1), 1, atol=1e-3) and (windows >= 0).all()
-        if not (right and np.isfinite(starts + ends).all()):
+        has_probabilities = np.allclose(windows.sum(axis=1), 1, atol=1e-3) and (windows >= 0).all()
+        if not (has_probabilities and np.isfinite(starts + ends).all()):
             raise UserError("the model gives no probabilities for this file")
         return starts, ends, windows
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:
-    """Make a graph ready to run on the CPU.
+    """Prepare a graph to run on the CPU.
 
     Args:
         content: of an ONNX file.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong comes as an exception, in one line
-    # Or a graph may take as its weights what lies in any file below the folder that one stands in.
+    options.log_severity_level = 4  # fatal only: errors are raised as exceptions, too
+    # Otherwise a graph could read any file below the current directory as its weights.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
