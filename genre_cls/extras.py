@@ -23,7 +23,7 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; {how_to_install(extra)} brings it") from error
+        raise UserError(f"{error.name} is not installed; {how_to_install(extra)} installs it") from error
 
 
 def how_to_install(extra: str) -> str:

@@ -40,7 +40,7 @@ def main() -> None:
     with one_line_errors():
         arguments = _parser().parse_args()
         if not (arguments.inputs or arguments.export or arguments.register):
-            raise UserError("nothing to do; name audio files or folders of them, or --export FILE (--help says more)")
+            raise UserError("nothing to do; name audio files or folders of them, or --export FILE (see --help)")
         raise SystemExit(_run(arguments))
 
 

@@ -296,7 +296,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     done = command(app.main)
-    assert done.code == 2 and f"gradio is not installed; {how_to_install('app')} brings it" in done.err
+    assert done.code == 2 and f"gradio is not installed; {how_to_install('app')} installs it" in done.err
 
 
 def test_a_file_named_app_can_still_be_judged(command: Callable[..., Any]) -> None:

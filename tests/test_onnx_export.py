@@ -205,7 +205,7 @@ def test_without_the_extra_it_is_reported_how_to_install_it(tmp_path: Path, monk
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == f"error: onnxruntime is not installed; {how_to_install('onnx')} brings it\n"
+    assert done.stderr == f"error: onnxruntime is not installed; {how_to_install('onnx')} installs it\n"
 
 
 @pytest.fixture(scope="module")
