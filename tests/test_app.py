@@ -245,7 +245,7 @@ def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
     )
     upload = noise(tmp_path / "a.wav")
     assert controller.classify(str(upload))[2] == [] and not upload.exists()
-    with pytest.raises(UserError, match="no file has come"):
+    with pytest.raises(UserError, match="no file was uploaded"):
         controller.classify(None)
     with pytest.raises(UserError, match="nothing to explain"):
         controller.explain(None, "else")
