@@ -41,7 +41,7 @@ class GenreClassifier(Classifier):
 
     Args:
         parts: contents of model files, all of equal `Usage`.
-        temperature: calibrates the ensemble's predictions; None for the mean of the parts' own.
+        temperature: calibrates the ensemble's predictions; None for the mean of the parts' temperatures.
 
     Raises:
         UserError: the parts are not models of one configuration.

@@ -61,7 +61,7 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
         genre: index of the genre.
     """
     mean = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
-    # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: transposing inverts.
+    # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: a transpose inverts.
     to_view = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins of the view, n_mels)
     origin = mean if treatment(network.view) == "modulation" else to_view.T @ _centre(network, len(to_view))
     ends = _ends(network.view)[:, None, None]

@@ -119,10 +119,10 @@ class TraceableClassifier(nn.Module):
         step = max(1, int(self.n_frames * (1 - self.overlap)))
         last = n_repeated - self.n_frames  # first frame of the last window
         steps = torch.div(last + (step - 1), step, rounding_mode="floor")
-        place = _up_to(steps + 1)
+        index = _up_to(steps + 1)
         # Vectors, since the export divides 0-dimensional doubles in float32, which may be off by a frame.
-        spread = place.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
-        return torch.where(place == steps, last, spread.long()), n_repeated
+        spread = index.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
+        return torch.where(index == steps, last, spread.long()), n_repeated
 
 
 def _up_to(n: Tensor) -> Tensor:

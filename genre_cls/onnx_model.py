@@ -57,7 +57,7 @@ class OnnxClassifier(Classifier):
             return cls(graph, json.loads(graph.get_modelmeta().custom_metadata_map[KEY]))
         except OSError as error:
             raise UserError(f"{path}: {system_reason(error)}") from error
-        except Exception as error:  # whatever parsers say of nonsense
+        except Exception as error:  # whatever parsers raise for nonsense
             raise UserError(f"{path}: holds no ONNX model of genre_cls: {in_short(error)}") from error
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:

@@ -89,7 +89,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError(
             f"model {arguments.model}: an .onnx file cannot be {requested[0]}; name the run or file it comes from"
         )
-    if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
+    if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
         raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
@@ -255,7 +255,7 @@ FORMATS: dict[str, Callable[[Predictions, Sequence[str], int | None], None]] = {
 def _parser() -> ArgumentParser:
     parser = OneLineParser(
         prog="genre_cls.predict",
-        description="Names the genres of your own music, with models trained by genre_cls.train.",
+        description="Classifies your own music by genre, with models trained by genre_cls.train.",
         epilog="Exit code: 0, 1 if a file cannot be classified (the others are), 2 if the command is wrong. A page for "
         "the same: genre-cls app.",
     )
