@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what takes seconds when it is asked for."""
+    """Import the classifiers, which takes seconds, on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"genre_cls.{MODULES[name]}"), name)

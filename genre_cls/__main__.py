@@ -1,10 +1,10 @@
-"""The console script: `genre-cls app` opens the page, `genre-cls song.mp3` names genres."""
+"""The console script: `genre-cls app` opens the page, `genre-cls song.mp3` classifies a file."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command that is meant; a file or folder of the name `app` is `./app`."""
+    """Run the page or the command that predicts; a file or folder named `app` is `./app`."""
     if sys.argv[1:2] == ["app"]:
         from genre_cls import app
 

@@ -1,6 +1,6 @@
-"""The command: `genre-cls app` opens a page, on this machine alone, that names the genres of what is dropped on it.
+"""The command `genre-cls app`: a page, served on this machine alone, that classifies the files dropped on it.
 
-The page asks no other machine for anything, and what is dropped on it is deleted as soon as it has been kept.
+The page requests nothing from other machines, and deletes an upload as soon as it is classified.
 """
 
 import html
@@ -9,10 +9,10 @@ import signal
 import socket
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from genre_cls.classifier import GenreClassifier
     from genre_cls.prediction import Clip, Prediction
-    from genre_cls.similarity import Library
+    from genre_cls.scoring import FoldResult, TrackPredictions
 
-LARGEST = 200  # MB, of an upload: a quarter of an hour of a CD's samples are 159
-LONGEST = 15.0  # min, of an upload
-WAITING = 8  # uploads that may wait for their turn; one is heard at a time
-VISITS = 16  # whose last clips are kept in memory, some 6 MB each at the default rate and window
-FORGET = 600  # s, after which an unused upload is deleted; a clip that was heard is kept six times as long
+LARGEST = 200  # MB of an upload; 15 min of CD audio are 159 MB
+LONGEST = 15.0  # min of an upload
+WAITING = 8  # uploads in the queue; one is classified at a time
+VISITS = 16  # sessions whose last clip is kept in memory, some 6 MB each at the default rate and window
+FORGET = 600  # s until an unused upload is deleted; the clip of one that was classified is kept six times as long
 N_SIMILAR = 8  # tracks
 COLUMNS = ["similarity", "track", "genre", "artist"]
 FONTS = ("system-ui", "sans-serif")
@@ -54,38 +54,28 @@ def main() -> None:
 
 
 def _serve(arguments: Namespace) -> None:
-    """Serve what the arguments ask for; uploads are in a folder that goes when this ends."""
-    _check_place(arguments.host, arguments.port)
+    """Serve the page; uploads are in a temporary folder."""
+    _check_address(arguments.host, arguments.port)
     with TemporaryDirectory(prefix="genre_cls-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         with needs("app"):
-            import gradio  # noqa: F401  # told before a model is loaded for nothing
+            import gradio  # noqa: F401  # so that it is reported before a model is loaded in vain
         page = _page(_controller(arguments.model, arguments.tracking, trust=arguments.trust))
         address = _launch(page, arguments.host, arguments.port)
-        with _until_ended() as ended:
+        with suppress(KeyboardInterrupt):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-            ended.wait()  # the server ends with the process; to close it would wait for every open page
+            Event().wait()  # the server ends with the process; closing it would wait for every open page
 
 
-def _check_place(host: str, port: int) -> None:
-    """Refuse an address that cannot be had, before a model is loaded for nothing."""
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be bound, before a model is loaded in vain."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
         reason = system_reason(error).partition(" (")[0]
         raise UserError(f"{host}:{port}: {reason}; choose another --port or --host") from error
-
-
-@contextmanager
-def _until_ended() -> Iterator[Event]:
-    """An event that Ctrl-C or a polite kill brings about."""
-    ended = Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
@@ -96,22 +86,19 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
     from genre_cls.classifier import GenreClassifier, run_of
 
     if not (run := run_of(model, tracking)):
-        return Controller(GenreClassifier.load(model, trust=trust), None, tracking)
-    from genre_cls.similarity import library
-
+        return Controller(GenreClassifier.load(model, trust=trust), tracking)
     tracker, run_id = run
-    return Controller(
-        GenreClassifier.load(run_id, tracking=tracking, trust=trust), library(*tracker.predictions_of(run_id)), tracking
-    )
+    classifier = GenreClassifier.load(run_id, tracking=tracking, trust=trust)
+    return Controller(classifier, tracking, *tracker.predictions_of(run_id))
 
 
 @dataclass(frozen=True, eq=False)
 class KeptClip:
-    """What is kept of an upload.
+    """The part of an upload that is kept to be explained.
 
     Args:
         name: of the file.
-        clip: its beginning.
+        clip: its first clip.
     """
 
     name: str
@@ -120,17 +107,26 @@ class KeptClip:
 
 @dataclass(frozen=True, eq=False)
 class Controller:
-    """What the page does with what is put on it.
+    """The actions of the page.
 
     Args:
-        classifier: that judges.
-        library: tracks to compare with; None if the model keeps none.
+        classifier: classifies the uploads.
         tracking: the tracking store, whose newest report is shown.
+        folds: held-out predictions for the tracks to compare uploads with; empty if the model keeps none.
+        facts: what is known of each of these tracks by its id, such as `artist`.
     """
 
     classifier: "GenreClassifier"
-    library: "Library | None"
     tracking: str
+    folds: "tuple[FoldResult, ...]" = ()
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @cached_property
+    def tracks(self) -> "TrackPredictions":
+        """Mean predictions for each track of the folds."""
+        from genre_cls.scoring import ConfigResult
+
+        return ConfigResult({}, self.folds, 0).tracks
 
     def classify(self, upload: str | None) -> tuple[Any, ...]:
         """Classify an upload and delete it.
@@ -139,14 +135,14 @@ class Controller:
             upload: path of the file, in a folder of its own.
 
         Returns:
-            Probabilities by genre; a picture of its genres over time; rows of tracks that it is like; a picture of its
-            beginning; what is kept of it; its genre; no explanation, since what is drawn is of the last upload.
+            Probabilities by genre; a figure of the genres over time; rows of similar tracks; a figure of the first
+            clip; that clip; the genre; None, which clears the previous upload's explanation.
 
         Raises:
-            UserError: it cannot be judged; the message names the file.
+            UserError: it cannot be classified; the message names the file.
         """
         if not upload:
-            raise UserError("no file has come; drop one, or record something")
+            raise UserError("no file was uploaded; drop one, or record something")
         path = Path(upload)
         try:
             prediction, kept = self._classify(path)
@@ -157,11 +153,11 @@ class Controller:
         from genre_cls import plots
 
         over_time = plots.genres_over_time(prediction, title="Genres over time")
-        alike = self._similar(prediction)
-        return dict(prediction.ranked), over_time, alike, _clip_figure(kept), kept, prediction.genre, None
+        similar = self._similar(prediction)
+        return dict(prediction.ranked), over_time, similar, _clip_figure(kept), kept, prediction.genre, None
 
     def _classify(self, path: Path) -> "tuple[Prediction, KeptClip | None]":
-        """What is said of a file, and its beginning, if that is not silent."""
+        """The prediction for a file, and its first clip unless that is silent."""
         from genre_cls.audio import UnreadableAudio, duration
 
         name = in_one_line(path.name)
@@ -178,29 +174,38 @@ class Controller:
         return prediction, None
 
     def _similar(self, prediction: "Prediction") -> list[list[str]]:
-        alike = self.library.most_similar(prediction.vote, N_SIMILAR) if self.library else []
-        return [[f"{100 * one.similarity:.0f} %", one.track, one.genre, one.artist] for one in alike]
+        if not self.folds:
+            return []
+        from genre_cls.similarity import most_similar
+
+        similar = most_similar(prediction.vote, self.tracks, N_SIMILAR)
+        return [[f"{100 * similarity:.0f} %", *self._track(index)] for index, similarity in similar]
+
+    def _track(self, index: int) -> tuple[str, str, str]:
+        """Id, true genre and artist (empty if unknown) of a track."""
+        track, label = self.tracks.track_ids[index], self.tracks.labels[index]
+        return track, self.classifier.genres[label], self.facts.get(track, {}).get("artist", "")
 
     def explain(self, kept: KeptClip | None, genre: str) -> "Figure":
-        """Draw what speaks for a genre.
+        """Plot the evidence for a genre.
 
         Args:
-            kept: what `classify` has kept.
+            kept: from `classify`.
             genre: to explain.
 
         Raises:
             UserError: nothing is kept.
         """
         if not kept:
-            raise UserError("nothing to explain; drop a file that sounds from its beginning")
+            raise UserError("nothing to explain; drop a file whose beginning is not silent")
         from genre_cls import plots
 
-        said = self.classifier.explain_clip(kept.clip, genre)
+        explanation = self.classifier.explain_clip(kept.clip, genre)
         title = f"{kept.name}: evidence for {in_one_line(genre)}"
-        return plots.explanation(said, title=title, note=said.note)
+        return plots.explanation(explanation, title=title, note=explanation.note)
 
     def results(self) -> str:
-        """The newest report in a frame in which no script runs, or what is missing, as HTML.
+        """Return the newest report as HTML, in a frame that runs no scripts, or how to make one.
 
         Raises:
             UserError: the store fails.
@@ -230,7 +235,7 @@ def _clip_figure(kept: KeptClip | None) -> "Figure | None":
 
 
 def _page(controller: Controller) -> Any:
-    """The page: one tab for uploads, one for the grid's results."""
+    """Build the page: one tab for uploads, one for the grid's results."""
     import gradio as gr
 
     with gr.Blocks(title="genre_cls", analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
@@ -243,49 +248,42 @@ def _page(controller: Controller) -> Any:
 
 
 def _music(gr: Any, controller: Controller) -> None:
-    """Where a file is dropped, and what is said of it."""
+    """Build the tab for uploads."""
     gr.Markdown(_introduction(controller))
     with gr.Row():
         upload = gr.Audio(type="filepath", label=f"up to {LONGEST:g} min and {LARGEST} MB", editable=False, buttons=[])
         genres = gr.Label(label="genres")
     over_time = gr.Plot(show_label=False)
-    alike = gr.Dataframe(
-        headers=COLUMNS, label="most similar tracks", interactive=False, visible=controller.library is not None
+    similar = gr.Dataframe(
+        headers=COLUMNS, label="most similar tracks", interactive=False, visible=bool(controller.folds)
     )
-    gr.Markdown(SIMILARITY if controller.library else NO_LIBRARY)
-    sound, kept = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
+    gr.Markdown(SIMILARITY if controller.folds else NO_LIBRARY)
+    clip, kept = gr.Plot(show_label=False), gr.State(time_to_live=6 * FORGET)
     with gr.Row(equal_height=True):
         genre = gr.Dropdown(list(controller.classifier.genres), label="genre to explain")
         button = gr.Button(
             f"Show the evidence (takes some seconds for each of {controller.classifier.n_networks} models)"
         )
-    why = gr.Plot(show_label=False)
+    explanation = gr.Plot(show_label=False)
     classify, explain = partial(_errors_shown, controller.classify), partial(_errors_shown, controller.explain)
-    shown = [genres, over_time, alike, sound, kept, genre, why]
-    in_turn = {"concurrency_limit": 1, "concurrency_id": "networks"}
-    gr.on([upload.upload, upload.stop_recording], classify, upload, shown, api_name="classify", **in_turn)
-    button.click(explain, [kept, genre], why, api_name="explain", **in_turn)
+    outputs = [genres, over_time, similar, clip, kept, genre, explanation]
+    one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "networks"}
+    gr.on([upload.upload, upload.stop_recording], classify, upload, outputs, api_name="classify", **one_at_a_time)
+    button.click(explain, [kept, genre], explanation, api_name="explain", **one_at_a_time)
 
 
 def _introduction(controller: Controller) -> str:
     n, data = controller.classifier.n_networks, in_one_line(controller.classifier.dataset)
     if data == "demo":
         data = "the synthetic demo set only, never on real music"
-    who, were = (f"{_number(n)} models classify it. They", "were") if n > 1 else ("One model classifies it. It", "was")
     return (
-        f"Drop an audio file or record something. {who} {were} trained on {data}. Nothing leaves this machine; the "
-        "file is deleted once classified."
+        f"Drop an audio file or record something. It is classified by {n} model{'s' if n > 1 else ''} trained on "
+        f"{data}. Nothing leaves this machine; the file is deleted once classified."
     )
 
 
-def _number(n: int) -> str:
-    """As it begins a sentence."""
-    words = ("Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
-    return words[n - 2] if 2 <= n <= 12 else str(n)
-
-
 def _errors_shown(action: Callable[..., Any], *arguments: Any) -> Any:
-    """Do something; what goes wrong by a user's doing is shown in the page."""
+    """Run an action; show users' mistakes on the page."""
     from gradio import Error
 
     try:
@@ -295,46 +293,46 @@ def _errors_shown(action: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _launch(page: Any, host: str, port: int) -> str:
-    """Serve the page and give its address."""
+    """Start serving the page and return its address."""
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    guards = [Middleware(_Fence)]
-    if host in LOOPBACK:  # no page from elsewhere that gives this address a name of its own gets in
-        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
+    middleware = [Middleware(_SameSiteOnly)]
+    if host in LOOPBACK:  # against DNS rebinding
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
     theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))
     _, address, _ = page.queue(max_size=WAITING).launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, show_error=False, share=False,
         max_file_size=LARGEST * 10**6, state_session_capacity=VISITS, ssr_mode=False, footer_links=[], theme=theme,
-        app_kwargs={"middleware": guards},
+        app_kwargs={"middleware": middleware},
     )  # fmt: skip
     return str(address)
 
 
-class _Fence:
-    """Sends the policy with every answer, and takes nothing that another site's page would have a browser send."""
+class _SameSiteOnly:
+    """Sends the policy with every response, and refuses POST requests that a browser sends for another site's page."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def fenced(message: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
 
-        foreign = (b"sec-fetch-site", b"cross-site") in scope.get("headers", ())
-        if foreign and scope.get("method") == "POST":
+        is_cross_site = (b"sec-fetch-site", b"cross-site") in scope.get("headers", ())
+        if is_cross_site and scope.get("method") == "POST":
             from starlette.responses import PlainTextResponse
 
             await PlainTextResponse("not from here", 403)(scope, receive, send)
         else:
-            await self.app(scope, receive, fenced)
+            await self.app(scope, receive, send_with_policy)
 
 
 def _parser() -> ArgumentParser:
-    parser = OneLineParser(prog="genre-cls app", description="Opens a page that names the genres of your own music.")
+    parser = OneLineParser(prog="genre-cls app", description="Opens a page that classifies your own music by genre.")
     take = parser.add_argument
     parser.add_model("as genre_cls.predict takes it, but no .onnx file (default: best)")
     take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="to listen on (default: this machine only)")

@@ -1,4 +1,4 @@
-"""What was trained, put to use: an audio file in, its genres with probabilities out, the same as in evaluation."""
+"""Inference with trained models: an audio file in, genre probabilities out, the same as in evaluation."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.modelfile import AT_ONCE, SavedModel
-from genre_cls.prediction import Clip, Explanation, Prediction, first_waveform, is_onnx, longest_clip, predict_file
+from genre_cls.prediction import Classifier, Clip, Explanation, first_waveform, is_onnx, longest_clip
 from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 BEST = "best"
 
 
-class GenreClassifier:
-    """Trained models that vote on the genre of an audio file.
+class GenreClassifier(Classifier):
+    """An ensemble of trained models that classifies audio files.
 
-    A file is decoded, turned into features, cut into windows and judged as in evaluation. What lasts longer than
-    `SEGMENT` is cut into the fewest equal segments that do not, each judged as a clip of its own, and all windows are
-    averaged: the memory needed does not grow with the file, and a model that has learned from clips sees clips. Up to
-    that length there is one segment, the whole clip, so the numbers are those of evaluation; beyond it, the floor of
-    the features (`top_db` below the peak) is each segment's, and windows do not reach across segments.
+    A file is decoded, turned into features, cut into windows and classified as in evaluation. A file longer than
+    `longest_clip` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
+    averaged: memory does not grow with the file, and a model trained on clips sees clips. A shorter file is one clip,
+    so the numbers are those of evaluation; in a longer one, the floor of the features (`top_db` below the peak) is
+    each clip's own, and windows do not cross clips.
 
     Args:
-        parts: what was read from model files, all to be used in the same way.
-        temperature: that makes what they say together as sure as it is right; None for the mean of the parts' own.
+        parts: contents of model files, all of equal `Usage`.
+        temperature: calibrates the ensemble's predictions; None for the mean of the parts' temperatures.
 
     Raises:
         UserError: the parts are not models of one configuration.
@@ -54,93 +54,64 @@ class GenreClassifier:
                 "these models cannot vote together, as they differ in model, genres, features, windows, views or "
                 "precision"
             )
-        (self._usage,) = usages
-        self._parts = tuple(parts)
+        (usage,) = usages
+        temperature = temperature or float(np.mean([part.temperature for part in parts]))
+        longest = longest_clip(usage.window)
+        super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, longest, temperature)
+        self._usage, self._parts = usage, tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
-        self._temperature = temperature or float(np.mean([part.temperature for part in parts]))
 
     @classmethod
     def load(cls, source: str | Path = BEST, *, tracking: str | Path = "mlruns", trust: bool = False) -> Self:
-        """Load what was trained.
+        """Load trained models.
 
         Args:
-            source: `best`, the configuration with the best mean accuracy among those of the newest comparison; the id
-                of an MLflow run, a configuration's (its folds' models vote) or a fold's; a .safetensors file; or a
-                folder of such files, which vote.
+            source: `best`, the configuration with the best mean accuracy in the newest comparison; the id of an MLflow
+                run, a configuration's (its folds' models form an ensemble) or a fold's; a .safetensors file; or a
+                folder of such files, which form an ensemble.
             tracking: the tracking store: its folder, or a server's address.
             trust: whether a model file may name any class as its model, and so run any code.
 
         Raises:
-            UserError: there is nothing there, or a file cannot be used.
+            UserError: there is no such model, or a file cannot be used.
         """
-        if found := run_of(source, tracking):
-            tracker, run_id = found
+        if run := run_of(source, tracking):
+            tracker, run_id = run
             paths, temperature = tracker.model_files(run_id), tracker.temperature(run_id)
         else:
             paths, temperature = _model_files(source), None
         return cls([modelfile.read(path, trust=trust) for path in paths], temperature)
 
     @property
-    def genres(self) -> tuple[str, ...]:
-        """Names of the genres."""
-        return self._usage.genres
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset that it has learned from."""
-        return self._parts[0].dataset
-
-    @property
     def configuration(self) -> str:
-        """The settings that what was trained is told by, as one would give them; empty if its file does not say."""
+        """The settings that name the configuration, as on the command line; empty if the model file lacks them."""
         named = json.loads(self._parts[0].description["origin"].get("named", "{}"))
         return " ".join(f"{key}={value}" for key, value in named.items())
 
     @property
     def n_networks(self) -> int:
-        """How many networks vote."""
+        """Number of networks in the ensemble."""
         return len(self._networks)
 
-    def predict(self, path: str | Path) -> Prediction:
-        """Classify one audio file.
-
-        Args:
-            path: a file in any format that libsndfile reads, of any sample rate and number of channels, from
-                `audio.SHORTEST` to `prediction.LONGEST`.
-
-        Raises:
-            UnreadableAudio: it is no such file, too short or long, or silent (below -80 dB of full scale throughout);
-                the message is the reason, its note the path.
-            UserError: the model gives no numbers.
-        """
-        usage = self._usage
-        longest = longest_clip(usage.window)
-        rate, temperature = usage.spec.sample_rate, self._temperature
-        with path_noted(path):
-            return predict_file(
-                Path(path), self.genres, self._predict_clip, sample_rate=rate, longest=longest, temperature=temperature
-            )
-
     def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
-        """Say what in an audio file speaks for a genre, by integrated gradients; takes some seconds a network.
+        """Explain a genre's logit by integrated gradients, which takes a few seconds for each network.
 
         Args:
-            path: as `predict` takes it; what is explained is the first of the clips that it judges, so all of a file
-                of up to `SEGMENT`.
-            genre: to explain; None for the most probable one of the file.
+            path: as `predict` takes it; only its `first_clip` is explained.
+            genre: to explain; None for the file's most probable one.
 
         Raises:
-            UnreadableAudio: the clip cannot be judged.
+            UnreadableAudio: the clip cannot be classified.
             UserError: there is no such genre.
         """
         genre = genre or self.predict(path).genre
         return self.explain_clip(self.first_clip(path), genre)
 
     def explain_clip(self, clip: Clip, genre: str) -> Explanation:
-        """Say what in a clip speaks for a genre, as `explain` does.
+        """Explain a genre's logit for a clip, as `explain` does for a file.
 
         Args:
-            clip: what `first_clip` gave.
+            clip: from `first_clip`.
             genre: to explain.
 
         Raises:
@@ -151,31 +122,30 @@ class GenreClassifier:
         return explained(self._networks, self._usage, clip, self.genres.index(genre))
 
     def first_clip(self, path: str | Path) -> Clip:
-        """Give the first of the clips that `predict` judges, so all of a file of up to `SEGMENT`, to be looked at.
+        """Return the first of the clips that `predict` classifies: all of a file of up to `longest_clip`.
 
         Args:
             path: as `predict` takes it.
 
         Raises:
-            UnreadableAudio: the clip cannot be judged.
+            UnreadableAudio: the clip cannot be classified.
         """
         spec = replace(self._usage.spec, kind="mel")
-        longest = longest_clip(self._usage.window)
         with path_noted(path):
-            waveform = first_waveform(Path(path), sample_rate=spec.sample_rate, longest=longest)
+            waveform = first_waveform(Path(path), sample_rate=self._sample_rate, longest=self._longest)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
 
     def save(self, path: str | Path) -> None:
-        """Write all of it into one file, which needs nothing else.
+        """Write the ensemble into one self-contained file.
 
         Args:
-            path: of the file, whose folder must be there: .onnx makes it a graph from waveform to probabilities, which
-                `OnnxClassifier` runs (needs the extra `onnx`); any other ending a safetensors file, which `load` takes.
+            path: of the file, in an existing folder: .onnx for a graph from waveform to probabilities, which
+                `OnnxClassifier` runs (needs the extra `onnx`); any other ending for a safetensors file for `load`.
 
         Raises:
-            UserError: the extra is not installed, the model cannot be written so, or the disk does not take it.
+            UserError: the extra is not installed, the model cannot be exported, or writing fails.
         """
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
@@ -198,7 +168,6 @@ class GenreClassifier:
         return modelfile.serialised(weights, description)
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Starts and ends of the windows of a clip `(n_samples,)`, s, and what all networks say of them."""
         usage = self._usage
         (clip,) = extract(waveform, [usage.spec])
         n_frames = usage.spec.n_frames(usage.window)
@@ -211,41 +180,42 @@ class GenreClassifier:
         return starts, ends, self._vote(features, level)
 
     def _vote(self, features: torch.Tensor, level: torch.Tensor) -> Floats:
-        """What all networks' mean logits make of windows `(n_windows, 1, n_bins, n_frames)`: `(n_windows, n_genres)`.
+        """Return the softmax of the networks' mean logits for each window `(n_windows, n_genres)`.
 
-        Levelled networks get the windows without `level`, the clip's mean spectrum `(n_bins, 1)`.
+        Args:
+            features: windows `(n_windows, 1, n_bins, n_frames)`, as extracted.
+            level: the clip's mean spectrum `(n_bins, 1)`, which is subtracted for networks with a levelled view.
         """
         bfloat16 = resolve_precision(self._usage.precision, torch.device("cpu")) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):
                 windows = features - level if is_levelled(view) else features
-                batches = [
-                    view_of(batch, view) for batch in torch.split(windows, AT_ONCE)
-                ]  # once for all folds' networks
+                # Once for all networks with this view.
+                batches = [view_of(batch, view) for batch in torch.split(windows, AT_ONCE)]
                 networks = [network for network in self._networks if network.view == view]
                 votes += [torch.cat([each.logits(batch).double() for batch in batches]) for each in networks]
-            verdict: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
-        if not np.isfinite(verdict).all():
-            raise UserError("the model gives no numbers for this file")
-        return verdict
+            probabilities: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
+        if not np.isfinite(probabilities).all():
+            raise UserError("the model returns NaN for this file")
+        return probabilities
 
 
 def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | None":
-    """The store and the run in it that a source of models means; None if it means files.
+    """Return the tracking store and the id of the run that a source of models names; None if it names files.
 
     Args:
         source: as `GenreClassifier.load` takes it.
         tracking: likewise.
 
     Raises:
-        UserError: there is no store, or nothing in it.
+        UserError: there is no store, or nothing in it has finished.
     """
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not database.is_store(tracking):
         raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
-    from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
+    from genre_cls.tracking import Tracker  # takes seconds to import; model files do without it
 
     tracker = Tracker.at(str(tracking))
     run_id = tracker.best() if source == BEST else str(source)

@@ -1,4 +1,4 @@
-"""What goes wrong by a user's doing and is told in one line, without a traceback."""
+"""Users' mistakes, which are reported in one line without a traceback, and the wording of other errors for them."""
 
 import os
 import re
@@ -18,9 +18,9 @@ class UserError(Exception):
 
 
 def system_reason(error: OSError) -> str:
-    """What the system says of a failure, without the file's name; what urllib wraps around it is taken off.
+    """Return the system's reason for a failure, without the file's name and what urllib wraps around it.
 
-    Of a link that leads nowhere it says so, and where it leads.
+    For a broken link, the reason is that it is one, with its target.
     """
     if isinstance(error, FileNotFoundError) and error.filename:
         path = Path(os.fsdecode(error.filename))
@@ -31,23 +31,23 @@ def system_reason(error: OSError) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """What went wrong in a library, on one line that is not too long."""
+    """Return the type and message of an error raised by a library, in one line of limited length."""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or '?':.160}"
 
 
 def place_of(error: BaseException) -> str:
-    """File and line in which code that is neither this package's nor a library's gave rise to an error, if it did."""
+    """Return the innermost file and line of an error's traceback in the user's own code; empty if there is none."""
     libraries = ("genre_cls", "hydra", "importlib", "torch")
     frames = ((frame, str(frame.f_globals.get("__name__")), line) for frame, line in walk_tb(error.__traceback__))
-    own = [(frame, line) for frame, room, line in frames if room.partition(".")[0] not in libraries]
-    return f" ({Path(own[-1][0].f_code.co_filename).name}, line {own[-1][1]})" if own else ""
+    users = [(frame, line) for frame, module, line in frames if module.partition(".")[0] not in libraries]
+    return f" ({Path(users[-1][0].f_code.co_filename).name}, line {users[-1][1]})" if users else ""
 
 
 def without_credentials(text: str) -> str:
-    """A text without the names and passwords in its addresses, as it may be shown around."""
+    """Remove user names and passwords from the addresses in a text."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def in_one_line(text: object) -> str:
-    """A text, say a file's name, with its line ends and whatever else no terminal should get written out."""
+    """Escape line ends and other unprintable characters in a text, such as a file's name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

@@ -1,4 +1,4 @@
-"""What is installed beside genre_cls and how to call it, and how to install what is not."""
+"""Optional dependencies: how to install them, and how to call the programs installed beside genre_cls."""
 
 import os
 import shlex
@@ -12,10 +12,10 @@ from genre_cls.errors import UserError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Tell in one line how to get a package that cannot be imported.
+    """Turn a failed import into one line on how to install the package.
 
     Args:
-        extra: name of the optional dependency in pyproject.toml that brings it.
+        extra: name of the optional dependency in pyproject.toml that includes it.
 
     Raises:
         UserError: an import within failed.
@@ -23,25 +23,29 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; {how_to_install(extra)} brings it") from error
+        raise UserError(f"{error.name} is not installed; {how_to_install(extra)} installs it") from error
 
 
 def how_to_install(extra: str) -> str:
-    """The command that brings an optional dependency, by its name in pyproject.toml; a clone has constraints."""
+    """Return the command that installs an optional dependency, under the constraints if this is a clone.
+
+    Args:
+        extra: its name in pyproject.toml.
+    """
     clone = Path(__file__).parents[1]
     if not (clone / "pyproject.toml").exists():
         return f"{program('pip')} install 'genre_cls[{extra}]'"
-    place = Path() if clone == Path.cwd() else clone
-    words = ["install", "-c", str(place / "constraints.txt"), "-e"]
-    return f"{program('pip')} {shlex.join(words)} '{place}[{extra}]'"
+    folder = Path() if clone == Path.cwd() else clone
+    words = ["install", "-c", str(folder / "constraints.txt"), "-e"]
+    return f"{program('pip')} {shlex.join(words)} '{folder}[{extra}]'"
 
 
 def program(name: str) -> str:
-    """How to call a program that is installed beside this package, from a terminal in which its environment may be off.
+    """Return how to call a program installed beside this package: by its path if the environment is not activated.
 
     Args:
         name: of the program.
     """
     path = Path(sys.executable).with_name(name)
-    off = sys.prefix != sys.base_prefix and os.environ.get("VIRTUAL_ENV") != sys.prefix
-    return shlex.quote(str(path)) if off and path.exists() else name
+    inactive = sys.prefix != sys.base_prefix and os.environ.get("VIRTUAL_ENV") != sys.prefix
+    return shlex.quote(str(path)) if inactive and path.exists() else name

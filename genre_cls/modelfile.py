@@ -1,7 +1,7 @@
-"""A trained model as one safetensors file, with all that is needed to use it as JSON inside; read with distrust.
+"""Model files: weights as safetensors, with all that is needed to use them as JSON inside; untrusted when read.
 
-A model file is data that may come from anywhere: reading it runs no code that it names, and allocates no more than it
-holds.
+A model file may come from anywhere: reading it runs no code that it names, and a model too large for the memory is
+refused before anything is allocated.
 """
 
 import json
@@ -29,24 +29,24 @@ from genre_cls.settings import RULES
 from genre_cls.views import shape_of, standardised, view_of
 from genre_cls.windows import cover_starts, is_of_statistics, sees_modulations
 
-KEY = "genre_cls"  # of the JSON among a file's metadata
-AT_ONCE = 32  # windows that a network judges
-LARGEST = 1 << 28  # values of a matrix, 1 GB; a window of 600 s takes half of it
+KEY = "genre_cls"  # of the JSON in a file's metadata
+AT_ONCE = 32  # windows in a batch
+LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How a model is to be used; models of which it is equal can vote together.
+    """How a model is to be used; only models of equal usage can form an ensemble.
 
     Args:
         spec: the features that it takes.
         genres: names in the order of its outputs.
         window: length of a window, s.
-        overlap: smallest share of a window that its neighbour in a cover repeats.
-        views: how each of a fold's networks sees a window; a file of several folds has them in turn.
-        precision: `32-true` or `bf16-mixed`, in which they were judged; `auto` in files that do not say.
+        overlap: smallest share of a window that its neighbour overlaps.
+        views: the view of each member of a fold's ensemble; a file of several folds repeats them in turn.
+        precision: `32-true` or `bf16-mixed`, in which it was evaluated; `auto` in files that do not say.
         model: its class and arguments, as JSON.
     """
 
@@ -61,13 +61,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a file holds.
+    """Contents of a model file.
 
     Args:
-        networks: that vote; in evaluation mode, on the CPU.
+        networks: the members of the ensemble, in evaluation mode, on the CPU.
         usage: how they are to be used.
-        dataset: name of the dataset that they have learned from.
-        temperature: of what they say together, as held-out tracks have found it; 1 where they have not been asked.
+        dataset: name of the dataset that they were trained on.
+        temperature: of the ensemble's predictions, fitted on held-out tracks; 1 if it was not fitted.
         description: the JSON, as written by the training.
     """
 
@@ -79,12 +79,12 @@ class SavedModel:
 
 
 class Network(nn.Module):
-    """A model with its standardisation, by the names that training gives their weights.
+    """A model with its view and standardisation; its weights are named as in training.
 
     Args:
-        model: what is shown to logits `(batch, n_genres)`; a `KernelMachine` if these are statistics.
+        model: from standardised views to logits `(batch, n_genres)`; a `KernelMachine` for views of statistics.
         n_bins: rows of the feature matrices.
-        view: how it sees a window, one of `windows.VIEWS`; it takes levelled windows without the clip's mean spectrum.
+        view: one of `windows.VIEWS`; for levelled views, the input comes without the clip's mean spectrum.
     """
 
     mean: Tensor
@@ -97,34 +97,39 @@ class Network(nn.Module):
         self.register_buffer("deviation", torch.ones(shape_of(view, n_bins)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
+        """Return the logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
         return self.logits(view_of(features, self.view))
 
     def logits(self, values: Tensor) -> Tensor:
-        """Logits `(batch, n_genres)` of what is `view_of` of windows in this view."""
+        """Return the logits `(batch, n_genres)` of windows in the network's view.
+
+        Args:
+            values: `view_of(features, view)`, `(batch, 1, *shape_of(view, n_bins))`; plain and levelled views have
+                `n_frames` columns where `shape_of` gives one.
+        """
         return self.model(standardised(values, self.mean, self.deviation))
 
 
 def serialised(weights: Weights, description: Mapping[str, Any]) -> bytes:
-    """Weights and standardisation as a safetensors file, with all that is needed to use them as JSON inside.
+    """Return weights and standardisation as the content of a model file.
 
     Args:
         weights: of trained modules, named `<member>.<name>`.
-        description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was judged in,
-            and where it comes from.
+        description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was evaluated
+            in, and its `origin`.
     """
     return save(dict(weights), metadata={KEY: json.dumps(description)})
 
 
 def read(path: Path, *, trust: bool = False) -> SavedModel:
-    """Rebuild what `serialised` wrote from the file alone.
+    """Load the networks from a model file.
 
     Args:
-        path: of the file.
+        path: of a file with the content that `serialised` returns.
         trust: whether the file may name any class as its model, and so run any code; else one of `genre_cls.models`.
 
     Raises:
-        UserError: no such file, no model of genre_cls, or one that cannot be used.
+        UserError: there is no such file, or it is no usable model of genre_cls.
     """
     try:
         weights, text = _contents(path)
@@ -138,7 +143,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
         raise UserError(f"{path}: {system_reason(error)}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever parsers and constructors say of nonsense
+    except Exception as error:  # whatever parsers and constructors raise for nonsense
         raise UserError(f"{path}: holds no model that can be used: {in_short(error)}") from error
 
 
@@ -155,7 +160,7 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _plain(text: str) -> Any:
-    """What is in a YAML text without aliases, by which a short one may stand for more than any memory holds."""
+    """Parse YAML without aliases, with which a short text may expand to more than memory holds."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
         raise UserError("has aliases in its configuration, which no model of genre_cls has")
     return yaml.safe_load(text)
@@ -183,7 +188,7 @@ def _check_size(what: str, n_values: float) -> None:
 
 
 def _largest(spec: FeatureSpec, window: float, overlap: float, views: Sequence[str]) -> float:
-    """Values of the largest matrix on the way from a clip to what a network sees."""
+    """Number of values in the largest matrix between a clip and the networks' views."""
     n_frames, windows_share = longest_clip(window) * spec.sample_rate / spec.hop_length, 1 / (1 - overlap)
     sizes = [spec.n_fft / 2 * n_frames, spec.n_fft / 2 * spec.n_mels, spec.n_bins * n_frames * windows_share]
     if any(map(sees_modulations, views)):
@@ -194,8 +199,8 @@ def _largest(spec: FeatureSpec, window: float, overlap: float, views: Sequence[s
 def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:
     members: dict[int, dict[str, Tensor]] = {}
     for name, tensor in weights.items():
-        member, _, own = name.partition(".")
-        members.setdefault(int(member), {})[own] = tensor
+        member, _, key = name.partition(".")
+        members.setdefault(int(member), {})[key] = tensor
         if not tensor.isfinite().all():
             raise UserError(f"weights {name} are not numbers")
     if not members:
@@ -208,7 +213,7 @@ def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: 
 
 
 def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: str, trust: bool) -> Network:
-    # On the meta device nothing is allocated before the shapes are known to be the file's.
+    # On the meta device nothing is allocated until the shapes are known to match the file's.
     with torch.device("cpu" if trust else "meta"):
         if is_of_statistics(view):
             model: nn.Module = _kernel_machine(weights["model.centres"], len(usage.genres))
@@ -218,7 +223,7 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    if isinstance(model, KernelMachine):  # whose centres take half the bytes, to be written again as they were
+    if isinstance(model, KernelMachine):  # its centres are stored as float16, and are to be saved again as they were
         model.centres = model.centres.half()
     with torch.inference_mode():
         shape = tuple(network(torch.zeros(2, 1, usage.spec.n_bins, usage.spec.n_frames(usage.window))).shape)
@@ -228,7 +233,7 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
 
 
 def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
-    """Values of the largest tensor that a model makes of all windows that it judges at once."""
+    """Number of values in the largest tensor that a model computes for a batch of windows."""
     spec = usage.spec
     n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(longest_clip(usage.window))
     n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
@@ -241,17 +246,17 @@ def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
 
 
 class _Largest(TorchFunctionMode):
-    """Keeps count of the values of the largest tensor that anything makes, be it a layer or a step within one."""
+    """Records the number of values in the largest tensor that any layer, or a step within one, creates."""
 
     n_values = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.n_values = max(self.n_values, made.numel())
-        return made
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.n_values = max(self.n_values, result.numel())
+        return result
 
 
 def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:
@@ -262,11 +267,11 @@ def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:
 def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module:
     if trust:
         return instantiate(settings, n_genres=n_genres)
-    room, _, name = str(settings["_target_"]).rpartition(".")
-    found = vars(models).get(name) if room == models.__name__ else None
-    if not (isclass(found) and issubclass(found, nn.Module) and found.__module__ == models.__name__):
+    module, _, name = str(settings["_target_"]).rpartition(".")
+    target = vars(models).get(name) if module == models.__name__ else None
+    if not (isclass(target) and issubclass(target, nn.Module) and target.__module__ == models.__name__):
         raise UserError(
             f"uses the class {settings['_target_']!s:.60}, which is not in genre_cls.models; if you trust its author "
             "to run code on this machine, pass --trust"
         )
-    return found(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})
+    return target(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})

@@ -1,7 +1,7 @@
-"""Trained models with their features as one ONNX graph: from a clip's waveform to its genres' probabilities.
+"""Export of trained models, with their feature extraction, as one ONNX graph from waveform to genre probabilities.
 
-The graph takes a whole clip, not its windows, since the floor of the features and the mean spectrum that some networks
-are levelled by are the clip's own.
+The graph takes a whole clip, not its windows, since the floor of the features and the mean spectrum that is subtracted
+for levelled views are the clip's own.
 """
 
 import io
@@ -27,45 +27,45 @@ with needs("onnx"):
     import onnx
 
 OPSET = 17  # the first with STFT
-AGREED = 1e-4  # by which probabilities may differ from PyTorch's
+TOLERANCE = 1e-4  # by which outputs may differ from PyTorch's
 
 
 def exported(networks: Sequence[Network], usage: Usage, temperature: float, description: Mapping[str, Any]) -> bytes:
-    """Write models as an ONNX file, after it has been tried against PyTorch.
+    """Export an ensemble as the content of an ONNX file, checked against PyTorch.
 
     Args:
-        networks: that vote, as `modelfile.read` gives them.
-        usage: how they are to be used.
-        temperature: of what they say together of a clip.
+        networks: the members of the ensemble, as `modelfile.read` returns them.
+        usage: how they are used.
+        temperature: of the ensemble's predictions for a clip.
         description: plain data for the file's metadata: `genres`, `features`, `origin`, …
 
     Returns:
-        A graph that computes in float32. It takes `waveform`, float32 `(n_samples,)`, a whole clip: mono at the rate
-        that its metadata name, full scale at +-1, 0.5 s to `segment` s. It gives `probabilities` `(n_genres,)`,
-        `windows` `(n_windows, n_genres)`, the vote on each of its windows, and their `starts` and `ends`, float64
-        `(n_windows,)`, s.
+        A graph that computes in float32. Its input is `waveform`, float32 `(n_samples,)`, a whole clip: mono at the
+        metadata's `sample_rate`, full scale at +-1, 0.5 s to `longest_clip` s. Its outputs are `probabilities`
+        `(n_genres,)`; `windows` `(n_windows, n_genres)`, the ensemble's vote on each window; and their `starts` and
+        `ends`, float64 `(n_windows,)`, s.
 
     Raises:
-        UserError: the graph cannot be made, or does not compute what PyTorch does.
+        UserError: the export fails, or the graph does not compute what PyTorch does.
     """
-    whole = Whole(networks, usage, temperature)
-    graph = _traced(whole, usage.spec.sample_rate)
+    model = TraceableClassifier(networks, usage, temperature)
+    graph = _traced(model, usage.spec.sample_rate)
     segment = longest_clip(usage.window)
     metadata = {KEY: dict(description) | {"segment": segment}, "genres": list(usage.genres)}
     plain = {"sample_rate": usage.spec.sample_rate, "longest_clip": segment, "origin": description["origin"]}
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in (metadata | plain).items()})
     content = graph.SerializeToString()
-    _compare(content, whole, usage)
+    _compare(content, model, usage)
     return content
 
 
-class Whole(nn.Module):
-    """What `GenreClassifier` does with a clip, in operators that ONNX knows.
+class TraceableClassifier(nn.Module):
+    """The computations of `GenreClassifier` for a clip, in operators that ONNX has.
 
     Args:
-        networks: that vote.
-        usage: how they are to be used.
-        temperature: of what they say together.
+        networks: the members of the ensemble.
+        usage: how they are used.
+        temperature: of the ensemble's predictions for a clip.
     """
 
     basis: Tensor
@@ -80,9 +80,9 @@ class Whole(nn.Module):
         self.register_buffer("basis", _basis(usage.spec))
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Probabilities of a clip `(n_samples,)`, votes on its windows, their starts and ends, s; see `exported`."""
+        """Return the outputs of the graph for a clip `(n_samples,)`, which `exported` describes."""
         clip = self._features(waveform)  # (n_bins, n_clip)
-        first, n_repeated = self._cover(torch.as_tensor(clip.shape[1]))  # (n_windows,)
+        first, n_repeated = self._cover(torch.as_tensor(clip.shape[1]))  # first is (n_windows,)
         # A clip that is shorter than a window is repeated until it fills one.
         level = clip[:, _up_to(n_repeated) % clip.shape[1]].mean(dim=1, keepdim=True)  # (n_bins, 1)
         frames = (first[:, None] + torch.arange(self.n_frames)) % clip.shape[1]  # (n_windows, n_frames)
@@ -99,12 +99,12 @@ class Whole(nn.Module):
         return probabilities, windows, starts, torch.minimum(ends, length)
 
     def _features(self, waveform: Tensor) -> Tensor:
-        """What `features.extract` computes, rounded to float16 as it is."""
+        """Compute the features `(n_bins, n_clip)` as `features.extract` does, with its rounding to float16."""
         log_mel = decibels(filterbank(self.spec) @ self._power(waveform), self.spec.top_db)
         return finished(log_mel, self.spec).float()
 
     def _power(self, waveform: Tensor) -> Tensor:
-        """Power spectrogram `(n_fft // 2 + 1, n_frames)`."""
+        """Power spectrogram `(n_fft // 2 + 1, n_clip)`."""
         n_fft, hop = self.spec.n_fft, self.spec.hop_length
         padded = pad(waveform, (n_fft // 2, n_fft // 2))
         if _is_power_of_two(n_fft):
@@ -114,28 +114,31 @@ class Whole(nn.Module):
         return real + imaginary
 
     def _cover(self, n_clip: Tensor) -> tuple[Tensor, Tensor]:
-        """First frames of the windows (`windows.cover_starts`), and how many there are to cover (`repeat_to`)."""
+        """First frames of the windows (`windows.cover_starts`), and number of frames after `windows.repeat_to`."""
         n_repeated = n_clip.clamp(min=self.n_frames)
         step = max(1, int(self.n_frames * (1 - self.overlap)))
         last = n_repeated - self.n_frames  # first frame of the last window
         steps = torch.div(last + (step - 1), step, rounding_mode="floor")
-        place = _up_to(steps + 1)
-        # Vectors, as the export divides doubles without a dimension in float32, which misses by a frame.
-        spread = place.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
-        return torch.where(place == steps, last, spread.long()), n_repeated
+        index = _up_to(steps + 1)
+        # Vectors, since the export divides 0-dimensional doubles in float32, which may be off by a frame.
+        spread = index.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
+        return torch.where(index == steps, last, spread.long()), n_repeated
 
 
 def _up_to(n: Tensor) -> Tensor:
-    return torch.arange(n)  # type: ignore[call-overload]  # a tensor, so that the graph counts anew for each clip
+    return torch.arange(n)  # type: ignore[call-overload]  # of a tensor, so that the traced graph depends on n
 
 
 def _basis(spec: FeatureSpec) -> Tensor:
-    """The Hann window; where onnxruntime's STFT is imprecise, cosines and sines under it, a filter per frequency."""
+    """The Hann window `(n_fft,)`; where onnxruntime's STFT is imprecise, windowed cosines and sines as filters.
+
+    The filters are `(2 * (n_fft // 2 + 1), 1, n_fft)`, one pair for each frequency.
+    """
     window = torch.hann_window(spec.n_fft, dtype=torch.float64)
     if _is_power_of_two(spec.n_fft):
         return window.float()
-    turns = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
-    angles = turns.double() * (2 * np.pi / spec.n_fft)  # (n_fft // 2 + 1, n_fft)
+    phases = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
+    angles = phases.double() * (2 * np.pi / spec.n_fft)  # (n_fft // 2 + 1, n_fft)
     return (torch.cat([angles.cos(), angles.sin()]) * window).float()[:, None]
 
 
@@ -143,15 +146,15 @@ def _is_power_of_two(n: int) -> bool:
     return n & (n - 1) == 0
 
 
-def _traced(whole: Whole, sample_rate: int) -> Any:
-    """The graph of a clip of any length."""
+def _traced(model: TraceableClassifier, sample_rate: int) -> Any:
+    """Trace the graph, for clips of any length."""
     buffer = io.BytesIO()
     axes = {name: {0: "n_windows"} for name in OUTPUTS[1:]} | {INPUT: {0: "n_samples"}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the way by tracing, the only one that needs nothing but onnx
+        warnings.simplefilter("ignore")  # tracing is deprecated, but needs no package other than onnx
         try:
             torch.onnx.export(
-                whole.eval(), (_noise(2.0, sample_rate),), buffer,  # type: ignore[arg-type]
+                model.eval(), (_noise(2.0, sample_rate),), buffer,  # type: ignore[arg-type]
                 opset_version=OPSET, dynamo=False,
                 input_names=[INPUT], output_names=list(OUTPUTS), dynamic_axes=axes,
             )  # fmt: skip
@@ -160,16 +163,16 @@ def _traced(whole: Whole, sample_rate: int) -> Any:
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _compare(content: bytes, whole: Whole, usage: Usage) -> None:
-    """See that the graph gives what PyTorch gives, for a clip of less than a window and one of several."""
-    running = session(content)
+def _compare(content: bytes, model: TraceableClassifier, usage: Usage) -> None:
+    """Check that the graph agrees with PyTorch, on a clip shorter than a window and on one of several windows."""
+    graph = session(content)
     for seconds in (0.6 * usage.window, 3.3 * usage.window):
         waveform = _noise(max(0.5, seconds), usage.spec.sample_rate)
         with torch.inference_mode():
-            expected = [value.numpy() for value in whole(waveform)]
-        given = running.run(list(OUTPUTS), {INPUT: waveform.numpy()})
-        for name, one, other in zip(OUTPUTS, given, expected, strict=True):
-            if one.shape != other.shape or not np.abs(one - other).max() <= AGREED:
+            expected = [value.numpy() for value in model(waveform)]
+        outputs = graph.run(list(OUTPUTS), {INPUT: waveform.numpy()})
+        for name, output, reference in zip(OUTPUTS, outputs, expected, strict=True):
+            if output.shape != reference.shape or not np.abs(output - reference).max() <= TOLERANCE:
                 raise UserError(f"this model cannot be written as ONNX: its {name} differ from PyTorch's")
 
 

@@ -1,6 +1,6 @@
-"""The command: `python -m genre_cls.predict song.mp3 folder/` names the genres of your own music.
+"""The command that classifies files: `python -m genre_cls.predict song.mp3 folder/`.
 
-Nothing heavy is imported before it is needed, so that `--help` and a typo are answered at once.
+Heavy modules are imported only when they are needed, so that `--help` and typos are answered at once.
 """
 
 import csv
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
 
 Predictions = Iterator[tuple[Path, "Prediction"]]
 
-FEW = 3  # genres of a file, if nothing else is asked for
+FEW = 3  # genres of a file in a table by default
 LONG = 60.0  # s, above which a file's genres are shown over time
-STRETCH = 30.0  # s, that a letter stands for
-PER_ROW = 20  # letters
-KNOWN = ", ".join(EXTENSIONS)
+STRETCH = 30.0  # s that a letter stands for
+PER_ROW = 20  # letters in a row
+READABLE = ", ".join(EXTENSIONS)
 COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
 
 
 def main() -> None:
-    """Name the genres of the files; the exit code is 1 if one cannot be judged, 2 if the command is wrong."""
+    """Classify the files; the exit code is 1 if one cannot be classified, 2 if the command is wrong."""
     with one_line_errors():
         arguments = _parser().parse_args()
         if not (arguments.inputs or arguments.export or arguments.register):
-            raise UserError("nothing to do; name audio files or folders of them, or --export FILE (--help says more)")
+            raise UserError("nothing to do; name audio files or folders of them, or --export FILE (see --help)")
         raise SystemExit(_run(arguments))
 
 
 def _run(arguments: Namespace) -> int:
     files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
     _check(arguments, files)
-    absent = {file: reason for file in files if (reason := _absent(file))}
-    if files and len(absent) == len(files) and not (arguments.export or arguments.register):
-        for file, reason in absent.items():
-            _say(f"{file}: {reason}")
+    missing = {file: reason for file in files if (reason := _why_missing(file))}
+    if files and len(missing) == len(files) and not (arguments.export or arguments.register):
+        for file, reason in missing.items():
+            _log(f"{file}: {reason}")
         FORMATS[arguments.format](iter(()), (), arguments.top)
-        return 1  # to load a model takes seconds
+        return 1  # without loading a model, which takes seconds
     classifier = _classifier(arguments)
     if classifier.dataset == "demo":
-        _say("note: this model was trained on the synthetic demo set only, never on real music")
+        _log("note: this model was trained on the synthetic demo set only, never on real music")
     failed: list[Path] = []
     FORMATS[arguments.format](_predictions(classifier, files, failed), classifier.genres, arguments.top)
     if arguments.explain and not failed:
@@ -64,31 +64,32 @@ def _run(arguments: Namespace) -> int:
 
 
 def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
-    """Draw what in a file speaks for its genre."""
+    """Plot the evidence for a file's predicted genre."""
     from genre_cls import plots
     from genre_cls.classifier import GenreClassifier
 
-    assert isinstance(classifier, GenreClassifier)  # _check has seen to that
+    assert isinstance(classifier, GenreClassifier)  # ensured by _check
     try:
         clip = classifier.first_clip(file)
-    except UnreadableAudio as error:  # of a file of which the rest could be judged
+    except UnreadableAudio as error:  # though the rest could be classified
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
-    _say(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
+    _log(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
     explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
-    with atomic_write(picture) as drawn:
-        drawn.write(content)
-    _say(f"explained: {picture}")
+    with atomic_write(picture) as output:
+        output.write(content)
+    _log(f"explained: {picture}")
 
 
 def _check(arguments: Namespace, files: Sequence[Path]) -> None:
-    """Refuse what cannot be done together, before anything takes its time."""
-    asked = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
-    if is_onnx(arguments.model) and any(asked.values()):
-        what = next(what for what, wanted in asked.items() if wanted)
-        raise UserError(f"model {arguments.model}: an .onnx file cannot be {what}; name the run or file it comes from")
-    if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # a song, say
+    """Refuse incompatible arguments before any work."""
+    actions = {"exported again": arguments.export, "explained": arguments.explain, "registered": arguments.register}
+    if is_onnx(arguments.model) and (requested := [action for action, argument in actions.items() if argument]):
+        raise UserError(
+            f"model {arguments.model}: an .onnx file cannot be {requested[0]}; name the run or file it comes from"
+        )
+    if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
         raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
@@ -102,49 +103,49 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 
 
 def _classifier(arguments: Namespace) -> "Classifier":
-    """The model, exported and registered if that is asked for."""
+    """Load the model; export and register it if requested."""
     if is_onnx(arguments.model):
-        from genre_cls.onnx_model import OnnxClassifier  # needs no PyTorch, so it is there at once
+        from genre_cls.onnx_model import OnnxClassifier  # loads without PyTorch, so at once
 
         return OnnxClassifier.load(arguments.model)
     from genre_cls.classifier import BEST, GenreClassifier
 
     classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
-    if arguments.model == BEST and (told := classifier.configuration):  # which may be another one tomorrow
-        _say(f"best: {told}, of {classifier.dataset}")
+    if arguments.model == BEST and classifier.configuration:  # another one may be best tomorrow
+        _log(f"best: {classifier.configuration}, of {classifier.dataset}")
     if arguments.export:
         classifier.save(arguments.export)
-        _say(f"exported: {arguments.export}")
+        _log(f"exported: {arguments.export}")
     if arguments.register:
         from genre_cls.registry import register
 
         address, command = register(classifier, arguments.register, arguments.tracking)
-        _say(f"registered: {address}; serve it: {command}")
+        _log(f"registered: {address}; serve it: {command}")
     return classifier
 
 
 def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Predictions:
-    """Classify one file after the other, each on its own; say of those that cannot be, why."""
+    """Classify the files one by one; log why others cannot be classified, and add them to `failed`."""
     for file in progress_bar(files, "Listening", total=len(files)) if len(files) > 1 else files:
         try:
             yield file, classifier.predict(file)
         except UnreadableAudio as error:
             failed.append(file)
-            _say(f"{file}: {f'has no audio in it ({KNOWN})' if file.is_dir() else error}")
+            _log(f"{file}: {f'has no audio in it ({READABLE})' if file.is_dir() else error}")
 
 
 def _inputs(path: Path) -> list[Path]:
-    """The audio files below a folder; anything else as it is, be it audio or not.
+    """Return the audio files below a folder, or the path itself, be it audio or not.
 
-    A folder without any audio stands for itself, and is refused like any other path that is no audio file.
+    A folder without audio is returned, too, to be refused like any other path that is no audio file.
     """
     if others := other_files(path):
-        _say(f"{path}: files left out: {len(others)}, such as {others[0].name}; what can be read is {KNOWN}")
+        _log(f"{path}: files left out: {len(others)}, such as {others[0].name}; what can be read is {READABLE}")
     return audio_files(path) or [path]
 
 
-def _absent(file: Path) -> str:
-    """Why there is no such file, if there is none."""
+def _why_missing(file: Path) -> str:
+    """The reason why a file does not exist; empty if it does."""
     try:
         file.stat()
     except OSError as error:
@@ -152,17 +153,18 @@ def _absent(file: Path) -> str:
     return ""
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(in_one_line(text), file=sys.stderr)
 
 
 def _print_table(predictions: Predictions, genres: Sequence[str], top: int | None) -> None:
-    """A few lines a file: its most probable genres, and, if it is long, which one when."""
+    """Print a few lines per file: its most probable genres and, if it is long, the genres over time."""
     console = Console(highlight=False, soft_wrap=True)
     for path, prediction in predictions:
         lines = [Text(f"{in_one_line(path)}  {_clock(prediction.seconds)}", "bold")]
         lines += [
-            Text(f"  {100 * share:6.1f} %  {in_one_line(genre)}") for genre, share in prediction.ranked[: top or FEW]
+            Text(f"  {100 * probability:6.1f} %  {in_one_line(genre)}")
+            for genre, probability in prediction.ranked[: top or FEW]
         ]
         if prediction.seconds > LONG:
             lines += _strip(prediction, genres)
@@ -170,17 +172,18 @@ def _print_table(predictions: Predictions, genres: Sequence[str], top: int | Non
 
 
 def _strip(prediction: "Prediction", genres: Sequence[str]) -> Iterator[Text]:
-    """Rows of letters, one for the genre of each stretch of time, and what they stand for."""
+    """Rows with a letter for the genre of each stretch of time, and a legend."""
     stretches = prediction.over_time(STRETCH)
     letters = _letters(genres)
     for row in (stretches[first : first + PER_ROW] for first in range(0, len(stretches), PER_ROW)):
         shown = (_letter(genre, letters) for _, _, genre in row)
         yield Text.assemble(f"  {_clock(row[0][0]):>8} ", *shown, f" {_clock(row[-1][1])}")
-    heard = [genre for genre in genres if any(genre == one for _, _, one in stretches)]
-    names = [part for genre in heard for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
-    if any(one is None for *_, one in stretches):
-        names += [_letter(None, letters), " silence  "]
-    yield Text.assemble(" " * 11, *names, f"(a letter stands for {STRETCH:g} s)")
+    present = {genre for *_, genre in stretches}
+    named = [genre for genre in genres if genre in present]
+    legend = [part for genre in named for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
+    if None in present:
+        legend += [_letter(None, letters), " silence  "]
+    yield Text.assemble(" " * 11, *legend, f"(a letter stands for {STRETCH:g} s)")
 
 
 def _letter(genre: str | None, letters: dict[str, str]) -> tuple[str, str]:
@@ -190,7 +193,7 @@ def _letter(genre: str | None, letters: dict[str, str]) -> tuple[str, str]:
 
 
 def _letters(genres: Sequence[str]) -> dict[str, str]:
-    """A letter of its own for each genre, if possible the first of its name that is free."""
+    """Give each genre a unique letter, if possible the first of its name that is free."""
     letters: dict[str, str] = {}
     for genre in genres:
         free = (c for c in genre + ascii_letters if c.isalnum() and c not in letters.values())
@@ -204,7 +207,7 @@ def _clock(seconds: float) -> str:
 
 
 def _print_json(predictions: Predictions, genres: Sequence[str], top: int | None) -> None:
-    """A list of objects, one a file."""
+    """Print a list with one object per file."""
     separator = "["
     for path, prediction in predictions:
         print(separator, json.dumps(_plain(path, prediction, top)), sep="\n", end="")
@@ -218,23 +221,23 @@ def _plain(path: Path, prediction: "Prediction", top: int | None) -> dict[str, o
         "path": str(path),
         "seconds": prediction.seconds,
         "temperature": prediction.temperature,
-        "genres": [{"genre": genre, "probability": share} for genre, share in prediction.ranked[:top]],
+        "genres": [{"genre": genre, "probability": probability} for genre, probability in prediction.ranked[:top]],
         "windows": [
-            {"start": start, "end": end, "votes": dict(zip(prediction.genres, shares, strict=True))}
-            for start, end, shares in _windows(prediction)
+            {"start": start, "end": end, "votes": dict(zip(prediction.genres, votes, strict=True))}
+            for start, end, votes in _windows(prediction)
         ],
     }
 
 
 def _print_csv(predictions: Predictions, genres: Sequence[str], top: int | None) -> None:
-    """A row a file with the probabilities of all genres, then a row for each of its windows with the votes."""
+    """Print a row per file with the probabilities of all genres, then a row for each of its windows with the votes."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "part", "start", "end", "predicted", *(f"p({genre})" for genre in genres)])
     for path, prediction in predictions:
         file = str(path).encode(errors="backslashreplace").decode()  # names need not be valid UTF-8
         writer.writerow([file, "file", 0.0, prediction.seconds, prediction.genre, *prediction.probabilities.tolist()])
-        for start, end, shares in _windows(prediction):
-            writer.writerow([file, "window", start, end, genres[shares.index(max(shares))], *shares])
+        for start, end, votes in _windows(prediction):
+            writer.writerow([file, "window", start, end, genres[votes.index(max(votes))], *votes])
 
 
 def _windows(prediction: "Prediction") -> Iterator[tuple[float, float, list[float]]]:
@@ -252,19 +255,19 @@ FORMATS: dict[str, Callable[[Predictions, Sequence[str], int | None], None]] = {
 def _parser() -> ArgumentParser:
     parser = OneLineParser(
         prog="genre_cls.predict",
-        description="Names the genres of your own music, by what genre_cls.train has trained.",
-        epilog="Exit code: 0, 1 if a file cannot be judged (the others are), 2 if the command is wrong. A page for the "
-        "same: genre-cls app.",
+        description="Classifies your own music by genre, with models trained by genre_cls.train.",
+        epilog="Exit code: 0, 1 if a file cannot be classified (the others are), 2 if the command is wrong. A page for "
+        "the same: genre-cls app.",
     )
     take = parser.add_argument
-    take("inputs", nargs="*", type=expanduser, metavar="FILE|FOLDER", help=f"audio ({KNOWN}), folders of it")
+    take("inputs", nargs="*", type=expanduser, metavar="FILE|FOLDER", help=f"audio files ({READABLE}) or folders")
     parser.add_model(
-        "best (default: the most accurate configuration that was compared last, all its folds together), an MLflow "
-        "run's id, a .safetensors file, a folder of them, an .onnx file"
+        "best (default: the most accurate configuration of the newest comparison, an ensemble of all its folds), an "
+        "MLflow run's id, a .safetensors file, a folder of them, an .onnx file"
     )
-    take("--top", type=_count, metavar="N", help="genres shown of each file (default: 3 in a table, all in JSON)")
+    take("--top", type=_count, metavar="N", help="genres shown for each file (default: 3 in a table, all in JSON)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
-    take("--export", type=expanduser, metavar="FILE", help="write the model into one file that needs nothing else: "
+    take("--export", type=expanduser, metavar="FILE", help="write the model into one self-contained file: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
     take(
         "--explain",
@@ -272,7 +275,7 @@ def _parser() -> ArgumentParser:
         metavar="FILE.png",
         help="plot the evidence for the predicted genre (one audio file)",
     )
-    take("--register", metavar="NAME", help="make the model a new version of NAME in MLflow's registry, to be served")
+    take("--register", metavar="NAME", help="register the model as a new version of NAME in MLflow, to be served")
     return parser
 
 

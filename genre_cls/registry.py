@@ -1,4 +1,4 @@
-"""MLflow's registry: a trained model under a name and version, with what it takes, what it gives and an example."""
+"""Registration of trained models in MLflow's registry, with a signature and an input example."""
 
 import io
 import logging
@@ -23,8 +23,8 @@ from genre_cls.extras import program
 from genre_cls.tracking import Tracker
 
 EXPERIMENT = "genre_cls models"
-CODE = Path(__file__).with_name("served.py")  # a script of MLflow's, not to be imported
-INPUT, MODEL = "audio", "model"  # as in that file
+CODE = Path(__file__).with_name("served.py")  # a script that MLflow runs, not to be imported
+INPUT, MODEL = "audio", "model"  # as in that script
 
 
 def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str, str]:
@@ -32,14 +32,14 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
 
     Args:
         classifier: to register.
-        name: of the model, which is made if there is none.
+        name: of the model, which is created if it does not exist.
         tracking: the tracking store: its folder, or a server's address.
 
     Returns:
         Address of the version, `models:/NAME/VERSION`, and the command that serves it on this machine.
 
     Raises:
-        UserError: the store does not take it.
+        UserError: the store refuses it.
     """
     tracker = Tracker.at(tracking)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -55,7 +55,7 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:
     experiment = tracker.experiment(EXPERIMENT, back=True)
-    # MLflow prints and warns of what is no concern of the user; what goes wrong comes as an exception.
+    # MLflow prints and warns about what does not concern the user; failures are raised as exceptions.
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         file = Path(folder) / "genres.safetensors"
@@ -70,13 +70,13 @@ def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:
 
 
 def _signature(genres: tuple[str, ...]) -> ModelSignature:
-    """A file's bytes to its genre and all probabilities; JSON has the bytes in base64."""
+    """From a file's bytes (base64 in JSON) to its genre and all probabilities."""
     shares = [ColSpec("double", f"p({genre})") for genre in genres]
     return ModelSignature(Schema([ColSpec("binary", INPUT)]), Schema([ColSpec("string", "genre"), *shares]))
 
 
 def _example() -> pd.DataFrame:
-    """A second of a tone as a WAV file."""
+    """A tone of one second as a WAV file."""
     buffer = io.BytesIO()
     soundfile.write(buffer, 0.3 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000), 8000, format="WAV")
     return pd.DataFrame({INPUT: [buffer.getvalue()]})

@@ -1,6 +1,6 @@
-"""What MLflow runs to serve a registered model: audio files in, genres out.
+"""Script that MLflow runs to serve a registered model: audio files in, genres out.
 
-MLflow keeps this file as it is and runs it when the model is loaded, so that nothing has to be pickled.
+MLflow copies this file and runs it when the model is loaded, so that nothing has to be pickled.
 """
 
 import tempfile
@@ -16,11 +16,11 @@ from genre_cls import GenreClassifier
 from genre_cls.audio import UnreadableAudio
 from genre_cls.errors import UserError
 
-INPUT, MODEL = "audio", "model"  # names of the column that is taken, and of the artifact that is needed
+INPUT, MODEL = "audio", "model"  # names of the input column and of the artifact
 
 
 class ServedGenres(PythonModel):
-    """A classifier behind MLflow's interface for models in Python."""
+    """A classifier with MLflow's interface for Python models."""
 
     def load_context(self, context: Any) -> None:
         """Load the model file that was registered."""
@@ -35,23 +35,23 @@ class ServedGenres(PythonModel):
             params: unused.
 
         Returns:
-            A row a file: `genre`, the most probable one, and `p(<genre>)` for each genre.
+            One row per file: `genre`, the most probable one, and `p(<genre>)` for each genre.
 
         Raises:
-            MlflowException: a file cannot be judged; the server answers with code 400 and the reason.
+            MlflowException: a file cannot be classified; the server answers with code 400 and the reason.
         """
-        return pd.DataFrame([self._predict_one(place, audio) for place, audio in enumerate(model_input[INPUT])])
+        return pd.DataFrame([self._predict_one(index, audio) for index, audio in enumerate(model_input[INPUT])])
 
-    def _predict_one(self, place: int, audio: bytes) -> dict[str, str | float]:
+    def _predict_one(self, index: int, audio: bytes) -> dict[str, str | float]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "audio"
             path.write_bytes(audio)
             try:
                 prediction = self._classifier.predict(path)
             except (UnreadableAudio, UserError) as error:
-                raise MlflowException.invalid_parameter_value(f"audio file {place} {error}") from error
-        shares = zip(prediction.genres, prediction.probabilities.tolist(), strict=True)
-        return {"genre": prediction.genre} | {f"p({genre})": share for genre, share in shares}
+                raise MlflowException.invalid_parameter_value(f"audio file {index} {error}") from error
+        pairs = zip(prediction.genres, prediction.probabilities.tolist(), strict=True)
+        return {"genre": prediction.genre} | {f"p({genre})": probability for genre, probability in pairs}
 
 
 set_model(ServedGenres())

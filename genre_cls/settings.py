@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,27 +195,6 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value}: must be {rule}")
         if not rule and not key.startswith(ARGUMENTS):
             raise UserError(no_such_key(key))
-
-
-def check_words(words: Sequence[str]) -> None:
-    """Refuse what Hydra stumbles over in the words of a command line, or takes without a word.
-
-    Raises:
-        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment;
-            a number of folds for the split that has none.
-    """
-    for word in words:
-        if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
-            raise UserError(f"{word}: names no setting; --cfg job lists them")
-        name = word.lstrip("-").partition("=")[0]
-        if word.startswith("-") and name in (*GROUPS, *RULES):
-            raise UserError(f"{word}: settings have no dashes; write {name}=VALUE")
-    number = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
-    if number and "folds=filtered" in words:
-        raise UserError(f"{number}: the split of folds=filtered is fixed; leave folds.k out")
-    presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
-    if len(presets) > 1:
-        raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
 
 
 def is_incidental(key: str) -> bool:

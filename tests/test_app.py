@@ -1,4 +1,4 @@
-"""The page, served by the real command: real uploads, what it says of them, and what it must refuse."""
+"""The page, served by the real command: real uploads, its outputs, and what it must refuse."""
 
 import json
 import os
@@ -31,12 +31,12 @@ gradio_client = pytest.importorskip("gradio_client")
 
 GENRES = ("hiss & noise", "tones, pure")
 RATE = 22050
-Told = Callable[[Path], str]
+Refusal = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page that is served."""
+    """A running page."""
 
     port: int
     folder: Path
@@ -49,7 +49,7 @@ class Page:
 
     @property
     def kept(self) -> list[Path]:
-        """Files that are there because of uploads."""
+        """Files kept from uploads."""
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
     def get(self, path: str, **headers: str) -> Any:
@@ -75,24 +75,48 @@ def page(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
         assert process.wait(120) == 0 and not list(folder.iterdir())
 
 
+STUB = (
+    "import sys\nfrom types import ModuleType\nfrom genre_cls import app\n"
+    "sys.modules['gradio'] = ModuleType('gradio')\n"
+    "app._check_address = app._controller = app._page = lambda *_, **__: None\n"
+    "app._launch = lambda *_: 'http://here'\n"
+    "app.main()"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_page_and_remove_its_folder(number: signal.Signals, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STUB], env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as shells do for background jobs
+    ) as process:  # fmt: skip
+        try:
+            assert process.stderr and process.stderr.readline() == "open http://here (Ctrl-C ends it)\n"
+            assert list(tmp_path.iterdir())
+            process.send_signal(number)
+            assert process.wait(60) == 0 and process.stderr.read() == "" and not list(tmp_path.iterdir())
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def client(page: Page) -> Any:
     return gradio_client.Client(page.address, verbose=False)
 
 
 @pytest.fixture
-def judged(client: Any) -> Callable[[Path], Any]:
-    """What the page says of an upload: genres, genres over time, tracks alike, sound, genre, evidence."""
+def classify(client: Any) -> Callable[[Path], Any]:
+    """The outputs for an upload: genres, genres over time, similar tracks, first clip, genre, evidence."""
     return lambda path: client.predict(gradio_client.handle_file(str(path)), api_name="/classify")
 
 
 @pytest.fixture
-def told(judged: Callable[[Path], Any]) -> Told:
+def refusal(classify: Callable[[Path], Any]) -> Refusal:
     """Why the page refuses an upload."""
 
     def why(path: Path) -> str:
         with pytest.raises(gradio_client.exceptions.AppError) as error:
-            judged(path)
+            classify(path)
         return str(error.value)
 
     return why
@@ -103,60 +127,62 @@ def noise(path: Path, seconds: float = 2, rate: int = RATE) -> Path:
     return path
 
 
-def test_an_upload_is_ranked_as_by_the_classifier(page: Page, judged: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_an_upload_is_ranked_as_by_the_classifier(page: Page, classify: Callable[[Path], Any], tmp_path: Path) -> None:
     for path in (noise(tmp_path / "a.wav"), music(tmp_path / "b.ogg", 5)):
-        said, *_ = judged(path)
-        shown = [(one["label"], one["confidence"]) for one in said["confidences"]]
+        genres, *_ = classify(path)
+        shown = [(one["label"], one["confidence"]) for one in genres["confidences"]]
         assert [genre for genre, _ in shown] == [genre for genre, _ in page.classifier.predict(path).ranked]
         np.testing.assert_allclose([p for _, p in shown], [p for _, p in page.classifier.predict(path).ranked])
 
 
-def test_an_upload_is_shown_with_its_genres_over_time_and_the_tracks_that_it_is_like(
-    judged: Callable[[Path], Any], tmp_path: Path
+def test_an_upload_is_shown_with_its_genres_over_time_and_similar_tracks(
+    classify: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    said, over_time, alike, sound, genre, evidence = judged(noise(tmp_path / "a.wav"))
-    assert genre == said["label"] == GENRES[0] and evidence is None
-    assert all(picture["plot"].startswith("data:image/") for picture in (over_time, sound))
-    assert alike["headers"] == app.COLUMNS and len(alike["data"]) == app.N_SIMILAR
-    shares = [int(row[0].removesuffix(" %")) for row in alike["data"]]
+    genres, over_time, similar, clip, genre, evidence = classify(noise(tmp_path / "a.wav"))
+    assert genre == genres["label"] == GENRES[0] and evidence is None
+    assert all(picture["plot"].startswith("data:image/") for picture in (over_time, clip))
+    assert similar["headers"] == app.COLUMNS and len(similar["data"]) == app.N_SIMILAR
+    shares = [int(row[0].removesuffix(" %")) for row in similar["data"]]
     assert shares == sorted(shares, reverse=True) and shares[0] > 50
-    assert {row[1].split("/")[0] for row in alike["data"][:3]} == {row[2] for row in alike["data"][:3]} == {GENRES[0]}
+    assert (
+        {row[1].split("/")[0] for row in similar["data"][:3]} == {row[2] for row in similar["data"][:3]} == {GENRES[0]}
+    )
 
 
 @pytest.mark.parametrize(
-    ("n", "dataset", "told"),
+    ("n", "dataset", "sentence"),
     [
-        (4, "my music", "Four models classify it. They were trained on my music."),
-        (1, "demo", "One model classifies it. It was trained on the synthetic demo set only, never on real music."),
-        (20, "gtzan", "20 models classify it. They were trained on gtzan."),
+        (4, "my music", "It is classified by 4 models trained on my music. "),
+        (1, "demo", "It is classified by 1 model trained on the synthetic demo set only, never on real music. "),
+        (20, "gtzan", "It is classified by 20 models trained on gtzan. "),
     ],
 )
-def test_the_page_says_what_classifies_and_what_it_was_trained_on(n: int, dataset: str, told: str) -> None:
+def test_the_page_names_the_number_of_models_and_their_dataset(n: int, dataset: str, sentence: str) -> None:
     controller = SimpleNamespace(classifier=SimpleNamespace(n_networks=n, dataset=dataset))
     text = app._introduction(cast(Controller, controller))
-    assert told in text and text.endswith("the file is deleted once classified.")
+    assert sentence in text and text.endswith("the file is deleted once classified.")
 
 
-def test_what_speaks_for_a_genre_is_drawn_when_it_is_asked_for(client: Any, judged: Any, tmp_path: Path) -> None:
-    judged(noise(tmp_path / "a.wav", 0.6))
+def test_the_evidence_for_a_genre_is_plotted_on_request(client: Any, classify: Any, tmp_path: Path) -> None:
+    classify(noise(tmp_path / "a.wav", 0.6))
     assert client.predict(GENRES[1], api_name="/explain")["plot"].startswith("data:image/")
 
 
-def test_what_cannot_be_judged_is_reported_in_a_sentence_and_the_page_lives_on(
-    page: Page, judged: Any, told: Told, tmp_path: Path
+def test_an_upload_that_cannot_be_classified_is_reported_and_the_page_keeps_running(
+    page: Page, classify: Any, refusal: Refusal, tmp_path: Path
 ) -> None:
     (tmp_path / "diary.wav").write_text("Dear diary")
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "long.flac", np.zeros(16 * 60 * 1000), 1000)
     (tmp_path / "empty.mp3").touch()
-    assert told(tmp_path / "diary.wav") == "diary.wav: Format not recognised"
-    assert told(tmp_path / "silent.wav") == "silent.wav: is silent"
-    assert told(tmp_path / "long.flac").startswith(
+    assert refusal(tmp_path / "diary.wav") == "diary.wav: Format not recognised"
+    assert refusal(tmp_path / "silent.wav") == "silent.wav: is silent"
+    assert refusal(tmp_path / "long.flac").startswith(
         "long.flac: lasts 16.0 min, more than the 15 min that the page takes"
     )
-    assert told(noise(tmp_path / "short.wav", 0.1)).startswith("short.wav: lasts 0.1 s, less than the 0.5 s")
-    assert told(tmp_path / "empty.mp3") == "empty.mp3: is an empty file"
-    assert judged(noise(tmp_path / "a.wav"))[0]["label"] == GENRES[0]
+    assert refusal(noise(tmp_path / "short.wav", 0.1)).startswith("short.wav: lasts 0.1 s, less than the 0.5 s")
+    assert refusal(tmp_path / "empty.mp3") == "empty.mp3: is an empty file"
+    assert classify(noise(tmp_path / "a.wav"))[0]["label"] == GENRES[0]
     assert "Traceback" not in page.log.read_text()
 
 
@@ -179,10 +205,10 @@ def test_an_upload_that_is_too_large_is_cut_off(page: Page) -> None:
     assert answer.startswith(b"HTTP/1.1 413") and b"exceeded maximum allowed size" in answer
 
 
-def test_uploads_are_gone_when_they_have_been_heard(page: Page, judged: Any, told: Told, tmp_path: Path) -> None:
-    judged(noise(tmp_path / "a.wav"))
+def test_uploads_are_deleted_once_classified(page: Page, classify: Any, refusal: Refusal, tmp_path: Path) -> None:
+    classify(noise(tmp_path / "a.wav"))
     (tmp_path / "diary.wav").write_text("Dear diary")
-    told(tmp_path / "diary.wav")
+    refusal(tmp_path / "diary.wav")
     assert page.kept == []
 
 
@@ -197,12 +223,12 @@ def test_a_file_that_was_not_uploaded_is_neither_read_nor_deleted(page: Page, tm
     assert answer.startswith(b"event: error") and b"confidence" not in answer and own.exists()
 
 
-def test_names_of_files_are_no_html(told: Told, tmp_path: Path) -> None:
+def test_names_of_files_are_escaped_in_html(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "<img src=x onerror=alert(1)>.wav").touch()
-    assert "<" not in told(tmp_path / "<img src=x onerror=alert(1)>.wav")
+    assert "<" not in refusal(tmp_path / "<img src=x onerror=alert(1)>.wav")
     (tmp_path / "a & b.wav").touch()
     with pytest.raises(UserError, match=r"^<b>\.wav: no such file"):
-        Controller(a_classifier(SPECS["another rate"]), None, "nowhere").classify(str(tmp_path / "<b>.wav"))
+        Controller(a_classifier(SPECS["another rate"]), "nowhere").classify(str(tmp_path / "<b>.wav"))
 
 
 def test_only_this_machine_is_served_and_only_by_its_own_name(page: Page) -> None:
@@ -212,7 +238,7 @@ def test_only_this_machine_is_served_and_only_by_its_own_name(page: Page) -> Non
         page.get("", Host="elsewhere.example")
 
 
-def test_nothing_that_another_sites_page_sends_is_taken(page: Page) -> None:
+def test_cross_site_requests_are_refused(page: Page) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\nRIFF\r\n--x--\r\n'
     upload = Request(page.address + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
     upload.add_header("Sec-Fetch-Site", "cross-site")
@@ -222,7 +248,7 @@ def test_nothing_that_another_sites_page_sends_is_taken(page: Page) -> None:
     assert page.kept == before
 
 
-def test_the_page_asks_no_other_machine_for_anything(page: Page) -> None:
+def test_the_page_requests_nothing_from_other_machines(page: Page) -> None:
     with page.get("") as answer:
         policy, text = answer.headers["Content-Security-Policy"], answer.read().decode()
     assert policy == app.POLICY and "http" not in policy
@@ -232,32 +258,32 @@ def test_the_page_asks_no_other_machine_for_anything(page: Page) -> None:
     assert asked and not [one for one in map("".join, asked) if re.match(r"[\"']?(https?:)?//", one)]
 
 
-def test_the_newest_report_is_shown_where_no_script_runs(client: Any) -> None:
+def test_the_newest_report_is_shown_in_a_frame_that_runs_no_scripts(client: Any) -> None:
     shown = client.predict(api_name="/results")
     assert shown.startswith("<iframe sandbox ") and "Which features and which CNN" in shown
     assert "<script" not in shown and "<table" not in shown  # all of it is in the attribute
 
 
 def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
-    controller = Controller(a_classifier(SPECS["another rate"]), None, str(tmp_path / "<no> store"))
+    controller = Controller(a_classifier(SPECS["another rate"]), str(tmp_path / "<no> store"))
     assert (
         "No report in " in controller.results() and "<no>" not in controller.results() and not list(tmp_path.iterdir())
     )
     upload = noise(tmp_path / "a.wav")
     assert controller.classify(str(upload))[2] == [] and not upload.exists()
-    with pytest.raises(UserError, match="no file has come"):
+    with pytest.raises(UserError, match="no file was uploaded"):
         controller.classify(None)
     with pytest.raises(UserError, match="nothing to explain"):
         controller.explain(None, "else")
 
 
-def test_a_file_that_begins_with_a_minute_of_silence_is_judged_without_a_picture(tmp_path: Path) -> None:
+def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_picture(tmp_path: Path) -> None:
     sound = np.append(np.zeros(60 * 8000), np.random.default_rng(0).normal(0, 0.2, 60 * 8000))
     soundfile.write(tmp_path / "a.wav", sound, 8000)
-    ranked, _, _, sound, heard, _, _ = Controller(a_classifier(SPECS["another rate"]), None, "").classify(
+    probabilities, _, _, figure, kept, _, _ = Controller(a_classifier(SPECS["another rate"]), "").classify(
         str(tmp_path / "a.wav")
     )
-    assert sum(ranked.values()) == pytest.approx(1) and sound is heard is None
+    assert sum(probabilities.values()) == pytest.approx(1) and figure is kept is None
 
 
 @pytest.mark.parametrize(
@@ -296,10 +322,10 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     done = command(app.main)
-    assert done.code == 2 and f"gradio is not installed; {how_to_install('app')} brings it" in done.err
+    assert done.code == 2 and f"gradio is not installed; {how_to_install('app')} installs it" in done.err
 
 
-def test_a_file_named_app_can_still_be_judged(command: Callable[..., Any]) -> None:
+def test_a_file_named_app_can_still_be_classified(command: Callable[..., Any]) -> None:
     Path("app").touch()
     done = command(__main__.main, "./app")
     assert done.code == 2 and done.err.startswith("error: tracking mlruns: no tracking store")
@@ -310,7 +336,7 @@ def test_help_is_quick(quick_help: Callable[[str], str]) -> None:
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_file_is_dropped_and_all_of_it_is_seen(page: Page, tmp_path: Path) -> None:
+def test_in_a_browser_a_dropped_file_is_classified_and_explained(page: Page, tmp_path: Path) -> None:
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = (next(filter(None, map(shutil.which, names)), None) for names in BROWSERS)
     if not (chromium and driver):

@@ -1,4 +1,4 @@
-"""What was trained, put to use: the same numbers as in evaluation, from files that are read with distrust."""
+"""Inference with trained models: the same numbers as in evaluation, from files that are not trusted."""
 
 import ast
 import csv
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
 
-from genre_cls import GenreClassifier, Prediction, prediction
+from genre_cls import GenreClassifier, Prediction
 from genre_cls.calibration import tempered
 from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
@@ -52,7 +52,7 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def forged(path: Path, model: Path, edit: Edit) -> Path:
-    """A model file like another one, but for what an edit of its description, configuration and weights changes."""
+    """A copy of a model file with its description, configuration and weights edited."""
     description, weights = contents(model)
     config = yaml.safe_load(description["config"])
     edit(description, config, weights)
@@ -65,7 +65,7 @@ def forged(path: Path, model: Path, edit: Edit) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """Why a model file is refused: one line that names it."""
+    """The reason for refusing a model file, which is one line that names it."""
     with pytest.raises(UserError) as error:
         GenreClassifier.load(path)
     assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) == 1
@@ -82,22 +82,22 @@ def sound(path: Path, *seconds: float, rate: int = RATE) -> Path:
     return path
 
 
-def test_a_folds_model_says_of_the_tracks_what_it_said_in_evaluation(trained: Any, tiny_music: Path) -> None:
-    judged = 0
+def test_a_folds_model_predicts_for_the_tracks_what_it_did_in_evaluation(trained: Any, tiny_music: Path) -> None:
+    n_predictions = 0
     for parent in trained.parents:
         for child in trained.children(parent):
-            own = load(trained, child.info.run_id)
+            classifier = load(trained, child.info.run_id)
             with trained.files(child)["predictions.csv"].open(newline="") as file:
                 _, *rows = csv.reader(file)
             for track, _, predicted, *probabilities in rows:
-                prediction = own.predict(tiny_music / track)
+                prediction = classifier.predict(tiny_music / track)
                 assert prediction.vote == pytest.approx(np.array(probabilities, float), abs=1e-5)
                 assert prediction.genre == predicted and prediction.genres == GENRES
-                judged += 1
-    assert judged == 4 * 12
+                n_predictions += 1
+    assert n_predictions == 4 * 12
 
 
-def test_a_configuration_is_its_folds_that_vote(trained: Any, tiny_music: Path) -> None:
+def test_a_configuration_is_the_ensemble_of_its_folds(trained: Any, tiny_music: Path) -> None:
     track = tiny_music / GENRES[1] / "0.wav"
     for parent in trained.parents:
         folds = [load(trained, child.info.run_id).predict(track) for child in trained.children(parent)]
@@ -120,7 +120,7 @@ def test_best_is_the_most_accurate_configuration_not_the_last(trained: Any, tiny
     assert [accuracy[run] for run in same] == [max(accuracy.values())]
 
 
-def test_a_folder_of_model_files_is_what_they_are_together(trained: Any, tiny_music: Path, tmp_path: Path) -> None:
+def test_a_folder_of_model_files_is_their_ensemble(trained: Any, tiny_music: Path, tmp_path: Path) -> None:
     parent = trained.parents[0]
     for number, child in enumerate(trained.children(parent)):
         shutil.copy(trained.files(child)["model.safetensors"], tmp_path / f"{number}.safetensors")
@@ -129,16 +129,16 @@ def test_a_folder_of_model_files_is_what_they_are_together(trained: Any, tiny_mu
     np.testing.assert_allclose(GenreClassifier.load(tmp_path).predict(track).windows, expected, atol=1e-12)
 
 
-def test_one_exported_file_stands_for_all_the_models_and_says_where_they_come_from(
+def test_one_exported_file_holds_all_the_models_and_their_origin(
     trained: Any, tiny_music: Path, tmp_path: Path
 ) -> None:
     for parent in trained.parents:
-        whole = load(trained, parent.info.run_id)
-        whole.save(tmp_path / "one.safetensors")
+        classifier = load(trained, parent.info.run_id)
+        classifier.save(tmp_path / "one.safetensors")
         alone = GenreClassifier.load(tmp_path / "one.safetensors", tracking="nowhere")
         for track in sorted(tiny_music.rglob("*.wav"))[::5]:
-            np.testing.assert_allclose(alone.predict(track).windows, whole.predict(track).windows, atol=1e-12)
-            assert alone.predict(track).probabilities == pytest.approx(whole.predict(track).probabilities)
+            np.testing.assert_allclose(alone.predict(track).windows, classifier.predict(track).windows, atol=1e-12)
+            assert alone.predict(track).probabilities == pytest.approx(classifier.predict(track).probabilities)
         description, weights = contents(tmp_path / "one.safetensors")
         assert description["genres"] == list(GENRES) and description["origin"]["mlflow.source.git.commit"]
         assert {name.partition(".")[0] for name in weights} == {"0", "1", "2", "3"}  # two folds of two members
@@ -150,7 +150,7 @@ def test_one_exported_file_stands_for_all_the_models_and_says_where_they_come_fr
     assert {path.name for path in tmp_path.iterdir()} == {"one.safetensors", "again.safetensors"}
 
 
-def test_models_of_different_configurations_cannot_vote(trained: Any, tmp_path: Path) -> None:
+def test_models_of_different_configurations_form_no_ensemble(trained: Any, tmp_path: Path) -> None:
     for one, other in combinations(trained.parents, 2):
         for number, parent in enumerate((one, other)):
             file = trained.files(trained.children(parent)[0])["model.safetensors"]
@@ -159,9 +159,7 @@ def test_models_of_different_configurations_cannot_vote(trained: Any, tmp_path: 
             GenreClassifier.load(tmp_path)
 
 
-def test_models_can_vote_that_differ_in_how_they_were_trained_but_not_if_they_see_other_views(
-    model: Path, tmp_path: Path
-) -> None:
+def test_an_ensemble_may_mix_ways_of_training_but_not_views(model: Path, tmp_path: Path) -> None:
     shutil.copy(model, tmp_path / "0.safetensors")
     forged(tmp_path / "1.safetensors", model, lambda _, config, __: config.update(batch_size=999))
     assert GenreClassifier.load(tmp_path).n_networks == 4
@@ -172,23 +170,23 @@ def test_models_can_vote_that_differ_in_how_they_were_trained_but_not_if_they_se
         GenreClassifier.load(tmp_path)
 
 
-def test_a_model_predicts_in_the_arithmetic_that_it_was_judged_in_whatever_is_fast_here(
+def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_here(
     model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description, _ = contents(model)
     assert yaml.safe_load(description["config"])["trainer"]["precision"] == "auto"
     assert description["precision"] == resolve_precision("auto", torch.device("cpu"))
-    said: dict[tuple[str, bool], Any] = {}
+    windows: dict[tuple[str, bool], Any] = {}
     for precision, fast in product(("32-true", "bf16-mixed"), (True, False)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
-        own = forged(tmp_path / "own.safetensors", model, lambda d, *_, p=precision: d.update(precision=p))
-        GenreClassifier.load(own).save(tmp_path / "exported.safetensors")
+        copy = forged(tmp_path / "own.safetensors", model, lambda d, *_, p=precision: d.update(precision=p))
+        GenreClassifier.load(copy).save(tmp_path / "exported.safetensors")
         exported = GenreClassifier.load(tmp_path / "exported.safetensors")
-        said[precision, fast] = exported.predict(tiny_music / GENRES[0] / "0.wav").windows
+        windows[precision, fast] = exported.predict(tiny_music / GENRES[0] / "0.wav").windows
     for precision in ("32-true", "bf16-mixed"):
-        np.testing.assert_array_equal(said[precision, True], said[precision, False])
-    assert not np.array_equal(said["32-true", True], said["bf16-mixed", True])
+        np.testing.assert_array_equal(windows[precision, True], windows[precision, False])
+    assert not np.array_equal(windows["32-true", True], windows["bf16-mixed", True])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +199,7 @@ def test_a_model_predicts_in_the_arithmetic_that_it_was_judged_in_whatever_is_fa
         (".", "no .safetensors file in this folder"),
     ],
 )
-def test_what_is_not_there_is_reported_with_what_may_be_given(
+def test_a_missing_model_is_reported_with_what_may_be_given(
     source: str, reason: str, tmp_path: Path, here: Path
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -210,7 +208,7 @@ def test_what_is_not_there_is_reported_with_what_may_be_given(
     assert not list(here.iterdir()) and not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_run_that_is_none_or_has_no_models_is_reported(trained: Any, store_here: Path) -> None:
+def test_an_unknown_run_or_an_empty_store_is_reported(trained: Any, store_here: Path) -> None:
     with pytest.raises(UserError, match=f"run {'0' * 32} in sqlite"):
         load(trained, "0" * 32)
     with pytest.raises(UserError, match="no configuration has finished"):
@@ -227,7 +225,7 @@ def test_a_model_file_cut_short_is_refused(model: Path, tmp_path_factory: pytest
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_damaged_model_file_is_refused_or_still_one(
+def test_a_damaged_model_file_is_refused_or_still_valid(
     model: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path, content = tmp_path_factory.getbasetemp() / "damaged.safetensors", bytearray(model.read_bytes())
@@ -380,15 +378,15 @@ def test_a_model_file_with_nonsense_in_it_is_refused(model: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '"text"', "1", "{}", '{"config": 1}', '{"config": "{"}', "[" * 100_000]
 )
-def test_a_description_that_is_none_is_refused(model: Path, tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a\nb.safetensors"  # told in one line all the same
+def test_an_invalid_description_is_refused(model: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a\nb.safetensors"  # which is reported in one line all the same
     path.write_bytes(save(contents(model)[1], metadata={"genre_cls": text}))
     with pytest.raises(UserError, match="no model that can be used") as error:
         GenreClassifier.load(path)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
+def test_files_without_a_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for content in (b"", b"RIFF", b"\xff" * 64, b"Dear diary, today I heard a song." * 9):
         path.write_bytes(content)
@@ -417,34 +415,37 @@ def test_a_header_that_lies_about_its_tensors_is_refused(tmp_path: Path, what: s
         assert "is no safetensors file" in refusal(path)
 
 
-def test_a_file_up_to_the_length_of_a_segment_is_judged_as_one_clip(
+def test_a_file_up_to_the_length_of_a_segment_is_classified_as_one_clip(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, path = GenreClassifier.load(model), sound(tmp_path / "a.wav", 20, 20, 19.9)
-    segmented = own.predict(path)
-    monkeypatch.setattr(prediction, "SEGMENT", 1e9)
-    whole = own.predict(path)
+    classifier, path = GenreClassifier.load(model), sound(tmp_path / "a.wav", 20, 20, 19.9)
+    segmented = classifier.predict(path)
+    monkeypatch.setattr(classifier, "_longest", 1e9)
+    whole = classifier.predict(path)
     for part in ("starts", "ends", "windows", "probabilities"):
         np.testing.assert_array_equal(getattr(segmented, part), getattr(whole, part))
 
 
-def test_a_longer_file_is_judged_in_segments_and_hardly_differs(
+def test_a_longer_file_is_classified_in_segments_with_similar_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, path = GenreClassifier.load(model), sound(tmp_path / "a.flac", *[5] * 30)  # every segment a like mixture
-    segmented = own.predict(path)
+    classifier, path = (
+        GenreClassifier.load(model),
+        sound(tmp_path / "a.flac", *[5] * 30),
+    )  # a similar mixture in every segment
+    segmented = classifier.predict(path)
     assert segmented.seconds == 150 and segmented.ends[-1] == pytest.approx(150)
     assert (segmented.starts[1:] <= segmented.ends[:-1] + 1e-9).all()  # no gap
-    monkeypatch.setattr(prediction, "SEGMENT", 1e9)
-    assert own.predict(path).probabilities == pytest.approx(segmented.probabilities, abs=0.02)
+    monkeypatch.setattr(classifier, "_longest", 1e9)
+    assert classifier.predict(path).probabilities == pytest.approx(segmented.probabilities, abs=0.02)
 
 
-def test_a_silent_segment_has_no_say(model: Path, tmp_path: Path) -> None:
-    own, random = GenreClassifier.load(model), np.random.default_rng(0)
+def test_a_silent_segment_does_not_count(model: Path, tmp_path: Path) -> None:
+    classifier, random = GenreClassifier.load(model), np.random.default_rng(0)
     loud = random.normal(0, 0.2, 60 * RATE)
     soundfile.write(tmp_path / "loud.wav", loud, RATE)
     soundfile.write(tmp_path / "then silent.wav", np.concatenate([loud, np.zeros(60 * RATE)]), RATE)
-    alone, followed = own.predict(tmp_path / "loud.wav"), own.predict(tmp_path / "then silent.wav")
+    alone, followed = classifier.predict(tmp_path / "loud.wav"), classifier.predict(tmp_path / "then silent.wav")
     np.testing.assert_array_equal(alone.windows, followed.windows)
     assert [genre for *_, genre in followed.over_time()] == [alone.genre, alone.genre, None, None]
     assert followed.seconds == 120
@@ -452,7 +453,7 @@ def test_a_silent_segment_has_no_say(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", [".wav", ".au", ".aiff", ".flac", ".ogg", ".mp3"])
 @pytest.mark.parametrize(("rate", "n_channels"), [(8000, 1), (22050, 6), (48000, 2)])
-def test_any_format_rate_and_number_of_channels_will_do(
+def test_any_format_rate_and_number_of_channels_is_classified(
     model: Path, tmp_path: Path, extension: str, rate: int, n_channels: int
 ) -> None:
     path = tmp_path / f"a{extension}"
@@ -467,23 +468,23 @@ def test_any_format_rate_and_number_of_channels_will_do(
 
 @settings(max_examples=60, deadline=None)
 @given(seconds=st.floats(0.5, 500), stretch=st.floats(5, 60), n=st.integers(1, 40), seed=st.integers(0, 99))
-def test_stretches_of_time_cover_the_file_and_each_is_named_after_what_it_sounds_like(
+def test_stretches_of_time_cover_the_file_and_each_has_a_genre(
     seconds: float, stretch: float, n: int, seed: int
 ) -> None:
     bounds = np.linspace(0, seconds, n + 1)
     windows = np.random.default_rng(seed).dirichlet([1, 1, 1], n)
-    said = Prediction(("a", "b", "c"), seconds, bounds[:-1], bounds[1:], windows)
-    stretches = said.over_time(stretch)
+    prediction = Prediction(("a", "b", "c"), seconds, bounds[:-1], bounds[1:], windows)
+    stretches = prediction.over_time(stretch)
     assert stretches[0][0] == 0 and stretches[-1][1] == seconds
     assert all(one[1] == next_[0] for one, next_ in pairwise(stretches))
     assert {genre for *_, genre in stretches} <= {"a", "b", "c"}
-    assert said.over_time(1000) == [(0, seconds, said.genre)]
-    assert said.over_time(seconds * (1 - 1e-12)) == said.over_time(seconds)  # as the sum of many parts' lengths is
-    names, shares = zip(*said.ranked, strict=True)
+    assert prediction.over_time(1000) == [(0, seconds, prediction.genre)]
+    assert prediction.over_time(seconds * (1 - 1e-12)) == prediction.over_time(seconds)  # as a sum of many segments is
+    names, shares = zip(*prediction.ranked, strict=True)
     assert sorted(names) == ["a", "b", "c"] and list(shares) == sorted(shares, reverse=True)
 
 
-def test_importing_is_quick_and_only_who_trains_imports_lightning(model: Path, tmp_path: Path) -> None:
+def test_importing_is_quick_and_only_training_imports_lightning(model: Path, tmp_path: Path) -> None:
     code = (
         "import sys, genre_cls\nheavy = {'torch', 'mlflow', 'pytorch_lightning', 'hydra', 'numpy'}\n"
         "print(heavy & set(sys.modules))\n"

@@ -1,4 +1,4 @@
-"""Commands: every mistake is told in one line before any work, and Ctrl-C ends what is under way."""
+"""Commands: every mistake is reported in one line before any work, and Ctrl-C ends a running command."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ ABSENT = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
 
 
 class Doubled(torch.nn.Module):
-    """A model that gives more than the one thing that is asked for."""
+    """A model that returns two tensors instead of one."""
 
     def __init__(self, n_genres: int, **settings: object) -> None:
         super().__init__()
@@ -178,32 +178,32 @@ OWN = (
 
 
 @pytest.mark.parametrize(
-    ("source", "name", "told"),
+    ("source", "name", "reason"),
     [
-        (OWN, "Liner", "model: {room} has no Liner; did you mean Linear?"),
-        (OWN + "print(\n", "Linear", "model: {room}.py, line 7: '(' was never closed"),
-        (OWN + "1 / 0\n", "Linear", "model: ZeroDivisionError: division by zero ({room}.py, line 7)"),
-        (OWN, "Linear", "shapes cannot be multiplied (256x11 and 3x2) ({room}.py, line 6)"),
-        (OWN.replace("torch.ones(2, 3)", "self.weights"), "Linear", "no attribute 'weights' ({room}.py, line 6)"),
+        (OWN, "Liner", "model: {module} has no Liner; did you mean Linear?"),
+        (OWN + "print(\n", "Linear", "model: {module}.py, line 7: '(' was never closed"),
+        (OWN + "1 / 0\n", "Linear", "model: ZeroDivisionError: division by zero ({module}.py, line 7)"),
+        (OWN, "Linear", "shapes cannot be multiplied (256x11 and 3x2) ({module}.py, line 6)"),
+        (OWN.replace("torch.ones(2, 3)", "self.weights"), "Linear", "no attribute 'weights' ({module}.py, line 6)"),
     ],
 )
 def test_a_mistake_in_a_users_own_model_is_reported_with_its_place(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    source: str, name: str, told: str,
+    source: str, name: str, reason: str,
 ) -> None:  # fmt: skip
-    room = f"own_{zlib.crc32((source + name).encode())}"  # a module is imported but once
-    (tmp_path / f"{room}.py").write_text(source)
+    module = f"own_{zlib.crc32((source + name).encode())}"  # unique, since a module is imported only once
+    (tmp_path / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    done = command(train.main, *on_music, f"model._target_={room}.{name}")
+    done = command(train.main, *on_music, f"model._target_={module}.{name}")
     (line,) = done.err.splitlines()
-    assert done.code == 2 and told.format(room=room) in line, line
+    assert done.code == 2 and reason.format(module=module) in line, line
 
 
-def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
+def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -> None:
     for argument in ("tracking.folder=3", "model=deep", "report_dri=x", "dataset=gtzan", "tracking.folder", "-x=1"):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
-        assert "dataset." not in done.err, "which it has not"
+        assert "dataset." not in done.err, "the report has no such setting"
 
 
 @pytest.mark.parametrize(
@@ -212,13 +212,11 @@ def test_the_report_tells_mistakes_in_one_line_too(command: Command) -> None:
 )
 def test_an_option_whose_plugin_is_missing_says_what_to_install(option: str, extra: str) -> None:
     error = MissingConfigException("no such file", f"hydra/{option}", ["basic"])
-    told = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {how_to_install(extra)}"
-    assert error_message(error) == told
+    message = f"hydra/{option.replace('/', '=')}: its plugin is not installed; {how_to_install(extra)}"
+    assert error_message(error) == message
 
 
-def test_an_extra_comes_by_the_clone_that_the_package_is_in_or_else_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_extra_is_installed_from_the_clone_or_else_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone, pip = CONF.parent, program("pip")
     monkeypatch.chdir(clone)
     assert how_to_install("onnx") == f"{pip} install -c constraints.txt -e '.[onnx]'"
@@ -234,13 +232,13 @@ def test_hydra_reads_any_text_back_from_the_word_it_is_shown_as(text: str) -> No
 
 
 class Deaf:
-    """What Python lets go of and then ignores the failures of, as it does with weak references' callbacks."""
+    """An object whose finaliser fails, which Python ignores, as it does for callbacks of weak references."""
 
     def __del__(self) -> None:
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_that_python_would_drop_comes_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:
+def test_ctrl_c_that_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:
     hook, began = sys.unraisablehook, time.monotonic()
     with pytest.raises(SystemExit) as end, one_line_errors("!"):
         Deaf()

@@ -1,4 +1,4 @@
-"""Why a clip is of a genre: shares that add up to the logit, and lie where the model listens."""
+"""Explanations: evidence that adds up to the logit, and lies where the model uses the input."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ SMALL_MFCC = replace(SMALL, kind="mfcc", n_mfcc=10)
 
 
 class Listener(nn.Module):
-    """Hears the mean of some bands and nothing else; linear."""
+    """A linear model of the mean of some bands."""
 
     def forward(self, features: Tensor) -> Tensor:
         heard = features[:, 0, 5:9].mean(dim=(1, 2))
@@ -40,7 +40,7 @@ def usage_of(spec: Any) -> Usage:
 
 
 def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:
-    """Music as any classifier of these features hears it."""
+    """The first clip of some music, for any classifier of these features."""
     return GenreClassifier([SavedModel((), usage_of(spec), "", 1.0, {})]).first_clip(music(folder / "a.wav", seconds))
 
 
@@ -54,10 +54,10 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     usage = usage_of(spec)
     (features,) = extract(clip.waveform, [spec])
     n_frames = spec.n_frames(usage.window)
-    whole = torch.from_numpy(repeat_to(features, n_frames)).float()
-    heard = whole - whole.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else whole
-    starts = cover_starts(whole.shape[1], n_frames, overlap(view, usage.overlap))
-    windows = torch.stack([heard[None, :, start : start + n_frames] for start in starts])
+    repeated = torch.from_numpy(repeat_to(features, n_frames)).float()
+    levelled = repeated - repeated.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else repeated
+    starts = cover_starts(repeated.shape[1], n_frames, overlap(view, usage.overlap))
+    windows = torch.stack([levelled[None, :, start : start + n_frames] for start in starts])
     mean = network.mean
     if treatment(view) == "modulation":
         mean = windows.mean(dim=3, keepdim=True)
@@ -70,12 +70,17 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     with torch.no_grad():
         gained = (network(windows) - network(mean.expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):
-        said = explained([network], usage, clip, genre)
+        explanation = explained([network], usage, clip, genre)
         expected = float(gained[genre] - gained.mean())
-        assert said.genre == GENRES[genre] and said.evidence.shape == clip.mel.shape == (24, features.shape[1])
-        assert said.difference == pytest.approx(expected, abs=0.02)
-        assert said.evidence.sum() == pytest.approx(said.difference, abs=0.02 + 0.02 * abs(said.difference))
-        assert np.abs(said.evidence).sum() > 0.2
+        assert explanation.genre == GENRES[genre] and explanation.evidence.shape == clip.mel.shape == (
+            24,
+            features.shape[1],
+        )
+        assert explanation.difference == pytest.approx(expected, abs=0.02)
+        assert explanation.evidence.sum() == pytest.approx(
+            explanation.difference, abs=0.02 + 0.02 * abs(explanation.difference)
+        )
+        assert np.abs(explanation.evidence).sum() > 0.2
 
 
 def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
@@ -86,62 +91,62 @@ def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
     assert both.difference == pytest.approx((single[0].difference + single[1].difference) / 2)
 
 
-def test_the_evidence_lies_where_the_model_listens_and_has_its_sign(tmp_path: Path) -> None:
+def test_the_evidence_lies_in_the_bands_that_the_model_uses_and_has_its_sign(tmp_path: Path) -> None:
     clip, network = a_clip(tmp_path, 1.5), Network(Listener(), 24, "plain")
     network.mean += -40
-    said = [explained([network], usage_of(SMALL), clip, genre) for genre in range(3)]
-    assert not np.delete(said[0].evidence, range(5, 9), axis=0).any() and said[0].evidence[5:9].any(axis=1).all()
+    evidence = [explained([network], usage_of(SMALL), clip, genre).evidence for genre in range(3)]
+    assert not np.delete(evidence[0], range(5, 9), axis=0).any() and evidence[0][5:9].any(axis=1).all()
     heard = clip.mel[5:9] + 40  # dB above what the training tracks have
     n_windows = len(cover_starts(clip.mel.shape[1], SMALL.n_frames(0.7), 0.3))
-    once = said[0].evidence[5:9, :5] * n_windows * 4 * SMALL.n_frames(0.7)  # frames that one window covers
+    once = evidence[0][5:9, :5] * n_windows * 4 * SMALL.n_frames(0.7)  # frames that one window covers
     np.testing.assert_allclose(once, heard[:, :5], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(said[1].evidence, -said[0].evidence, atol=1e-6)
-    assert not said[2].evidence.any()
+    np.testing.assert_allclose(evidence[1], -evidence[0], atol=1e-6)
+    assert not evidence[2].any()
 
 
-def test_what_it_is_compared_with_is_reported_by_what_the_networks_see(tmp_path: Path) -> None:
+def test_the_baseline_is_named_by_the_networks_views(tmp_path: Path) -> None:
     clip = a_clip(tmp_path, 2)
     plain, levelled, modulation, statistics = (a_network(SMALL, n, view) for n, view in enumerate(TREATMENTS))
 
-    def told(*networks: Network) -> str:
+    def note(*networks: Network) -> str:
         return explained(networks, usage_of(SMALL), clip, 0).note
 
-    assert told(plain, levelled) == "Integrated gradients from the training tracks' mean, over the first 2 s."
-    assert told(statistics).startswith("Integrated gradients from a still clip of the training tracks' medians, over")
-    assert "tracks' mean (a still clip of the training tracks' medians, for kernel machines), " in told(
+    assert note(plain, levelled) == "Integrated gradients from the training tracks' mean, over the first 2 s."
+    assert note(statistics).startswith("Integrated gradients from a still clip of the training tracks' medians, over")
+    assert "tracks' mean (a still clip of the training tracks' medians, for kernel machines), " in note(
         plain, levelled, statistics
     )
-    assert told(modulation) == "Integrated gradients from a clip in which nothing moves, over the first 2 s."
-    assert "tracks' mean (a clip in which nothing moves, for networks that see modulations alone), " in told(
+    assert note(modulation) == "Integrated gradients from a clip in which nothing moves, over the first 2 s."
+    assert "tracks' mean (a clip in which nothing moves, for networks that see modulations alone), " in note(
         plain, modulation
     )
 
 
-def test_a_clip_is_explained_as_the_file_that_it_is_of(tmp_path: Path) -> None:
-    whole, path = a_classifier(SMALL_MFCC), music(tmp_path / "a.wav", 1)
-    clip, said = whole.first_clip(path), whole.explain(path, GENRES[1])
+def test_a_clip_is_explained_as_its_file_is(tmp_path: Path) -> None:
+    classifier, path = a_classifier(SMALL_MFCC), music(tmp_path / "a.wav", 1)
+    clip, explanation = classifier.first_clip(path), classifier.explain(path, GENRES[1])
     assert clip.seconds == pytest.approx(1) and clip.sample_rate == 8000
-    np.testing.assert_array_equal(clip.mel, said.clip.mel)
-    np.testing.assert_array_equal(whole.explain_clip(clip, GENRES[1]).evidence, said.evidence)
+    np.testing.assert_array_equal(clip.mel, explanation.clip.mel)
+    np.testing.assert_array_equal(classifier.explain_clip(clip, GENRES[1]).evidence, explanation.evidence)
 
 
 def test_the_most_probable_genre_is_explained_unless_another_is_named(tmp_path: Path) -> None:
-    whole, path = a_classifier(SMALL), music(tmp_path / "a.wav", 1)
-    assert whole.explain(path).genre == whole.predict(path).genre
-    assert whole.explain(path, GENRES[2]).genre == GENRES[2]
+    classifier, path = a_classifier(SMALL), music(tmp_path / "a.wav", 1)
+    assert classifier.explain(path).genre == classifier.predict(path).genre
+    assert classifier.explain(path, GENRES[2]).genre == GENRES[2]
     with pytest.raises(UserError, match=f"genre polka: must be one of {GENRES[0]}, "):
-        whole.explain(path, "polka")
+        classifier.explain(path, "polka")
     with pytest.raises(UnreadableAudio, match="no such file"):
-        whole.explain(tmp_path / "none.wav", GENRES[0])
+        classifier.explain(tmp_path / "none.wav", GENRES[0])
 
 
-def test_the_picture_has_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -> None:
-    said = a_classifier(SMALL).explain(music(tmp_path / "a.wav", 2))
-    figure = plots.explanation(said, title="costs $1 or $2", note="as told")
+def test_the_picture_shows_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -> None:
+    explanation = a_classifier(SMALL).explain(music(tmp_path / "a.wav", 2))
+    figure = plots.explanation(explanation, title="costs $1 or $2", note="as told")
     heard, shown = figure.axes[:2]
     assert len(heard.images) == 1 and len(shown.images) == 2
-    np.testing.assert_array_equal(heard.images[0].get_array(), said.clip.mel)
-    assert shown.get_xlim() == pytest.approx((0, said.clip.mel.shape[1] * said.clip.seconds_per_frame))
+    np.testing.assert_array_equal(heard.images[0].get_array(), explanation.clip.mel)
+    assert shown.get_xlim() == pytest.approx((0, explanation.clip.mel.shape[1] * explanation.clip.seconds_per_frame))
     assert [label.get_text() for label in heard.get_yticklabels()][-1] == "2000"
     assert plots.png(figure).startswith(b"\x89PNG")
 
@@ -153,7 +158,7 @@ def explain(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Cal
     return lambda *arguments: command(predict.main, *map(str, arguments))
 
 
-def test_the_command_draws_what_speaks_for_the_genre(explain: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_command_plots_the_evidence_for_the_genre(explain: Callable[..., Any], tmp_path: Path) -> None:
     done = explain(music(tmp_path / "a.wav", 1), "--explain", tmp_path / "why.png")
     assert (
         done.code == 0

@@ -1,4 +1,4 @@
-"""A model as ONNX: the same probabilities from a waveform, without PyTorch, from a file that says what it needs."""
+"""ONNX export: the same probabilities from a waveform, without PyTorch, from a file that states what it needs."""
 
 import json
 import os
@@ -39,14 +39,14 @@ class Opaque(nn.Module):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[GenreClassifier, OnnxClassifier]]:
-    """A classifier and what was exported of it, once a spec."""
+    """A classifier and its export, made once for each spec."""
     made: dict[str, tuple[GenreClassifier, OnnxClassifier]] = {}
 
     def of(name: str) -> tuple[GenreClassifier, OnnxClassifier]:
         if name not in made:
-            path, whole = tmp_path_factory.mktemp("onnx") / "a.onnx", a_classifier(SPECS[name])
-            whole.save(path)
-            made[name] = whole, OnnxClassifier.load(path)
+            path, classifier = tmp_path_factory.mktemp("onnx") / "a.onnx", a_classifier(SPECS[name])
+            classifier.save(path)
+            made[name] = classifier, OnnxClassifier.load(path)
         return made[name]
 
     return of
@@ -64,8 +64,8 @@ def assert_same(one: Prediction, other: Prediction) -> None:
 def test_the_graph_gives_the_probabilities_that_pytorch_gives(
     pair: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
-    whole, graph = pair(name)
-    predictions = [whole.predict(music(tmp_path / f"{n}.wav", 1 + 2.3 * n, n)) for n in range(5)]
+    classifier, graph = pair(name)
+    predictions = [classifier.predict(music(tmp_path / f"{n}.wav", 1 + 2.3 * n, n)) for n in range(5)]
     for n, prediction in enumerate(predictions):
         assert_same(graph.predict(tmp_path / f"{n}.wav"), prediction)
     spread = np.ptp([prediction.probabilities for prediction in predictions], axis=0).max()
@@ -78,57 +78,57 @@ def test_a_clip_of_any_length_has_the_same_windows(
     pair: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, seconds: float
 ) -> None:
     path = music(tmp_path_factory.getbasetemp() / "any.wav", seconds)
-    whole, graph = pair("mel")
-    assert_same(graph.predict(path), whole.predict(path))
+    classifier, graph = pair("mel")
+    assert_same(graph.predict(path), classifier.predict(path))
 
 
-def test_a_long_file_is_judged_in_the_same_segments(pair: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_long_file_is_classified_in_the_same_segments(pair: Callable[..., Any], tmp_path: Path) -> None:
     path = music(tmp_path / "long.wav", 61)
-    whole, graph = pair("another rate")
-    assert_same(graph.predict(path), whole.predict(path))
+    classifier, graph = pair("another rate")
+    assert_same(graph.predict(path), classifier.predict(path))
 
 
 @settings(max_examples=8, deadline=None)
 @given(window=st.floats(0.3, 3), overlap=st.floats(0, 0.9), seconds=st.floats(0.5, 7))
-def test_any_window_and_overlap_will_do(
+def test_any_window_and_overlap_gives_what_pytorch_gives(
     tmp_path_factory: pytest.TempPathFactory, window: float, overlap: float, seconds: float
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    whole = a_classifier(SPECS["another rate"], window, overlap)
-    whole.save(folder / "any.onnx")
+    classifier = a_classifier(SPECS["another rate"], window, overlap)
+    classifier.save(folder / "any.onnx")
     path = music(folder / "any.wav", seconds)
-    assert_same(OnnxClassifier.load(folder / "any.onnx").predict(path), whole.predict(path))
+    assert_same(OnnxClassifier.load(folder / "any.onnx").predict(path), classifier.predict(path))
 
 
-def test_on_trained_models_of_every_kind_it_gives_what_they_give(
+def test_for_trained_models_of_every_kind_the_graph_gives_what_they_give(
     trained: Any, tiny_music: Path, tmp_path: Path
 ) -> None:
     for parent in trained.parents:
-        whole = GenreClassifier.load(parent.info.run_id, tracking=trained.folder / "mlruns")
-        whole._usage = replace(whole._usage, precision="32-true")
-        whole.save(tmp_path / "a.onnx")
+        classifier = GenreClassifier.load(parent.info.run_id, tracking=trained.folder / "mlruns")
+        classifier._usage = replace(classifier._usage, precision="32-true")
+        classifier.save(tmp_path / "a.onnx")
         graph = OnnxClassifier.load(tmp_path / "a.onnx")
         for path in sorted(tiny_music.rglob("*.wav"))[::3]:
-            assert_same(graph.predict(path), whole.predict(path))
+            assert_same(graph.predict(path), classifier.predict(path))
 
 
 @pytest.mark.skipif(not GTZAN.is_dir(), reason="GTZAN_ROOT names no folder")
 @pytest.mark.parametrize("name", ["mel", "mfcc"])
-def test_on_real_music_it_gives_what_pytorch_gives(pair: Callable[..., Any], name: str) -> None:
-    whole, graph = pair(name)
+def test_on_real_music_the_graph_gives_what_pytorch_gives(pair: Callable[..., Any], name: str) -> None:
+    classifier, graph = pair(name)
     for path in sorted(GTZAN.rglob("*.wav"))[::25]:
-        assert_same(graph.predict(path), whole.predict(path))
+        assert_same(graph.predict(path), classifier.predict(path))
 
 
-def test_the_file_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_file_states_its_inputs_and_origin(tmp_path: Path) -> None:
     a_classifier(SPECS["another rate"], window=40).save(tmp_path / "a.onnx")
     graph = onnx.load(tmp_path / "a.onnx")
     onnx.checker.check_model(graph, full_check=True)
-    said = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
-    assert said["genres"] == list(GENRES) and said["sample_rate"] == 8000 and said["longest_clip"] == 80
-    assert said["origin"] == {"dataset": "folder"}
-    assert said["genre_cls"]["features"]["n_mels"] == 32 and said["genre_cls"]["scores"] == {"a": 1}
-    assert said["genre_cls"]["temperature"] == 0.6
+    metadata = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
+    assert metadata["genres"] == list(GENRES) and metadata["sample_rate"] == 8000 and metadata["longest_clip"] == 80
+    assert metadata["origin"] == {"dataset": "folder"}
+    assert metadata["genre_cls"]["features"]["n_mels"] == 32 and metadata["genre_cls"]["scores"] == {"a": 1}
+    assert metadata["genre_cls"]["temperature"] == 0.6
     assert [value.name for value in graph.graph.input] == ["waveform"]
     assert [value.name for value in graph.graph.output] == ["probabilities", "windows", "starts", "ends"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_left(tmp_pat
 
 def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fickle(nn.Module):
-        """Branches by its input, which a trace does not see."""
+        """Branches on its input, which tracing misses."""
 
         def forward(self, features: Tensor) -> Tensor:
             return features.mean(dim=(2, 3)).repeat(1, 3) * torch.tensor([0.0, 1, 2]) * (1 if len(features) > 2 else -1)
@@ -164,7 +164,7 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
         )
 
 
-def test_the_command_exports_and_predicts_by_what_it_exported(
+def test_the_command_exports_a_model_and_predicts_with_it(
     command: Callable[..., Any], trained: Any, tiny_music: Path, tmp_path: Path
 ) -> None:
     store, path = str(trained.folder / "mlruns"), str(tmp_path / "a.onnx")
@@ -175,13 +175,13 @@ def test_the_command_exports_and_predicts_by_what_it_exported(
     for one, other in zip(json.loads(before.out), json.loads(after.out), strict=True):
         assert one["path"] == other["path"] and one["genres"][0]["genre"] == other["genres"][0]["genre"]
         # bfloat16, in which PyTorch may compute, has three digits
-        shares = [{entry["genre"]: entry["probability"] for entry in said["genres"]} for said in (one, other)]
+        shares = [{entry["genre"]: entry["probability"] for entry in result["genres"]} for result in (one, other)]
         assert shares[0] == pytest.approx(shares[1], abs=0.02)
     again = command(predict.main, "--model", path, "--export", str(tmp_path / "b.onnx"))
     assert again.code == 2 and "cannot be exported again" in again.err and not (tmp_path / "b.onnx").exists()
 
 
-def test_to_predict_by_it_takes_no_pytorch(tmp_path: Path) -> None:
+def test_prediction_with_the_graph_needs_no_pytorch(tmp_path: Path) -> None:
     a_classifier(SPECS["mel"]).save(tmp_path / "a.onnx")
     music(tmp_path / "a.wav", 1)
     code = (
@@ -195,7 +195,7 @@ def test_to_predict_by_it_takes_no_pytorch(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_without_the_extra_it_is_reported_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.onnx", "a.wav"):
         (tmp_path / name).touch()
@@ -205,7 +205,7 @@ def test_without_the_extra_it_is_reported_how_to_install_it(tmp_path: Path, monk
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == f"error: onnxruntime is not installed; {how_to_install('onnx')} brings it\n"
+    assert done.stderr == f"error: onnxruntime is not installed; {how_to_install('onnx')} installs it\n"
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_a_file_cut_short_is_refused(content: bytes, tmp_path_factory: pytest.Te
     "metadata",
     [{}, {"genre_cls": "{"}, {"genre_cls": "[]"}, {"genre_cls": '{"genres": ["a"], "origin": {"dataset": "x"}}'}],
 )
-def test_a_graph_that_is_no_model_of_genre_cls_is_refused(
+def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
     content: bytes, tmp_path: Path, metadata: dict[str, str]
 ) -> None:
     graph = onnx.load_from_string(content)
@@ -259,26 +259,26 @@ def test_a_graph_that_is_no_model_of_genre_cls_is_refused(
         (np.empty((0, 2)), [], [], "no vote"),
     ],
 )
-def test_what_a_graph_gives_is_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:
+def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:
     description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000}, "segment": 60}
     graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
-    heard = OnnxClassifier(graph, description)
+    classifier = OnnxClassifier(graph, description)
     with pytest.raises(UserError, match=reason) if reason else nullcontext():
-        heard._predict_clip(np.zeros(8000, np.float32))
+        classifier._predict_clip(np.zeros(8000, np.float32))
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.onnx").endswith("no such file or directory")
 
 
-def test_a_graph_may_not_take_its_weights_from_another_file(content: bytes, tmp_path: Path) -> None:
+def test_a_graph_may_not_read_its_weights_from_another_file(content: bytes, tmp_path: Path) -> None:
     graph = onnx.load_from_string(content)
     onnx.save_model(graph, tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=0)
     assert (tmp_path / "w").exists()
     refusal(tmp_path / "a.onnx")
 
 
-def test_a_graph_may_not_give_away_what_other_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_may_not_disclose_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(b"password")
     secret = onnx.TensorProto(name="s", data_type=onnx.TensorProto.UINT8, dims=[8], data_location="EXTERNAL")
@@ -294,7 +294,7 @@ def test_a_graph_may_not_give_away_what_other_files_hold(tmp_path: Path, monkeyp
         session(thief.SerializeToString())
 
 
-def test_windows_of_the_graph_lie_as_in_a_cover(pair: Callable[..., Any], tmp_path: Path) -> None:
-    said = pair("mel")[1].predict(music(tmp_path / "a.wav", 5))
-    assert said.starts[0] == 0 and said.ends[-1] == pytest.approx(5)
-    assert (said.starts[1:] < said.ends[:-1]).all()
+def test_the_windows_of_the_graph_cover_the_clip(pair: Callable[..., Any], tmp_path: Path) -> None:
+    prediction = pair("mel")[1].predict(music(tmp_path / "a.wav", 5))
+    assert prediction.starts[0] == 0 and prediction.ends[-1] == pytest.approx(5)
+    assert (prediction.starts[1:] < prediction.ends[:-1]).all()

@@ -1,4 +1,4 @@
-"""The command that predicts, end to end: what it prints in each format, and every input that it must refuse."""
+"""The command that predicts, end to end: its output in each format, and every input that it must refuse."""
 
 import csv
 import io
@@ -32,15 +32,15 @@ RATE = 22050
 
 @pytest.fixture(scope="session")
 def exported(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The best of the small configurations in one file, which spares the tests the tracking store."""
+    """The best of the small configurations in one file, so that tests need no tracking store."""
     path = tmp_path_factory.mktemp("exported") / "best.safetensors"
     GenreClassifier.load(tracking=trained.folder / "mlruns").save(path)
     return path
 
 
 @pytest.fixture
-def judge(command: Command, exported: Path) -> Command:
-    """The command with that file as its model."""
+def classify(command: Command, exported: Path) -> Command:
+    """The command, with that file as its model."""
     return lambda *arguments: command(predict.main, "--model", str(exported), *map(str, arguments))
 
 
@@ -55,25 +55,25 @@ def noise(seconds: float, rate: int = RATE) -> np.ndarray:
 def test_the_best_configuration_names_the_genres_of_a_folder(command: Command, trained: Any, tiny_music: Path) -> None:
     done = command(predict.main, str(tiny_music), "--tracking", str(trained.folder / "mlruns"), "--format", "json")
     assert done.code == 0 and re.fullmatch(r"best: features=m\w+ model=\w+ batch_size=\d+ .*, of my music\n", done.err)
-    said = {one["path"]: one["genres"][0]["genre"] for one in json.loads(done.out)}
-    assert said == {str(path): path.parent.name for path in tiny_music.rglob("*.wav")}
+    predicted = {one["path"]: one["genres"][0]["genre"] for one in json.loads(done.out)}
+    assert predicted == {str(path): path.parent.name for path in tiny_music.rglob("*.wav")}
 
 
-def test_a_table_ranks_the_genres_of_each_file(judge: Command, tiny_music: Path) -> None:
+def test_a_table_ranks_the_genres_of_each_file(classify: Command, tiny_music: Path) -> None:
     path = track(tiny_music)
-    done = judge(path)
+    done = classify(path)
     head, *ranks = done.out.splitlines()
     assert done.code == 0 and done.err == "" and head == f"{path}  0:01"
     rows = [re.fullmatch(r" +(\d+\.\d) %  (.+)", rank) for rank in ranks]
     assert [row[2] for row in rows if row] == list(GENRES)
     shares = [float(row[1]) for row in rows if row]
     assert sum(shares) == pytest.approx(100, abs=0.11) and shares[0] > shares[1]
-    assert judge(path, "--top", 1).out.splitlines() == [head, ranks[0]]
+    assert classify(path, "--top", 1).out.splitlines() == [head, ranks[0]]
 
 
-def test_json_and_csv_say_the_same_of_files_and_windows(judge: Command, tiny_music: Path) -> None:
-    done = judge(tiny_music, "--format", "json")
-    table = list(csv.DictReader(io.StringIO(judge(tiny_music, "--format", "csv").out)))
+def test_json_and_csv_agree_on_files_and_windows(classify: Command, tiny_music: Path) -> None:
+    done = classify(tiny_music, "--format", "json")
+    table = list(csv.DictReader(io.StringIO(classify(tiny_music, "--format", "csv").out)))
     assert len(json.loads(done.out)) == 12
     for one in json.loads(done.out):
         whole, *windows = [row for row in table if row["path"] == one["path"]]
@@ -94,63 +94,65 @@ def test_json_and_csv_say_the_same_of_files_and_windows(judge: Command, tiny_mus
 
 
 @pytest.mark.parametrize(("asked", "in_table", "in_json"), [(None, 3, 5), (4, 4, 4)])
-def test_a_table_shows_a_few_genres_and_json_all_unless_so_many_are_asked_for(
+def test_a_table_shows_three_genres_and_json_all_unless_top_is_given(
     asked: int | None, in_table: int, in_json: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     genres, places = tuple("abcde"), np.arange(1.0)
-    judged = (Path("song.mp3"), Prediction(genres, 5.0, places, places + 5, np.array([[0.3, 0.1, 0.2, 0.25, 0.15]])))
-    predict.FORMATS["table"](iter([judged]), genres, asked)
+    predicted = (Path("song.mp3"), Prediction(genres, 5.0, places, places + 5, np.array([[0.3, 0.1, 0.2, 0.25, 0.15]])))
+    predict.FORMATS["table"](iter([predicted]), genres, asked)
     assert len(capsys.readouterr().out.splitlines()) == 1 + in_table
-    predict.FORMATS["json"](iter([judged]), genres, asked)
+    predict.FORMATS["json"](iter([predicted]), genres, asked)
     assert [entry["genre"] for entry in json.loads(capsys.readouterr().out)[0]["genres"]] == list("adceb")[:in_json]
 
 
-def test_a_file_is_judged_alone_as_among_many(judge: Command, tiny_music: Path) -> None:
-    together = json.loads(judge(tiny_music, "--format", "json").out)
+def test_a_file_is_classified_alone_as_among_many(classify: Command, tiny_music: Path) -> None:
+    together = json.loads(classify(tiny_music, "--format", "json").out)
     for one in together[::4]:
-        assert json.loads(judge(one["path"], "--format", "json").out) == [one]
+        assert json.loads(classify(one["path"], "--format", "json").out) == [one]
 
 
-def test_a_file_whose_name_begins_like_a_home_is_judged(
-    judge: Command, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_whose_name_begins_with_a_tilde_is_classified(
+    classify: Command, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(track(tiny_music), "~song.wav")
-    (said,) = json.loads(judge("~song.wav", "--format", "json").out)
-    assert said["path"] == "~song.wav"
+    (result,) = json.loads(classify("~song.wav", "--format", "json").out)
+    assert result["path"] == "~song.wav"
 
 
-def test_a_long_file_shows_its_genres_over_time(judge: Command, tmp_path: Path) -> None:
+def test_a_long_file_shows_its_genres_over_time(classify: Command, tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 660 * np.arange(300 * RATE) / RATE)
     soundfile.write(tmp_path / "a.flac", np.concatenate([noise(360), tone]), RATE)
-    done = judge(tmp_path / "a.flac")
+    done = classify(tmp_path / "a.flac")
     head, _, _, *strip = done.out.splitlines()
     assert head.endswith("  11:00")
     assert strip[0] == "      0:00 hhhhhhhhhhhhtttttttt 10:00" and strip[1] == "     10:00 tt 11:00"
     assert strip[2].strip() == f"h {GENRES[0]}  t {GENRES[1]}  (a letter stands for 30 s)"
 
 
-def test_a_strip_says_how_silence_is_shown() -> None:
-    heard = [(0.0, 30.0, "rock"), (30.0, 60.0, None), (60.0, 90.0, "jazz")]
-    row, legend = predict._strip(cast(Prediction, SimpleNamespace(over_time=lambda seconds: heard)), ("jazz", "rock"))
+def test_the_legend_of_a_strip_explains_silence() -> None:
+    stretches = [(0.0, 30.0, "rock"), (30.0, 60.0, None), (60.0, 90.0, "jazz")]
+    row, legend = predict._strip(
+        cast(Prediction, SimpleNamespace(over_time=lambda seconds: stretches)), ("jazz", "rock")
+    )
     assert row.plain.split() == ["0:00", "r·j", "1:30"]
     assert legend.plain.strip() == "j jazz  r rock  · silence  (a letter stands for 30 s)"
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=40))
-def test_every_genre_has_a_letter_of_its_own(genres: list[str]) -> None:
+def test_every_genre_has_a_unique_letter(genres: list[str]) -> None:
     letters = predict._letters(genres)
     assert list(letters) == genres and len(set(letters.values())) == len(genres)
 
 
-def test_folders_are_searched_hidden_files_left_out_and_none_judged_twice(
-    judge: Command, tiny_music: Path, tmp_path: Path
+def test_folders_are_searched_without_hidden_files_and_no_file_is_classified_twice(
+    classify: Command, tiny_music: Path, tmp_path: Path
 ) -> None:
     content = track(tiny_music).read_bytes()
     for name in ("a.wav", "deep/er/b.WAV", "deep/._a.wav", ".hidden/c.wav", "notes.txt", "deep/c.m4a"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    done = judge(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
+    done = classify(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
     assert f"{tmp_path}: files left out: 1, such as c.m4a; what can be read is .wav" in done.err
     assert done.code == 0 and [one["path"] for one in json.loads(done.out)] == [
         str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV"),
@@ -202,21 +204,21 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_input_is_one_line_and_the_others_are_done(
-    judge: Command, tiny_music: Path, tmp_path: Path, what: str
+def test_a_bad_input_is_reported_in_one_line_and_the_others_are_classified(
+    classify: Command, tiny_music: Path, tmp_path: Path, what: str
 ) -> None:
     make, reason = BAD[what]
     bad, good = tmp_path / "song.wav", track(tiny_music)
     make(bad)
-    done = judge(good, bad, track(tiny_music, -1), "--format", "json")
+    done = classify(good, bad, track(tiny_music, -1), "--format", "json")
     assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(good), str(track(tiny_music, -1))]
     (line,) = done.err.splitlines()
     assert line.startswith(f"{bad}: ") and line.endswith(reason)
-    alone = judge(bad, "--format", "json")
+    alone = classify(bad, "--format", "json")
     assert alone.code == 1 and json.loads(alone.out) == [] and alone.err == done.err
 
 
-def test_files_that_are_not_there_are_reported_before_a_model_is_looked_for(command: Command, tmp_path: Path) -> None:
+def test_missing_files_are_reported_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:
     (tmp_path / "link.wav").symlink_to("/no such disk/song.wav")
     done = command(predict.main, "nosuch.mp3", str(tmp_path), "--format", "json", "--model", "worst")
     assert done.code == 1 and json.loads(done.out) == []
@@ -226,22 +228,22 @@ def test_files_that_are_not_there_are_reported_before_a_model_is_looked_for(comm
     ]
 
 
-def test_who_predicts_from_python_is_reported_the_path_too(exported: Path) -> None:
-    with pytest.raises(UnreadableAudio, match="no such file") as told:
+def test_an_error_raised_to_python_notes_the_path(exported: Path) -> None:
+    with pytest.raises(UnreadableAudio, match="no such file") as error:
         GenreClassifier.load(exported).predict("nosuch.wav")
-    assert told.value.__notes__ == ["nosuch.wav"]
+    assert error.value.__notes__ == ["nosuch.wav"]
 
 
-def test_names_that_would_upset_a_terminal_are_written_out(judge: Command, tmp_path: Path) -> None:
+def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path: Path) -> None:
     names = ("two\nlines.wav", "\x1b[31mred[bold].wav", os.fsdecode(b"caf\xe9.wav"), "emoji \N{MUSICAL SCORE}.wav")
     for name in names:
         soundfile.write(os.fsencode(tmp_path / name), noise(1), RATE)
-        done = judge(tmp_path / name, tmp_path / f"not {name}")
+        done = classify(tmp_path / name, tmp_path / f"not {name}")
         shown = done.out.splitlines()[0].removesuffix("  0:01")
         assert len(done.out.splitlines()) == 3 and len(done.err.splitlines()) == 1
         assert shown.isprintable() and done.err.strip().isprintable() and shown.startswith(str(tmp_path))
-        assert json.loads(judge(tmp_path / name, "--format", "json").out)[0]["path"] == str(tmp_path / name)
-        assert len(list(csv.reader(io.StringIO(judge(tmp_path / name, "--format", "csv").out)))) > 2
+        assert json.loads(classify(tmp_path / name, "--format", "json").out)[0]["path"] == str(tmp_path / name)
+        assert len(list(csv.reader(io.StringIO(classify(tmp_path / name, "--format", "csv").out)))) > 2
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_a_wrong_command_is_reported_in_one_line(command: Command, arguments: tu
     assert line.startswith("error: ") and reason in line and not list(done.folder.iterdir())
 
 
-def test_an_exported_model_works_where_nothing_else_is(
+def test_an_exported_model_works_without_the_store(
     command: Command, trained: Any, tiny_music: Path, tmp_path: Path
 ) -> None:
     store, model = str(trained.folder / "mlruns"), str(tmp_path / "my model.safetensors")
@@ -295,7 +297,7 @@ def test_a_model_of_the_demo_set_says_so(command: Command, exported: Path, tiny_
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals")
-def test_with_a_bar_on_the_terminal_the_results_still_go_to_their_file(
+def test_with_a_progress_bar_on_the_terminal_the_results_still_go_to_their_file(
     exported: Path, tiny_music: Path, tmp_path: Path
 ) -> None:
     terminal, end = os.openpty()

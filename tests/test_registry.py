@@ -1,4 +1,4 @@
-"""The registry: a version that MLflow loads without a pickle, says what it takes, and answers requests."""
+"""The registry: a version that MLflow loads without a pickle, with a signature, and that answers requests."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def loadable() -> GenreClassifier:
     return a_classifier(SPECS["another rate"])
 
 
-def test_a_version_says_what_it_takes_and_gives_and_has_an_example(version: Registered) -> None:
+def test_a_version_has_a_signature_and_an_example(version: Registered) -> None:
     _, address, _ = version
     info = mlflow.models.get_model_info(address)
     assert [(one["name"], one["type"]) for one in info.signature.inputs.to_dict()] == [("audio", "binary")]
@@ -56,20 +56,20 @@ def test_a_version_says_what_it_takes_and_gives_and_has_an_example(version: Regi
     assert list(example.columns) == ["audio"] and len(example) == 1
 
 
-def test_a_version_gives_what_the_classifier_gives(version: Registered, tmp_path: Path) -> None:
-    whole, address, _ = version
+def test_a_version_predicts_what_the_classifier_predicts(version: Registered, tmp_path: Path) -> None:
+    classifier, address, _ = version
     paths = [music(tmp_path / f"{n}.{kind}", 1 + n, n) for n, kind in enumerate(("wav", "flac", "mp3"))]
     loaded = mlflow.pyfunc.load_model(address)
     given = loaded.predict(pd.DataFrame({"audio": [path.read_bytes() for path in paths]}))
     for (_, row), path in zip(given.iterrows(), paths, strict=True):
-        said = whole.predict(path)
-        assert row["genre"] == said.genre
-        assert [row[f"p({genre})"] for genre in GENRES] == pytest.approx(said.probabilities.tolist(), abs=1e-6)
+        prediction = classifier.predict(path)
+        assert row["genre"] == prediction.genre
+        assert [row[f"p({genre})"] for genre in GENRES] == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
     with pytest.raises(MlflowException, match="audio file 1 Format not recognised"):
         loaded.predict(pd.DataFrame({"audio": [paths[0].read_bytes(), b"Dear diary"]}))
 
 
-def test_nothing_of_it_is_a_pickle(version: Registered, tmp_path: Path) -> None:
+def test_no_file_of_a_version_is_a_pickle(version: Registered, tmp_path: Path) -> None:
     _, address, _ = version
     files = list(Path(mlflow.artifacts.download_artifacts(address, dst_path=tmp_path)).rglob("*"))
     assert {"served.py", "genres.safetensors"} <= {path.name for path in files}
@@ -78,9 +78,9 @@ def test_nothing_of_it_is_a_pickle(version: Registered, tmp_path: Path) -> None:
 
 
 def test_registering_again_makes_another_version(version: Registered) -> None:
-    whole, address, store = version
+    classifier, address, store = version
     assert address == "models:/genres/1"
-    assert register(whole, "genres", str(store))[0] == "models:/genres/2"
+    assert register(classifier, "genres", str(store))[0] == "models:/genres/2"
     versions = MlflowClient(f"sqlite:///{store}/mlflow.db").search_model_versions("name = 'genres'")
     assert sorted(one.version for one in versions) == [1, 2]
 
@@ -104,7 +104,7 @@ def test_the_command_registers_and_says_how_to_serve(
 
 @pytest.mark.slow
 def test_mlflow_serves_it_and_answers_a_real_request(version: Registered, tmp_path: Path) -> None:
-    whole, address, store = version
+    classifier, address, store = version
     path = music(tmp_path / "a.wav", 2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -125,15 +125,15 @@ def test_mlflow_serves_it_and_answers_a_real_request(version: Registered, tmp_pa
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
-    said = whole.predict(path)
-    assert code == 200 and answer["predictions"][0]["genre"] == said.genre
+    prediction = classifier.predict(path)
+    assert code == 200 and answer["predictions"][0]["genre"] == prediction.genre
     shares = [answer["predictions"][0][f"p({genre})"] for genre in GENRES]
-    assert shares == pytest.approx(said.probabilities.tolist(), abs=1e-6)
+    assert shares == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
     assert bad == 400 and "Format not recognised" in json.dumps(reason)
 
 
 def ask(port: int, audio: bytes) -> tuple[int, Any]:
-    """Status and answer to a file."""
+    """Status and answer of the server for a file."""
     rows = {"dataframe_split": {"columns": ["audio"], "data": [[base64.b64encode(audio).decode()]]}}
     request = Request(
         f"http://127.0.0.1:{port}/invocations", json.dumps(rows).encode(), {"Content-Type": "application/json"}
