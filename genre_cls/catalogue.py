@@ -357,5 +357,5 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
     waveform = synthesiser.synthesise(track, **recipe)
     encoded = BytesIO()  # libsndfile does not tell that a disk is full
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
-    with atomic_write(path, durable=False) as file:
+    with atomic_write(path) as file:  # durable, as a file that exists is never checked again
         file.write(encoded.getbuffer())

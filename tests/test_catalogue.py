@@ -366,6 +366,16 @@ def test_a_cut_off_synthesis_leaves_nothing_that_is_taken_for_whole(
     assert list(tmp_path.rglob("*.partial")) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows opens no folders")
+def test_each_demo_file_is_synced_to_the_disk_as_it_is_never_checked_again(
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle)[1:3]))
+    found = demo(cache_dir=str(tmp_path), **DEMO | {"tracks_per_genre": 1, "seconds": 0.1})
+    assert {track.path.stat()[1:3] for track in found.tracks} < set(synced)
+
+
 def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path, in_this_process: None) -> None:
     one = DEMO | {"tracks_per_genre": 1, "seconds": 0.2}
     with ThreadPoolExecutor(3) as pool:
