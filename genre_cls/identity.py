@@ -32,7 +32,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "findings", "lifeline",
-    "similarity", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
+    "similarity", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export", "onnx_model", "page", "plots",
     "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "files",
     "workers",
 )  # fmt: skip

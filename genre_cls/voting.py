@@ -10,7 +10,7 @@ import torch
 from joblib import cpu_count
 from omegaconf import DictConfig
 
-from genre_cls import mps, workers
+from genre_cls import nvidia_mps, workers
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
 from genre_cls.models import device_of
@@ -28,8 +28,8 @@ class Trainings:
 
     Each model has few threads, and there are as many models at once as there are cores: that is faster than one model
     on all cores, where the threads wait for each other, and the numbers do not depend on how many cores there are. A
-    GPU is shared by as many models as it has memory for (`mps`). A job that runs beside others trains its models in
-    turn (for `submitit_local`'s jobs `trainer.workers` may allow more).
+    GPU is shared by as many models as it has memory for (`nvidia_mps`). A job that runs beside others trains its models
+    in turn (for `submitit_local`'s jobs `trainer.workers` may allow more).
 
     Args:
         cfg: the configuration.
@@ -42,7 +42,7 @@ class Trainings:
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
         n_at_once = n_workers(cfg, task) if len(self.models) > 1 else 1
         if n_at_once > 1 and device_of(cfg.trainer.device).type == "cuda":
-            mps.start()
+            nvidia_mps.start()
         apart = self.models if n_at_once > 1 else []
         self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in apart]
 

@@ -23,10 +23,10 @@ while not os.path.exists(os.environ["CUDA_MPS_PIPE_DIRECTORY"] + "/control"):
 STARTED = """
 import os, sys
 from pathlib import Path
-from genre_cls import mps
-mps.USE, mps.USUAL = sys.argv[1], Path(sys.argv[2])
-mps.start()
-mps.start()
+from genre_cls import nvidia_mps
+nvidia_mps.USE, nvidia_mps.USUAL = sys.argv[1], Path(sys.argv[2])
+nvidia_mps.start()
+nvidia_mps.start()
 folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "")
 print(folder, os.path.isdir(folder) and Path(folder, "control").read_text(), sep="\\n", end="", flush=True)
 exec(sys.argv[3])
