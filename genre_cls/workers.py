@@ -1,4 +1,4 @@
-"""Worker processes that compute in parallel for this one. Nothing heavy is imported: they can end even as they start."""
+"""Worker processes that compute in parallel for this one. Nothing heavy is imported: one can end as it starts."""
 
 import atexit
 import os
