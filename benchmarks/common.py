@@ -1,4 +1,4 @@
-"""What several benchmarks share: times, memory, and measuring in a process of its own."""
+"""Shared by the benchmarks: time, memory, and measuring in a separate process."""
 
 import json
 import resource
@@ -14,25 +14,28 @@ Way = Callable[[Paths], None]
 
 
 def timed(way: Way, paths: Paths) -> float:
-    """Wall time, s."""
+    """Return the wall time of a way, s."""
     began = perf_counter()
     way(paths)
     return perf_counter() - began
 
 
 def peak_memory() -> float:
-    """Of this process so far, MB, mapped features included."""
+    """Return this process's peak memory so far, MB, mapped features included."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def measured_apart(script: str, *arguments: str, **how: Any) -> dict[str, Any]:
-    """What a benchmark measures in a process of its own, and prints as JSON in its last line.
+    """Run a benchmark's script in a separate process and return the JSON of its last line.
 
     Args:
         script: its file.
-        arguments: by which it knows what to do there.
+        arguments: of the script, which select what it measures.
         how: further arguments of `subprocess.run`.
+
+    Raises:
+        SystemExit: the process failed.
     """
     command = [sys.executable, str(Path(script).resolve()), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, **how)

@@ -1,6 +1,6 @@
 """Mel spectrograms and MFCCs of the same files by librosa, torchaudio and genre_cls, decoding included.
 
-Run as `python benchmarks/features.py FOLDER`; docs/benchmarks.md holds what came out. Needs the extra `bench`.
+Run as `python benchmarks/features.py FOLDER`; docs/benchmarks.md has results. Needs the extra `bench`.
 """
 
 import argparse
@@ -29,13 +29,13 @@ OURS, FLOOR = "genre_cls", "decoding alone"
 
 
 def main() -> None:
-    """Time all ways in turn, round by round, so that what slows the machine down slows them all."""
+    """Time all ways in turn, round by round, so that another load on the machine slows them all alike."""
     options = _options()
     ways = available()
     with tempfile.TemporaryDirectory() as folder:
         paths = chosen(audio_files(options.folder or generated(Path(folder), options)), options.tracks)
         for way in ways.values():
-            way(paths[:1])  # what is loaded or compiled at the first call
+            way(paths[:1])  # loads and compiles what the first call does
         rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
         seconds = sum(map(duration, paths))
     print(f"{len(paths)} files, {seconds:.0f} s of audio, {os.cpu_count()} cores, {len(rounds)} rounds in turn\n")
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def librosa(paths: Paths) -> None:
-    """As tutorials do: one kind after the other, each from the waveform."""
+    """Compute both kinds as tutorials do: one after the other, each from the waveform."""
     import librosa
 
     for path in paths:
@@ -53,7 +53,7 @@ def librosa(paths: Paths) -> None:
 
 
 def torchaudio(paths: Paths) -> None:
-    """Its transforms clip by clip, with all of torch's threads; soundfile decodes, since it cannot itself."""
+    """Apply torchaudio's transforms clip by clip on all of torch's threads; soundfile decodes, as torchaudio cannot."""
     from torchaudio import transforms as T
 
     decibels = T.AmplitudeToDB(top_db=MEL.top_db)
@@ -69,7 +69,7 @@ def torchaudio(paths: Paths) -> None:
 
 
 def genre_cls(paths: Paths) -> None:
-    """A cold cache: digests, one decode and one STFT for both kinds, and the cache's files written."""
+    """Fill a cold cache: digests, one decode and one STFT for both kinds, and writing the cache's files."""
     tracks = [Track(str(path), path, "") for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         both = FeatureStore(Path(folder)).load(tracks, SPECS)
@@ -78,14 +78,14 @@ def genre_cls(paths: Paths) -> None:
 
 
 def decoding(paths: Paths) -> None:
-    """What no way can do without: every file read by soundfile, on all cores."""
+    """Read every file by soundfile on all cores, which no way can do without."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(lambda path: len(soundfile.read(path, dtype="float32")[0]), paths):
             pass
 
 
 def available() -> dict[str, Way]:
-    """The ways whose libraries are installed; a missing one is named."""
+    """Return the ways whose libraries are installed, and print the name of a missing one."""
     ways: dict[str, Way] = {"torchaudio": torchaudio, OURS: genre_cls, FLOOR: decoding}
     if find_spec("librosa"):
         return {"librosa": librosa, **ways}
@@ -94,7 +94,7 @@ def available() -> dict[str, Way]:
 
 
 def table(seconds: dict[str, list[float]]) -> str:
-    """Median and range of each way, and how many times as long as ours it takes."""
+    """Format each way's median and range, and its time as a multiple of ours."""
     middle = {name: median(each) for name, each in seconds.items()}
     lines = ["| way | s, median | s, range | times genre_cls's |", "| :-- | --: | --: | --: |"]
     for name, each in seconds.items():
@@ -107,12 +107,12 @@ def _range(seconds: Sequence[float]) -> str:
 
 
 def chosen(paths: Paths, n: int) -> Paths:
-    """As many of the files, evenly spread, so that all genres are there; 0 for all of them."""
+    """Choose n of the files, evenly spread, so that all genres are included; 0 for all of them."""
     return paths[:: max(1, len(paths) // n)][:n] if n else paths
 
 
 def generated(folder: Path, options: argparse.Namespace) -> Path:
-    """Noise in files, for a machine without music: FFTs take as long, lossless decoding is quicker than an mp3's."""
+    """Write noise to files, for a machine without music: FFTs take as long, but WAV decodes faster than mp3."""
     random = np.random.default_rng(0)
     for number in range(options.tracks or 20):
         noise = 0.1 * random.standard_normal(int(options.seconds * MEL.sample_rate), dtype=np.float32)

@@ -1,6 +1,6 @@
 """Where the wall time of a grid goes: imports, data, features, training, logging, report.
 
-Run as `python benchmarks/grid.py [OVERRIDES]`; docs/benchmarks.md holds what came out.
+Run as `python benchmarks/grid.py [OVERRIDES]`; docs/benchmarks.md has results.
 """
 
 import argparse
@@ -19,20 +19,20 @@ from typing import Any
 GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
 REST = "Hydra, workers' end, the rest"
 PYTHON = "Python's start and exit"
-LOOK_EVERY = 10.0  # s, at how much memory is held: the system counts it page by page, which takes a while
+LOOK_EVERY = 10.0  # s between measurements of memory, for which the system counts pages, which takes a while
 
 
 class Trace:
-    """Wall time of this process by phase; what is nested counts for the innermost."""
+    """Wall time of this process by phase; nested phases count for the innermost."""
 
     def __init__(self) -> None:
         self.seconds = Counter[str]()
-        self.in_folds = 0.0  # what the folds say they took, s
+        self.in_folds = 0.0  # s, sum of the times that folds report
         self._phases, self._since = [REST], perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What happens inside belongs to a phase."""
+        """Count the time of the block as a phase."""
         self._count()
         self._phases.append(name)
         try:
@@ -42,7 +42,7 @@ class Trace:
             self._phases.pop()
 
     def calls(self, owner: Any, name: str, phase: str) -> None:
-        """Let each call of a function or method belong to a phase."""
+        """Count each call of a function or method as a phase."""
         function = getattr(owner, name)
 
         def traced(*arguments: Any, **keywords: Any) -> Any:
@@ -52,7 +52,7 @@ class Trace:
         setattr(owner, name, traced)
 
     def waits(self, owner: Any, name: str, phase: str) -> None:
-        """Let the waiting for each fold that a generator gives belong to a phase."""
+        """Count the waiting for each fold of a generator as a phase."""
         function: Callable[..., Iterator[Any]] = getattr(owner, name)
 
         def traced(*arguments: Any) -> Iterator[Any]:
@@ -74,7 +74,7 @@ class Trace:
 
 
 def main() -> None:
-    """Trace one grid and say what share of it is not training."""
+    """Trace one grid and print the share of its wall time that is not training."""
     options = _options()
     if options.traced:
         traced(options.overrides)
@@ -82,20 +82,20 @@ def main() -> None:
     overrides = [*(options.overrides or GRID), f"trainer.workers={options.workers}"]
     with tempfile.TemporaryDirectory() as folder:
         began = perf_counter()
-        found = in_a_process(overrides, Path(folder), options.cache or Path(folder, "cache"))
+        trace = in_a_process(overrides, Path(folder), options.cache or Path(folder, "cache"))
         wall = perf_counter() - began
-    seconds = {**found["seconds"], PYTHON: wall - sum(found["seconds"].values())}
+    seconds = {**trace["seconds"], PYTHON: wall - sum(trace["seconds"].values())}
     print(f"python -m genre_cls.train -m {' '.join(overrides)}: {wall:.0f} s\n\n{table(seconds)}\n")
-    training = found["in_folds"] / options.workers
-    print(f"folds: {found['in_folds']:.0f} s / {options.workers} workers = {training:.0f} s")
+    training = trace["in_folds"] / options.workers
+    print(f"folds: {trace['in_folds']:.0f} s / {options.workers} workers = {training:.0f} s")
     print(f"not training: {1 - training / wall:.1%} of the wall time")
-    print(f"peak memory of all processes: {found['memory']:.0f} MB")
+    print(f"peak memory of all processes: {trace['memory']:.0f} MB")
 
 
 def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, Any]:
-    """What a grid in a store of its own says of itself, and the memory that it and its workers took."""
-    said, memory = folder / "said", 0.0
-    with said.open("w") as file, subprocess.Popen(
+    """Run a grid with a new store in a separate process; return its trace and its and its workers' peak memory, MB."""
+    output, memory = folder / "output", 0.0
+    with output.open("w") as file, subprocess.Popen(
         [sys.executable, Path(__file__).resolve(), "--traced", *overrides], cwd=folder, stdout=file,
         env=os.environ | {"GENRE_CLS_CACHE": str(cache.resolve())},
     ) as process:  # fmt: skip
@@ -105,13 +105,13 @@ def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, A
                 process.wait(LOOK_EVERY)
     if process.returncode:
         raise SystemExit(process.returncode)
-    return {"memory": memory, **json.loads(said.read_text().splitlines()[-1])}
+    return {"memory": memory, **json.loads(output.read_text().splitlines()[-1])}
 
 
 def held(pid: int) -> float:
-    """Memory of a process and of all that it has started, MB; what several share counts once. 0 where no /proc is."""
+    """Return the memory of a process and all its descendants, MB; shared pages count once. 0 without /proc."""
     process, total = Path("/proc", str(pid)), 0.0
-    with suppress(OSError):  # one that has just ended, or no Linux
+    with suppress(OSError):  # it has just ended, or this is not Linux
         lines = (process / "smaps_rollup").read_text().splitlines()
         total = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
         for thread in (process / "task").iterdir():
@@ -120,13 +120,13 @@ def held(pid: int) -> float:
 
 
 def traced(overrides: list[str]) -> None:
-    """The command as a user gives it, its parts wrapped from outside."""
+    """Run the command as a user does, with its parts wrapped to be timed, and print the trace as JSON."""
     trace = Trace()
     with trace.phase("imports"):
         from genre_cls import train, workers
 
         workers.import_ahead(*train.TRAINING)  # as the command does, before it imports what follows itself
-        from genre_cls import experiment, plots, report, store, voting  # what the command imports on its way
+        from genre_cls import experiment, plots, report, store, voting  # which the command would import later
     trace.calls(experiment, "prepare", "tracks and folds")
     trace.calls(experiment, "check_buildable", "checks")
     trace.calls(experiment, "Tracker", "MLflow's store")
@@ -141,7 +141,7 @@ def traced(overrides: list[str]) -> None:
 
 
 def table(seconds: Mapping[str, float]) -> str:
-    """What the main process was at, as Markdown; while it logs, its workers go on training."""
+    """Format what the main process was doing as Markdown; while it logs, its workers go on training."""
     wall = sum(seconds.values())
     lines = ["| phase | s | share, % |", "| :-- | --: | --: |"]
     lines += [f"| {name} | {spent:.1f} | {100 * spent / wall:.1f} |" for name, spent in seconds.items()]
@@ -153,7 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help=f"of the grid (default: {' '.join(GRID)})")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="models at once (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="folder that is kept, for a warm start (default: a new one)")
-    parser.add_argument("--traced", action="store_true", help=argparse.SUPPRESS)  # what a process of its own is to do
+    parser.add_argument("--traced", action="store_true", help=argparse.SUPPRESS)  # in the separate process
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""How many files a second are judged, beside how many are merely decoded; and a long file's time and memory.
+"""Files per second that are predicted, compared to those merely decoded; and a long file's time and memory.
 
-Run as `python benchmarks/predict.py FOLDER --model MODEL [--tracking STORE]`; docs/benchmarks.md holds what came out.
+Run as `python benchmarks/predict.py FOLDER --model MODEL [--tracking STORE]`; docs/benchmarks.md has results.
 """
 
 import argparse
@@ -24,42 +24,42 @@ BLOCK = 60  # s of a long file that are generated at once
 
 
 def main() -> None:
-    """Time all ways in turn, round by round; then judge a long file in a process of its own."""
+    """Time all ways in turn, round by round; then predict a long file in a separate process."""
     options = _options()
     if options.long:
         print(json.dumps(one_long(options)))
         return
     classifier, paths = GenreClassifier.load(options.model, tracking=options.tracking), audio_files(options.folder)
     for way in (ways := all_ways(classifier)).values():
-        way(paths[:1])  # what is loaded at the first call
+        way(paths[:1])  # loads what the first call does
     rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
     print(f"{len(paths)} files, {os.cpu_count()} cores, {len(rounds)} rounds in turn\n")
     print(table(len(paths), {name: [each[name] for each in rounds] for name in ways}))
     if options.hours:
-        print(f"\n{told(*(in_a_process(options, hours) for hours in (options.hours / 10, options.hours)))}")
+        print(f"\n{growth(*(in_a_process(options, hours) for hours in (options.hours / 10, options.hours)))}")
 
 
 def all_ways(classifier: GenreClassifier) -> dict[str, Way]:
-    """Decoding by soundfile, decoding to what a model is given, and judging, one file after the other."""
+    """Return the ways: decoding by soundfile, decoding to mono at a model's rate, and predicting, file by file."""
 
     def decoding(paths: Paths) -> None:
         for path in paths:
             soundfile.read(path, dtype="float32")
 
-    def listening(paths: Paths) -> None:
+    def resampling(paths: Paths) -> None:
         for path in paths:
             for _ in segments(path, RATE, longest=60.0):
                 pass
 
-    def judging(paths: Paths) -> None:
+    def predicting(paths: Paths) -> None:
         for path in paths:
             classifier.predict(path)
 
-    return {"soundfile alone": decoding, f"mono at {RATE} Hz": listening, OURS: judging}
+    return {"soundfile alone": decoding, f"mono at {RATE} Hz": resampling, OURS: predicting}
 
 
 def table(n_files: int, seconds: dict[str, list[float]]) -> str:
-    """Median files a second of each way, their range, and how many times ours that is."""
+    """Format each way's median files per second, their range, and the median as a multiple of ours."""
     middle = {name: median(each) for name, each in seconds.items()}
     lines = ["| way | files/s, median | range | times genre_cls's |", "| :-- | --: | --: | --: |"]
     for name, each in seconds.items():
@@ -68,8 +68,8 @@ def table(n_files: int, seconds: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def told(short: dict[str, float], long: dict[str, float]) -> str:
-    """How time and memory grow with a file's length."""
+def growth(short: dict[str, float], long: dict[str, float]) -> str:
+    """Describe how time and memory grow with a file's length."""
     return "\n".join(
         f"a file of {one['hours']:g} h: {one['seconds']:.1f} s, peak memory {one['memory']:.0f} MB, "
         f"{one['memory'] - one['before']:.0f} MB of it since the model was loaded"
@@ -78,16 +78,16 @@ def told(short: dict[str, float], long: dict[str, float]) -> str:
 
 
 def in_a_process(options: argparse.Namespace, hours: float) -> dict[str, float]:
-    """What judging a generated file of such a length takes."""
+    """Predict a generated file of this length in a separate process; return its time, s, and memory, MB."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "long.wav")
         generate(path, hours)
-        asked = [str(path), "--long", "--model", options.model, "--tracking", options.tracking]
-        return {"hours": hours, **measured_apart(__file__, *asked)}
+        arguments = [str(path), "--long", "--model", options.model, "--tracking", options.tracking]
+        return {"hours": hours, **measured_apart(__file__, *arguments)}
 
 
 def generate(path: Path, hours: float) -> None:
-    """Noise, block by block."""
+    """Write noise to a file, block by block."""
     random = np.random.default_rng(0)
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
         for _ in range(round(hours * 3600 / BLOCK)):
@@ -95,7 +95,7 @@ def generate(path: Path, hours: float) -> None:
 
 
 def one_long(options: argparse.Namespace) -> dict[str, Any]:
-    """Time of judging the one file, s, and the process's peak memory before and after, MB."""
+    """Return the time to predict the one file, s, and the process's peak memory before and after, MB."""
     classifier = GenreClassifier.load(options.model, tracking=options.tracking)
     before, seconds = peak_memory(), timed(lambda paths: [classifier.predict(path) for path in paths], [options.folder])
     return {"seconds": seconds, "before": before, "memory": peak_memory()}
@@ -108,7 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tracking", default="mlruns", help="tracking store (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of all ways in turn (default: %(default)s)")
     parser.add_argument("--hours", type=float, default=2, help="of the long file, 0 for none (default: %(default)s)")
-    parser.add_argument("--long", action="store_true", help=argparse.SUPPRESS)  # what a process of its own is to do
+    parser.add_argument("--long", action="store_true", help=argparse.SUPPRESS)  # in the separate process
     return parser.parse_args()
 
 

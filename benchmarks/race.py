@@ -1,7 +1,7 @@
-"""Wall time until a fold's held-out tracks are told as well as by what the usual tutorial ends at: Keras, genre_cls.
+"""Wall time until genre_cls reaches the usual tutorial's final accuracy (in Keras) on a fold's held-out tracks.
 
-Run as `python benchmarks/race.py dataset=gtzan dataset.root=FOLDER`; docs/benchmarks.md holds what came out. Needs the
-extra `bench`; without it genre_cls runs the tutorial's recipe, too.
+Run as `python benchmarks/race.py dataset=gtzan dataset.root=FOLDER`; docs/benchmarks.md has results. Needs the extra
+`bench`; without it genre_cls runs the tutorial's recipe, too.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from train_step import keras_network
 
 TUTORIAL = ("experiment=tutorial", "features=mfcc")
 DEFAULT = ("features=mfcc", "model=basic", "batch_size=16")
-EPOCHS = (1, 2, 4, 8, 16, 30)  # of the default recipe, whose learning rate falls to nothing within them
+EPOCHS = (1, 2, 4, 8, 16, 30)  # of the default recipe, whose learning rate falls to almost 0 within them
 
-Result = Mapping[str, float]  # share of the fold's held-out tracks that are told right; s of training and judging
+Result = Mapping[str, float]  # accuracy on the fold's held-out tracks; s of training and prediction
 Way = Callable[[Any, Any], Result]
 
 
 def main() -> None:
-    """Let the tutorial's recipe run to its end, then the default one for more and more epochs until it is as good."""
+    """Run the tutorial's recipe to its end, then the default one for more and more epochs until it is as accurate."""
     options = _options()
     if options.way:
         print(json.dumps(measured(WAYS[options.way], options.overrides)))
@@ -34,32 +34,32 @@ def main() -> None:
     tutorial = in_a_process(peer, [*TUTORIAL, *options.overrides])
     rows = {f"{peer}, the tutorial's recipe": tutorial}
     for epochs in EPOCHS:
-        found = in_a_process("genre_cls", [*DEFAULT, f"recipe.epochs={epochs}", *options.overrides])
-        rows[f"genre_cls, the default recipe in {epochs} epochs"] = found
-        if found["accuracy"] >= tutorial["accuracy"]:
+        result = in_a_process("genre_cls", [*DEFAULT, f"recipe.epochs={epochs}", *options.overrides])
+        rows[f"genre_cls, the default recipe in {epochs} epochs"] = result
+        if result["accuracy"] >= tutorial["accuracy"]:
             break
     print(table(rows, tutorial["seconds"]))
 
 
 def keras(cfg: Any, task: Any) -> Result:
-    """The tutorial's network and optimiser in its own library, on standardised whole clips."""
+    """Train the tutorial's network with its own optimiser and library, on standardised whole clips."""
     (fold,) = task.folds
     n_frames = min(clip.shape[1] for clip in task.features.clips)
     clips = np.stack([clip[:, :n_frames].astype(np.float32) for clip in task.features.clips])
-    mean, deviation = (of(clips[fold.train], axis=(0, 2), keepdims=True) for of in (np.mean, np.std))
-    clips = (clips - mean) / deviation
+    mean, std = (of(clips[fold.train], axis=(0, 2), keepdims=True) for of in (np.mean, np.std))
+    clips = (clips - mean) / std
     model = keras_network(clips.shape[1:], os.cpu_count() or 1)
     began = perf_counter()
     model.fit(
         clips[fold.train, ..., None], task.labels[fold.train], cfg.batch_size, epochs=cfg.recipe.epochs, verbose=0
     )
-    told = model.predict(clips[fold.test, ..., None], verbose=0).argmax(axis=1)
+    predicted = model.predict(clips[fold.test, ..., None], verbose=0).argmax(axis=1)
     seconds = perf_counter() - began
-    return {"accuracy": float((told == task.labels[fold.test]).mean()), "seconds": seconds}
+    return {"accuracy": float((predicted == task.labels[fold.test]).mean()), "seconds": seconds}
 
 
 def ours(cfg: Any, task: Any) -> Result:
-    """The models of the fold side by side, each in a worker whose start counts, and their vote."""
+    """Train the fold's ensemble in parallel, each model in a worker whose start counts, and average their outputs."""
     from genre_cls.voting import Trainings
 
     began = perf_counter()
@@ -71,7 +71,7 @@ WAYS: dict[str, Way] = {"Keras": keras, "genre_cls": ours}
 
 
 def measured(way: Way, overrides: Sequence[str]) -> Result:
-    """One way on the first fold, whose features are in the cache."""
+    """Measure one way on the first fold, whose features are in the cache."""
     from hydra import compose, initialize_config_dir
 
     from genre_cls import task
@@ -85,15 +85,15 @@ def measured(way: Way, overrides: Sequence[str]) -> Result:
 
 
 def in_a_process(way: str, overrides: Sequence[str]) -> Result:
-    """What a way measures where no other library has set up its threads."""
+    """Measure a way in a separate process, where no other library has set up its threads."""
     return measured_apart(__file__, "--way", way, *overrides)
 
 
 def table(rows: Mapping[str, Result], peer: float) -> str:
-    """Accuracy and time of each, and what share of the tutorial's time that is, as Markdown."""
+    """Format accuracy and time of each as Markdown, the time also as a share of the tutorial's."""
     lines = ["| way | accuracy, % | s | of the tutorial's time |", "| :-- | --: | --: | --: |"]
-    for name, found in rows.items():
-        accuracy, seconds = 100 * found["accuracy"], found["seconds"]
+    for name, result in rows.items():
+        accuracy, seconds = 100 * result["accuracy"], result["seconds"]
         lines.append(f"| {name} | {accuracy:.1f} | {seconds:.1f} | {seconds / peer:.3f} |")
     return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def table(rows: Mapping[str, Result], peer: float) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="which dataset, and settings of both")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # what a process of its own is to do
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # in the separate process
     return parser.parse_args()
 
 

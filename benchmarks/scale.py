@@ -1,6 +1,6 @@
-"""What a start costs against the number of tracks: with a cold cache, with a warm one, in time and in memory.
+"""Time and memory of a start as a function of the number of tracks, with a cold and with a warm cache.
 
-Run as `python benchmarks/scale.py --plot docs/scale.png`; docs/benchmarks.md holds what came out.
+Run as `python benchmarks/scale.py --plot docs/scale.png`; docs/benchmarks.md has results.
 """
 
 import argparse
@@ -34,17 +34,17 @@ SETTINGS = (
 )  # fmt: skip
 
 Costs = Mapping[str, float]
-Row = tuple[int, Costs, Costs]  # tracks, with a cold cache, with a warm one
+Row = tuple[int, Costs, Costs]  # number of tracks; costs with a cold cache and with a warm one
 
 
 def main() -> None:
-    """Start the command on sets of growing size, each twice."""
+    """Start the command on data sets of growing size, twice on each."""
     options = _options()
     if options.start:
         start()
         return
     sizes = ALL if options.all else options.sizes
-    costs(sizes[0], options.seconds)  # what the system itself loads from disk at the very first start counts for none
+    costs(sizes[0], options.seconds)  # not counted, as the system loads libraries from disk at the very first start
     rows = [costs(n, options.seconds) for n in sizes]
     print(f"tracks of {options.seconds:g} s, {os.cpu_count()} cores; times without imports\n\n{table(rows)}")
     if len(rows) > 1:
@@ -54,14 +54,14 @@ def main() -> None:
 
 
 def costs(n_tracks: int, seconds: float) -> Row:
-    """What the first start on new tracks costs, and what the second one."""
+    """Measure the costs of the first start on new tracks and of the second one."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder, "audio"), n_tracks, seconds)
         return n_tracks, in_a_process(folder), in_a_process(folder)
 
 
 def generate(folder: Path, n_tracks: int, seconds: float) -> None:
-    """Noise, each file its own."""
+    """Write different noise to each file."""
     random = np.random.default_rng(0)
     for number in range(n_tracks):
         path = folder / f"genre {number % N_GENRES}" / f"{number:05}.wav"
@@ -70,15 +70,15 @@ def generate(folder: Path, n_tracks: int, seconds: float) -> None:
 
 
 def in_a_process(folder: str) -> Costs:
-    """What one start measures of itself."""
+    """Measure one start in a separate process."""
     return measured_apart(__file__, "--start", cwd=folder)
 
 
 def start() -> None:
-    """The command as a user gives it, up to its first training step, all of it in this process."""
+    """Run the command as a user does up to its first training step, in this process, and print its costs as JSON."""
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # MLflow itself imports it when a store is opened
 
-    from genre_cls import experiment, module, report, store, train  # noqa: F401  # what the command imports on its way
+    from genre_cls import experiment, module, report, store, train  # noqa: F401  # which the command would import later
 
     began, seconds = perf_counter(), Counter[str]()
     load = store.FeatureStore.load
@@ -102,7 +102,7 @@ def start() -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All that was measured, and what a track costs, as Markdown."""
+    """Format all measurements, and the time per track, as Markdown."""
     heads = [f"{cache}: {text}" for text in COLUMNS.values() for cache in ("cold", "warm")]
     lines = [["tracks", *heads, "cold: ms a track"], ["--:"] * (len(heads) + 2)]
     for n_tracks, cold, warm in rows:
@@ -112,7 +112,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def growth(rows: Sequence[Row]) -> str:
-    """From the smallest to the largest set: how many times the tracks, how many times the cost."""
+    """Describe the factors by which the number of tracks and the costs grow from the smallest to the largest set."""
     (few, cold, warm), (many, more_cold, more_warm) = rows[0], rows[-1]
     ratios = [
         f"{cache} {name.replace('_', ' ')} {more[name] / less[name]:.2f}"
@@ -123,7 +123,7 @@ def growth(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Each cost against the number of tracks, on linear axes, where linear growth is a straight line."""
+    """Plot each cost against the number of tracks, on linear axes, where linear growth is a straight line."""
     from matplotlib.figure import Figure
 
     tracks = [n_tracks for n_tracks, *_ in rows]
@@ -143,7 +143,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help=f"up to {ALL[-1]:,} tracks")
     parser.add_argument("--seconds", type=float, default=2, help="length of a track (default: %(default)s)")
     parser.add_argument("--plot", type=Path, help="file for a figure")
-    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)  # what a process of its own is to do
+    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)  # in the separate process
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""A small grid, killed again and again until it is through, compared with one that nobody disturbed.
+"""Kill a small grid again and again until it completes, and compare its results with an undisturbed grid's.
 
-Run as `scripts/torture.sh --kills 15`, by Ctrl-C as `--interrupt`; docs/reliability.md holds what came out.
+Run as `scripts/torture.sh --kills 15`, with `--interrupt` by Ctrl-C; docs/reliability.md has results.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if __name__ != "__mp_main__":  # in a worker, which is to look for its parent before it imports anything that takes time
-    from genre_cls import experiment, report, train  # noqa: F401  what the command imports, so that each start is spared it
+if __name__ != "__mp_main__":  # not in a worker, which must watch its parent before any slow import
+    from genre_cls import experiment, report, train  # noqa: F401  the command's imports, so that no start repeats them
     from genre_cls.commands import AGAIN
 
 GRID = (
@@ -27,7 +27,7 @@ GRID = (
     "features=mfcc,mel", "model=basic", "batch_size=16", "trainer.device=cpu",
 )  # fmt: skip
 N_CONFIGURATIONS, N_FOLDS = 2, 3
-SOON = 5  # s within which no process of a killed command may be left
+SOON = 5  # s after which no process of a killed command may be left
 
 LOOK_UP = "as the demo set and its features were looked up"
 FEATURES = "as the demo set or its features were made"
@@ -43,13 +43,13 @@ Kills = dict[str, list[float]]  # phases, each with the seconds that the kills i
 
 
 def main() -> None:
-    """Kill, go on, compare; exit code 1 if anything is lost, doubled, left open or different."""
+    """Kill, resume, compare; exit code 1 if anything is lost, duplicated, left open or different."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=15, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--interrupt", action="store_true", help=f"by Ctrl-C, which must end it within {SOON} s")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and theirs, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs and their children ignore it
     moments, n_rounds = random.Random(options.seed), 0
     kills: Kills = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -67,13 +67,13 @@ def main() -> None:
 
 
 def total(kills: Kills) -> int:
-    """How many there were."""
+    """Return the number of kills."""
     return sum(map(len, kills.values()))
 
 
 @dataclass
 class Start:
-    """A command under way in a folder; `code` is its exit code."""
+    """A running command in a folder; `code` is its exit code, None until it has ended."""
 
     folder: Path
     pid: int
@@ -81,17 +81,17 @@ class Start:
     code: int | None = None
 
     @property
-    def said(self) -> str:
-        """Its stderr."""
+    def stderr(self) -> str:
+        """What it has written to stderr."""
         return (self.folder / "stderr").read_text()
 
     def send(self, *numbers: signal.Signals) -> None:
-        """To the command and its workers, as a terminal does."""
+        """Send signals to the command and its workers, as a terminal does."""
         for number in numbers:
             os.killpg(self.pid, number)
 
     def ended(self, within: float = 0) -> bool:
-        """Whether it has, after some seconds at most."""
+        """Return whether the command ends within some seconds."""
         end = time.monotonic() + within
         while self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -105,7 +105,7 @@ class Start:
 
 
 def torment(folder: Path, longest: float, moments: random.Random, options: argparse.Namespace, kills: Kills) -> None:
-    """Start a grid again and again, each time killed, until one start gets through."""
+    """Start a grid again and again, killing it each time, until one start completes."""
     while total(kills) < options.kills:
         one = start(folder, workers=moments.choice((1, 2)))
         if not halted(one, longest, moments):
@@ -119,20 +119,20 @@ def torment(folder: Path, longest: float, moments: random.Random, options: argpa
 
 
 def start(folder: Path, workers: int = 1) -> Start:
-    """The grid, in a folder with a cache of its own; how many workers there are changes nothing."""
+    """Start the grid in a folder with a cache of its own; the number of workers does not change results."""
     folder.mkdir(exist_ok=True)
     (folder / "stderr").write_text("")
     pid = os.fork()
     if not pid:
         os.setpgid(0, 0)
         run(folder, [*GRID, f"trainer.workers={workers}"])
-    with suppress(OSError):  # it has done so itself, or even ended
+    with suppress(OSError):  # the child has done so itself, or even ended
         os.setpgid(pid, pid)
     return Start(folder, pid, time.time())
 
 
 def run(folder: Path, arguments: list[str]) -> None:
-    """Be the command as a user starts it, and end."""
+    """Run the command as a user does, and end this process."""
     code = 1
     try:
         os.chdir(folder)
@@ -152,14 +152,14 @@ def run(folder: Path, arguments: list[str]) -> None:
 
 
 def finish(one: Start) -> None:
-    """Wait for a command that nobody kills."""
+    """Wait for a command that is not killed, and exit if it fails."""
     one.ended(within=3600)
     if one.code:
-        raise SystemExit(f"exit code {one.code}:\n{one.said}")
+        raise SystemExit(f"exit code {one.code}:\n{one.stderr}")
 
 
 def halted(one: Start, longest: float, moments: random.Random) -> bool:
-    """Stop a command at a moment by chance or, every other time, in a phase that these seldom hit; False if it ends."""
+    """Stop a command at a random moment or, every other time, in a phase seldom hit so; False if it ends before."""
     fresh = not (one.folder / "mlruns").exists()
     wanted, after = moments.choice((None, None, FEATURES if fresh else FOLD, REPORT)), moments.uniform(0, longest)
     while not one.ended():
@@ -172,7 +172,7 @@ def halted(one: Start, longest: float, moments: random.Random) -> bool:
 
 
 def kill(one: Start) -> None:
-    """Let a command die at once; its workers must follow."""
+    """Kill a command's main process; its workers must end, too."""
     os.kill(one.pid, signal.SIGKILL)
     one.send(signal.SIGCONT)
     one.ended(within=SOON)
@@ -180,23 +180,23 @@ def kill(one: Start) -> None:
 
 
 def interrupt(one: Start) -> None:
-    """Ask a command to end, which must be soon and in one line."""
-    done = "compare the runs" in one.said  # so that it may be leaving already, with nothing left to interrupt
+    """Interrupt a command, which must end soon and report it in one line."""
+    done = "compare the runs" in one.stderr  # then it may be exiting already, with nothing left to interrupt
     one.send(signal.SIGINT, signal.SIGCONT)
     one.ended(within=60)
     if done and one.code == 0:
         return
-    lines = one.said.splitlines()
-    if one.code != 130 or lines[-1:] != [f"interrupted{AGAIN}"] or "Traceback" in one.said:
-        raise SystemExit(f"exit code {one.code}:\n{one.said}")
+    lines = one.stderr.splitlines()
+    if one.code != 130 or lines[-1:] != [f"interrupted{AGAIN}"] or "Traceback" in one.stderr:
+        raise SystemExit(f"exit code {one.code}:\n{one.stderr}")
     wait_for_the_end_of(one.pid)
 
 
 def phase(one: Start) -> str:
-    """What a command is at."""
+    """Return what a command is doing."""
     if any(changed(path) > one.began for path in one.folder.glob("cache/**/*.partial")):
         return FEATURES
-    if "split: " not in one.said:
+    if "split: " not in one.stderr:
         return LOOK_UP
     if not (one.folder / "mlruns" / "mlflow.db").exists():
         return STORE
@@ -204,7 +204,7 @@ def phase(one: Start) -> str:
         with closing(sqlite3.connect(one.folder / "mlruns" / "mlflow.db")) as connection:
             query = "select value from tags join runs using (run_uuid) where key = 'kind' and status = 'RUNNING'"
             running = [kind for (kind,) in connection.execute(query)]
-    except sqlite3.OperationalError:  # locked by a command that was stopped there
+    except sqlite3.OperationalError:  # locked by the stopped command
         return WRITING
     if "fold" in running or any(one.folder.glob("mlruns/spool/*/*")):
         return FOLD
@@ -214,7 +214,7 @@ def phase(one: Start) -> str:
 
 
 def changed(path: Path) -> float:
-    """When a file was, s since 1970; never if it is gone by now."""
+    """Return when a file was last changed, s since 1970; 0 if it no longer exists."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -222,7 +222,7 @@ def changed(path: Path) -> float:
 
 
 def wait_for_the_end_of(group: int) -> None:
-    """Wait until no process of a group is left."""
+    """Wait until no process of a group is left, and exit if any is left for too long."""
     end = time.monotonic() + SOON
     while time.monotonic() < end:
         listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
@@ -234,10 +234,11 @@ def wait_for_the_end_of(group: int) -> None:
 
 
 def check(folder: Path, expected: Table) -> None:
-    """Compare what is stored in the end."""
-    found = table(folder)
-    if found != expected:
-        raise SystemExit(f"differs: {[key for key in expected.keys() | found if expected.get(key) != found.get(key)]}")
+    """Compare the final store with an undisturbed grid's, and exit if it differs."""
+    actual = table(folder)
+    if actual != expected:
+        different = [key for key in expected.keys() | actual if expected.get(key) != actual.get(key)]
+        raise SystemExit(f"differs: {different}")
     if not (folder / "report" / "report.html").stat().st_size:
         raise SystemExit("no report")
     if halves := list(folder.rglob("*.partial")):
@@ -245,7 +246,7 @@ def check(folder: Path, expected: Table) -> None:
 
 
 def table(folder: Path) -> Table:
-    """Metrics and predictions of each configuration and fold, of which each must be there once and none be open."""
+    """Return metrics and predictions of each configuration and fold; exit unless each is stored once and finished."""
     runs = stored(folder)
     names = {run: name for run, kind, _, name, *_ in runs if kind == "config"}
     rows = [
@@ -261,7 +262,7 @@ def table(folder: Path) -> Table:
 
 
 def stored(folder: Path) -> list[tuple[Any, ...]]:
-    """All runs: id, kind, status, name, id of the parent, metrics that are no times, predictions."""
+    """Return all runs: id, kind, status, name, parent's id, metrics but times, predictions."""
     with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as connection:
         tags = "(select value from tags where run_uuid = r.run_uuid and key = '{}')"
         runs = connection.execute(
@@ -272,13 +273,13 @@ def stored(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def metrics_of(connection: sqlite3.Connection, run: str) -> list[tuple[str, float]]:
-    """The last values, by name."""
+    """Return a run's latest metrics, sorted by name."""
     query = "select key, value from latest_metrics where run_uuid = ? and key not like 'seconds%' order by key"
     return connection.execute(query, (run,)).fetchall()
 
 
 def predictions_of(uri: str) -> bytes:
-    """The file as it is; nothing where there is none."""
+    """Return the content of a run's predictions; empty if there are none."""
     path = Path(uri.removeprefix("file://"), "predictions.csv")
     return path.read_bytes() if path.exists() else b""
 

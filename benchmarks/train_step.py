@@ -1,6 +1,6 @@
 """Training throughput of the usual tutorial's CNN on whole 30-s clips: Keras, plain PyTorch, genre_cls.
 
-Run as `python benchmarks/train_step.py`; docs/benchmarks.md holds what came out. Needs the extra `bench`.
+Run as `python benchmarks/train_step.py`; docs/benchmarks.md has results. Needs the extra `bench`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SHAPES = {"20 x 1292 MFCCs": (20, 1292), "128 x 1292 mels": (128, 1292)}  # 30 s
 N_GENRES = 10
 CHANNELS, UNITS, DROPOUT = (32, 32, 32), 64, 0.3  # as in conf/model/tutorial_basic.yaml
 LEARNING_RATE = 0.001  # as in conf/recipe/tutorial.yaml
-WARM_UP = 4  # batches that are not timed, in which libraries compile and memory is faulted in
+WARM_UP = 4  # untimed batches, in which libraries compile and memory pages are faulted in
 OURS = "genre_cls"
 
 Floats = NDArray[np.float32]
@@ -32,12 +32,12 @@ Stamps = list[float]
 
 @dataclass(frozen=True)
 class Work:
-    """What every way is given.
+    """The same input for every way.
 
     Args:
-        features: standardised clips `(n_clips, n_bins, n_frames)`.
-        labels: their genres `(n_clips,)`.
-        batch_size: clips a step.
+        features: standardised clips `(n_clips, n_bins, n_frames)`, float32.
+        labels: their genres `(n_clips,)`, int64.
+        batch_size: clips per step.
         threads: that a way may compute with.
     """
 
@@ -49,7 +49,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a way has done: when each step ended, s, and the weights of its network, which must be the same network."""
+    """A way's result: when each step ended, s, and the size of its network, which must be the same for all ways."""
 
     stamps: Stamps
     n_parameters: int
@@ -59,7 +59,7 @@ Way = Callable[[Work], Trained]
 
 
 def main() -> None:
-    """Time all ways on both inputs in turn, round by round, each in a process of its own."""
+    """Time all ways on both inputs in turn, round by round, each in a separate process."""
     options = _options()
     if options.way:
         print(json.dumps(measured(options)))
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def keras(work: Work) -> Trained:
-    """The tutorial's own library, on TensorFlow, as it comes: ReLU inside the convolution, batches by `fit`."""
+    """Train by the tutorial's own library on TensorFlow, as is: ReLU in the convolution, batches by `fit`."""
     model, stamps = keras_network(work.features.shape[1:], work.threads), Stamps()
     import keras
 
@@ -87,7 +87,7 @@ def keras(work: Work) -> Trained:
 
 
 def keras_network(shape: Sequence[int], threads: int) -> Any:
-    """The tutorial's CNN for clips `(n_bins, n_frames)`, ready for `fit`."""
+    """Build the tutorial's CNN for clips `(n_bins, n_frames)`, compiled for `fit`."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     import keras
     import tensorflow as tf
@@ -108,7 +108,7 @@ def keras_network(shape: Sequence[int], threads: int) -> Any:
 
 
 def plain(work: Work) -> Trained:
-    """As one would write it down: channels first, float32, ReLU before pooling, a loop."""
+    """Train in straightforward PyTorch: channels first, float32, ReLU before pooling, a loop."""
     import torch
     from torch import nn
 
@@ -120,7 +120,7 @@ def plain(work: Work) -> Trained:
     ]
     dense = (nn.Flatten(), nn.LazyLinear(UNITS), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(UNITS, N_GENRES))
     model, features, labels = nn.Sequential(*blocks, *dense), torch.from_numpy(work.features), work.labels
-    model(features[:2, None])  # the dense layer takes its size from it
+    model(features[:2, None])  # the lazy dense layer takes its size from the first input
     optimizer, stamps = torch.optim.Adam(model.parameters(), LEARNING_RATE), Stamps()
     for start in range(0, len(features), work.batch_size):
         batch = slice(start, start + work.batch_size)
@@ -133,7 +133,7 @@ def plain(work: Work) -> Trained:
 
 
 def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
-    """The very code that trains a fold, from cached float16 clips to the step of the optimiser, Lightning included."""
+    """Train by the code that trains a fold, from cached float16 clips to the optimiser's step, Lightning included."""
     import torch
 
     from genre_cls import module
@@ -150,8 +150,8 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     if not keeps_memory:
         module.keep_freed = lambda: None
     torch.set_num_threads(work.threads)
-    stamps, everyone = Stamps(), np.arange(len(work.features))
-    fold = Fold(0, everyone, everyone[:0], everyone[:1])  # one clip is judged at the end, which is not timed
+    stamps, clips = Stamps(), np.arange(len(work.features))
+    fold = Fold(0, clips, clips[:0], clips[:1])  # one clip is predicted at the end, which is not timed
     windowing = Windowing(work.features.shape[2], overlap=0.0, batch_size=work.batch_size, seed=0)
     data = FoldData(_as_stored(work.features), work.labels, fold, windowing)
     model = TutorialCNN(N_GENRES, channels=CHANNELS, units=UNITS, dropout=DROPOUT)
@@ -162,7 +162,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
 
 
 def _as_stored(clips: Floats) -> Any:
-    """Clips as if a store had given them."""
+    """Wrap clips as if they came from a feature store."""
     from genre_cls.features import FeatureSpec
     from genre_cls.store import Features
 
@@ -180,7 +180,7 @@ WAYS: dict[str, Way] = {
 
 
 def available() -> list[str]:
-    """The ways whose libraries are installed; a missing one is named."""
+    """Return the ways whose libraries are installed, and print the name of a missing one."""
     if find_spec("tensorflow"):
         return list(WAYS)
     print("left out Keras: TensorFlow is not installed (the extra `bench` has it)\n")
@@ -188,7 +188,7 @@ def available() -> list[str]:
 
 
 def in_a_process(options: argparse.Namespace, name: str, way: str) -> dict[str, Any]:
-    """What a way measures where no other library has set up its threads."""
+    """Measure a way in a separate process, where no other library has set up its threads."""
     arguments = ["--way", way, "--input", name, "--threads", str(options.threads)]
     sizes = ["--batch-size", str(options.batch_size), "--batches", str(options.batches)]
     threads = {"OMP_NUM_THREADS": str(options.threads)}
@@ -196,7 +196,7 @@ def in_a_process(options: argparse.Namespace, name: str, way: str) -> dict[str, 
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """Clips a second of one way on one input, once it has warmed up."""
+    """Measure the clips per second of one way on one input after warming up."""
     random = np.random.default_rng(0)
     n_clips = options.batch_size * (WARM_UP + options.batches)
     features = random.standard_normal((n_clips, *SHAPES[options.input]), dtype=np.float32)
@@ -207,13 +207,13 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_same_network(n_parameters: dict[str, int]) -> None:
-    """Refuse to compare what is not the same."""
+    """Exit if networks differ in size, as comparing them would be unfair."""
     if len(set(n_parameters.values())) > 1:
         raise SystemExit(f"not the same network: parameters {n_parameters}")
 
 
 def table(clips: dict[str, Sequence[float]]) -> str:
-    """Median and range of each way, and how many times as fast ours is."""
+    """Format each way's median and range, and by which factor ours is faster."""
     middle = {way: median(each) for way, each in clips.items()}
     lines = ["| way | clips/s, median | range | genre_cls is faster by |", "| :-- | --: | --: | --: |"]
     for way, each in clips.items():
@@ -225,10 +225,10 @@ def table(clips: dict[str, Sequence[float]]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="of every way (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="clips a step (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=8, help="timed steps a round (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="clips per step (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=8, help="timed steps per round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of all ways in turn (default: %(default)s)")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # what a process of its own is to do
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # in the separate process
     parser.add_argument("--input", choices=SHAPES, help=argparse.SUPPRESS)
     return parser.parse_args()
 

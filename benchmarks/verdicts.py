@@ -1,6 +1,6 @@
-"""What a report's statistics are worth: learners whose true accuracies are known, compared as configurations are.
+"""Simulate how often a report's statistics are right, with learners of known true accuracy as configurations.
 
-Run as `python benchmarks/verdicts.py`; docs/statistics.md holds what came out.
+Run as `python benchmarks/verdicts.py`; docs/statistics.md has results.
 """
 
 import argparse
@@ -34,25 +34,25 @@ AXES = {"features": ("mel", "mfcc"), "model": ("basic", "deep"), "batch_size": (
 GRID = [dict(zip(AXES, values, strict=True)) for values in product(*AXES.values())]
 ROPE = 0.01  # as in conf/
 N_FEATURES = 20
-SEPARATION = 2.8  # of the genres' centres from the origin, in standard deviations of what all learners hear of a track
-NOISE = 0.6  # standard deviation of what a learner alone mishears of a track, unless it is one of the worse
-ALIKE = 0.5  # standard deviation of what an artist's tracks share, and of what a learner alone mishears of all of them
+SEPARATION = 2.8  # distance of the genres' centres from the origin, in standard deviations of tracks of a genre
+NOISE = 0.6  # standard deviation of each learner's own noise per track, unless it is one of the worse
+ARTIST = 0.5  # standard deviation of what an artist's tracks have in common, and of each learner's own noise per artist
 
 
 def class_means(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
-    """Learn where each genre's tracks lie on average."""
+    """Learn the mean of each genre's tracks."""
     members = np.eye(len(GENRES))[labels]
     return (members / members.sum(axis=0)).T @ features, np.arange(len(GENRES))
 
 
 def restless_class_means(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
-    """Learn the same, but end where chance takes it, as a network does."""
+    """Learn the same means with random deviations, as different trainings of a network give."""
     means, genres = class_means(features, labels, random)
     return means + 0.3 * random.normal(size=means.shape), genres
 
 
 def nearest_neighbour(features: Floats, labels: Ints, random: np.random.Generator) -> tuple[Floats, Ints]:
-    """Learn every track by heart."""
+    """Memorise every track."""
     return features, labels
 
 
@@ -61,15 +61,15 @@ class Condition:
     """What is simulated.
 
     Args:
-        learner: how a configuration learns: points of its features, and the genre of what lies nearest to each.
-        n_tracks: in a data set, as many of each genre.
-        repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are judged by the others.
+        learner: learns points in the feature space and their genres; a track's prediction is its nearest point's genre.
+        n_tracks: in a data set, equally many of each genre.
+        repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are tested on the others.
         each: tracks by each artist.
         apart: whether folds share no artist.
-        published: whether the tracks are GTZAN's by genre and artist, split as published; `n_tracks` says nothing then.
-        drop: by how much the accuracy of `model=basic` is truly lower, a share.
-        noise: of each of the grid's configurations, from `calibrated`.
-        truth: accuracy of each when it learns from as many tracks as in a fold, from `calibrated`.
+        published: whether the tracks have GTZAN's genres and artists, split as published; `n_tracks` is ignored then.
+        drop: by how much the true accuracy of `model=basic` is lower, a share.
+        noise: standard deviation for each of the grid's configurations, from `calibrated`.
+        truth: true accuracy of each when trained on as many tracks as in a fold, from `calibrated`.
     """
 
     learner: Learner = class_means
@@ -84,7 +84,7 @@ class Condition:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What names it in a table."""
+        """The cells that identify it in a table."""
         split = f"{self.repeats} x 5 folds by artist" if self.apart else f"{self.repeats} x 5 folds"
         how = split if self.repeats else "one test set, 5 trainings"
         by = ", GTZAN's artists" if self.published else f", {self.each} an artist" if self.each > 1 else ""
@@ -92,18 +92,18 @@ class Condition:
 
     @property
     def n_train(self) -> int:
-        """Tracks that a training learns from."""
+        """Number of training tracks."""
         if self.published:
             return published()[2]
         return self.n_tracks * 8 // 10 if self.repeats else self.n_tracks * 7 // 10
 
     @property
     def tracks(self) -> tuple[Ints, Ints]:
-        """Genre and artist of each track of a data set."""
+        """Genre and artist of each track of a data set, each `(n_tracks,)`."""
         return published()[:2] if self.published else regular(self.n_tracks, self.each)
 
     def beside(self, n_fresh: int) -> tuple[Ints, Ints]:
-        """Genre and artist of the tracks that teach, and of others by new artists, as many as asked for."""
+        """Return genre and artist of the training tracks, followed by `n_fresh` others by new artists."""
         if not self.published:
             return regular(self.n_train + n_fresh, self.each)
         labels, artists = self.tracks
@@ -166,35 +166,35 @@ PARTS = (
 )
 
 
-class Judged(FoldResult):
-    """A fold whose accuracy alone is of interest; scikit-learn's scores would take most of the time."""
+class AccuracyOnly(FoldResult):
+    """A fold's result with no other scores than accuracy, as scikit-learn's would take most of the time."""
 
     @property
     def scores(self) -> dict[str, float]:
-        """Accuracy, and a macro F1 that decides no rank."""
+        """Accuracy, and a constant macro F1, which does not affect ranks."""
         return {"accuracy": float(self.hits.mean()), "macro_f1": 0.0}
 
 
-def heard_of(labels: Ints, artists: Ints, noise: Sequence[float], random: np.random.Generator) -> Floats:
-    """Draw what each learner hears of tracks of these genres and artists `(n_learners, n_tracks, n_features)`."""
-    heard_by_all = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(len(labels), N_FEATURES))
-    misheard = random.normal(size=(len(noise), len(labels), N_FEATURES))
-    heard = heard_by_all + np.array(noise)[:, None, None] * misheard
-    if len(np.unique(artists)) == len(artists):  # what is a track's alone is there already
-        return heard
-    shared = random.normal(size=(1 + len(noise), artists.max() + 1, N_FEATURES))[:, artists]
-    return heard + ALIKE * (shared[:1] + shared[1:])
+def draw_features(labels: Ints, artists: Ints, noise: Sequence[float], random: np.random.Generator) -> Floats:
+    """Draw each learner's features `(n_learners, n_tracks, n_features)` of tracks of these genres and artists."""
+    common = SEPARATION * np.eye(len(GENRES), N_FEATURES)[labels] + random.normal(size=(len(labels), N_FEATURES))
+    own = random.normal(size=(len(noise), len(labels), N_FEATURES))
+    features = common + np.array(noise)[:, None, None] * own
+    if len(np.unique(artists)) == len(artists):  # an artist's deviation is part of its only track's
+        return features
+    of_artists = random.normal(size=(1 + len(noise), artists.max() + 1, N_FEATURES))[:, artists]
+    return features + ARTIST * (of_artists[:1] + of_artists[1:])
 
 
 def regular(n_tracks: int, each: int) -> tuple[Ints, Ints]:
-    """Genres and artists, each of one genre and of `each` tracks; the first tracks are by the first artists."""
+    """Return genres and artists; each artist has one genre and `each` tracks, the first tracks by the first artists."""
     number = np.arange(n_tracks)
     return number % len(GENRES), number // (len(GENRES) * each) * len(GENRES) + number % len(GENRES)
 
 
 @cache
 def published() -> tuple[Ints, Ints, int]:
-    """Genres and artists of the tracks of GTZAN's published split, those first that teach, and how many do."""
+    """Return genres and artists of GTZAN's published split, training tracks first, and the number of these."""
     lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
     rows = sorted((row for row in csv.DictReader(lines) if row["part"]), key=lambda row: row["part"] == "test")
     genres = [row["track"].partition(".")[0] for row in rows]
@@ -204,34 +204,34 @@ def published() -> tuple[Ints, Ints, int]:
     ]
     artists = artist_groups(known)
     assert artists is not None
-    n_teach = sum(row["part"] != "test" for row in rows)
-    return np.unique(genres, return_inverse=True)[1], artists, n_teach
+    n_train = sum(row["part"] != "test" for row in rows)
+    return np.unique(genres, return_inverse=True)[1], artists, n_train
 
 
 def predict(
     learner: Learner, features: Floats, labels: Ints, train: Ints, test: Ints, random: np.random.Generator
 ) -> Ints:
-    """Train every learner on some tracks and let it name the genre of others `(n_learners, n_test)`."""
+    """Train every learner on some tracks and predict the genres of others `(n_learners, n_test)`."""
     points, genres = learner(features[:, train], labels[train], random)
     nearness = 2 * features[:, test] @ points.transpose(0, 2, 1) - (points**2).sum(axis=2)[:, None]
     return genres[nearness.argmax(axis=2)]
 
 
 def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, n_test: int, seed: int) -> Floats:
-    """True accuracy at each noise: mean over fresh training sets as large as a fold's, each judged by fresh tracks."""
+    """Return the true accuracy at each noise: mean over new training sets as large as a fold's and new test tracks."""
     random = np.random.default_rng(seed)
     n_train = condition.n_train
     train, test = np.arange(n_train), n_train + np.arange(n_test)
     hits = []
     for _ in range(n_sets):
         labels, artists = condition.beside(n_test)
-        features = heard_of(labels, artists, noise, random)
+        features = draw_features(labels, artists, noise, random)
         hits.append((predict(condition.learner, features, labels, train, test, random) == labels[test]).mean(axis=1))
     return np.asarray(np.mean(hits, axis=0))
 
 
 def calibrated(condition: Condition, n_sets: int) -> Condition:
-    """The condition with the noise that makes its difference, and the true accuracies that come of it."""
+    """Return the condition with the noise that causes its difference, and the resulting true accuracies."""
     noises = np.linspace(NOISE, 2 * NOISE, 9).tolist()
     accuracies = accuracy(condition, noises, n_sets, 1000, seed=1)
     losses = np.maximum.accumulate(accuracies[0] - accuracies)
@@ -242,31 +242,31 @@ def calibrated(condition: Condition, n_sets: int) -> Condition:
 
 
 def cross_validate(condition: Condition, random: np.random.Generator) -> list[ConfigResult]:
-    """Draw a data set, train and judge the grid on it."""
+    """Draw a data set, train and test the grid on it."""
     labels, artists = condition.tracks
-    features = heard_of(labels, artists, condition.noise, random)
-    everyone = np.arange(len(labels))
+    features = draw_features(labels, artists, condition.noise, random)
+    tracks = np.arange(len(labels))
     if condition.repeats:
         rule = folds.artist if condition.apart else folds.random
         seed = int(random.integers(2**31))
         split = rule([GENRES[label] for label in labels], artists, k=5, seed=seed, repeats=condition.repeats)
     else:
-        split = [Fold(index, *np.split(everyone, [condition.n_train] * 2)) for index in range(5)]
-    judged = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
+        split = [Fold(index, *np.split(tracks, [condition.n_train] * 2)) for index in range(5)]
+    predictions = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
 
     def result(place: int, fold: Fold, genre: Ints) -> FoldResult:
         ids, by = tuple(f"{track:04}" for track in fold.test), tuple(artists[fold.test].tolist())
-        said = np.eye(len(GENRES))[genre[place]]
-        return Judged(fold.index, ids, labels[fold.test], said, GENRES, {}, len(fold.train), 0.0, groups=by)
+        one_hot = np.eye(len(GENRES))[genre[place]]
+        return AccuracyOnly(fold.index, ids, labels[fold.test], one_hot, GENRES, {}, len(fold.train), 0.0, groups=by)
 
-    return [
-        ConfigResult(params, tuple(result(place, fold, genre) for fold, genre in zip(split, judged, strict=True)), 1)
-        for place, params in enumerate(GRID)
-    ]
+    def results(place: int) -> tuple[FoldResult, ...]:
+        return tuple(result(place, fold, genre) for fold, genre in zip(split, predictions, strict=True))
+
+    return [ConfigResult(params, results(place), 1) for place, params in enumerate(GRID)]
 
 
 def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
-    """What the statistics say of one grid, and what of it is true."""
+    """Return the statistics' findings on one grid, and whether they are true."""
     pairs, effects = each_pair(results, ROPE), main_effects(results, ROPE)
     truth = dict(zip(names(results), condition.truth, strict=True))
     intervals = [result.estimate("accuracy") for result in results]
@@ -276,31 +276,31 @@ def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
         "corrected": np.mean([pair.accuracy.p_value < RISK for pair in pairs]),
         "mcnemar": np.mean([mcnemar(*equal) < RISK for equal in zip(results[::2], results[1::2], strict=True)]),
         "any naive": naive.any(),
-        "any mcnemar": any(_by_tracks(pair) for pair in pairs),
+        "any mcnemar": any(_by_mcnemar(pair) for pair in pairs),
         "covered": np.mean([e.low <= true <= e.high for e, true in zip(intervals, condition.truth, strict=True)]),
-        **_judged("pair", pairs, truth),
-        **_judged("axis", effects, {"basic": min(condition.truth), "deep": max(condition.truth)}),
+        **_verdicts("pair", pairs, truth),
+        **_verdicts("axis", effects, {"basic": min(condition.truth), "deep": max(condition.truth)}),
     }
     if real := [pair for pair in pairs if truth[pair.better] != truth[pair.worse]]:
         figures["found unadjusted"] = np.mean([pair.accuracy.p_value < RISK for pair in real])
-        figures["found by mcnemar"] = np.mean([_by_tracks(pair) for pair in real])
+        figures["found by mcnemar"] = np.mean([_by_mcnemar(pair) for pair in real])
     return {name: float(figure) for name, figure in figures.items()}
 
 
 def naive_rejections(results: Sequence[ConfigResult]) -> NDArray[np.bool_]:
-    """Which pairs of configurations the plain paired t-test over the folds tells apart."""
+    """Return which pairs of configurations the plain paired t-test over the folds calls different."""
     accuracies = np.array([[fold.hits.mean() for fold in result.folds] for result in results])
     first, second = np.array(list(combinations(range(len(results)), 2))).T
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of two that differ alike in every fold
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of pairs with one difference in all folds
         return np.asarray(stats.ttest_rel(accuracies[first], accuracies[second], axis=1).pvalue < RISK)
 
 
-def _by_tracks(pair: Difference) -> bool:
+def _by_mcnemar(pair: Difference) -> bool:
     return pair.mcnemar is not None and pair.mcnemar < RISK
 
 
-def _judged(kind: str, differences: Sequence[Difference], truth: Mapping[str, float]) -> Figures:
-    """How often the verdicts on what is truly equal and what is truly different are right."""
+def _verdicts(kind: str, differences: Sequence[Difference], truth: Mapping[str, float]) -> Figures:
+    """How often the verdicts on truly equal and truly different configurations are right."""
     gains = np.array([truth.get(d.better, 0.0) - truth.get(d.worse, 0.0) for d in differences])
     different, equal = (np.array([d.finding == finding for d in differences]) for finding in ("different", "equal"))
     figures = {f"{kind} false": (different & (gains <= 0)).any(), f"{kind} equal": equal[gains == 0].mean()}
@@ -311,7 +311,7 @@ def _judged(kind: str, differences: Sequence[Difference], truth: Mapping[str, fl
 
 
 def simulate(condition: Condition, n: int, seed: int) -> dict[str, str]:
-    """Mean of each figure over simulations with half the width of its 95 % interval, in percent."""
+    """Return each figure's mean over simulations with half the width of its 95 % interval, in percent."""
     random = np.random.default_rng(seed)
     ready = calibrated(condition, n_sets=max(2, n // 10))
     figures = [examine(ready, cross_validate(ready, random)) for _ in range(n)]
@@ -322,10 +322,11 @@ def simulate(condition: Condition, n: int, seed: int) -> dict[str, str]:
 
 
 def table(columns: Mapping[str, str], conditions: Sequence[Condition], figures: Sequence[Mapping[str, str]]) -> str:
-    """Some figures of each condition as Markdown."""
+    """Format some figures of each condition as Markdown."""
     heads = ["learner", "tracks", "judged by", *columns.values()]
     rows = [
-        [*condition.cells, *(own[name] for name in columns)] for condition, own in zip(conditions, figures, strict=True)
+        [*condition.cells, *(each[name] for name in columns)]
+        for condition, each in zip(conditions, figures, strict=True)
     ]
     lines = [heads, [":--", "--:", ":--", *("--:" for _ in columns)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

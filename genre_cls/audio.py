@@ -1,4 +1,4 @@
-"""Any audio file to mono float32 waveforms at the rate the features want, whole or in parts."""
+"""Decode audio files to mono float32 waveforms at the sample rate of the features, whole or in parts."""
 
 import math
 import os
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from genre_cls.errors import system_reason
 
 EXTENSIONS = (".wav", ".au", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".mp3")
-OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # that music comes in, and libsndfile lacks
-SHORTEST = 0.5  # s, below that there is no music
+OTHERS = (".m4a", ".mp4", ".aac", ".wma", ".ape", ".wv", ".mka", ".webm")  # formats of music that libsndfile lacks
+SHORTEST = 0.5  # s; anything shorter is refused
 SILENT = "is silent"
-SILENCE = 1e-4  # of full scale, -80 dB: the noise of 16 bits is above
-LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; no header that claims more is right
-AT_ONCE = 1 << 28  # samples of a part, as they are or resampled: 3.4 hours at 22.05 kHz, 1 GB
-FASTEST = 1_000_000  # Hz, above what anything is recorded at
-LOUDEST = 1e12  # full scale is 1; the power of what is louder may overflow
+SILENCE = 1e-4  # of full scale, -80 dB; above the noise of 16-bit quantisation
+LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; a header that claims more is wrong
+AT_ONCE = 1 << 28  # samples of a part, before or after resampling: 3.4 hours at 22.05 kHz, 1 GB
+FASTEST = 1_000_000  # Hz, above any real sample rate
+LOUDEST = 1e12  # full scale is 1; the power of anything louder may overflow
 BLOCK = 1 << 20  # samples of all channels together that are read at once
 
 
 class UnreadableAudio(ValueError):
-    """A file that holds no usable audio; the message is the reason, the path at most a note."""
+    """A file without usable audio; the message is the reason, without the path, which may be in a note."""
 
 
 def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
@@ -35,13 +35,14 @@ def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
 
     Args:
         path: a file in any format libsndfile knows (`EXTENSIONS`).
-        sample_rate: rate of the result in Hz; other rates are resampled by soxr's HQ sinc.
+        sample_rate: rate of the result, Hz; other rates are resampled by soxr's HQ sinc.
 
     Returns:
-        Waveform `(n_samples,)`, float32, full scale at +-1, the channels averaged.
+        Waveform `(n_samples,)`, float32, full scale at ±1, the channels averaged.
 
     Raises:
-        UnreadableAudio: no such file, no audio format, no samples, NaN or infinite samples, or too many for memory.
+        UnreadableAudio: no such file, no audio format, no samples, NaN, infinite or absurdly large samples, or too
+            many for memory.
     """
     for waveform in segments(path, sample_rate, math.inf):
         return waveform
@@ -49,19 +50,19 @@ def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
 
 
 def segments(path: Path, sample_rate: int, longest: float) -> Iterator[NDArray[np.float32]]:
-    """Decode one file part by part, each as if it were a file of its own, in memory that its length does not change.
+    """Decode one file part by part, each as if it were a file of its own, in memory independent of the file's length.
 
     Args:
-        path: as `decode` takes it.
-        sample_rate: rate of the results in Hz.
-        longest: of a part, s; the file is cut into the fewest parts of equal length. One that is no longer than this
-            comes in one part, which is what `decode` gives.
+        path: as for `decode`.
+        sample_rate: rate of the results, Hz.
+        longest: longest part, s; the file is cut into the fewest parts of equal length. A file that is no longer than
+            this is one part, the same as from `decode`.
 
     Yields:
-        Waveforms as `decode` gives them, none if the file has no samples.
+        Waveforms `(n_samples,)` as from `decode`, none if the file has no samples.
 
     Raises:
-        UnreadableAudio: as `decode` does, and only when that part's turn has come.
+        UnreadableAudio: as from `decode`, and only when the iteration reaches that part.
     """
     with _opened(path) as file:
         n_parts = max(1, math.ceil(file.frames / (longest * file.samplerate)))
@@ -72,13 +73,13 @@ def segments(path: Path, sample_rate: int, longest: float) -> Iterator[NDArray[n
         ends = [file.frames * part // n_parts for part in range(n_parts + 1)]
         for start, end in pairwise(ends):
             waveform = _read(file, end - start, sample_rate)
-            if not waveform.size:  # for all that the header claims
+            if not waveform.size:  # the header claimed more samples than there are
                 return
             yield waveform
 
 
 def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
-    """Why there is no music in a waveform `(n_samples,)` of that rate, Hz; empty if there may be some."""
+    """Return why there is no music in a waveform `(n_samples,)` at a rate in Hz; empty if there may be some."""
     seconds = len(waveform) / sample_rate
     if not seconds:
         return "has no samples"
@@ -88,21 +89,21 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
 
 
 def refusal(path: Path, reason: str) -> UnreadableAudio:
-    """What to raise of a file without music; one that is silent in mono is read once more, each channel by itself.
+    """Return the error to raise for a file without music; one that is silent in mono is read again channel by channel.
 
     Args:
         path: of the file.
-        reason: what `no_music` says of it.
+        reason: from `no_music`.
 
     Raises:
-        UnreadableAudio: as `decode` does.
+        UnreadableAudio: as from `decode`.
     """
     return UnreadableAudio(_why_silent(path) if reason == SILENT else reason)
 
 
 @contextmanager
 def path_noted(path: str | Path) -> Iterator[None]:
-    """Note the path below the reason why a file cannot be used, for whoever does not know which one it was."""
+    """Add the path as a note to an `UnreadableAudio` from the block, for callers that do not know which file it was."""
     try:
         yield
     except UnreadableAudio as error:
@@ -111,7 +112,7 @@ def path_noted(path: str | Path) -> Iterator[None]:
 
 
 def duration(path: Path) -> float:
-    """What a file claims to last, s.
+    """Return the duration that a file claims, s.
 
     Raises:
         UnreadableAudio: no such file, or no audio format.
@@ -121,12 +122,12 @@ def duration(path: Path) -> float:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every audio file below a folder; hidden ones (macOS leaves `._name.wav`) and hidden folders' are left out."""
+    """List every audio file below a folder, sorted, but for hidden files (macOS leaves `._name.wav`) and folders."""
     return _files(folder, EXTENSIONS)
 
 
 def other_files(folder: Path) -> list[Path]:
-    """Every file below a folder that is music in a format that cannot be read."""
+    """List every file below a folder that is music in a format that cannot be read, sorted."""
     return _files(folder, OTHERS)
 
 
@@ -135,25 +136,25 @@ def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _is_file_or_lost(path: Path) -> bool:
-    """Whether there is a file, or a link to one that is gone, which is a file to whoever looks for it."""
+    """Whether a path is a file or a broken link, which is listed so that its loss gets reported."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """What is below a folder and is not hidden, behind links to folders too; none is entered twice, or from below."""
-    start = os.path.realpath(folder)  # which minds no link to itself
+    """Files below a folder that are not hidden, also behind links to folders; no folder is entered twice."""
+    start = os.path.realpath(folder)  # unlike Path.resolve, does not fail on a link to itself
     seen = {start, *map(str, Path(start).parents)}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        visible = {os.path.realpath(Path(place, name)): name for name in sorted(folders) if not name.startswith(".")}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        visible = {os.path.realpath(Path(parent, name)): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for real, name in visible.items() if real not in seen]
         seen |= visible.keys()
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read from its beginning to its end.
+    """A file that is read from start to end.
 
-    soundfile seeks after each block of a file that can be sought in, which silences parts of an mp3.
+    soundfile seeks after each block of a seekable file, which silences parts of an mp3.
     """
 
     def seekable(self) -> bool:
@@ -165,7 +166,7 @@ def _opened(path: Path) -> Iterator[_Stream]:
     try:
         if not (path.is_file() or path.is_dir()) and path.exists():
             raise UnreadableAudio("is no regular file")  # opening a pipe would wait for ever
-        with path.open("rb"):  # where the system will not open it, it knows better than libsndfile why
+        with path.open("rb"):  # the system's error says better than libsndfile's why a file cannot be opened
             pass
         with _Stream(os.fsencode(path)) as file:
             _check(file)
@@ -175,7 +176,7 @@ def _opened(path: Path) -> Iterator[_Stream]:
 
 
 def _check(file: _Stream) -> None:
-    if file.format == "RAW":  # libsndfile's guess from the name, for bytes of no format that it knows
+    if file.format == "RAW":  # libsndfile's guess from the name, where it does not recognise the bytes
         raise RuntimeError("Format not recognised")
     if file.frames > LONGEST:
         raise RuntimeError("does not tell its length")
@@ -184,9 +185,9 @@ def _check(file: _Stream) -> None:
 
 
 def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]:
-    """The next frames, the channels averaged, at another rate."""
+    """Read the next frames, average the channels and resample."""
     waveform = np.concatenate([np.zeros(0, np.float32), *_blocks(file, n_frames)])
-    if not _peak(waveform) < LOUDEST:  # of NaN, too
+    if not _peak(waveform) < LOUDEST:  # NaN included
         raise UnreadableAudio("has NaN, infinite or absurdly large samples")
     if file.samplerate == sample_rate:
         return waveform
@@ -195,8 +196,8 @@ def _read(file: _Stream, n_frames: int, sample_rate: int) -> NDArray[np.float32]
 
 def _why_silent(path: Path) -> str:
     with _opened(path) as file:
-        heard = any(_peak(block) >= SILENCE for block in _channels(file, file.frames))
-    return "has channels that cancel each other out when they are mixed to mono" if heard else SILENT
+        audible = any(_peak(block) >= SILENCE for block in _channels(file, file.frames))
+    return "has channels that cancel each other out when they are mixed to mono" if audible else SILENT
 
 
 def _peak(waveform: NDArray[np.float32]) -> float:
@@ -205,7 +206,7 @@ def _peak(waveform: NDArray[np.float32]) -> float:
 
 def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
     for block in _channels(file, n_frames):
-        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # its own mean; `mean` would be slow
+        yield block.mean(axis=1) if file.channels > 1 else block[:, 0]  # `mean` of one channel would be slow
 
 
 def _channels(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""What tracks there are: the loaders of `conf/dataset/`, each giving one `Catalogue`."""
+"""List a dataset's tracks: the loaders of `conf/dataset/`, each returning a `Catalogue`."""
 
 import csv
 import inspect
@@ -31,8 +31,8 @@ from genre_cls.progress import progress_bar
 GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
-KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # what `exclude` may be; pandas writes numbers beside gaps as floats
-JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # of artists in one credit
+KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # values of `exclude`; pandas writes integers beside gaps as floats
+JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # between artists in one credit
 GTZAN_HELP = (
     "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
     'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
@@ -43,15 +43,15 @@ GTZAN_HELP = (
 
 @dataclass(frozen=True)
 class Track:
-    """One file of music.
+    """One music file.
 
     Args:
         id: unique in its catalogue and the same on every machine.
         path: of the audio.
         genre: its label.
-        artist: who plays, if known.
+        artist: its artists as credited, if known.
         repeats: id of another track that is the same recording, if any.
-        fault: what is wrong with it, if anything is known to be.
+        fault: its known fault, if any.
         part: `train`, `valid` or `test`, where a split of the dataset is published.
     """
 
@@ -69,7 +69,14 @@ _Node = tuple[str, str]  # a track, an artist or a recording, by its name
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A dataset's tracks, sorted by id, and what is worth telling about them."""
+    """A dataset's tracks and notes about them for the user.
+
+    Args:
+        name: of the dataset.
+        tracks: sorted by id.
+        synthetic: whether the audio is generated.
+        notes: sentences to report.
+    """
 
     name: str
     tracks: tuple[Track, ...]
@@ -78,14 +85,14 @@ class Catalogue:
 
     @cached_property
     def genres(self) -> tuple[str, ...]:
-        """The genres' names in alphabetical order: the order of every matrix and probability."""
+        """Names of the genres in alphabetical order, which is that of every matrix and of all probabilities."""
         return tuple(sorted({track.genre for track in self.tracks}))
 
     def with_shuffled_genres(self, seed: int) -> "Catalogue":
-        """The same with its genres dealt to the tracks at random: what is recognised then beyond chance has leaked.
+        """Return a copy with genres permuted among the tracks, where accuracy above chance would mean a leak.
 
         Args:
-            seed: of the deal.
+            seed: of the permutation.
         """
         genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
         tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
@@ -93,10 +100,10 @@ class Catalogue:
         return replace(self, tracks=tracks, notes=(*self.notes, note))
 
     def without_faults(self) -> "Catalogue":
-        """The same without the tracks that are known to be faulty."""
-        sound = tuple(track for track in self.tracks if not track.fault)
-        note = f"{len(self.tracks) - len(sound)} tracks with known faults are left out (drop_faults=true)."
-        return replace(self, tracks=sound, notes=(*self.notes, note))
+        """Return a copy without the tracks that have known faults."""
+        faultless = tuple(track for track in self.tracks if not track.fault)
+        note = f"{len(self.tracks) - len(faultless)} tracks with known faults are left out (drop_faults=true)."
+        return replace(self, tracks=faultless, notes=(*self.notes, note))
 
 
 def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64] | None:
@@ -104,11 +111,11 @@ def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()
 
     Args:
         tracks: those without an artist, and without a recording in common with another, are groups of their own. One by
-            several artists is of the group of each of them by whom alone there is another track.
+            several artists is in the group of each of them who is the sole artist of another track.
         pairs: indices of tracks that were found to be the same recording.
 
     Returns:
-        A number per track `(n_tracks,)`, equal within a group; None if not a single artist is known.
+        A number per track `(n_tracks,)`, int64, equal within a group; None if not a single artist is known.
     """
     known = [(track, track.artist) for track in tracks if track.artist]
     listed = {_plain(artist) for _, artist in known}
@@ -117,7 +124,7 @@ def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()
 
 
 def recordings(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64]:
-    """Number the recordings of tracks, as `groups` does, whoever plays on them `(n_tracks,)`."""
+    """Number the groups of tracks that are the same recording `(n_tracks,)`, as `artist_groups` but without artists."""
     return _connected(tracks, pairs, [])
 
 
@@ -128,35 +135,35 @@ def _node(track: Track) -> _Node:
 def _connected(
     tracks: Sequence[Track], pairs: Sequence[tuple[int, int]], links: Sequence[tuple[_Node, _Node]]
 ) -> NDArray[np.int64]:
-    """Number what hangs together: by links, by pairs of tracks, and by recordings, named after what may not be here."""
+    """Number tracks' connected components `(n_tracks,)`, connected by links, pairs, and recordings (maybe absent)."""
     links = [*links, *((_node(track), ("recording", track.repeats or track.id)) for track in tracks)]
     links += [(_node(tracks[first]), _node(tracks[second])) for first, second in pairs]
     nodes = dict.fromkeys([*map(_node, tracks), *(end for _, end in links)])
-    place = {node: i for i, node in enumerate(nodes)}
-    ends = np.array([(place[one], place[other]) for one, other in links])
-    graph = coo_array((np.ones(len(ends)), ends.T), shape=(len(place), len(place)))
+    index = {node: i for i, node in enumerate(nodes)}
+    edges = np.array([(index[one], index[other]) for one, other in links])
+    graph = coo_array((np.ones(len(edges)), edges.T), shape=(len(index), len(index)))
     numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1][: len(tracks)]
     return numbers
 
 
 def _credited(credit: str) -> set[str]:
-    """All that may be an artist's name in a credit: "A, B and C" may be three, a pair and one, or a trio."""
-    pieces = JOINTS.split(credit)  # names, with a joint between any two
+    """All possible artists' names in a credit: "A, B and C" may be three artists, a pair and one, or a trio."""
+    pieces = JOINTS.split(credit)  # names, alternating with joints
     ends = range(1, len(pieces) + 1, 2)
     return {_plain("".join(pieces[first:end])) for end in ends for first in range(0, end, 2)}
 
 
 def _plain(name: str) -> str:
-    """A name as it compares to others, however they are typed: by its letters and digits, unless it has none."""
+    """Normalise a name for comparison: only its letters and digits, unless it has none; "&" and "+" as "and"."""
     folded = re.sub("[&+]", "and", normalize("NFC", name).casefold())
     return "".join(char for char in folded if category(char)[0] in "LMN") or "".join(folded.split())
 
 
 def gtzan(root: str | None) -> Catalogue:
-    """Find GTZAN in any of the layouts it is handed around in.
+    """Find GTZAN in any of the folder layouts in which it is distributed.
 
     Artists are from Sturm's index (The GTZAN dataset: its contents, its faults, their effects on evaluation, and its
-    future use, arXiv:1306.1461, 2013), which does not know those of 81 tracks; repetitions were measured. The tracks
+    future use, arXiv:1306.1461, 2013), in which those of 81 tracks are unknown; repetitions were measured. The tracks
     that the fault-filtered split leaves out (Kereliuk, Sturm & Larsen, IEEE Trans. Multimedia 17, 2015) are faulty.
 
     Args:
@@ -176,7 +183,7 @@ def gtzan(root: str | None) -> Catalogue:
 
 
 def folder(root: str | None) -> Catalogue:
-    """Take any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
+    """List any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
 
     Args:
         root: folder that holds one folder per genre and, if artists are to be kept apart, a `metadata.csv` with the
@@ -184,24 +191,24 @@ def folder(root: str | None) -> Catalogue:
             empty).
 
     Raises:
-        UserError: no root, no such folder, fewer than two genres with audio, or a metadata.csv that is none.
+        UserError: no root, no such folder, fewer than two genres with audio, or an invalid metadata.csv.
     """
     base = _folder_root(root)
     folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    found = [
+    every = [
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
-    facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in found]
-    tracks = _with_metadata(found, [facts.get(name, {}) for name in names])
+    facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
+    tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
-        there = "only 1 genre folder" if genres else "no genre folder"
+        count = "only 1 genre folder" if genres else "no genre folder"
         known = ", ".join(EXTENSIONS)
-        raise UserError(f"dataset.root={root}: {there} with audio ({known}); at least two are needed")
+        raise UserError(f"dataset.root={root}: {count} with audio ({known}); at least two are needed")
     empty = [genre.name for genre in folders if genre.name not in genres]
-    astray = sorted(facts.keys() - set(names))
-    notes = _folder_notes(empty, other_files(base), len(found) - len(tracks), astray)
-    return Catalogue(base.resolve().name, _listed(tracks), notes=notes)
+    unmatched = sorted(facts.keys() - set(names))
+    notes = _folder_notes(empty, other_files(base), len(every) - len(tracks), unmatched)
+    return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 
 def _folder_root(root: str | None) -> Path:
@@ -213,18 +220,18 @@ def _folder_root(root: str | None) -> Path:
     return base
 
 
-def _with_metadata(found: Sequence[Track], facts: Sequence[Mapping[str, str]]) -> list[Track]:
-    """The tracks that are not excluded by what metadata.csv says of each, with their artists."""
-    known = zip(found, facts, strict=True)
+def _with_metadata(tracks: Sequence[Track], facts: Sequence[Mapping[str, str]]) -> list[Track]:
+    """Add artists to tracks, and leave out those that metadata.csv excludes."""
+    known = zip(tracks, facts, strict=True)
     return [
         replace(track, artist=fact.get("artist") or None) for track, fact in known if fact.get("exclude", "") in KEPT
     ]
 
 
 def _folder_notes(
-    empty: Sequence[str], unread: Sequence[Path], n_excluded: int, astray: Sequence[str]
+    empty: Sequence[str], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
 ) -> tuple[str, ...]:
-    """What is worth telling: folders without tracks, files of other formats, exclusions, and facts of no track."""
+    """Notes on folders without tracks, files of other formats, exclusions, and metadata.csv's lines without a track."""
     notes = []
     if empty:
         notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
@@ -232,10 +239,10 @@ def _folder_notes(
         notes.append(f"files left out, as their format cannot be read: {len(unread)}, such as {unread[0].name}.")
     if n_excluded:
         notes.append(f"{n_excluded} tracks are excluded by metadata.csv.")
-    if astray:
-        paths = f"1 path matches no track ({astray[0]!r})"
-        if len(astray) > 1:
-            paths = f"{len(astray)} paths match no track (such as {astray[0]!r})"
+    if unmatched:
+        paths = f"1 path matches no track ({unmatched[0]!r})"
+        if len(unmatched) > 1:
+            paths = f"{len(unmatched)} paths match no track (such as {unmatched[0]!r})"
         notes.append(f"metadata.csv: {paths}; write paths like rock/a.wav.")
     return tuple(notes)
 
@@ -249,9 +256,9 @@ def demo(
         cache_dir: where the audio is kept; a folder is made there for each set of arguments.
         tracks_per_genre: tracks of each of the ten genres.
         seconds: length of a track, s.
-        sample_rate: Hz.
-        crossover: chance that an ingredient comes from a neighbouring genre, 0 to 1.
-        seed: of everything drawn.
+        sample_rate: of the files, Hz.
+        crossover: probability that an ingredient comes from a neighbouring genre, 0 to 1.
+        seed: of all random choices.
     """
     plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
     recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
@@ -268,7 +275,7 @@ def demo(
 
 
 def _metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Artist and exclusion by a metadata.csv's paths, empty where it says nothing; none if there is no such file."""
+    """Artist and exclusion by a metadata.csv's paths, "" where a cell is empty; {} if there is no such file."""
     if not path.is_file():
         return {}
     facts: dict[str, dict[str, str]] = {}
@@ -307,7 +314,7 @@ def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
 
 
 def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
-    # A copy that holds a track as both .wav and .au has it once.
+    # By id, so that a track that exists as both .wav and .au is listed once.
     tracks = {track.id: track for genre, folder in folders.items() for track in _gtzan_tracks(folder, genre)}
     counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
     empty = [genre for genre, count in counts.items() if not count]
@@ -315,7 +322,7 @@ def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
         raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
     short = [f"{genre} {count}" for genre, count in counts.items() if count != GTZAN_TRACKS_PER_GENRE]
     note = f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
-    return Catalogue("gtzan", _listed(tracks.values()), notes=(note,) if short else ())
+    return Catalogue("gtzan", _sorted(tracks.values()), notes=(note,) if short else ())
 
 
 def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
@@ -329,19 +336,19 @@ def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
 
 @cache
 def _gtzan_facts() -> dict[str, dict[str, str]]:
-    """What is known about each track, by id."""
+    """The line of gtzan.csv for each track, by id."""
     lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
     return {row["track"]: row for row in csv.DictReader(lines)}
 
 
-def _listed(tracks: Iterable[Track]) -> tuple[Track, ...]:
-    """The tracks by their ids; one whose name no file of results could hold is refused."""
+def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
     tracks = list(tracks)
     for track in tracks:
         try:
             f"{track.id} {track.path.absolute()}".encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"{track.path}: is named in no UTF-8; rename the file or its folder") from error
+            raise UserError(f"{track.path}: its name is not valid UTF-8; rename the file or its folder") from error
     return tuple(sorted(tracks, key=lambda track: track.id))
 
 
@@ -355,7 +362,7 @@ def _synthesise_all(todo: Sequence[tuple[synthesiser.DemoTrack, Path, Mapping[st
 
 def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[str, Any]) -> None:
     waveform = synthesiser.synthesise(track, **recipe)
-    encoded = BytesIO()  # libsndfile does not tell that a disk is full
+    encoded = BytesIO()  # since libsndfile does not report a full disk
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
-    with atomic_write(path, durable=False) as file:
+    with atomic_write(path) as file:  # durable, as a file that exists is never checked again
         file.write(encoded.getbuffer())

@@ -1,4 +1,4 @@
-"""Ten genres of seeded, synthetic music: the default dataset, for experiments without a download."""
+"""Synthesise seeded music in ten genres: the default dataset, for experiments without a download."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Array = npt.NDArray[np.float64]
 Spectrum = npt.NDArray[np.complex64]
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
-CROSSOVER = 0.1  # the share of its ingredients that a track borrows from a neighbouring genre
-LOYALTY = 0.7  # the share of an artist's habits that a track of theirs keeps
+CROSSOVER = 0.1  # probability that an ingredient of a track comes from a neighbouring genre
+LOYALTY = 0.7  # probability that a track keeps each of its artist's habits
 PARTS = ("drums", "bass", "comp", "pad", "lead")
-PRESENCE = (0.92, 0.92, 1.0, 0.75, 0.8)  # how often a track has each of the parts
+PRESENCE = (0.92, 0.92, 1.0, 0.75, 0.8)  # probability that a track has each of PARTS
 
 
 @dataclass(frozen=True)
 class DemoTrack:
-    """A track that `synthesise` can render; `id` is GTZAN's (`blues.00003`)."""
+    """A track for `synthesise` to render; `id` has GTZAN's form (`blues.00003`)."""
 
     id: str
     genre: str
@@ -34,11 +34,11 @@ class DemoTrack:
 
 
 def plan(*, tracks_per_genre: int, seed: int) -> list[DemoTrack]:
-    """List the tracks of a set, genre by genre; a larger set keeps the tracks of a smaller one.
+    """List the tracks of a set, genre by genre; a larger set contains the tracks of a smaller one.
 
     Args:
         tracks_per_genre: number of tracks in each of the ten genres.
-        seed: of the set. Artists are the same people in every set, with other songs.
+        seed: of the set. Artists are the same in every set, with other songs.
     """
     return [
         DemoTrack(
@@ -53,16 +53,16 @@ def plan(*, tracks_per_genre: int, seed: int) -> list[DemoTrack]:
 
 
 def synthesise(track: DemoTrack, *, seconds: float, sample_rate: int = 22050, crossover: float = CROSSOVER) -> Audio:
-    """Play a track, the same to the bit on every call.
+    """Render a track, bit for bit the same on every call.
 
     Args:
         track: from `plan`.
         seconds: length, s.
-        sample_rate: Hz.
-        crossover: 0 to 1, the share of its ingredients that a track borrows from a neighbouring genre.
+        sample_rate: of the result, Hz.
+        crossover: probability that an ingredient comes from a neighbouring genre, 0 to 1.
 
     Returns:
-        Mono audio (round(seconds * sample_rate),), float32, peak at most 1.
+        Mono audio `(round(seconds * sample_rate),)`, float32, peak at most 1.
     """
     rng = np.random.default_rng(track.seed)
     song = _song(track, rng, crossover)
@@ -80,9 +80,9 @@ def synthesise(track: DemoTrack, *, seconds: float, sample_rate: int = 22050, cr
 
 @dataclass(frozen=True)
 class Song:
-    """Every choice that a track is made of."""
+    """All choices that determine a track, but for its random performance."""
 
-    tempo: float  # BPM, before the track's own few per cent
+    tempo: float  # BPM, before the track's own deviation of a few per cent
     swing: tuple[float, float]  # unit in beats, and where its middle falls: 1/2 is straight, 2/3 triplets
     groove: str  # of GROOVES
     kit: str  # of KITS
@@ -107,7 +107,7 @@ HELD = "x_______________"
 
 @dataclass(frozen=True)
 class Style:
-    """A genre: its palette for each choice in `Song`, and the genres it borrows from."""
+    """A genre: its options for each choice in `Song`, and the neighbouring genres that it borrows from."""
 
     neighbours: tuple[str, ...]
     tempo: tuple[float, ...]
@@ -130,7 +130,7 @@ class Style:
 
 
 def _song(track: DemoTrack, rng: np.random.Generator, crossover: float) -> Song:
-    """An artist's habits, where this track keeps to them, and fresh choices elsewhere."""
+    """Choose a song: the artist's habits where this track keeps to them, and new choices elsewhere."""
     artist = np.random.default_rng(zlib.crc32(track.artist.encode()))
     habits = _choose(artist, track.genre, crossover)
     kept = {field.name: getattr(habits, field.name) for field in fields(Song) if rng.random() < LOYALTY}
@@ -139,9 +139,9 @@ def _song(track: DemoTrack, rng: np.random.Generator, crossover: float) -> Song:
 
 
 def _choose(rng: np.random.Generator, genre: str, crossover: float) -> Song:
-    own = STYLES[genre]
-    other = STYLES[own.neighbours[rng.integers(len(own.neighbours))]]
-    palettes = {f.name: getattr(other if rng.random() < crossover else own, f.name) for f in fields(Song)}
+    style = STYLES[genre]
+    neighbour = STYLES[style.neighbours[rng.integers(len(style.neighbours))]]
+    palettes = {f.name: getattr(neighbour if rng.random() < crossover else style, f.name) for f in fields(Song)}
     return Song(**{name: palette[rng.integers(len(palette))] for name, palette in palettes.items()})
 
 
@@ -150,7 +150,7 @@ def _choose(rng: np.random.Generator, genre: str, crossover: float) -> Song:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a song is performed: it places bars and steps, sixteenths of a bar, in time."""
+    """A song's performance: it places bars and steps, sixteenths of a bar, in time."""
 
     song: Song
     rng: np.random.Generator
@@ -168,15 +168,15 @@ class Stage:
         return 2 + int(self.n_samples / self.sample_rate / (16 * self.step))
 
     def strike(self, bus: Audio, sound: Audio, steps: float, gain: float) -> None:
-        """Add a sound to a bus, `steps` after the first bar line, with swing, rubato and human error."""
+        """Add a sound to a bus `steps` after the first bar line, with swing, rubato and random timing errors."""
         unit, middle = self.song.swing
-        whole, part = divmod(steps / 4 / unit, 1)
-        swung = 4 * unit * (whole + float(np.interp(part, (0, 0.5, 1), (0, middle, 1))))
+        n_units, part = divmod(steps / 4 / unit, 1)
+        swung = 4 * unit * (n_units + float(np.interp(part, (0, 0.5, 1), (0, middle, 1))))
         rubato = 0.3 * self.song.expression * np.sin(steps / 9)
         start = (swung - self.start) * self.step + rubato + self.rng.normal(0, 0.004)
         first = round(start * self.sample_rate)
-        heard = sound[max(-first, 0) : max(self.n_samples - first, 0)]
-        bus[max(first, 0) :][: len(heard)] += np.float32(gain) * heard
+        audible = sound[max(-first, 0) : max(self.n_samples - first, 0)]
+        bus[max(first, 0) :][: len(audible)] += np.float32(gain) * audible
 
 
 VELOCITY = {"X": 1.0, "x": 0.65, "-": 0.3, "?": 0.65}
@@ -191,7 +191,7 @@ QUALITIES = {
 
 
 def _perform(stage: Stage, part: str) -> Audio:
-    """One of PARTS alone, (n_samples,), peak 1 unless it rests throughout."""
+    """Render one of PARTS alone, `(n_samples,)`, with peak 1 unless it rests throughout."""
     bus = np.zeros(stage.n_samples, np.float32)
     if part == "drums":
         _drum(stage, bus)
@@ -217,7 +217,7 @@ def _drum(stage: Stage, bus: Audio) -> None:
 def _play(stage: Stage, bus: Audio, line: str, voice: Voice) -> None:
     rng, bars, chords = stage.rng, line.split("|"), _chords(stage)
     scale = {(root + tone) % 12 for root, tones in chords for tone in tones}
-    # Each distinct note is synthesised once.
+    # Cached, as each distinct note is synthesised once.
     note = cache(partial(_note, voice, sample_rate=stage.sample_rate))
     pitch = voice.low + 7
     for bar in range(stage.n_bars):
@@ -234,21 +234,21 @@ def _play(stage: Stage, bus: Audio, line: str, voice: Voice) -> None:
 
 
 def _notes(line: str) -> Iterator[tuple[int, str, int]]:
-    """Read a bar of a line: where each note starts, its symbol and its length, in steps.
+    """Parse a bar of a line into notes: start in steps, symbol, length in steps.
 
-    Sixteen symbols a bar, bars parted by `|`: `.` rests, `_` holds, `x` is the chord, a digit one degree
+    A bar has sixteen symbols, and bars are separated by `|`: `.` rests, `_` holds, `x` is the chord, a digit one degree
     of it, `n` the next note of an improvised melody.
     """
     return ((match.start(), match[0][0], len(match[0])) for match in re.finditer(r"[^._]_*", line))
 
 
 def _degree(symbol: str, tones: tuple[int, ...]) -> int:
-    """Semitones above the root."""
+    """Convert a degree of a chord to semitones above its root."""
     return {"1": 0, "3": tones[1], "5": 7, "6": 9, "8": 12}[symbol]
 
 
 def _chords(stage: Stage) -> list[tuple[int, tuple[int, ...]]]:
-    """Root (semitones above C) and tones (above it) of each bar, from anywhere in the form."""
+    """Root (semitones above C) and tones (semitones above the root) of each bar, rotated to the excerpt's start."""
     chords = [
         ("C D EF G A B".index(letter) + {"": 0, "#": 1, "b": -1}[sign] + stage.song.key, QUALITIES[quality])
         for letter, sign, quality in re.findall(r"([A-G])([#b]?)(\S*)", stage.song.harmony)
@@ -258,7 +258,7 @@ def _chords(stage: Stage) -> list[tuple[int, tuple[int, ...]]]:
 
 
 def _melody(last: int, low: int, scale: set[int], chord: set[int], rng: np.random.Generator) -> int:
-    """A neighbour of the last note within the voice's twenty semitones, preferably of the chord."""
+    """Draw a note near the last one within the voice's twenty semitones, preferably from the chord."""
     steps = [pitch for pitch in range(low, low + 20) if pitch % 12 in scale and pitch != last]
     weights = np.exp([-abs(pitch - last) / 2.5 + (pitch % 12 in chord) for pitch in steps])
     return steps[int(rng.choice(len(steps), p=weights / weights.sum()))]
@@ -273,11 +273,11 @@ class Voice:
 
     low: int  # lowest root, MIDI note number
     slope: float
-    decay: float = 9.0  # s, in which the note falls to 1/e; long for bowed, blown and electronic sounds
+    decay: float = 9.0  # s, in which the note decays to 1/e; long for bowed, blown and electronic sounds
     damping: float = 0.0  # 1/s, how much faster a harmonic decays at 1 kHz
     attack: float = 0.004  # s
     release: float = 0.02  # s
-    pluck: float = 0.0  # where the string is plucked, as part of its length: 1/2 leaves odd harmonics
+    pluck: float = 0.0  # where the string is plucked, as a share of its length: 1/2 leaves odd harmonics; 0 for none
     partials: int = 100
     vibrato: float = 0.0  # semitones
     scoop: float = 0.0  # semitones below the pitch at which a bent or slurred note starts
@@ -335,7 +335,7 @@ FRAMES = 24  # wavetables along a note
 
 
 def _note(voice: Voice, pitch: int, seconds: float, vowel: str, *, sample_rate: int) -> Audio:
-    """Read wavetables, ever duller as the note rings, at the pitch's speed."""
+    """Synthesise a note `(n_samples,)` by wavetables, read at the rate of its pitch, that get duller as it rings."""
     length = seconds + voice.release
     time = np.arange(int(length * sample_rate), dtype=np.float32) / np.float32(sample_rate)
     hertz = 440 * 2 ** ((pitch - 69) / 12)
@@ -350,10 +350,10 @@ def _note(voice: Voice, pitch: int, seconds: float, vowel: str, *, sample_rate: 
 
 
 def _wavetables(voice: Voice, hertz: float, vowel: str, ages: Array, sample_rate: int) -> Audio:
-    """One period at each age (s) of a note, (len(ages), PERIOD).
+    """Compute one period at each age (s) of a note, `(len(ages), PERIOD)`.
 
-    A string plucked at a part p of its length lacks the harmonics with a node there, by sin(pi h p).
-    Harmonics decay faster with the square of their frequency, as in a delay line looped through an averaging
+    Plucking a string at a share p of its length weights harmonic h by |sin(pi h p)|, 0 where it has a node there.
+    Harmonics' decay rates grow with the square of their frequency, as in a delay line looped through an averaging
     filter (Karplus & Strong 1983; Jaffe & Smith 1983).
     """
     harmonic = np.arange(1, 1 + min(voice.partials, int(0.45 * sample_rate / hertz)))
@@ -369,7 +369,7 @@ def _wavetables(voice: Voice, hertz: float, vowel: str, ages: Array, sample_rate
 
 
 def _read(tables: Audio, progress: Audio, cycles: Array) -> Audio:
-    """Look up the tables at a progress of 0 to 1 through the note, each blending into the next."""
+    """Look up the wavetables at a progress of 0 to 1 through the note, interpolating between them."""
     frame, blend = np.divmod(progress * np.float32(FRAMES), 1)
     index = frame.astype(np.intp) * PERIOD + (cycles * PERIOD).astype(np.intp) % PERIOD
     early, late = tables.ravel().take(index), tables.ravel().take(index + PERIOD)
@@ -378,11 +378,11 @@ def _read(tables: Audio, progress: Audio, cycles: Array) -> Audio:
 
 @dataclass(frozen=True)
 class Hit:
-    """A drum: a falling tone for its skin, and a band of noise for its wires or metal."""
+    """A drum: a falling tone for its skin, and band-passed noise for its wires or metal."""
 
     level: float
-    tone: float = 0.0  # Hz, that the pitch falls to; 0 is noise alone
-    drop: float = 0.0  # how many times its own pitch it starts above that
+    tone: float = 0.0  # Hz, to which the pitch falls; 0 for noise alone
+    drop: float = 0.0  # how far above that it starts, in multiples of it
     ring: float = 0.1  # s, decay of the tone
     noise: float = 0.0  # amplitude of the noise
     band: tuple[float, float] = (500.0, 9000.0)  # Hz
@@ -428,7 +428,7 @@ KITS = {
 
 
 def _hit(hit: Hit, rng: np.random.Generator, sample_rate: int) -> Audio:
-    """A drum as this track tunes it, up to 15 % off."""
+    """Synthesise a drum, tuned up to 15 % differently in each track."""
     ring, wires, tone = np.array((hit.ring, hit.wires, hit.tone)) * rng.uniform(0.85, 1.15, 3)
     time = np.arange(int(5 * max(ring, wires) * sample_rate)) / sample_rate
     phase = np.cumsum(2 * np.pi * tone / sample_rate * (1 + hit.drop * np.exp(-time / 0.02)))
@@ -447,7 +447,7 @@ def _gain(decibels: float) -> float:
 
 
 def _normalise(audio: Audio) -> Audio:
-    """Peak 1, and silence as it is."""
+    """Scale to peak 1; silence stays silent."""
     return np.asarray(audio / max(np.abs(audio).max(), 1e-9), np.float32)
 
 
@@ -461,7 +461,7 @@ def _amplify(bus: Audio, drive: float, sample_rate: int) -> Audio:
 
 @dataclass(frozen=True)
 class Recording:
-    """A place, and the medium that kept it."""
+    """The acoustics of a room, and the recording medium."""
 
     room: float  # s, in which the reverberation falls by 60 dB
     band: tuple[float, float]  # Hz, that the medium passes
@@ -487,7 +487,7 @@ RECORDINGS = {
 
 
 def _master(mix: Audio, stage: Stage) -> Audio:
-    """Put the mix into its room, play its dynamics, record it, limit it, and set a level."""
+    """Add the room's reverberation, the dynamics, the medium and its hiss, limit, and set a level."""
     rng, rate = stage.rng, stage.sample_rate
     recording = _vary(RECORDINGS[stage.song.recording], rng)
     size = fft.next_fast_len(len(mix) + int(recording.room * rate), real=True)
@@ -501,7 +501,7 @@ def _master(mix: Audio, stage: Stage) -> Audio:
 
 
 def _vary(recording: Recording, rng: np.random.Generator) -> Recording:
-    """No two sessions sound the same."""
+    """Vary a recording's parameters at random, so that no two sessions sound the same."""
     room, top, loudness = np.exp(rng.normal(0, (0.3, 0.12, 0.25)))
     low, high = recording.band
     return Recording(

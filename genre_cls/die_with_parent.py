@@ -1,6 +1,6 @@
-"""What the process that workers are forks of imports first: by this it ends with the main one, whatever it is at.
+"""The first import of the process that workers are forked from: it ends with the main process, whatever it is doing.
 
-By itself it would look for the main process only after all its imports, which take seconds.
+By itself it would notice the main process's end only after all its imports, which take seconds.
 """
 
 import ctypes

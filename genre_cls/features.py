@@ -1,4 +1,4 @@
-"""A waveform to log-mel spectrograms and MFCCs, with one STFT for all that are asked for."""
+"""Compute log-mel spectrograms and MFCCs of a waveform, with one STFT for all specs that can share it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CPU = torch.device("cpu")
-AMIN = 1e-10  # power below which decibels stop falling: -100 dB, librosa's value
+AMIN = 1e-10  # least power in decibels, -100 dB; librosa's value
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
-GROUP = 16  # neighbouring bands that are summed at once, from those frequencies alone that one of them spans
+GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """What is computed from a clip; two equal specs give equal features.
+    """The features to compute from a clip; equal specs give equal features.
 
-    The defaults are librosa's, not those of `conf/features`. What each value may be is in `settings.RULES`, which hold
-    for settings and model files alike; here is checked what they must be for each other.
+    The defaults are librosa's, not those of `conf/features`. Each value's own range is in `settings.RULES`, which hold
+    for settings and model files alike; here only relations between values are checked.
 
     Args:
         kind: `mel` (log-mel spectrogram) or `mfcc` (its cosine transform).
@@ -32,13 +32,13 @@ class FeatureSpec:
         n_fft: length of the Hann window and of the FFT, samples.
         hop_length: samples between frames.
         n_mels: mel bands (Slaney's scale and area normalisation).
-        n_mfcc: coefficients kept of the DCT; ignored by `mel`.
+        n_mfcc: DCT coefficients to keep; ignored by `mel`.
         f_min: lower edge of the lowest band, Hz.
         f_max: upper edge of the highest band, Hz.
         top_db: floor below the clip's own peak, dB.
 
     Raises:
-        ValueError: values that do not go together.
+        ValueError: values that contradict each other.
     """
 
     kind: Literal["mel", "mfcc"]
@@ -70,11 +70,11 @@ class FeatureSpec:
 
     @property
     def n_bins(self) -> int:
-        """Rows of the feature matrix: mel bands or coefficients."""
+        """Number of rows of the feature matrix: mel bands or coefficients."""
         return self.n_mels if self.kind == "mel" else self.n_mfcc
 
     def n_frames(self, seconds: float) -> int:
-        """Frames that cover a duration in s."""
+        """Return the number of frames that cover a duration, s."""
         return 1 + round(seconds * self.sample_rate) // self.hop_length
 
     @property
@@ -87,13 +87,12 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
     """Compute the features of one whole clip; specs that agree on the STFT or the bands share them.
 
     Args:
-        waveform: mono `(n_samples,)` at the specs' `sample_rate`.
-        specs: what to compute, all of one `sample_rate`.
+        waveform: mono `(n_samples,)`, float32, at the specs' `sample_rate`.
+        specs: what to compute, all with the same `sample_rate`.
 
     Returns:
-        A matrix `(n_bins, n_frames)` per spec, in the specs' order: dB for `mel`, cosine amplitudes of dB
-        for `mfcc`. float16, since its error (0.03 dB at -80 dB) is far below the STFT's own variance
-        while it halves the cache.
+        A matrix `(n_bins, n_frames)` per spec, in the specs' order: dB for `mel`, DCT coefficients of dB for `mfcc`.
+        float16, since its error (0.03 dB at -80 dB) is far below the STFT's own variance while it halves the cache.
     """
     sharing: dict[tuple[int, int], list[FeatureSpec]] = {}
     for bands in dict.fromkeys(map(_as_mel, specs)):
@@ -108,7 +107,10 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
 
 
 def mel_frequencies(spec: FeatureSpec) -> NDArray[np.float64]:
-    """Centre frequencies of the mel bands, Hz, `(n_mels,)` (Slaney 1998, Auditory Toolbox)."""
+    """Return the mel bands' centre frequencies, Hz, `(n_mels,)`.
+
+    Source: Slaney, Auditory Toolbox, 1998.
+    """
     edges = np.linspace(_hz_to_mel(spec.f_min), _hz_to_mel(spec.f_max), spec.n_mels + 2)
     linear = edges * 200 / 3
     return np.where(edges < 15, linear, 1000 * np.exp((edges - 15) * np.log(6.4) / 27))[1:-1]
@@ -119,14 +121,14 @@ def _hz_to_mel(hz: float) -> float:
 
 
 def _as_mel(spec: FeatureSpec) -> FeatureSpec:
-    """The log-mel spectrogram that a spec starts from: the same for all specs that can share it."""
+    """The spec of the log-mel spectrogram that a spec starts from, equal for all specs that can share it."""
     return replace(spec, kind="mel", n_mfcc=1)
 
 
 def _mel_energies(
     samples: Tensor, n_fft: int, hop_length: int, all_bands: Sequence[FeatureSpec]
 ) -> Iterator[tuple[FeatureSpec, Tensor]]:
-    """Power in each mel band `(n_mels, n_frames)`, for each of several banks."""
+    """Yield the power in each mel band `(n_mels, n_frames)`, for each of several filterbanks."""
     frames = pad(samples, (n_fft // 2, n_fft // 2)).unfold(0, n_fft, hop_length)  # (n_frames, n_fft), a view
     energies = {bands: torch.empty(len(frames), bands.n_mels) for bands in all_bands}
     for start in range(0, len(frames), BLOCK):
@@ -141,14 +143,14 @@ def _mel_energies(
 
 
 def decibels(energies: Tensor, top_db: float) -> Tensor:
-    """Decibels of a whole clip's mel energies `(n_mels, n_frames)`, none lower than `top_db` below the highest."""
+    """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB, clamped to `top_db` below the clip's peak."""
     levels = 10 * torch.log10(energies.clamp(min=AMIN))
-    # The floor is this clip's own, so that no clip's features depend on another's.
+    # The floor is relative to this clip's own peak, so that no clip's features depend on another's.
     return levels.clamp(min=levels.max() - top_db)
 
 
 def finished(log_mel: Tensor, spec: FeatureSpec) -> Tensor:
-    """The feature `(n_bins, n_frames)`, float16, of a log-mel spectrogram `(n_mels, n_frames)`, dB."""
+    """Return a spec's features `(n_bins, n_frames)`, float16, from a log-mel spectrogram `(n_mels, n_frames)`, dB."""
     feature = log_mel if spec.kind == "mel" else cosines(spec.n_mfcc, spec.n_mels) @ log_mel
     return feature.half()
 
@@ -160,7 +162,7 @@ def _hann(n_fft: int) -> Tensor:
 
 @lru_cache
 def _groups(bands: FeatureSpec) -> list[tuple[slice, slice, Tensor]]:
-    """The filterbank without most of its zeros: bands, the squares they sum, and weights `(n_squares, n_bands)`."""
+    """The filterbank in groups, without most zeros: bands, the squares they sum, weights `(n_squares, n_bands)`."""
     groups = []
     for first, rows in zip(range(0, bands.n_mels, GROUP), torch.split(filterbank(bands), GROUP), strict=True):
         spanned = rows.any(dim=0).nonzero()[:, 0].tolist() or [0]  # a narrow band may lie between two frequencies
@@ -172,7 +174,7 @@ def _groups(bands: FeatureSpec) -> list[tuple[slice, slice, Tensor]]:
 
 @lru_cache
 def filterbank(spec: FeatureSpec) -> Tensor:
-    """Weights `(n_mels, n_fft // 2 + 1)` that sum a power spectrum into mel bands."""
+    """Return the weights `(n_mels, n_fft // 2 + 1)` that sum a power spectrum into mel bands."""
     bank = F.melscale_fbanks(
         spec.n_fft // 2 + 1, spec.f_min, spec.f_max, spec.n_mels, spec.sample_rate, norm="slaney", mel_scale="slaney"
     )
@@ -181,13 +183,13 @@ def filterbank(spec: FeatureSpec) -> Tensor:
 
 @lru_cache
 def cosines(n_mfcc: int, n_mels: int, device: torch.device = CPU) -> Tensor:
-    """The DCT-II `(n_mfcc, n_mels)` that makes MFCCs of a log-mel spectrogram; its rows are orthonormal."""
+    """Return the DCT-II `(n_mfcc, n_mels)`, rows orthonormal, that maps a log-mel spectrogram to MFCCs."""
     with constants(device):
-        return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()  # (n_mfcc, n_mels)
+        return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()
 
 
 @contextmanager
 def constants(device: torch.device) -> Iterator[None]:
-    """Build tensors to be cached: the first caller may be in inference mode or on the meta device, but not they."""
+    """Build tensors to be cached on a device and outside inference mode, whatever the first caller's context is."""
     with torch.inference_mode(False), device:
         yield

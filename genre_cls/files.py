@@ -1,4 +1,4 @@
-"""Files: where they are meant, whole or not there, and what a disk fails in told with the file's name."""
+"""Write files that are whole or absent, expand and check paths, and report disk errors with the file's name."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from genre_cls.errors import UserError, system_reason
 
 
 def expanduser(path: str | Path) -> Path:
-    """A path in which a leading `~` stands for the home; a name that only begins so, as `~backup.mp3`, stays.
+    """Expand a leading `~` to the home folder; a name that only begins with one, as `~backup.mp3`, stays.
 
     Args:
         path: as a user gives it.
@@ -19,14 +19,14 @@ def expanduser(path: str | Path) -> Path:
 
 
 def check_place(path: Path, setting: str) -> None:
-    """Refuse as a folder what is a file, or below one, before anything is made.
+    """Check that a path can be a folder, being neither a file nor below one, without making anything.
 
     Args:
-        path: that is to be a folder.
+        path: of the folder.
         setting: that names it, with its value.
 
     Raises:
-        UserError: it cannot be one.
+        UserError: it is a file, or below one.
     """
     nearest = next(each for each in (path, *path.parents) if each.exists())
     if not nearest.is_dir():
@@ -34,7 +34,7 @@ def check_place(path: Path, setting: str) -> None:
 
 
 def make_folder(path: Path, setting: str) -> None:
-    """Make a folder that a setting names, unless it is there.
+    """Make a folder that a setting names, unless it exists.
 
     Args:
         path: of the folder.
@@ -53,13 +53,14 @@ def make_folder(path: Path, setting: str) -> None:
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a file to write, which takes its place when the block has ended well, and else is gone.
+    """Open a file to write, which gets its name if the block succeeds, and is deleted if not.
 
     A process that is killed leaves `<name>.partial`, which the next one that writes the file replaces.
 
     Args:
-        path: of the file, in a folder that is there.
-        durable: whether it outlives a power cut from then on; not worth the wait where thousands can be made anew.
+        path: of the file, in a folder that exists.
+        durable: whether to sync it to the disk, so that it survives a power cut; False where thousands of files can be
+            computed again, and an incomplete one is noticed.
 
     Raises:
         UserError: the disk is full, the folder is read-only, or the like.
@@ -82,7 +83,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync(*paths: Path) -> None:
-    """Wait until the disk itself has a file's content, or a folder's list of names.
+    """Wait until files' contents and folders' lists of names are on the disk itself.
 
     Args:
         paths: of files and folders.
@@ -98,10 +99,10 @@ def sync(*paths: Path) -> None:
 
 
 def disk_failure(path: Path | str, error: OSError) -> str:
-    """One line on what a disk has failed in.
+    """Describe a disk's failure in one line.
 
     Args:
-        path: what was worked on, named if the error names nothing.
+        path: of the file, named if the error names none.
         error: of the system.
     """
     return f"{error.filename or path}: {system_reason(error)}; once that is mended the same command goes on"

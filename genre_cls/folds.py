@@ -1,4 +1,4 @@
-"""Which tracks train and which are judged: from labels, artists and published parts alone, without touching a file."""
+"""Split tracks into training, validation and test sets by labels, artists and published parts; reads no audio."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from genre_cls.errors import UserError
 Indices = NDArray[np.int64]
 
 FILTERED = {"train": 443, "valid": 197, "test": 290}  # tracks of GTZAN in each part of the published split
-SEEDS_APART = 10_000  # between repetitions, or members of an ensemble, so that none has what another seed gives
+SEEDS_APART = 10_000  # between repetitions, or members of an ensemble, so that none repeats another `seed`'s results
 
 
 class SplitError(UserError):
-    """The tracks do not allow the split that is asked for."""
+    """The tracks do not allow the requested split."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Who teaches and who judges, as sorted indices of tracks.
+    """Training, inner validation and test tracks, as sorted indices `(n,)`, int64.
 
     Args:
         index: number of the fold, from 0.
-        train: fit the weights.
-        val: stop the training early, where that is asked for; kernel machines learn from them, too.
-        test: held out.
+        train: tracks that networks and kernel machines train on.
+        val: inner validation tracks for early stopping, empty without it; kernel machines train on them, too.
+        test: held-out tracks.
     """
 
     index: int
@@ -55,22 +55,22 @@ def random(
 
     Args:
         labels: the genre of each track.
-        groups: ignored, as tracks of one artist may stand on both sides.
+        groups: ignored, as an artist's tracks may be in both training and test set.
         parts: ignored.
         k: number of folds, at least 2.
         seed: of the shuffle; the same labels and seed give the same folds for every configuration.
-        repeats: how often all of it is done, each time with another shuffle.
-        val_fraction: share of a fold's training tracks that is set apart, stratified too, for early stopping.
+        repeats: repetitions, each with another shuffle.
+        val_fraction: share of a fold's training tracks that is held back, stratified too, for early stopping.
 
     Raises:
-        SplitError: k below 2, a genre with fewer tracks than folds, or too few tracks to set some apart.
+        SplitError: k below 2, a genre with fewer tracks than folds, or too few tracks to hold some back.
     """
     _check(labels, np.arange(len(labels)), k, "track")
-    apart = partial(_set_apart, labels=labels, groups=None, fraction=val_fraction, seed=seed)
+    train_val = partial(_train_val, labels=labels, groups=None, fraction=val_fraction, seed=seed)
     seeds = (seed + SEEDS_APART * repeat for repeat in range(repeats))
-    shuffles = (StratifiedKFold(k, shuffle=True, random_state=own) for own in seeds)
+    shuffles = (StratifiedKFold(k, shuffle=True, random_state=each) for each in seeds)
     splits = [split for shuffle in shuffles for split in shuffle.split(labels, labels)]
-    return [Fold(index, *apart(train), test) for index, (train, test) in enumerate(splits)]
+    return [Fold(index, *train_val(train), test) for index, (train, test) in enumerate(splits)]
 
 
 def artist(
@@ -84,30 +84,30 @@ def artist(
     tolerance: float = 0.3,
     val_fraction: float = 0.0,
 ) -> list[Fold]:
-    """Split tracks into k folds that share no artist and no recording, as even in genres as that allows.
+    """Split tracks into k folds that share no artist and no recording, as stratified as that allows.
 
     Args:
         labels: the genre of each track.
-        groups: equal numbers for tracks that must stay on one side `(n_tracks,)`.
+        groups: number of each track's group, whose tracks must stay together `(n_tracks,)`, int64.
         parts: ignored.
         k: number of folds, at least 2.
         seed: of the shuffle.
-        repeats: how often all of it is done, each time with another shuffle.
+        repeats: repetitions, each with another shuffle.
         tolerance: by how much the share of a genre's tracks that a fold tests may differ from 1/k.
-        val_fraction: share of a fold's training tracks that is set apart, by whole groups too, for early stopping.
+        val_fraction: share of a fold's training tracks that is held back, by whole groups too, for early stopping.
 
     Raises:
-        SplitError: no artist is known, k below 2, a genre with fewer artists than folds, or one that its largest
-            artist's tracks spread more unevenly than `tolerance` allows.
+        SplitError: no artist is known, k below 2, a genre with fewer artists than folds, a genre that its largest
+            artist's tracks spread more unevenly than `tolerance` allows, or too few artists to hold some back.
     """
     if groups is None:
         raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
     _check(labels, groups, k, "artist")
-    apart = partial(_set_apart, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
-    tests = [test for repeat in range(repeats) for test in _dealt(labels, groups, k, [seed, repeat])]
+    train_val = partial(_train_val, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
+    tests = [test for repeat in range(repeats) for test in _even_sets(labels, groups, k, [seed, repeat])]
     _check_even(labels, tests, k, tolerance)
-    everyone = np.arange(len(labels))
-    return [Fold(index, *apart(np.setdiff1d(everyone, test)), test) for index, test in enumerate(tests)]
+    tracks = np.arange(len(labels))
+    return [Fold(index, *train_val(np.setdiff1d(tracks, test)), test) for index, test in enumerate(tests)]
 
 
 def filtered(
@@ -119,66 +119,66 @@ def filtered(
     k: int = 0,
     val_fraction: float = 0.0,
 ) -> list[Fold]:
-    """Train on the published fault-filtered split's `train` and `valid`, judge on its `test`; repeated over seeds.
+    """Train on the published fault-filtered split's `train` and `valid`, test on its `test`; repeated over seeds.
 
     Args:
         labels: the genre of each track.
-        groups: ignored; by Sturm's index the test part has no artist in common with the others, but for one joint
-            credit, and the artists of 37 of its tracks are unknown.
-        parts: `train`, `valid`, `test` or None of each track.
+        groups: ignored; by Sturm's index the test part shares no artist with the others, but for one joint credit, and
+            the artists of 37 of its tracks are unknown.
+        parts: `train`, `valid`, `test` or None for each track.
         repeats: trainings, each with other weights and crops.
         k: ignored, as the split is fixed; presets and sweeps give it to every split.
-        val_fraction: if above 0, `valid` is what is set apart for early stopping.
+        val_fraction: if above 0, `valid` is held back for early stopping, whatever its share.
 
     Raises:
-        SplitError: a part is missing, or a genre of it.
+        SplitError: a part is missing, or a genre in the training or test part.
 
     Source: Kereliuk, Sturm & Larsen, Deep learning and music adversaries, IEEE Trans. Multimedia 17 (2015).
     """
-    places = {part: np.flatnonzero(np.array(parts) == part) for part in FILTERED}
-    if missing := [part for part, tracks in places.items() if not len(tracks)]:
+    indices = {part: np.flatnonzero(np.array(parts) == part) for part in FILTERED}
+    if missing := [part for part, tracks in indices.items() if not len(tracks)]:
         raise SplitError(
             f"folds=filtered: GTZAN's published split is not complete, {' and '.join(missing)} missing "
             f"({_present(parts)}); take folds=random or folds=artist"
         )
-    teach = np.sort(np.concatenate([places["train"], places["valid"]]))
-    train, val = (places["train"], places["valid"]) if val_fraction else (teach, teach[:0])
-    for part, tracks in (("train", train), ("test", places["test"])):
+    both = np.sort(np.concatenate([indices["train"], indices["valid"]]))
+    train, val = (indices["train"], indices["valid"]) if val_fraction else (both, both[:0])
+    for part, tracks in (("train", train), ("test", indices["test"])):
         if absent := set(labels) - {labels[int(i)] for i in tracks}:
             raise SplitError(
                 f"folds=filtered: no {part} track of genre {min(absent)} is here ({_present(parts)}); "
                 "take folds=random or folds=artist"
             )
-    return [Fold(index, train, val, places["test"]) for index in range(repeats)]
+    return [Fold(index, train, val, indices["test"]) for index in range(repeats)]
 
 
 def within(
     tracks: Indices, split: Split, labels: Sequence[str], groups: Indices | None, parts: Sequence[str | None]
 ) -> list[Fold]:
-    """Split some of the tracks as if there were no others.
+    """Split a subset of the tracks as if there were no others.
 
     Args:
-        tracks: which, indices in ascending order.
-        split: one of the functions above, all but its first three arguments given.
-        labels: the genre of each track, of all there are.
-        groups: equal numbers for tracks that must stay on one side `(n_tracks,)`, or None.
+        tracks: indices of the subset, ascending.
+        split: one of the functions above with all but its first three arguments bound.
+        labels: the genre of each of all tracks.
+        groups: number of each track's group, whose tracks must stay together `(n_tracks,)`, or None.
         parts: the published part of each track.
 
     Returns:
-        Folds of the tracks, as indices among all there are.
+        Folds of the subset, as indices among all tracks.
     """
-    own = None if groups is None else groups[tracks]
-    folds = split([labels[i] for i in tracks], own, [parts[i] for i in tracks])
+    subset_groups = None if groups is None else groups[tracks]
+    folds = split([labels[i] for i in tracks], subset_groups, [parts[i] for i in tracks])
     return [Fold(fold.index, tracks[fold.train], tracks[fold.val], tracks[fold.test]) for fold in folds]
 
 
 def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence[Fold]) -> str:
-    """How large the folds are and how even in genres, in a line.
+    """Describe the folds' sizes and how stratified they are, in one line.
 
     Args:
         labels: the genre of each track.
-        parts: the published part of each track, if there is one.
-        folds: what one of the functions above made of them.
+        parts: the published part of each track, if any.
+        folds: from one of the functions above.
     """
     tests = [fold.test for fold in folds]
     if len(folds) == 1:
@@ -191,7 +191,7 @@ def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence
 
 
 def _unevenness(labels: Sequence[str], tests: Sequence[Indices]) -> str:
-    """Which fold has far more or fewer tracks of a genre than the others; empty if none differs by more than one."""
+    """Name the fold and genre furthest from stratified; empty if no genre's counts differ by more than one."""
     counts = _counts(labels, tests)
     if (np.ptp(counts, axis=0) <= 1).all():
         return ""
@@ -200,7 +200,7 @@ def _unevenness(labels: Sequence[str], tests: Sequence[Indices]) -> str:
 
 
 def _present(parts: Sequence[str | None]) -> str:
-    counts = [f"{sum(own == part for own in parts)} of {n} {part}" for part, n in FILTERED.items()]
+    counts = [f"{sum(each == part for each in parts)} of {n} {part}" for part, n in FILTERED.items()]
     return ", ".join(counts) + " tracks"
 
 
@@ -216,23 +216,23 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
         raise SplitError(f"folds.k={k}: genre {rarest} has only {few}; every fold needs one to test")
 
 
-def _dealt(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
-    """Deal whole groups at random into k parts, each as even in genres and in size as that allows.
+def _even_sets(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
+    """Assign whole groups at random to k sets, as stratified and as equal in size as that allows.
 
-    Large groups come first, more or less, each to the part that has least of its genres. (scikit-learn's
-    StratifiedGroupKFold shuffles only groups of equal size, so that its repetitions are much the same folds.)
+    Roughly by decreasing size, each group goes to the set with the smallest shares of its genres. (scikit-learn's
+    StratifiedGroupKFold shuffles only groups of equal size, so that its repetitions are nearly the same folds.)
     """
     random = np.random.default_rng(seed)
     counts = contingency_matrix(groups, labels)  # (n_groups, n_genres)
     counts = np.hstack([counts, counts.sum(axis=1, keepdims=True)])  # all tracks together as one more genre
     shares = counts / counts.sum(axis=0)
-    dealt, parts = np.zeros((k, counts.shape[1])), np.zeros(len(counts), dtype=np.int64)
+    filled, sets = np.zeros((k, counts.shape[1])), np.zeros(len(counts), dtype=np.int64)
     for group in np.argsort(-counts[:, -1] * random.uniform(0.5, 1, len(counts))):
-        order = random.permutation(k)  # which of equals takes it
-        parts[group] = order[(dealt[order] @ shares[group]).argmin()]
-        dealt[parts[group]] += shares[group]
-    of_track = parts[np.unique(groups, return_inverse=True)[1]]
-    return [np.flatnonzero(of_track == part) for part in range(k)]
+        order = random.permutation(k)  # breaks ties at random
+        sets[group] = order[(filled[order] @ shares[group]).argmin()]
+        filled[sets[group]] += shares[group]
+    set_of_track = sets[np.unique(groups, return_inverse=True)[1]]
+    return [np.flatnonzero(set_of_track == each) for each in range(k)]
 
 
 def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
@@ -246,7 +246,7 @@ def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, toleran
 
 
 def _least_even(labels: Sequence[str], tests: Sequence[Indices]) -> tuple[int, str, float]:
-    """The fold and genre of which the fold tests none, or else the most or the fewest tracks, and their share."""
+    """The fold and genre of a share of 0, or else of the share furthest from the mean over folds; and that share."""
     shares = _shares(labels, tests)
     gaps = np.where(shares, np.abs(shares - shares.mean(axis=0)), np.inf)
     fold, genre = np.unravel_index(gaps.argmax(), gaps.shape)
@@ -254,38 +254,39 @@ def _least_even(labels: Sequence[str], tests: Sequence[Indices]) -> tuple[int, s
 
 
 def _shares(labels: Sequence[str], parts: Sequence[Indices]) -> NDArray[np.float64]:
-    """Which share of each genre's tracks each part has `(n_parts, n_genres)`."""
+    """Share of each genre's tracks in each part `(n_parts, n_genres)`."""
     return _counts(labels, parts) / np.unique(labels, return_counts=True)[1]
 
 
 def _counts(labels: Sequence[str], parts: Sequence[Indices]) -> Indices:
-    """How many of each genre's tracks each part has `(n_parts, n_genres)`."""
+    """Number of each genre's tracks in each part `(n_parts, n_genres)`."""
     genres, codes = np.unique(labels, return_inverse=True)
     return np.array([np.bincount(codes[part], minlength=len(genres)) for part in parts])
 
 
-def _set_apart(
+def _train_val(
     train: Indices, *, labels: Sequence[str], groups: Indices | None, fraction: float, seed: int
 ) -> tuple[Indices, Indices]:
-    """Part training tracks into those that teach and the inner validation tracks."""
+    """Split training tracks into those to train on and the inner validation tracks."""
     if not fraction:
         return train, np.array([], dtype=np.int64)
-    own = [labels[i] for i in train]
+    genres = [labels[i] for i in train]
     try:
         if groups is None:
-            kept, val = train_test_split(train, test_size=fraction, stratify=own, random_state=seed)
+            kept, val = train_test_split(train, test_size=fraction, stratify=genres, random_state=seed)
         else:
-            parts = [part for part in _dealt(own, groups[train], max(2, round(1 / fraction)), [seed]) if len(part)]
-            evenest = np.abs(_shares(own, parts) - 1 / len(parts)).max(axis=1).argmin()
-            val = train[parts[evenest]]
+            n_parts = max(2, round(1 / fraction))
+            parts = [part for part in _even_sets(genres, groups[train], n_parts, [seed]) if len(part)]
+            most_even = np.abs(_shares(genres, parts) - 1 / len(parts)).max(axis=1).argmin()
+            val = train[parts[most_even]]
             kept = np.setdiff1d(train, val)
     except ValueError as error:
         raise SplitError(
-            f"recipe.early_stopping.val_fraction={fraction:g}: {len(own)} training tracks are too few: {error}"
+            f"recipe.early_stopping.val_fraction={fraction:g}: {len(genres)} training tracks are too few: {error}"
         ) from error
-    if gone := set(own) - {labels[i] for i in kept}:
+    if missing := set(genres) - {labels[i] for i in kept}:
         raise SplitError(
-            f"recipe.early_stopping.val_fraction={fraction:g}: too few artists of genre {min(gone)} teach in a fold "
-            "for one to be set apart; take more folds (folds.k), or recipe.early_stopping.patience=0"
+            f"recipe.early_stopping.val_fraction={fraction:g}: too few artists of genre {min(missing)} in a fold's "
+            "training tracks to hold one back; take more folds (folds.k), or recipe.early_stopping.patience=0"
         )
     return np.sort(kept), np.sort(val)

@@ -1,4 +1,4 @@
-"""Training steps that a GPU replays: recorded once for each shape, they cost two launches instead of hundreds."""
+"""CUDA graphs of training steps: recorded once per input shape, a step costs two launches instead of hundreds."""
 
 from collections.abc import Callable
 from typing import cast
@@ -14,25 +14,29 @@ WARM_UP = 2  # steps before one is recorded, in which libraries allocate what th
 
 
 class Graphs:
-    """A module's training step as CUDA graphs, which compute what the step computes.
+    """A module's training step as CUDA graphs, which compute the same as the step.
 
-    What is recorded may not depend on values, but on shapes alone.
+    The step's control flow may depend on shapes only, not on values.
 
     Args:
-        module: on a CUDA device; its weights are what the first of the step's results is differentiated by.
+        module: on a CUDA device; the step's first result is differentiated with respect to its weights.
         step: from tensors that need no gradient to tensors.
     """
 
     def __init__(self, module: nn.Module, step: Step) -> None:
         self.module, self.step = module, step
         self.recorded: dict[tuple[torch.Size, ...], Step] = {}
-        self.pool = torch.cuda.graph_pool_handle()  # one, since no two of them are at work at the same time
+        self.pool = torch.cuda.graph_pool_handle()  # shared, since no two graphs run at the same time
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The step's results, which the next call overwrites.
+        """Replay the step, recording it first where these shapes are new.
 
         Args:
-            inputs: the step's own.
+            inputs: the step's own: contiguous tensors on the module's device, of the same dtypes in every call; each
+                tuple of shapes has a recording of its own.
+
+        Returns:
+            The step's results, which the next call overwrites.
 
         Raises:
             UserError: the step cannot be recorded.
@@ -43,11 +47,11 @@ class Graphs:
         return self.recorded[shapes](*inputs)
 
     def _record(self, inputs: tuple[Tensor, ...]) -> Step:
-        """Record a step; running statistics and random numbers are afterwards what they were before."""
+        """Record a step, and restore buffers (running statistics) and the random generators' states afterwards."""
         before = [buffer.clone() for buffer in self.module.buffers()]
         dtype, mixed = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
         samples = tuple(each.clone() for each in inputs)
-        # Gradients come from the stream on which they were recorded; torch waits for it, and need not tell.
+        # Gradients come from the stream on which they were recorded; torch waits for it, so its warning is needless.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         with torch.random.fork_rng([inputs[0].device]), torch.autocast("cuda", dtype, mixed, cache_enabled=False):
             try:
@@ -65,7 +69,7 @@ class Graphs:
 
 
 class _Recordable(nn.Module):
-    """A step with the weights that it is differentiated by."""
+    """A step as a module, so that torch's recorder knows the weights to differentiate with respect to."""
 
     def __init__(self, module: nn.Module, step: Step) -> None:
         super().__init__()

@@ -27,8 +27,8 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "files", "findings",
-    "lifeline", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
-    "predict", "prediction", "progress", "provenance", "registry", "report", "served", "similarity", "spool",
+    "lifeline", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export", "onnx_model", "page",
+    "plots", "predict", "prediction", "progress", "provenance", "registry", "report", "served", "similarity", "spool",
     "tracking", "train", "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters

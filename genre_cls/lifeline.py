@@ -1,37 +1,37 @@
-"""Worker processes that end with the main one. Nothing heavy is imported: it works while a worker is still starting."""
+"""Worker processes end with the main one. Nothing heavy is imported, so that this works during their start, too."""
 
 import os
 import time
 from multiprocessing import parent_process
 from threading import Thread
 
-EVERY = 1.0  # s between two looks
+INTERVAL = 1.0  # s between two checks
 
 
 def end_with_parent() -> None:
-    """Let this process end as soon as the one that has started it by `multiprocessing`, though forked by another."""
-    Thread(target=_outlive, daemon=True).start()
+    """Make this process end as soon as the one that started it by `multiprocessing`, even if another forked it."""
+    Thread(target=_exit_after_parent, daemon=True).start()
 
 
-def _outlive() -> None:
+def _exit_after_parent() -> None:
     if parent := parent_process():
         parent.join()
         os._exit(1)
 
 
 def end_with(parent: int) -> None:
-    """Let this process, a launcher's worker, end soon after its parent, which may be killed without a word.
+    """Make this process, a launcher's worker, end soon after its parent, even if that is killed.
 
-    Left alone, workers train on when that happens, and then wait for ever. Launchers start them in ways that leave
-    nothing to wait for (`end_with_parent`), so it looks again and again.
+    Otherwise workers train on when that happens, and then wait for ever. Launchers start them in ways that leave
+    no handle to wait for, as `end_with_parent` does, so the parent's process id is polled.
 
     Args:
         parent: process id.
     """
-    Thread(target=_watch, args=(parent,), daemon=True).start()
+    Thread(target=_exit_once_reparented, args=(parent,), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _exit_once_reparented(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(EVERY)
+        time.sleep(INTERVAL)
     os._exit(1)

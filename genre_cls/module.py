@@ -1,4 +1,4 @@
-"""The training of one model with Lightning: the module, the fit."""
+"""Train one model on one fold with Lightning: the LightningModule and the fit."""
 
 import logging
 import tempfile
@@ -30,15 +30,15 @@ MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
 
 
 class GenreModule(pl.LightningModule):
-    """A model with its standardisation, its loss and its curves.
+    """A model with its standardisation, loss and learning curves.
 
     Args:
-        model: `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
-        standardisation: mean and standard deviation of each value that is shown (`views.shape_of`).
-        augmentation: what is done to training batches.
-        make_optimizer: from weights to optimiser.
+        model: maps a standardised view `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
+        standardisation: mean and standard deviation of each value of the view, each of shape `views.shape_of`.
+        augmentation: of training batches.
+        make_optimizer: from parameters to optimiser.
         make_schedule: from optimiser and total number of steps to schedule.
-        view: how the model sees a window, one of `windows.VIEWS`.
+        view: the model's input, one of `windows.VIEWS`.
     """
 
     mean: Tensor
@@ -59,76 +59,87 @@ class GenreModule(pl.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
-        mean, deviation = standardisation
+        mean, std = standardisation
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
-        self.curves: dict[str, list[float]] = {}
+        self.register_buffer("deviation", std)  # saved models name it so
+        self.curves: dict[str, list[float]] = {}  # a value per epoch
         self.graphs: Graphs | None = None  # if steps are to be replayed
-        self._sums: dict[str, tuple[Tensor, int]] = {}  # losses and hits, of how many windows
+        self._sums: dict[str, tuple[Tensor, int]] = {}  # per part: sums of losses and hits, number of windows
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.model(self.show(features))
+        """Return logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
+        return self.model(self.standardised_view(features))
 
-    def show(self, features: Tensor) -> Tensor:
-        """What the model sees of them, with zero mean and unit variance, in float32."""
+    def standardised_view(self, features: Tensor) -> Tensor:
+        """Return the model's input: the view of windows with zero mean and unit variance.
+
+        Args:
+            features: `(batch, 1, n_bins, n_frames)` as extracted.
+
+        Returns:
+            Float32, `(batch, 1, n_bins, n_frames)` for plain and levelled views, else `(batch, 1, *shape_of(view))`.
+        """
         return standardised(view_of(features, self.view), self.mean, self.deviation)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Smoothed cross-entropy, nats."""
+        """Return the cross-entropy, nats, of logits `(batch, n_genres)` and smoothed labels `(batch,)`, int64."""
         return cross_entropy(logits.float(), labels, label_smoothing=self.augmentation.label_smoothing)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Loss of an augmented batch."""
+        """Return the loss, nats, of an augmented batch: features `(batch, 1, n_bins, n_frames)` and labels."""
         features, labels = self.augmentation.shift(batch[0]), batch[1]
         if self.graphs:
-            # What is recorded can draw numbers on the GPU alone.
-            share = torch.full((), self.augmentation.own_share(), device=self.device)
-            loss, sums = self.graphs(features, labels, share)
+            # Recorded steps can draw random numbers on the GPU only.
+            weight = torch.full((), self.augmentation.draw_mixing_weight(), device=self.device)
+            loss, sums = self.graphs(features, labels, weight)
         else:
-            loss, sums = self.learn(features, labels)
+            loss, sums = self.augmented_loss(features, labels)
         self._count("train", sums, len(labels))
         return loss
 
-    def learn(self, features: Tensor, labels: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Loss of windows that are masked and mixed, and their sums for the curves.
+    def augmented_loss(self, features: Tensor, labels: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mask and mix windows and compute their loss.
 
         Args:
             features: `(batch, 1, n_bins, n_frames)` as extracted, perhaps shifted.
             labels: `(batch,)` int64.
-            share: each window's own in its blend (`Augmentation.mix`).
+            weight: mixup's λ, a scalar; drawn if not given (`Augmentation.mix`).
+
+        Returns:
+            The mean loss, nats, and the sums of losses and hits for the curves `(2,)`.
         """
-        mixed, partner, own = self.augmentation.mix(self.augmentation.mask(self.show(features)), share)
+        masked = self.augmentation.mask(self.standardised_view(features))
+        mixed, partner, share = self.augmentation.mix(masked, weight)
         logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
-        loss = own * self.loss(logits, labels) + (1 - own) * self.loss(logits, labels[partner])
+        loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
         return loss, _totals(loss.detach(), logits, labels)
 
     def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
-        """Count the loss of held-out windows (first loader) or inner validation windows (second)."""
+        """Add up the loss of held-out windows (first loader) or inner validation windows (second)."""
         features, labels = batch
         logits = self(features)
         part = ("held_out", "val")[dataloader_idx]
         self._count(part, _totals(cross_entropy(logits.float(), labels), logits, labels), len(labels))
 
     def predict_step(self, batch: Batch, _: int) -> Tensor:
-        """Logits `(batch, n_genres)` of windows."""
+        """Return logits `(batch, n_genres)` of windows `(batch, 1, n_bins, n_frames)` as extracted."""
         return self(batch[0])
 
     def on_train_epoch_end(self) -> None:
-        """Write the epoch's means down; Lightning has run the validation by now."""
+        """Append the epoch's means to the curves; Lightning has run the validation by now."""
         for part, (sums, n) in self._sums.items():
             for name, mean in zip(("loss", "accuracy"), (sums / n).tolist(), strict=True):
                 self.curves.setdefault(f"{part}_{name}", []).append(mean)
         self._sums.clear()
 
     def on_validation_epoch_end(self) -> None:
-        """Tell early stopping how the inner validation went."""
+        """Log the inner validation loss, nats, for early stopping."""
         if "val" in self._sums:
             sums, n = self._sums["val"]
             self.log("val_loss", sums[0] / n)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser, and schedule stepped once a batch."""
+        """Return the optimiser, and the schedule to step once per batch."""
         optimizer = self.make_optimizer(self.parameters())
         schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         if schedule is None:
@@ -136,17 +147,17 @@ class GenreModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def weights(self) -> Weights:
-        """Weights and standardisation by name, on the CPU."""
+        """Return weights and standardisation by name, on the CPU."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
     def _count(self, part: str, sums: Tensor, n: int) -> None:
-        # They stay on the device: reading a number each step would make a GPU wait.
+        # The sums stay on the device: reading a number at each step would make a GPU wait.
         before, n_before = self._sums.get(part, (0, 0))
         self._sums[part] = before + sums, n_before + n
 
 
 def _totals(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Of a batch, the sum of its losses and the number of its hits."""
+    """Sum of a batch's losses and number of its hits `(2,)`."""
     hits = (logits.argmax(dim=1) == labels).sum()
     return torch.stack([loss * len(labels), hits])
 
@@ -158,7 +169,7 @@ class Training:
     Args:
         epochs: passes over the training tracks.
         patience: epochs without a better inner validation loss before training stops and the best epoch's
-            weights are taken; 0 trains to the end and takes the last epoch's.
+            weights are restored; 0 trains all epochs and keeps the last one's.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `32-true`, `bf16-mixed`, or `auto`: bfloat16 where the hardware computes with it.
         graphs: whether an NVIDIA GPU replays training steps.
@@ -172,7 +183,7 @@ class Training:
 
 
 def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredictions:
-    """Train a module on a fold, then judge it by the held-out tracks.
+    """Train a module on a fold, then predict the held-out tracks.
 
     Args:
         module: trained in place.
@@ -180,22 +191,22 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         training: where and for how long.
 
     Returns:
-        What it says of the windows that cover the held-out tracks.
+        Predictions for the windows that cover the held-out tracks.
 
     Raises:
-        UserError: the weights are no longer numbers.
+        UserError: training has diverged, so that predictions are not finite, or a GPU cannot record the training step.
     """
     keep_freed()
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
     if training.graphs and resolve_device(training.device).type == "cuda":
-        module.graphs = Graphs(module, module.learn)
+        module.graphs = Graphs(module, module.augmented_loss)
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
         trainer = _trainer(training, stopping)
         try:
             trainer.fit(module, data.train_dataloader(), data.val_dataloader())
-            module.graphs = None  # with the memory that they hold
+            module.graphs = None  # frees their memory
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
             batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
@@ -208,7 +219,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
 
 
 def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it greets each training
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it logs its devices at each start
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     device = resolve_device(training.device)
     return pl.Trainer(

@@ -1,4 +1,4 @@
-"""A bar on the terminal for what takes seconds; nothing where nobody is watching."""
+"""A progress bar on the terminal; none where stderr is no terminal."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,10 +11,10 @@ Item = TypeVar("Item")
 
 
 def progress_bar(items: Iterable[Item], description: str, *, total: int) -> Iterator[Item]:
-    """Pass items on while a bar counts them on stderr; it vanishes at the end.
+    """Yield items while a bar counts them on stderr; it vanishes at the end.
 
     Args:
-        items: whatever takes its time.
+        items: what to iterate over.
         description: shown before the bar.
         total: number of items.
     """

@@ -1,4 +1,4 @@
-"""What a recipe is made of beside an optimiser: augmentation, and schedules of crops and of learning rates."""
+"""Parts of a training recipe besides the optimiser: augmentation, schedules of crop lengths and learning rates."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ GROWING = 0.7  # share of the epochs in which crops grow
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training batch beside cropping.
+    """Augmentation of training batches, besides random crops.
 
     Args:
-        bin_shift: most bins that a window is moved up or down, as if it were played higher or lower; 0 for none.
+        bin_shift: most bins that a window is shifted up or down, as if played higher or lower; 0 for none.
         bin_mask: widest band of bins that is masked, as a share of all bins; 0 for none.
         frame_mask: longest stretch of frames that is masked, as a share of the window; 0 for none.
         n_masks: masks of each kind.
-        mixup: parameter of the Beta distribution of mixing weights; 0 for no mixing.
+        mixup: parameter α of the Beta(α, α) distribution of mixing weights; 0 for no mixing.
         label_smoothing: share of the target that is spread over all genres.
 
     Sources: Park et al., SpecAugment, Interspeech 2019; Zhang et al., mixup, ICLR 2018.
@@ -34,10 +34,13 @@ class Augmentation:
     label_smoothing: float = 0.0
 
     def shift(self, features: Tensor) -> Tensor:
-        """Move each window up or down on its own, with its outermost bin repeated where nothing is left.
+        """Shift each window up or down independently; its outermost bin fills the gap.
 
         Args:
             features: `(batch, 1, n_bins, n_frames)`.
+
+        Returns:
+            Windows of the same shape.
         """
         if not self.bin_shift:
             return features
@@ -46,10 +49,13 @@ class Augmentation:
         return features.gather(2, bins[:, None, :, None].expand_as(features))
 
     def mask(self, features: Tensor) -> Tensor:
-        """Mask each window's bins and frames on its own with the mean (0, once standardised).
+        """Mask each window's bins and frames independently with 0, the mean of standardised features.
 
         Args:
-            features: `(batch, 1, n_bins, n_frames)`.
+            features: `(batch, 1, n_bins, n_frames)`, standardised.
+
+        Returns:
+            Windows of the same shape.
         """
         bins = T.FrequencyMasking(int(self.bin_mask * features.shape[2]), iid_masks=True)
         frames = T.TimeMasking(int(self.frame_mask * features.shape[3]), iid_masks=True)
@@ -57,39 +63,39 @@ class Augmentation:
             features = frames(bins(features))
         return features
 
-    def mix(self, features: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Blend each window with another one of the batch.
+    def mix(self, features: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Blend each window x with another one y of the batch: λ x + (1 - λ) y.
 
         Args:
             features: `(batch, 1, n_bins, n_frames)`.
-            share: what `own_share` has given, a scalar; drawn here if nothing is said.
+            weight: λ from `draw_mixing_weight`, a scalar; drawn here if not given.
 
         Returns:
-            The blends, the index of each window's partner `(batch,)`, and the window's own share.
+            The blends, the index of each window's partner `(batch,)`, and λ.
         """
         partner = torch.randperm(len(features), device=features.device)
         if not self.mixup:
             return features, partner, 1.0
-        own = self.own_share() if share is None else share
-        return features.lerp(features[partner], 1 - own), partner, own
+        share = self.draw_mixing_weight() if weight is None else weight
+        return features.lerp(features[partner], 1 - share), partner, share
 
-    def own_share(self) -> float:
-        """Draw how much of a blend is the window itself, at least half."""
+    def draw_mixing_weight(self) -> float:
+        """Draw mixup's λ, the weight of the window itself in its blend: at least 1/2, and 1 without mixup."""
         if not self.mixup:
             return 1.0
-        drawn = float(torch.distributions.Beta(self.mixup, self.mixup, validate_args=False).sample())
-        return max(drawn, 1 - drawn)
+        weight = float(torch.distributions.Beta(self.mixup, self.mixup, validate_args=False).sample())
+        return max(weight, 1 - weight)
 
 
 def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:
-    """Frames of each epoch's crops: they grow evenly to whole windows, and the last epochs see nothing else.
+    """Return the frames of each epoch's crops, which grow linearly to whole windows; the last epochs use whole windows.
 
-    Short crops take less time, and at first teach as much.
+    Short crops take less time, and in the first epochs train as well.
 
     Args:
         n_window: frames of a window.
         first: length of the first epoch's crops, share of a window, above 0.
-        epochs: how many there are.
+        epochs: number of epochs.
 
     Source: Tan & Le, EfficientNetV2, ICML 2021, sec. 4.2, progressive learning, of which only the size is taken.
     """
@@ -98,21 +104,21 @@ def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRScheduler:
-    """Rise to the optimiser's learning rate, then fall to nothing along half a cosine.
+    """Raise the learning rate to the optimiser's own along half a cosine, then lower it to almost 0 along another.
 
-    Momentum (Adam's first beta) meanwhile falls from 0.95 to 0.85 and rises again, whatever the optimiser's own is.
+    Momentum (Adam's β₁) meanwhile falls from 0.95 to 0.85 and rises again, whatever the optimiser's own is.
 
     Args:
         optimizer: its learning rate is the peak.
-        total_steps: batches of the whole training.
-        warmup: share of the steps that rise.
+        total_steps: optimiser steps of the whole training.
+        warmup: share of the steps in which the learning rate rises.
 
     Source: Smith & Topin, Super-convergence, 2019.
     """
     peak = optimizer.param_groups[0]["lr"]
-    # A hair more: where it would rise for exactly one step, OneCycleLR divides by zero.
+    # Slightly more than warmup: OneCycleLR divides by zero where the rate would rise for exactly one step.
     return OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=warmup + 1e-9)
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> None:
-    """Leave the learning rate as it is."""
+    """Keep the learning rate constant."""

@@ -1,7 +1,7 @@
-"""Features of whole tracks from an on-disk cache, extracted where they are missing.
+"""Cache the features of whole tracks on disk, extracting those that are missing.
 
 Below the cache's folder: `features/<key of spec and code>/<digest of the file's bytes>.npy` and `features/ledger.json`.
-`python -m genre_cls.store FOLDER [--clear]` says how large it is, or clears it.
+`python -m genre_cls.store FOLDER [--clear]` prints its size, or clears it.
 """
 
 import inspect
@@ -34,9 +34,9 @@ from genre_cls.files import atomic_write, expanduser
 from genre_cls.locks import locked
 from genre_cls.progress import progress_bar
 
-CHANGED = "changed while it was read; the next start reads it anew"
-TOO_MANY = "as a process may map so many files and no more; sudo sysctl vm.max_map_count=1000000 allows more"
-SAVE_EVERY = 10.0  # s between two saves of the ledger: what a kill during extraction costs at most
+CHANGED = "changed while it was read; the next start reads it again"
+TOO_MANY = "as the system limits how many files a process maps; sudo sysctl vm.max_map_count=1000000 allows more"
+SAVE_EVERY = 10.0  # s between two saves of the ledger: the most work that a kill during extraction loses
 DIGEST = partial(blake2b, digest_size=10)
 
 Matrix = NDArray[np.float16]
@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Fault:
-    """A track that could not be read, and why."""
+    """A track that could not be read, and the reason."""
 
     track: Track
     reason: str
@@ -57,12 +57,12 @@ class Features:
     """The features of a catalogue's readable tracks, in its order.
 
     Args:
-        spec: what they are.
+        spec: which features.
         tracks: the tracks that could be read.
         clips: per track a memory-mapped matrix `(n_bins, n_frames)`, float16.
         faults: the tracks that could not be read.
         digest: of the readable tracks' ids, genres and bytes; the same on every machine.
-        entries: the cache's files that the clips map, if they do; another process is sent these, not the clips.
+        entries: the cache's files that the clips map, if they do; these are pickled instead of the clips.
     """
 
     spec: FeatureSpec
@@ -82,7 +82,7 @@ class Features:
 
 
 class FeatureStore:
-    """The cache; several processes may use one at once.
+    """The cache of features; several processes may use it at once.
 
     Args:
         cache_dir: folder that holds it, made on first use.
@@ -97,13 +97,20 @@ class FeatureStore:
         return Ledger(self.root / "ledger.json")
 
     def load(self, tracks: Sequence[Track], specs: Sequence[FeatureSpec]) -> list[Features]:
-        """Give the features of all tracks for each spec, extracting what is missing in one pass.
+        """Return the features of all tracks for each spec, extracting what is missing in one pass.
 
         A track is decoded once for all specs of one sample rate, and its STFT computed once for all that share it.
 
         Args:
-            tracks: what to read.
-            specs: what to compute.
+            tracks: to read.
+            specs: to compute.
+
+        Returns:
+            `Features` for each spec, in the specs' order; tracks in their order.
+
+        Raises:
+            UserError: the disk is full, or the system maps no more files.
+            OSError: the cache's folder is read-only, where something is missing.
         """
         digests, faults = self._digests(tracks)
         if self._missing(digests, specs):
@@ -111,26 +118,26 @@ class FeatureStore:
                 self._ledger.load()  # another process may have filled the cache while this one waited
                 unreadable = self._extract(self._missing(digests, specs))
             faults |= {track: unreadable[digest] for track, digest in digests.items() if digest in unreadable}
-        good = {track: digest for track, digest in digests.items() if track not in faults}
-        listed = tuple(Fault(track, faults[track]) for track in tracks if track in faults)
-        lines = (f"{track.id} {track.genre} {digest}\n" for track, digest in good.items())
+        readable = {track: digest for track, digest in digests.items() if track not in faults}
+        reported = tuple(Fault(track, faults[track]) for track in tracks if track in faults)
+        lines = (f"{track.id} {track.genre} {digest}\n" for track, digest in readable.items())
         identity = _digest(line.encode(errors="surrogatepass") for line in lines)  # names need not be valid UTF-8
-        entries = [tuple(self.entry(spec, digest) for digest in good.values()) for spec in specs]
+        entries = [tuple(self.entry(spec, digest) for digest in readable.values()) for spec in specs]
         return [
-            Features(spec, tuple(good), tuple(map(_map, paths)), listed, identity, paths)
+            Features(spec, tuple(readable), tuple(map(_map, paths)), reported, identity, paths)
             for spec, paths in zip(specs, entries, strict=True)
         ]
 
     def entry(self, spec: FeatureSpec, digest: str) -> Path:
-        """Where the features of a file whose bytes have this digest are kept."""
+        """Return the path of the cached features of a file whose bytes have this digest."""
         return self.root.joinpath(spec_key(spec), f"{digest}.npy")
 
     def size(self) -> int:
-        """Bytes on disk."""
+        """Return the cached features' size on disk, bytes."""
         return sum(path.stat().st_size for path in self.root.rglob("*.npy"))
 
     def _digests(self, tracks: Sequence[Track]) -> tuple[dict[Track, str], dict[Track, str]]:
-        """Digest of each file's bytes, and the reason for each file that cannot be opened."""
+        """The digest of each file's bytes, and the reason for each file that cannot be opened."""
         known = {track: self._ledger.digest(track.path) for track in tracks}
         unknown = [track for track, digest in known.items() if not digest]
         faults = {}
@@ -153,22 +160,22 @@ class FeatureStore:
             return error
 
     def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Job"]:
-        """One job for each content that lacks entries: tracks of equal bytes share theirs, so one may write them."""
+        """One job per content with missing entries: files of equal bytes share entries, which only one may write."""
         paths = {digest: track.path for track, digest in digests.items()}
         jobs = (_Job(digest, path, self._lacking(digest, specs)) for digest, path in paths.items())
         return [job for job in jobs if job.wanted]
 
     def _lacking(self, digest: str, specs: Sequence[FeatureSpec]) -> tuple[tuple[FeatureSpec, Path], ...]:
-        """The entries of a content that are not there, each with its spec."""
+        """The missing entries of a content, each with its spec."""
         entries = ((spec, self.entry(spec, digest)) for spec in specs)
         return tuple((spec, entry) for spec, entry in entries if not self._ledger.digest(entry))
 
     def _extract(self, jobs: Sequence["_Job"]) -> dict[str, str]:
-        """Fill the cache; returns the digests of the files that could not be read, each with the reason."""
+        """Fill the cache, and return the digests of the files that could not be read, each with the reason."""
         faults, saved = {}, monotonic()
         for job, reason in zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True):
             if not reason and self._ledger.digest(job.path) != job.digest:
-                reason = CHANGED  # while it was decoded, so its features may not be those of this digest: not recorded
+                reason = CHANGED  # its features may not belong to this digest, so they are not recorded
             if reason:
                 faults[job.digest] = reason
             else:
@@ -182,10 +189,13 @@ class FeatureStore:
 
 
 class Ledger:
-    """Digests of files by path, valid while size and modification time are what they were when recorded.
+    """Digests of files by path, valid while a file's size and modification time are those recorded.
 
-    It saves reading every file at every start, and a cache entry that anything else than this program
-    wrote, cut short or overwrote no longer matches its line, so it is made anew.
+    It saves reading every file at every start. A cache entry that something else wrote, truncated or overwrote no
+    longer matches its line, so it is extracted again.
+
+    Args:
+        path: of the ledger.
     """
 
     def __init__(self, path: Path) -> None:
@@ -195,15 +205,15 @@ class Ledger:
         self.load()
 
     def load(self) -> None:
-        """Read what other processes have saved; a damaged ledger is an empty one."""
+        """Read what other processes have saved; treat a damaged ledger as empty."""
         try:
             saved = json.loads(self._path.read_text())
             self._lines = {path: [size, time, digest] for path, (size, time, digest) in saved.items()} | self._new
-        except (OSError, ValueError, TypeError, AttributeError):  # none, no JSON, or JSON of another shape
+        except (OSError, ValueError, TypeError, AttributeError):  # no file, no JSON, or JSON of another structure
             self._lines = dict(self._new)
 
     def digest(self, path: Path) -> str | None:
-        """The digest recorded for a file, or None where there is none or the file has changed since."""
+        """Return a file's recorded digest, or None if there is none or the file has changed since."""
         line = self._lines.get(str(path.absolute()))
         try:
             return str(line[2]) if line and line[:2] == _stamp(path) else None
@@ -211,13 +221,13 @@ class Ledger:
             return None
 
     def record(self, path: Path, digest: str) -> str:
-        """Note a file's digest beside its present size and modification time."""
+        """Record a file's digest with its present size and modification time, and return the digest."""
         key = str(path.absolute())
         self._lines[key] = self._new[key] = [*_stamp(path), digest]
         return digest
 
     def save(self) -> None:
-        """Merge the new lines into the file."""
+        """Merge the new lines into the ledger's file."""
         if not self._new:
             return
         with FileLock(self._path.with_suffix(".lock")):
@@ -229,9 +239,9 @@ class Ledger:
 
 @cache
 def spec_key(spec: FeatureSpec) -> str:
-    """Name of a spec's folder: it changes with any value of the spec, the code that computes it, and its libraries."""
+    """Return the name of a spec's folder, which changes with the spec's values, the code and its libraries."""
     kind, *numbers = astuple(spec if spec.kind == "mfcc" else replace(spec, n_mfcc=1))
-    values = json.dumps([kind, *map(float, numbers)])  # 11025 and 11025.0 are one
+    values = json.dumps([kind, *map(float, numbers)])  # 11025 and 11025.0 give one key
     code = inspect.getsource(audio) + inspect.getsource(features)
     libraries = torch.__version__.partition("+")[0], soxr.__version__, soundfile.__libsndfile_version__
     return f"{kind}-{_digest([values.encode(), code.encode(), ' '.join(libraries).encode()])}"
@@ -239,7 +249,7 @@ def spec_key(spec: FeatureSpec) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """The content of a file, where it is found, and the entries that it lacks."""
+    """What to extract: the digest of a content, a file that has it, and its missing entries."""
 
     digest: str
     path: Path
@@ -247,7 +257,7 @@ class _Job:
 
 
 def _fill(job: _Job) -> str | None:
-    """Compute and write what one file lacks; returns why it cannot be read, if so."""
+    """Extract and write the missing entries of one file; return the reason if it cannot be read."""
     try:
         for rate in {spec.sample_rate for spec, _ in job.wanted}:
             waveform = audio.decode(job.path, rate)
@@ -272,7 +282,7 @@ def _map(entry: Path) -> Matrix:
     with entry.open("rb") as file:
         n_bins, n_frames, start = _layout(file.read(128))
     # Not np.memmap, which keeps a file open for each track: many systems allow 1024, macOS 256.
-    # Copy-on-write: torch warns of read-only memory, and a write could not reach the file.
+    # Copy-on-write (shared=False): torch warns about read-only memory, and writes cannot reach the file.
     try:
         values = torch.from_file(str(entry), shared=False, size=start + n_bins * n_frames, dtype=torch.float16)
     except RuntimeError as error:
@@ -283,9 +293,9 @@ def _map(entry: Path) -> Matrix:
     return matrix
 
 
-@cache  # to parse a header takes as long as all else that is done to map a file, and most are alike
+@cache  # parsing a header takes as long as the rest of mapping a file, and most headers are equal
 def _layout(head: bytes) -> tuple[int, int, int]:
-    """Shape of the matrix in a .npy file that begins like this, and where its values begin, in values."""
+    """Shape of the matrix in a .npy file with this header, and the offset of its values, in float16 values."""
     file = io.BytesIO(head)
     np.lib.format.read_magic(file)
     (n_bins, n_frames), _, _ = np.lib.format.read_array_header_1_0(file)
@@ -293,7 +303,7 @@ def _layout(head: bytes) -> tuple[int, int, int]:
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
-    """Map in as many threads as there are cores, one torch thread each, results in order, with a bar."""
+    """Map a function in a thread per core, each with one torch thread; yield results in order, with a progress bar."""
     if not items:
         return
     n_threads = torch.get_num_threads()
@@ -322,18 +332,18 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def main() -> None:
-    """Say where the cache is and how large, or clear it."""
-    from genre_cls.commands import OneLineParser, one_line_errors  # with Hydra, which who only reads features can spare
+    """Print where the cache is and its size, or clear it."""
+    from genre_cls.commands import OneLineParser, one_line_errors  # imports Hydra, not needed to read features
 
     parser = OneLineParser(prog="genre_cls.store", description=main.__doc__)
     parser.add_argument("cache_dir", type=expanduser, help="the folder that the training printed")
     parser.add_argument("--clear", action="store_true", help="delete all cached features")
     with one_line_errors():
         arguments = parser.parse_args()
-        _say_the_size(arguments.cache_dir, clear=arguments.clear)
+        _print_size(arguments.cache_dir, clear=arguments.clear)
 
 
-def _say_the_size(cache_dir: Path, *, clear: bool) -> None:
+def _print_size(cache_dir: Path, *, clear: bool) -> None:
     if not (cache_dir / "features" / "ledger.json").exists():
         raise UserError(f"{cache_dir}: no cache of features in it")
     store = FeatureStore(cache_dir)

@@ -1,4 +1,4 @@
-"""What a model is shown of a window: one of `windows.VIEWS`, each value with zero mean and unit variance."""
+"""Views: the representations of a window that models take as input (`windows.VIEWS`), and their standardisation."""
 
 import math
 from functools import cache
@@ -11,32 +11,38 @@ from genre_cls.windows import is_of_mfccs, treatment
 
 N_MFCC = 20  # coefficients of a view of MFCCs, and of a modulation spectrum
 N_BANDS, N_RATES = 32, 12  # of a modulation spectrum
-SLOWEST = 2  # cycles a window
-FINEST = 4  # bins a cycle
+SLOWEST = 2  # cycles per window: the lowest modulation rate
+FINEST = 4  # bins per cycle of the narrowest wavelets
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of each bin's levels
-QUIETEST = 1e-3  # dB², what a fluctuation is above that is more than rounding
+QUIETEST = 1e-3  # dB², variance below which a fluctuation may be mere rounding
 
 
-def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """What is `view_of`, each value with zero mean and unit variance, float32, channels last.
+def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Standardise a view: each value with zero mean and unit variance.
 
     Args:
-        values: of windows in a view.
-        mean: of each value, of the `shape_of` the view.
-        deviation: likewise.
+        values: what `view_of` returns, `(batch, 1, n_bins, n_frames)` or `(batch, 1, *shape_of(view))`.
+        mean: of each value, `shape_of(view)`.
+        std: standard deviation of each value, `shape_of(view)`.
+
+    Returns:
+        Values of the same shape, float32, channels last.
     """
-    return ((values.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
+    return ((values.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def view_of(features: Tensor, view: str) -> Tensor:
-    """What there is to see in windows, before it is `standardised`.
+    """Compute a view of windows, not yet `standardised`.
 
-    Of the levelled view, the clip's mean spectrum has been taken away before.
+    For a levelled view, the caller has already subtracted the clip's mean spectrum.
 
     Args:
         features: `(batch, 1, n_bins, n_frames)` as extracted; views that leave frames as they are take
             `(..., n_bins, n_frames)`.
         view: one of `windows.VIEWS`.
+
+    Returns:
+        Plain and levelled views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view))`.
     """
     values = mfccs(features) if is_of_mfccs(view) else features
     match treatment(view):
@@ -48,7 +54,7 @@ def view_of(features: Tensor, view: str) -> Tensor:
 
 
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
-    """Shape of a view's standardisation: a value for each bin, for each pattern and rate, or for each statistic."""
+    """Return the shape of a view's standardisation: a value per bin, per pattern and rate, or per statistic."""
     n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
     match treatment(view):
         case "modulation":
@@ -60,47 +66,48 @@ def shape_of(view: str, n_bins: int) -> tuple[int, int]:
 
 
 def mfccs(features: Tensor) -> Tensor:
-    """The first `N_MFCC` cepstral coefficients `(..., n_mfcc, n_frames)` of mel bands `(..., n_mels, n_frames)`, dB."""
+    """Return the first `N_MFCC` MFCCs `(..., n_mfcc, n_frames)` of mel bands `(..., n_mels, n_frames)`, dB."""
     n_mels = int(features.shape[-2])
-    with torch.autocast(features.device.type, enabled=False):  # of tens of dB bfloat16 would leave whole ones
+    with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round tens of dB to whole ones
         return cosines(min(n_mels, N_MFCC), n_mels, features.device) @ features.float()
 
 
 def modulation_spectrum(features: Tensor) -> Tensor:
-    """How strongly each pattern of bins swells and fades at each rate: what is left when all that stands still is gone.
+    """Compute how strongly each pattern of bins fluctuates at each rate; what is constant over time has no effect.
 
     Args:
         features: `(batch, 1, n_bins, n_frames)` as extracted.
 
     Returns:
         Log energies `(batch, 1, n_rows, n_rates)`, float32; a row is one of `patterns`. The rates are spaced
-        evenly by their logarithm, from `SLOWEST` cycles a window to half a cycle a frame.
+        logarithmically, from `SLOWEST` cycles per window to half a cycle per frame.
 
     Sources: Pampalk, Computational models of music similarity, PhD thesis, TU Wien (2006), ch. 2.2, fluctuation
-    patterns, without its weights for how loud and how strong a fluctuation is felt, which are for a model to learn;
+    patterns, without its weights for perceived loudness and fluctuation strength, which are for a model to learn;
     Andén, Lostanlen & Mallat, Joint time-frequency scattering, IEEE Trans. Signal Processing 67(14), 2019, of which
-    wavelets along the bins are taken, without a sense of direction.
+    wavelets along the bins are taken, but not the direction in which they move.
     """
     (n_bins, n_frames), features = map(int, features.shape[2:]), features.float()
-    seen_through, rows = patterns(n_bins, features.device)
+    filters, rows = patterns(n_bins, features.device)
     waves, rates = _fourier(n_frames, features.device)
     with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
-        moving = features - features.mean(dim=3, keepdim=True)
-        energies = (seen_through @ (moving @ waves)).square()  # (batch, 1, n_patterns, 2 * n_cycles)
+        centred = features - features.mean(dim=3, keepdim=True)
+        energies = (filters @ (centred @ waves)).square()  # (batch, 1, n_patterns, 2 * n_cycles)
         return (rows @ (energies @ rates) + QUIETEST).log()
 
 
 def statistics(features: Tensor) -> Tensor:
-    """How loud each bin is and for how long, which bands swell together, and the modulation spectrum.
+    """Compute quantiles of each bin's levels, correlations between bands, and the modulation spectrum.
 
     Args:
         features: `(batch, 1, n_bins, n_frames)` as extracted.
 
     Returns:
-        `QUANTILES` of each bin, correlations of each two bands, and log energies, `(batch, 1, 1, n_values)`, float32.
+        `QUANTILES` of each bin, correlation of each pair of bands, and log energies, `(batch, 1, 1, n_values)`,
+        float32.
 
     Source: Seyerlehner, Widmer & Pohle, Fusing block-level features for music similarity estimation, DAFx 2010,
-    spectral and correlation pattern, of windows that are longer than their blocks.
+    spectral and correlation pattern, here of windows that are longer than the paper's blocks.
     """
     features = features.float()
     places = [round(share * (int(features.shape[3]) - 1)) for share in QUANTILES]
@@ -110,32 +117,32 @@ def statistics(features: Tensor) -> Tensor:
 
 
 def medians(values: Tensor, n_bins: int) -> Tensor:
-    """Those of the bins `(n_bins, 1)` among statistics `(1, n_values)`."""
+    """Return each bin's median `(n_bins, 1)` from statistics `(1, n_values)`."""
     levels = values[0, : n_bins * len(QUANTILES)].view(n_bins, len(QUANTILES))
     return levels[:, QUANTILES.index(0.5), None]
 
 
 def _correlations(features: Tensor) -> Tensor:
-    """Of each two bands of windows `(batch, 1, n_bins, n_frames)`: `(batch, 1, n_pairs)`; 0 where nothing moves."""
+    """Correlate each pair of bands of windows `(batch, 1, n_bins, n_frames)`: `(batch, 1, n_pairs)`; 0 if constant."""
     n_bands = min(int(features.shape[2]), N_BANDS)
     with torch.autocast(features.device.type, enabled=False):
         bands = averages(int(features.shape[2]), n_bands, features.device) @ features
-        moving = bands - bands.mean(dim=3, keepdim=True)
-        alike = moving / (moving.square().mean(dim=3, keepdim=True) + QUIETEST).sqrt()
-        return (alike @ alike.transpose(2, 3) / features.shape[3]).flatten(2)[..., _pairs(n_bands)]
+        centred = bands - bands.mean(dim=3, keepdim=True)
+        normalised = centred / (centred.square().mean(dim=3, keepdim=True) + QUIETEST).sqrt()
+        return (normalised @ normalised.transpose(2, 3) / features.shape[3]).flatten(2)[..., _pairs(n_bands)]
 
 
 def _pairs(n: int) -> Tensor:
-    """Where each two of some are in their flattened square matrix, each pair once."""
+    """Indices of the pairs of n items in a flattened `(n, n)` matrix, each pair once."""
     one, other = torch.triu_indices(n, n, 1)
     return one * n + other
 
 
 @cache
 def patterns(n_bins: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
-    """Filters over the bins for `modulation_spectrum`: band averages, DCT cosines, complex wavelets at octave scales.
+    """Build `modulation_spectrum`'s filters over the bins: band averages, DCT cosines, complex wavelets by octaves.
 
-    Cosines of mel bands are their MFCCs; those of MFCCs are mel bands again, or nearly.
+    Cosines of mel bands give MFCCs; cosines of MFCCs give (nearly) mel bands again.
 
     Returns:
         The filters `(n_patterns, n_bins)`, the wavelets' real parts before their imaginary ones; and a 0/1 matrix
@@ -145,13 +152,13 @@ def patterns(n_bins: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         octaves = range(1, 1 + int(math.log2(max(n_bins / FINEST, 1))))
         wavelets = torch.cat([torch.empty(2, 0, n_bins), *(_wavelets(n_bins, 2**octave) for octave in octaves)], dim=1)
         bands = averages(n_bins, min(n_bins, N_BANDS), device)
-        seen_through = torch.cat([bands, cosines(min(n_bins, N_MFCC), n_bins, device), *wavelets])
-        rows = torch.eye(len(seen_through) - wavelets.shape[1])
-        return seen_through, torch.cat([rows, rows[:, len(rows) - wavelets.shape[1] :]], dim=1)
+        filters = torch.cat([bands, cosines(min(n_bins, N_MFCC), n_bins, device), *wavelets])
+        rows = torch.eye(len(filters) - wavelets.shape[1])
+        return filters, torch.cat([rows, rows[:, len(rows) - wavelets.shape[1] :]], dim=1)
 
 
 def _wavelets(n_bins: int, n_cycles: int) -> Tensor:
-    """Two cycles each of `n_cycles` over all bins, under Hann windows that overlap by half.
+    """Wavelets of two cycles each, at `n_cycles` per bin axis, under Hann windows that overlap by half.
 
     Returns:
         Real and imaginary parts `(2, n_cycles - 1, n_bins)`.
@@ -164,10 +171,10 @@ def _wavelets(n_bins: int, n_cycles: int) -> Tensor:
 
 @cache
 def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A Hann-windowed Fourier transform as a matrix, since ONNX knows none of any length, and bands of its rates.
+    """A Hann-windowed Fourier transform as a matrix, since ONNX has none for every length, and bands of its rates.
 
     Returns:
-        Cosines, then sines, of each number of cycles a window `(n_frames, 2 * n_cycles)`; and weights
+        Cosines, then sines, of each number of cycles per window `(n_frames, 2 * n_cycles)`; and weights
         `(2 * n_cycles, n_rates)` that average the energies within each logarithmic band of rates.
     """
     with constants(CPU):  # so that every device sees the same rates, whose edges may be whole cycles
@@ -176,14 +183,14 @@ def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         waves = torch.hann_window(n_frames)[:, None] * torch.cat([angles.cos(), angles.sin()], dim=1)
         edges = torch.logspace(math.log10(SLOWEST), math.log10(max(n_frames / 2, 2 * SLOWEST)), N_RATES + 1)
         low, high = edges[:-1], edges[1:]
-        nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for rates between which there is none
+        nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for bands without a whole cycle number
         inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)
         return waves.to(device), (inside / inside.sum(dim=0)).repeat(2, 1).to(device)
 
 
 @cache
 def averages(n_bins: int, bands: int, device: torch.device) -> Tensor:
-    """Matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few."""
+    """Return a matrix `(bands, n_bins)` that averages the bins of each band; bands overlap where bins are too few."""
     with constants(device):
         bins, band = torch.arange(n_bins), torch.arange(bands)[:, None]
         inside = (bins >= band * n_bins // bands) & (bins * bands < (band + 1) * n_bins)

@@ -9,7 +9,7 @@ import numpy as np
 from joblib import cpu_count
 from omegaconf import DictConfig
 
-from genre_cls import mps, workers
+from genre_cls import nvidia_mps, workers
 from genre_cls.device import models_that_fit, resolve_device
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
@@ -24,8 +24,8 @@ class Trainings:
 
     Each model has few threads, and as many models are trained at once as there are cores: that is faster than one model
     on all cores, whose threads wait for each other, and the numbers do not depend on the number of cores. A GPU is
-    shared by as many models as it has memory for (`mps`). A job that runs beside others trains its models in turn (for
-    jobs of `submitit_local`, `trainer.workers` may allow more).
+    shared by as many models as it has memory for (`nvidia_mps`). A job that runs beside others trains its models in
+    turn (for jobs of `submitit_local`, `trainer.workers` may allow more).
 
     Args:
         cfg: the configuration.
@@ -38,7 +38,7 @@ class Trainings:
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
         n_at_once = n_workers(cfg, task) if len(self.models) > 1 else 1
         if n_at_once > 1 and resolve_device(cfg.trainer.device).type == "cuda":
-            mps.start()
+            nvidia_mps.start()
         for_workers = self.models if n_at_once > 1 else []
         self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in for_workers]
 

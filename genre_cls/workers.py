@@ -1,4 +1,4 @@
-"""Processes that work side by side for this one. Nothing heavy is imported: one can be ended while it still starts."""
+"""Worker processes that compute in parallel for this one. Nothing heavy is imported: one can end as it starts."""
 
 import atexit
 import os
@@ -16,45 +16,48 @@ from typing import Any
 from genre_cls.errors import UserError
 from genre_cls.lifeline import end_with_parent
 
-# Workers are forks of a process that has imported all and done nothing else. On other systems than Linux what is
-# imported does not survive a fork.
+# Workers are forked from a process that has imported what they need and done nothing else. On systems other than Linux
+# some imported libraries do not survive a fork.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
-PATIENCE = 5.0  # s, after which a result, or a pool's end, that has not come may be one that never will
+PATIENCE = 5.0  # s without a result, or to end a pool, after which it may never come
 
-TRAINING = "training"  # what workers are usually for
+TRAINING = "training"  # the usual purpose of workers
 
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
 
-_pools: dict[tuple[str, int], ProcessPoolExecutor] = {}  # by what they are for, one at most each, and their size
+_pools: dict[tuple[str, int], ProcessPoolExecutor] = {}  # by purpose and size; at most one per purpose
 
 
 def import_ahead(*modules: str) -> None:
-    """Begin to import what workers will need, once for all of them, while this process does something else.
+    """Start importing what workers will need, once for all of them, while this process does something else.
 
-    Where workers are no forks, each imports it when it is needed.
+    Where workers are not forked, each imports it when needed.
 
     Args:
-        modules: that import nothing that would mind a fork, such as what begins to use a GPU.
+        modules: to import; nothing that does not survive a fork, such as code that initialises a GPU.
     """
     if METHOD == "forkserver" and len(os.sched_getaffinity(0)) > 1:
-        from multiprocessing import forkserver  # which not every system has
+        from multiprocessing import forkserver  # not on every system
 
         forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules])
-        with _interrupts_waiting():
+        with _interrupts_blocked():
             forkserver.ensure_running()
 
 
 def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str = TRAINING) -> Future[bytes]:
-    """Have one of some workers call a function, after all calls before it.
+    """Submit a function call to a pool of workers, which begins calls in the order of submission.
 
-    Workers are kept for later calls, in which what they have imported is there.
+    Workers are kept for later calls, so that their imports are paid for once.
 
     Args:
-        size: how many workers there are to be for this purpose; if there are others, all workers end.
-        function: one of a module's own.
+        size: number of workers for this purpose; if it differs from the pool's, all workers of all purposes end first.
+        function: a module-level function.
         arguments: for it.
-        purpose: what they are for; those for another one are beside them.
+        purpose: of the workers; each purpose has a pool of its own.
+
+    Returns:
+        A future for `results`.
 
     Raises:
         UserError: a worker was killed since the last call.
@@ -65,18 +68,21 @@ def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str 
         threading.excepthook = _report_failure
         _pools[purpose, size] = ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
     try:
-        with _interrupts_waiting():  # as workers that start then do, which Python would let tell it with a traceback
+        with _interrupts_blocked():  # inherited by workers that start now, whose traceback Python would print otherwise
             return _pools[purpose, size].submit(_pickled, pickle.dumps((function, arguments)))
-    except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter where what they are forks of has died
+    except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter two if the fork server has died
         stop()
         raise UserError(KILLED) from error
 
 
 def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
-    """What some calls give, as it comes; if one fails, those that have not begun are given up.
+    """Yield the results of calls as they complete; if one fails, cancel those that have not begun.
+
+    Args:
+        calls: what `call` has returned.
 
     Raises:
-        UserError: a worker was killed, as a system does that is short of memory.
+        UserError: a worker was killed, such as by a system that is short of memory.
     """
     waiting = set(calls)
     try:
@@ -95,20 +101,20 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
 
 
 def _check_alive() -> None:
-    # Python does not notice a worker that is killed while it sends a result, or while the pool is called.
+    # Python does not notice a worker that is killed while it sends a result, or during a submission.
     workers = [process.sentinel for pool in list(_pools.values()) for process in list(pool._processes.values())]
     if not workers or connection.wait(workers, timeout=0):
         raise BrokenProcessPool
 
 
 def at_hand() -> bool:
-    """Whether there are workers that train: of calls before they were stopped nothing will come."""
+    """Return whether there are workers that train; if not, earlier calls were lost when `stop` ended them."""
     return any(purpose == TRAINING for purpose, _ in _pools)
 
 
 @contextmanager
 def stopped_by_failure() -> Iterator[None]:
-    """End the workers if what happens inside fails or is interrupted; Python would wait for what they are at."""
+    """End the workers if the block fails or is interrupted; Python would wait for their current calls."""
     try:
         yield
     except BaseException:
@@ -117,19 +123,19 @@ def stopped_by_failure() -> Iterator[None]:
 
 
 def stop() -> None:
-    """End all workers at once, whatever they are at."""
+    """Kill all workers at once, whatever they are doing."""
     while _pools:
         pool: Any = _pools.popitem()[1]
-        # Even to exit Python waits until all that workers are asked for is read, and for the rest of what one sends.
+        # Even on exit Python waits until workers have read all their calls, and for the rest of a result being sent.
         pool._call_queue.cancel_join_thread()
-        given = pool._result_queue._writer
-        ending = threading.Thread(target=_shut_down, args=(pool,), daemon=True)
-        ending.start()
+        writer = pool._result_queue._writer
+        shutdown = threading.Thread(target=_shut_down, args=(pool,), daemon=True)
+        shutdown.start()
         for process in active_children():
             process.kill()
         with suppress(OSError):  # the pool may have closed it
-            given.close()
-        ending.join(PATIENCE)  # Python that leaves meanwhile may find the pool half taken apart, and tell it
+            writer.close()
+        shutdown.join(PATIENCE)  # if Python exits meanwhile, it may find the pool half shut down and print a traceback
 
 
 def _shut_down(pool: ProcessPoolExecutor) -> None:
@@ -138,18 +144,18 @@ def _shut_down(pool: ProcessPoolExecutor) -> None:
 
 
 def _report_failure(failure: threading.ExceptHookArgs) -> None:
-    """Say nothing of calls that were given up before their workers ended: a pool of Python 3.11 fails over them."""
+    """Ignore InvalidStateError, which a pool of Python 3.11 raises over calls that were cancelled before `stop`."""
     if failure.exc_type is not InvalidStateError:
         threading.__excepthook__(failure)
 
 
 @contextmanager
-def _interrupts_waiting() -> Iterator[None]:
-    """Hold back Ctrl-C, also from the processes that start meanwhile, for good."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C (SIGINT) meanwhile; processes that start inside keep it blocked for good."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
-    resource_tracker.ensure_running()  # first, as Python lets signals through again once it has started that
+    resource_tracker.ensure_running()  # first, as Python unblocks signals after starting it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -159,20 +165,20 @@ def _interrupts_waiting() -> Iterator[None]:
 
 def _begin(environment: dict[str, str]) -> None:
     end_with_parent()
-    os.environ |= environment  # as it is now, rather than when the process that workers are forks of began
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the others
-    atexit.register(os._exit, 0)  # or Python takes all apart that is loaded, with nobody left who looks for the parent
+    os.environ |= environment  # the main process's now, rather than when the fork server started
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the workers
+    atexit.register(os._exit, 0)  # or Python unloads everything, when no thread watches for the parent's end any more
 
 
-def _pickled(asked: bytes) -> bytes:
-    # By itself torch would send each tensor as an open file of shared memory, of which systems allow few, and a worker
-    # that cannot read what it is sent would die of it.
-    function, arguments = pickle.loads(asked)
+def _pickled(request: bytes) -> bytes:
+    # Pickled here, as torch's own way sends each tensor as an open file of shared memory, of which systems allow few,
+    # and as a worker that cannot unpickle its call by itself would die.
+    function, arguments = pickle.loads(request)
     try:
         return pickle.dumps(function(*arguments))
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # of a failure that cannot be made anew in the main process the pool would break
+        except Exception:  # one that cannot be unpickled in the main process would break the pool
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
         raise

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Opens a page for your own music, on this machine alone: scripts/app.sh [--port 7860]
+# Serve the page for your own music, on this machine only: scripts/app.sh [--port 7860]
 set -euo pipefail
 extra=app
 . "$(dirname "$0")/environment.sh"

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with Python 3.11 to 3.13 if it is not there, brings it up to date, enters it.
+# Sourced by the other scripts: creates .venv with Python 3.11 to 3.13 if it is missing, updates it, and activates it.
 # Usage: [extra=EXTRA] . scripts/environment.sh   (EXTRA: one of pyproject.toml's, such as test)
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${GENRE_CLS_VENV:-$repository/.venv}
@@ -13,12 +13,12 @@ find_python() {
     return 1
 }
 
-# What is installed, and from where, is remembered by a checksum, so that a second start installs nothing.
+# A checksum of the requirements and of the checkout's path is stored, so that a second start installs nothing.
 wanted=$({ cat "$repository/pyproject.toml" "$repository/constraints.txt"; echo "$repository"; } | cksum)
 extra=${extra:-}
 stamp=$venv/installed-${extra:-base}
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 2>/dev/null; then  # whose Python may be gone
-    again=$([ -f "$venv/pyvenv.cfg" ] && echo --clear) || true  # nothing else is deleted
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 2>/dev/null; then  # its Python may have been removed
+    again=$([ -f "$venv/pyvenv.cfg" ] && echo --clear) || true  # only a virtual environment is cleared
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || { python=$(find_python) && "$python" -m venv $again "$venv"; } || exit 2
     if [ -f "$venv/bin/genre-cls" ]; then
         echo "bringing $venv up to date${extra:+ with the extra $extra} (mostly seconds)" >&2
@@ -28,6 +28,6 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 
     (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1
     echo "$wanted" >"$stamp"
-    for old in "$venv"/installed-*; do [ "$(cat "$old")" = "$wanted" ] || rm "$old"; done  # of another checkout, say
+    for old in "$venv"/installed-*; do [ "$(cat "$old")" = "$wanted" ] || rm "$old"; done  # such as another checkout's
 fi
 export PATH="$venv/bin:$PATH"

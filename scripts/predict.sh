@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Names the genres of your own music: scripts/predict.sh song.mp3 /data/music
+# Predict the genres of your own music: scripts/predict.sh song.mp3 /data/music
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 exec python -m genre_cls.predict "$@"

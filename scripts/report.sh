@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lays what is stored side by side: scripts/report.sh
+# Compare the stored configurations: scripts/report.sh
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 exec python -m genre_cls.report "$@"

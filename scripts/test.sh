@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: scripts/test.sh [--all] [pytest arguments]; --all adds the slow ones
+# Run the tests: scripts/test.sh [--all] [pytest arguments]; --all adds the slow ones
 set -euo pipefail
 extra=test
 . "$(dirname "$0")/environment.sh"
@@ -9,4 +9,4 @@ if [ "${1:-}" = "--all" ]; then
     selection=()
     shift
 fi
-exec python -m pytest --numprocesses auto --dist worksteal ${selection[@]+"${selection[@]}"} "$@"  # macOS has a bash to which an empty list is unset
+exec python -m pytest --numprocesses auto --dist worksteal ${selection[@]+"${selection[@]}"} "$@"  # macOS's old bash treats an empty array as unset

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Opens MLflow on mlruns/, on this machine alone: scripts/ui.sh [--port 5000]
+# Open MLflow on mlruns/, on this machine only: scripts/ui.sh [--port 5000]
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 [ -f mlruns/mlflow.db ] || { echo "error: no mlruns/mlflow.db in $PWD; scripts/train.sh makes one" >&2; exit 2; }
-python -c 'from pathlib import Path; from genre_cls.database import follow; follow(Path("mlruns").resolve())' 2>/dev/null || true  # MLflow tells of damage
+python -c 'from pathlib import Path; from genre_cls.database import follow; follow(Path("mlruns").resolve())' 2>/dev/null || true  # MLflow reports damage itself
 port=5000
 [[ " $* " =~ \ (--port|-p)[=\ ]([0-9]+) ]] && port=${BASH_REMATCH[2]}
 if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
@@ -11,4 +11,4 @@ if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     exit 2
 fi
 echo "open http://127.0.0.1:$port/#/experiments?workflowType=machine_learning" >&2
-exec mlflow ui --backend-store-uri "sqlite:///$PWD/mlruns/mlflow.db" --host 127.0.0.1 --workers 1 "$@"  # four would start in twice the time
+exec mlflow ui --backend-store-uri "sqlite:///$PWD/mlruns/mlflow.db" --host 127.0.0.1 --workers 1 "$@"  # the default four take twice as long to start

@@ -1,4 +1,4 @@
-"""Decoding: every format, any rate, any number of channels, and a plain reason for what is no audio."""
+"""Decoding: every format, any rate, any number of channels, and a plain reason for refusing a file that is no audio."""
 
 import os
 import tracemalloc
@@ -17,7 +17,7 @@ from genre_cls.audio import EXTENSIONS, UnreadableAudio, decode, duration, segme
 from genre_cls.features import FeatureSpec, extract
 
 OPUS = {"format": "OGG", "subtype": "OPUS"}
-LOSSLESS = [  # extension, how it is written, the largest error of its samples
+LOSSLESS = [  # extension, arguments to write it, the largest error of its samples
     (".wav", {"subtype": "PCM_U8"}, 2**-7),
     (".wav", {"subtype": "PCM_16"}, 2**-15),
     (".wav", {"subtype": "PCM_24"}, 2**-23),
@@ -141,7 +141,7 @@ def test_any_length_becomes_features_or_is_refused(
     path = tmp_path_factory.getbasetemp() / "short.wav"
     soundfile.write(path, np.full(n_samples, 0.5), native_rate)
     spec = FeatureSpec(kind="mel")
-    if n_samples * 22050 / native_rate < 0.5:  # rounds to none
+    if n_samples * 22050 / native_rate < 0.5:  # rounds to 0 samples
         assert reason(path) == "has no samples"
         return
     waveform = decode(path, 22050)
@@ -155,7 +155,7 @@ def test_any_length_becomes_features_or_is_refused(
 @pytest.mark.parametrize(
     "content", [b"", b"Dear diary, today\nI heard a song.\n" * 99, b"<html><body>404 not found</body></html>"]
 )
-def test_what_is_no_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
+def test_a_file_that_is_no_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
     path = tmp_path / f"song{extension}"
     path.write_bytes(content)
     text = reason(path)
@@ -173,7 +173,7 @@ def test_a_file_without_frames_is_refused(tmp_path: Path, extension: str) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), extension=st.sampled_from(EXTENSIONS), share=st.floats(0, 0.999))
-def test_a_file_cut_short_gives_what_is_there_or_is_refused(
+def test_a_file_cut_short_is_decoded_as_far_as_it_goes_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, extension: str, share: float
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"cut{extension}"
@@ -210,7 +210,7 @@ def test_a_header_that_claims_an_absurd_length_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_samples_that_would_spoil_the_features_are_refused(tmp_path: Path, value: float) -> None:
+def test_samples_that_would_make_features_infinite_are_refused(tmp_path: Path, value: float) -> None:
     waveform = tone(440, 22050)
     waveform[1234] = value
     soundfile.write(tmp_path / "a.wav", waveform, 22050, subtype="FLOAT")
@@ -240,7 +240,7 @@ def test_a_missing_file_a_folder_and_an_overlong_name_are_refused_in_words(tmp_p
     ],
     ids=ascii,
 )
-def test_any_name_that_the_system_allows_will_do(tmp_path: Path, name: str) -> None:
+def test_any_file_name_that_the_system_allows_is_read(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / "plain.wav", tone(440, 22050), 22050)
     path = tmp_path / f"{name}.wav"
     try:
@@ -254,7 +254,7 @@ def test_any_name_that_the_system_allows_will_do(tmp_path: Path, name: str) -> N
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(EXTENSIONS), st.integers(1, 3), st.floats(0.3, 5), st.integers(0, 100))
-def test_the_segments_of_a_file_are_the_file(
+def test_the_segments_of_a_file_concatenate_to_the_file(
     tmp_path_factory: pytest.TempPathFactory, extension: str, n_channels: int, longest: float, seed: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"segments{extension}"
@@ -297,7 +297,7 @@ def test_a_pipe_and_an_absurd_sample_rate_are_refused(tmp_path: Path) -> None:
 RATES = (1, 2, 7, 100, 999, 8000, 22050, 96000, 192000, 768000)
 
 
-def test_any_rate_and_any_number_of_channels_will_do(tmp_path: Path) -> None:
+def test_any_rate_and_any_number_of_channels_is_decoded(tmp_path: Path) -> None:
     for rate in RATES:
         for n_channels in (1, 2, 5, 32):
             n_samples = min(4000, 40 * rate)
@@ -315,7 +315,7 @@ def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     path.write_bytes(header)
     tracemalloc.start()
     assert reason(path) == "lasts 6.1 hours at 1 Hz, too long to be held at once"
-    assert len(next(segments(path, 22050, 60))) == pytest.approx(60 * 22050, rel=0.02)  # in parts it is none too long
+    assert len(next(segments(path, 22050, 60))) == pytest.approx(60 * 22050, rel=0.02)  # a part of it is not too long
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
 
@@ -339,7 +339,7 @@ def _fuzzed(folder: Path, data: st.DataObject) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_header_that_lies_is_refused_or_believed_within_bounds(
+def test_a_false_header_is_refused_or_believed_within_bounds(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     _fuzzed(tmp_path_factory.getbasetemp(), data)
@@ -348,7 +348,7 @@ def test_a_header_that_lies_is_refused_or_believed_within_bounds(
 @pytest.mark.slow
 @settings(max_examples=3000, deadline=None)
 @given(data=st.data())
-def test_many_headers_that_lie_are_refused_or_believed_within_bounds(
+def test_many_false_headers_are_refused_or_believed_within_bounds(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     _fuzzed(tmp_path_factory.getbasetemp(), data)

@@ -67,7 +67,7 @@ def test_features_of_the_same_files_are_timed_by_four_ways(
     assert found["genre_cls"][-1] == "1.00" and all(float(cells[-1]) > 0 for cells in found.values())
 
 
-def test_of_many_files_some_of_each_folder_are_taken(script: Callable[..., ModuleType]) -> None:
+def test_some_of_many_files_are_chosen_evenly(script: Callable[..., ModuleType]) -> None:
     chosen = script("features").chosen
     assert chosen(range(10), 5) == range(0, 10, 2)
     assert len(chosen(range(639), 100)) == 100 and chosen(range(3), 0) == chosen(range(3), 5) == range(3)
@@ -103,7 +103,7 @@ def test_training_steps_are_timed_on_both_inputs_and_a_missing_peer_is_named(
         assert found["genre_cls"][-1] == "1.00" and all(float(cells[0]) > 0 for cells in found.values())
 
 
-def test_files_are_judged_beside_being_decoded(
+def test_predicting_files_is_timed_beside_decoding_them(
     script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder, model = tmp_path / "music", tmp_path / "model.safetensors"
@@ -137,7 +137,7 @@ def test_the_race_is_over_when_the_default_recipe_is_as_good_as_the_tutorials(
     assert list(rows(capsys.readouterr().out).values())[-1] == ["50.0", "2.0", "0.005"]
 
 
-def test_a_fold_of_the_race_is_judged(script: Callable[..., ModuleType], on_music: tuple[str, ...], here: Path) -> None:
+def test_a_fold_of_the_race_is_tested(script: Callable[..., ModuleType], on_music: tuple[str, ...], here: Path) -> None:
     race = script("race")
     found = race.measured(race.ours, [*on_music, "features=mfcc", "batch_size=4", "trainer.workers=1"])
     assert 0 <= found["accuracy"] <= 1 and found["seconds"] > 0
@@ -175,7 +175,7 @@ def test_nested_phases_count_once_and_for_the_innermost(
     assert rows(benchmark.table(trace.seconds))["training"] == ["3.0", "30.0"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the memory of others is told by Linux")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_the_memory_of_a_process_and_of_what_it_started_is_counted_once(script: Callable[..., ModuleType]) -> None:
     hold = "import subprocess, sys\nheld = b'1' * 100_000_000\nprint(flush=True)\n"
     code = hold + f"subprocess.run([sys.executable, '-c', {hold + 'input()'!r}])"
@@ -197,7 +197,7 @@ def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> Non
 
 
 @pytest.mark.slow
-def test_a_long_file_is_judged_in_the_memory_of_a_short_one(tmp_path: Path) -> None:
+def test_a_long_file_is_predicted_in_the_memory_of_a_short_one(tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     a_classifier(SPECS["mel"]).save(model)
     music(tmp_path / "a.wav", 1.0)

@@ -1,4 +1,4 @@
-"""Catalogues: GTZAN however it was unpacked, anybody's folders, and the demo set made once."""
+"""Catalogues: GTZAN in every folder layout, any folder of music, and the demo set, made once."""
 
 import multiprocessing
 import os
@@ -43,7 +43,7 @@ def ids(found: Catalogue) -> list[str]:
 
 
 def told(load: Callable[[], Catalogue]) -> str:
-    """What the user is told: one paragraph."""
+    """The error message for the user: one line."""
     with pytest.raises(UserError) as mistake:
         load()
     text = str(mistake.value)
@@ -69,7 +69,7 @@ def test_gtzan_is_found_in_every_layout(tmp_path: Path, layout: str, extension: 
 
 
 @pytest.mark.parametrize("name", ["hiphop", "hip-hop", "Hip Hop", "HipHop", "hip_hop"])
-def test_hiphop_has_one_name_however_it_is_written(tmp_path: Path, name: str) -> None:
+def test_hiphop_has_one_name_however_its_folder_is_spelt(tmp_path: Path, name: str) -> None:
     make_gtzan(tmp_path, hiphop=name)
     assert ids(gtzan(str(tmp_path))) == IDS
 
@@ -99,7 +99,7 @@ def test_an_incomplete_gtzan_is_noted_with_its_counts(tmp_path: Path) -> None:
     assert "blues" not in note
 
 
-def test_a_track_as_wav_and_as_au_is_there_once(tmp_path: Path) -> None:
+def test_a_track_as_wav_and_as_au_is_listed_once(tmp_path: Path) -> None:
     make_gtzan(tmp_path, extension=".au")
     make_gtzan(tmp_path, extension=".wav")
     found = gtzan(str(tmp_path))
@@ -175,7 +175,7 @@ def test_links_in_a_circle_do_not_hang(tmp_path: Path, load: Callable[[str], Cat
 
 
 @pytest.mark.parametrize("load", [gtzan, folder])
-def test_a_link_to_nothing_is_a_track_that_is_lost(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
+def test_a_broken_link_is_listed_as_a_track(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
     make_gtzan(tmp_path)
     before = load(str(tmp_path)).tracks
     (tmp_path / "rock" / "self.wav").symlink_to(tmp_path / "rock" / "self.wav")
@@ -193,7 +193,7 @@ def test_a_genre_may_be_a_link_to_a_folder(tmp_path: Path, load: Callable[[str],
     assert ids(load(str(tmp_path / "music"))) == before
 
 
-# Anybody's folders
+# Any folder of music
 
 
 def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def stamps(found: Catalogue) -> dict[str, tuple[int, int]]:
     return {t.id: (t.path.stat().st_ino, t.path.stat().st_mtime_ns) for t in found.tracks}
 
 
-def test_the_demo_set_is_whole(made: tuple[Path, Catalogue]) -> None:
+def test_the_demo_set_is_complete(made: tuple[Path, Catalogue]) -> None:
     _, found = made
     assert ids(found) == IDS
     assert found.synthetic and "synthetic" in found.notes[0]
@@ -342,7 +342,7 @@ def test_a_new_synthesiser_makes_a_new_set(
     assert not {track.path for track in old.tracks} & {track.path for track in new.tracks}
 
 
-def test_a_cut_off_synthesis_leaves_nothing_that_is_taken_for_whole(
+def test_an_interrupted_synthesis_leaves_no_incomplete_files(
     tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch, made: tuple[Path, Catalogue]
 ) -> None:
     write, written = soundfile.write, []
@@ -364,6 +364,16 @@ def test_a_cut_off_synthesis_leaves_nothing_that_is_taken_for_whole(
     for a, b in zip(again.tracks, made[1].tracks, strict=True):
         assert a.path.read_bytes() == b.path.read_bytes()
     assert list(tmp_path.rglob("*.partial")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows opens no folders")
+def test_each_demo_file_is_synced_to_the_disk_as_it_is_never_checked_again(
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle)[1:3]))
+    found = demo(cache_dir=str(tmp_path), **DEMO | {"tracks_per_genre": 1, "seconds": 0.1})
+    assert {track.path.stat()[1:3] for track in found.tracks} < set(synced)
 
 
 def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path, in_this_process: None) -> None:
@@ -393,7 +403,7 @@ def test_tracks_of_one_artist_or_one_recording_are_one_group_also_through_others
     assert len({*numbers}) == 4, "tracks 6 and 7 are groups of their own, whatever an artist is called"
 
 
-def test_copies_of_a_recording_that_is_not_here_itself_are_one_group() -> None:
+def test_copies_of_a_recording_that_is_not_listed_itself_are_one_group() -> None:
     numbers = catalogue.artist_groups([a_track("1", "A"), a_track("2", repeats="0"), a_track("3", repeats="0")])
     assert numbers is not None and numbers[0] != numbers[1] == numbers[2]
 
@@ -437,7 +447,7 @@ def test_a_joint_credit_is_of_the_group_of_each_artist_however_typed(credit: str
         ("A feature", "A"),
     ],
 )
-def test_artists_that_no_credit_joins_are_apart(credit: str, other: str) -> None:
+def test_artists_that_share_no_credit_are_different_groups(credit: str, other: str) -> None:
     numbers = catalogue.artist_groups([a_track("1", credit), a_track("2", other)])
     assert numbers is not None and numbers[0] != numbers[1]
 

@@ -1,4 +1,4 @@
-"""The demo set: reproducible, well-formed, and audibly ten genres."""
+"""The demo set: reproducible, well-formed, and ten genres that can be told apart."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def timbre(audio: Audio) -> npt.NDArray[np.float64]:
     return np.concatenate([bands.mean(axis=1) - bands.mean(), bands.std(axis=1)])
 
 
-def test_a_track_is_the_same_to_the_bit_on_every_call() -> None:
+def test_a_track_is_bit_for_bit_the_same_on_every_call() -> None:
     track = demo.plan(tracks_per_genre=1, seed=3)[5]
     np.testing.assert_array_equal(demo.synthesise(track, seconds=2), demo.synthesise(track, seconds=2))
 
@@ -90,7 +90,7 @@ def test_another_seed_plans_other_tracks_under_the_same_names() -> None:
     assert not {track.seed for track in first} & {track.seed for track in second}
 
 
-def test_a_plan_holds_every_genre_equally_under_unique_names() -> None:
+def test_a_plan_has_equally_many_tracks_of_each_genre_with_unique_names() -> None:
     tracks = demo.plan(tracks_per_genre=7, seed=0)
     assert Counter(track.genre for track in tracks) == dict.fromkeys(demo.GENRES, 7)
     assert len({track.id for track in tracks}) == len({track.seed for track in tracks}) == 70
@@ -103,7 +103,7 @@ def test_an_artist_keeps_to_one_genre_and_makes_three_or_four_tracks() -> None:
 
 
 @pytest.mark.parametrize("genre", demo.GENRES)
-def test_every_genre_is_sound_of_the_right_shape(genre: str, music: Tracks) -> None:
+def test_every_genre_has_audio_of_the_right_shape(genre: str, music: Tracks) -> None:
     for audio in music[genre]:
         assert audio.shape == (4 * RATE,)
         assert audio.dtype == np.float32
@@ -171,7 +171,7 @@ def test_an_artist_repeats_their_own_choices_more_than_those_of_others_in_the_ge
     assert np.mean(shared[True]) > np.mean(shared[False]) + 0.1
 
 
-def test_every_palette_names_what_exists_and_nothing_lies_unused() -> None:
+def test_every_palette_names_existing_options_and_every_option_is_used() -> None:
     voices = {f"{part}_voice" for part in demo.PARTS[1:]}
     tables: dict[str, Collection[str]] = {
         "groove": demo.GROOVES,
@@ -185,7 +185,7 @@ def test_every_palette_names_what_exists_and_nothing_lies_unused() -> None:
     assert {name for style in demo.STYLES.values() for name in style.neighbours} == set(demo.GENRES)
 
 
-def test_every_line_is_whole_bars_of_known_symbols() -> None:
+def test_every_line_consists_of_full_bars_of_known_symbols() -> None:
     lines = {line for style in demo.STYLES.values() for part in demo.PARTS[1:] for line in getattr(style, part)}
     assert all(re.fullmatch(r"[13568xn._]{16}", bar) for line in lines if line for bar in line.split("|"))
     grooves = [steps for groove in demo.GROOVES.values() for steps in groove.split()[1::2]]

@@ -1,4 +1,4 @@
-"""Duplicates: a copy is found however it was cut and coded, and chance, silence and brevity make none."""
+"""Duplicates: copies are found however they were cut and coded; chance, silence and brevity produce none."""
 
 import io
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ RATE = FINGERPRINT.sample_rate
 
 
 def music(seed: int, n_frames: int = 2 * OVERLAP) -> Matrix:
-    """Six sounds with a spectrum each that come and go, above a floor."""
+    """Six sounds, each with a spectrum of its own, that come and go above a floor."""
     random = np.random.default_rng(seed)
     spectra = random.gamma(0.5, size=(FINGERPRINT.n_bins, 6))
     played = random.gamma(0.3, size=(6, n_frames))
@@ -53,11 +53,11 @@ def test_a_copy_is_found_whatever_its_beginning_gain_and_noise(
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(SEEDS, min_size=2, max_size=6, unique=True), st.data())
-def test_strangers_of_any_lengths_are_no_duplicates(seeds: list[int], data: st.DataObject) -> None:
+def test_different_recordings_of_any_lengths_are_no_duplicates(seeds: list[int], data: st.DataObject) -> None:
     assert not near_duplicates([music(seed, data.draw(LENGTHS)) for seed in seeds])
 
 
-def test_copies_are_found_among_many_strangers() -> None:
+def test_copies_are_found_among_many_other_recordings() -> None:
     n_tracks = 12 * NEAREST
     originals = [music(seed, 3 * OVERLAP) for seed in range(n_tracks)]
     copies = [noisy(clip[:, OVERLAP:], 1, 0) for clip in originals]
@@ -91,7 +91,7 @@ def test_the_order_of_the_tracks_does_not_matter(order: list[int]) -> None:
     [silence(1), silence(300), music(0, 1), music(0, 2), np.tile(music(0, 1), 300), music(0, OVERLAP - 1)],
     ids=["one silent frame", "silence", "one frame", "two frames", "one frame held", "just below 10 s"],
 )
-def test_what_holds_too_little_to_be_known_by_is_no_duplicate_even_of_itself(clip: Matrix) -> None:
+def test_a_clip_with_too_little_sound_is_no_duplicate_even_of_itself(clip: Matrix) -> None:
     assert not near_duplicates([clip])
     assert not near_duplicates([clip, clip])
     assert pairs(near_duplicates([clip, music(1), clip, music(1), music(2)])) == [(1, 3)]
@@ -118,7 +118,7 @@ def melody(seed: int, n_notes: int = 72) -> NDArray[np.float32]:
 
 
 def recoded(sound: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Once through Ogg Vorbis."""
+    """Encode to Ogg Vorbis and decode."""
     file = io.BytesIO()
     soundfile.write(file, sound, RATE, format="OGG", subtype="VORBIS")
     file.seek(0)

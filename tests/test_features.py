@@ -1,4 +1,4 @@
-"""Features: librosa's numbers, one STFT for all that share it, nothing of one clip in another's."""
+"""Features: equal to librosa's, one STFT for all specs that share it, no clip's values dependent on another clip."""
 
 import warnings
 from dataclasses import replace
@@ -79,8 +79,8 @@ def test_features_agree_with_librosa(spec: FeatureSpec, seed: int) -> None:
     scale = max(np.ptp(reference), 1.0)
     exact = unrounded(waveform, spec)
     assert exact.shape == reference.shape
-    off = ~(np.abs(exact - reference) <= 1e-3 * scale)  # of what is no number, too
-    if spec.kind == "mel":  # but for what float32 rounds a Fourier transform by, a millionth of the loudest amplitude
+    off = ~(np.abs(exact - reference) <= 1e-3 * scale)  # true for NaN, too
+    if spec.kind == "mel":  # except a Fourier transform's rounding errors in float32, a millionth of the peak amplitude
         powers, expected = 10 ** (exact / 10), 10 ** (reference / 10)
         off &= ~(np.abs(powers - expected) <= 1e-12 * expected.max())
     assert not off.any()
@@ -117,7 +117,7 @@ def test_mel_and_mfcc_share_one_stft(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stfts[1:] == [512, 256]
 
 
-def test_a_spec_gives_the_same_whatever_is_asked_for_beside_it() -> None:
+def test_a_specs_features_do_not_depend_on_the_other_specs() -> None:
     others = [
         replace(SMALL, kind="mfcc"),
         replace(SMALL, top_db=20.0),
@@ -135,7 +135,7 @@ def test_a_spec_gives_the_same_whatever_is_asked_for_beside_it() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(gain=st.floats(0.1, 100), seed=st.integers(0, 99))
-def test_a_louder_clip_is_the_same_picture_some_decibels_up(gain: float, seed: int) -> None:
+def test_a_louder_clip_has_the_same_spectrogram_some_decibels_up(gain: float, seed: int) -> None:
     spec = replace(SMALL, top_db=50.0)  # well above the absolute floor
     quiet, loud = unrounded(clip(seed), spec), unrounded(clip(seed) * np.float32(gain), spec)
     np.testing.assert_allclose(loud - quiet, 20 * np.log10(gain), atol=2e-2)
@@ -143,7 +143,7 @@ def test_a_louder_clip_is_the_same_picture_some_decibels_up(gain: float, seed: i
 
 @settings(max_examples=20, deadline=None)
 @given(hops=st.integers(1, 20), seed=st.integers(0, 99))
-def test_a_later_clip_is_the_same_picture_some_frames_on(hops: int, seed: int) -> None:
+def test_a_later_clip_has_the_same_spectrogram_some_frames_on(hops: int, seed: int) -> None:
     delayed = np.concatenate([np.zeros(hops * SMALL.hop_length, np.float32), clip(seed)])
     (early,), (late,) = extract(clip(seed), [SMALL]), extract(delayed, [SMALL])
     np.testing.assert_allclose(late[:, hops:].astype(float), early.astype(float), atol=0.07)  # a step of float16
@@ -157,7 +157,7 @@ def test_no_value_is_further_below_the_clips_peak_than_top_db() -> None:
 
 @pytest.mark.parametrize("n_samples", [1, 2, 127, 128, 511, 8000])
 @pytest.mark.parametrize("kind", ["mel", "mfcc"])
-def test_silence_is_finite_and_even(kind: Literal["mel", "mfcc"], n_samples: int) -> None:
+def test_silence_is_finite_and_constant(kind: Literal["mel", "mfcc"], n_samples: int) -> None:
     (feature,) = extract(np.zeros(n_samples, np.float32), [replace(SMALL, kind=kind)])
     assert np.isfinite(feature).all()
     assert (feature == feature[:, :1]).all()
@@ -199,7 +199,7 @@ def test_the_shape_is_the_specs(spec: FeatureSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "texts"),
     [
         ({"hop_length": 0}, ["hop_length=0", "1 to n_fft=2048"]),
         ({"hop_length": 2049}, ["hop_length=2049", "n_fft=2048"]),
@@ -214,11 +214,11 @@ def test_the_shape_is_the_specs(spec: FeatureSpec) -> None:
         ({"f_max": float("nan")}, ["f_max=nan", "11025"]),
     ],
 )
-def test_an_impossible_value_is_named_with_its_limit(values: dict[str, Any], told: list[str]) -> None:
+def test_an_impossible_value_is_named_with_its_limit(values: dict[str, Any], texts: list[str]) -> None:
     with pytest.raises(ValueError) as refusal:
         FeatureSpec(**{"kind": "mel", **values})
     assert len(str(refusal.value).splitlines()) == 1
-    for text in told:
+    for text in texts:
         assert text in str(refusal.value)
 
 

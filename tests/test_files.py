@@ -1,4 +1,4 @@
-"""Files that are whole or not there, on disks that are full or read-only."""
+"""Files that are whole or absent, on disks that are full or read-only."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def test_a_tilde_is_the_home_and_a_name_that_begins_with_one_is_a_name(
     assert expanduser("~backup.mp3") == Path("~backup.mp3")
 
 
-def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
+def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write(path, b"old")
     with atomic_write(path) as file:
@@ -36,7 +36,7 @@ def test_a_file_is_there_when_it_is_whole_and_not_before(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_is_broken_off_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), atomic_write(tmp_path / "file") as file:
         file.write(b"half")
         raise error
@@ -44,7 +44,7 @@ def test_what_is_broken_off_leaves_nothing(tmp_path: Path, error: type[BaseExcep
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows opens no folders")
-def test_what_is_to_last_is_on_the_disk_before_it_has_its_name_and_its_name_after_it(
+def test_a_durable_file_is_synced_before_it_has_its_name_and_its_folder_after_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[str, bool]] = []
@@ -57,17 +57,17 @@ def test_what_is_to_last_is_on_the_disk_before_it_has_its_name_and_its_name_afte
         file.write(b"x")
     assert synced == []
     write(tmp_path / "file", b"x")
-    assert [there for _, there in synced] == [False, True]
+    assert [exists for _, exists in synced] == [False, True]
     if Path("/proc/self/fd").exists():
         assert [name for name, _ in synced] == ["file.partial", tmp_path.name]
 
 
-def test_what_cannot_be_synced_is_reported(tmp_path: Path) -> None:
+def test_syncing_a_missing_file_fails(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "nothing")
 
 
-def test_a_full_disk_is_reported_with_the_files_name_and_costs_only_that_file(small_disk: SmallDisk) -> None:
+def test_a_full_disk_is_reported_with_the_files_name_and_keeps_the_old_file(small_disk: SmallDisk) -> None:
     path = small_disk(100) / "a\nfile"
     write(path, b"old")
     with pytest.raises(UserError, match=r"a\\nfile: no space left on device; .*same command goes on$"):
@@ -89,6 +89,6 @@ def test_a_read_only_disk_a_missing_folder_and_a_folder_in_its_place_are_reporte
         Path("/dev/null/file"): "not a directory",
     }
     for path, reason in places.items():
-        with pytest.raises(UserError, match=reason) as told:
+        with pytest.raises(UserError, match=reason) as error:
             write(path, b"x")
-        assert str(path) in str(told.value)
+        assert str(path) in str(error.value)

@@ -1,4 +1,4 @@
-"""Splits: no track is judged by a model that has heard it, whatever the labels."""
+"""Splits: no track is tested by a model that was trained on it, whatever the labels."""
 
 import re
 from collections import Counter
@@ -41,7 +41,7 @@ def as_lists(split: Sequence[Fold]) -> list[list[list[int]]]:
 
 @settings(deadline=None, max_examples=40)
 @given(labels_and_k(), SEEDS)
-def test_every_track_is_tested_once_and_never_by_a_fold_that_it_taught(case: tuple[list[str], int], seed: int) -> None:
+def test_every_track_is_tested_once_and_not_trained_on_there(case: tuple[list[str], int], seed: int) -> None:
     labels, k = case
     split = folds.random(labels, k=k, seed=seed)
     assert len(split) == k and [fold.index for fold in split] == list(range(k))
@@ -49,7 +49,7 @@ def test_every_track_is_tested_once_and_never_by_a_fold_that_it_taught(case: tup
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_a_leaky_split_would_be_found_out(part: str) -> None:
+def test_a_leaky_split_would_be_noticed(part: str) -> None:
     first, *others = folds.random(HALF, k=4, seed=0, val_fraction=0.2)
     leaky = replace(first, **{part: np.append(getattr(first, part), first.test[0])})
     assert_sound([first, *others], len(HALF))
@@ -59,9 +59,7 @@ def test_a_leaky_split_would_be_found_out(part: str) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(labels_and_k(), SEEDS)
-def test_each_fold_tests_as_much_of_a_genre_as_the_others_give_or_take_one(
-    case: tuple[list[str], int], seed: int
-) -> None:
+def test_folds_test_equally_many_tracks_of_a_genre_give_or_take_one(case: tuple[list[str], int], seed: int) -> None:
     labels, k = case
     tested = [Counter(labels[i] for i in fold.test) for fold in folds.random(labels, k=k, seed=seed)]
     for genre in set(labels):
@@ -71,7 +69,7 @@ def test_each_fold_tests_as_much_of_a_genre_as_the_others_give_or_take_one(
 
 @settings(deadline=None, max_examples=40)
 @given(labels_and_k(at_least=12), SEEDS)
-def test_what_is_set_apart_comes_from_the_training_tracks_and_is_stratified(
+def test_validation_tracks_come_from_the_training_tracks_and_are_stratified(
     case: tuple[list[str], int], seed: int
 ) -> None:
     labels, k = case
@@ -111,7 +109,7 @@ def test_the_seed_decides_the_folds(seed: int) -> None:
         (HALF[:4], 2, 0.15, ["val_fraction=0.15", "2 training tracks"]),
     ],
 )
-def test_what_cannot_be_split_is_named(
+def test_an_impossible_split_is_reported_with_its_cause(
     labels: Sequence[str], k: int, val_fraction: float, names: Sequence[str]
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -139,7 +137,7 @@ def largest_gap(labels: Sequence[str], split: Sequence[Fold], k: int) -> float:
 
 
 def assert_disjoint(split: Sequence[Fold], groups: Indices) -> None:
-    """No group teaches, validates and is tested in one fold, but once."""
+    """In each fold, no group is in more than one of the training, validation and test sets."""
     for fold in split:
         parts = [set(groups[part].tolist()) for part in (fold.train, fold.val, fold.test)]
         assert sum(map(len, parts)) == len(set.union(*parts))
@@ -164,7 +162,7 @@ def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
     assert all({labels[i] for i in part} == set(labels) for fold in split for part in (fold.train, fold.test))
 
 
-def test_a_split_that_leaks_an_artist_would_be_found_out() -> None:
+def test_a_split_that_leaks_an_artist_would_be_noticed() -> None:
     groups = np.arange(len(HALF)) // 4
     with pytest.raises(AssertionError):
         assert_disjoint(folds.random(HALF, groups, k=4, seed=0), groups)
@@ -178,7 +176,7 @@ def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
         assert all(9 <= shares[genre] <= 15 for genre in set(labels))
 
 
-def test_an_artist_with_most_of_a_genre_is_too_much_unless_it_is_allowed() -> None:
+def test_an_artist_with_most_of_a_genre_is_refused_unless_tolerated() -> None:
     groups = np.array([0] * 14 + [*range(1, 7)] + [*range(7, 27)])
     labels = ["reggae"] * 20 + ["rock"] * 20
     with pytest.raises(SplitError, match=r"folds.tolerance=0.3: fold \d would test 70 % of genre reggae"):
@@ -187,7 +185,7 @@ def test_an_artist_with_most_of_a_genre_is_too_much_unless_it_is_allowed() -> No
 
 
 @pytest.mark.parametrize("make", [folds.random, folds.artist])
-def test_repetitions_test_every_track_once_each_and_are_shuffled_anew(make: Callable[..., list[Fold]]) -> None:
+def test_each_repetition_tests_every_track_once_and_is_shuffled_differently(make: Callable[..., list[Fold]]) -> None:
     groups = np.arange(len(HALF)) // 2
     split = make(HALF, groups, k=5, seed=0, repeats=3)
     assert [fold.index for fold in split] == list(range(15))
@@ -209,7 +207,7 @@ def test_repetitions_by_artist_are_other_folds_where_artists_are_unequal_too() -
     assert len({tuple(fold.test.tolist()) for fold in split}) == 15
 
 
-def test_no_artist_is_always_the_one_that_stops_the_training() -> None:
+def test_no_artist_is_always_in_the_validation_tracks() -> None:
     labels, groups = OF_UNEQUAL
     split = folds.artist(labels, groups, k=5, seed=0, repeats=4, val_fraction=0.25)
     assert_disjoint(split, groups)
@@ -235,7 +233,7 @@ MIXED = [("rock", "jazz")[i // 4 % 2] for i in range(20)]  # both are in each pa
 @pytest.mark.parametrize(
     ("val_fraction", "train", "val"), [(0.0, ("train", "valid"), ()), (0.2, ("train",), ("valid",))]
 )
-def test_the_published_split_is_taken_as_it_is(val_fraction: float, train: Sequence[str], val: Sequence[str]) -> None:
+def test_the_published_split_is_used_unchanged(val_fraction: float, train: Sequence[str], val: Sequence[str]) -> None:
     split = folds.filtered(MIXED, None, PARTS, repeats=3, val_fraction=val_fraction)
     assert [fold.index for fold in split] == [0, 1, 2]
     for fold in split:
@@ -244,16 +242,16 @@ def test_the_published_split_is_taken_as_it_is(val_fraction: float, train: Seque
         assert [PARTS[i] for i in fold.test] == ["test"] * 5
 
 
-def test_a_published_split_of_which_a_part_is_missing_is_refused_with_counts() -> None:
+def test_a_published_split_that_lacks_a_part_is_refused_with_counts() -> None:
     without = [part if part != "test" else None for part in PARTS]
     with pytest.raises(SplitError, match=r"complete, test missing \(5 of 443 train, 5 of 197 valid, 0 of 290 test"):
         folds.filtered(MIXED, None, without, repeats=1)
 
 
 @pytest.mark.parametrize(("part", "val_fraction"), [("test", 0.0), ("train", 0.2)])
-def test_a_published_split_of_which_a_part_lacks_a_genre_is_refused(part: str, val_fraction: float) -> None:
-    """Else it would count as never recognised."""
-    without = [own if (own, genre) != (part, "jazz") else None for own, genre in zip(PARTS, MIXED, strict=True)]
+def test_a_published_split_with_a_part_that_lacks_a_genre_is_refused(part: str, val_fraction: float) -> None:
+    """Otherwise its recall would be 0."""
+    without = [each if (each, genre) != (part, "jazz") else None for each, genre in zip(PARTS, MIXED, strict=True)]
     with pytest.raises(SplitError, match=rf"no {part} track of genre jazz is here"):
         folds.filtered(MIXED, None, without, repeats=1, val_fraction=val_fraction)
 
@@ -283,7 +281,7 @@ def test_folds_by_artist_need_artists() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(labels_and_k(at_least=12), SEEDS, st.data())
-def test_a_split_within_some_tracks_knows_no_others(
+def test_a_split_within_some_tracks_contains_no_others(
     case: tuple[list[str], int], seed: int, data: st.DataObject
 ) -> None:
     labels, _ = case

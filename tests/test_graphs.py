@@ -1,4 +1,4 @@
-"""Steps that a GPU replays: recorded once for each shape, without a trace on the model. No GPU is needed for that."""
+"""CUDA graphs of training steps: recorded once per shape, with no side effect on the model. Runs without a GPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from genre_cls.graphs import Graphs, Step
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Size, ...]]:
-    """Shapes for which steps are recorded, by a stand-in for torch's recorder that warms up and then calls the step."""
+    """Shapes for which steps are recorded, by a fake of torch's recorder that warms up and then calls the step."""
     shapes: list[tuple[torch.Size, ...]] = []
 
     def record(module: nn.Module, samples: tuple[Tensor, ...], warm_up: int, **_: Any) -> Step:
@@ -52,7 +52,7 @@ def test_a_step_is_recorded_once_for_each_shape(recorded: list[tuple[torch.Size,
 
 
 @pytest.mark.usefixtures("recorded")
-def test_to_record_a_step_leaves_no_trace() -> None:
+def test_recording_a_step_changes_neither_buffers_nor_random_numbers() -> None:
     def three_steps(*, replayed: bool) -> list[Tensor]:
         network = a_network()
         graphs = Graphs(network, lambda x: (network(x),))

@@ -1,4 +1,4 @@
-"""The kernel machine: what ridge regression is elsewhere, and what it says of what it knows and of what it does not."""
+"""The kernel machine: scikit-learn's ridge regression, right on its training windows, and silent on unlike ones."""
 
 from pathlib import Path
 
@@ -33,14 +33,14 @@ def test_it_is_the_ridge_regression_of_scikit_learn(seed: int, n: int, n_values:
     np.testing.assert_allclose(got, LOGIT_SCALE * reference.predict(new.numpy()), atol=2e-3)
 
 
-def test_it_knows_what_it_has_learned_from_and_nothing_of_what_is_like_nothing() -> None:
+def test_it_classifies_its_training_windows_and_has_no_opinion_of_an_unlike_one() -> None:
     known, labels = windows(0, 60, 200), torch.arange(60) % 3
     machine = KernelMachine.fitted(known, labels, 3)
     assert machine(known[:, None, None]).argmax(dim=1).equal(labels)
     assert machine(torch.full((1, 1, 1, 200), 30.0)).abs().max() < 1e-6
 
 
-def test_one_value_far_from_all_makes_a_window_unlike_none() -> None:
+def test_a_single_outlying_value_does_not_make_a_window_unlike_all_others() -> None:
     known, labels = windows(0, 60, 200), torch.arange(60) % 3
     far = known.clone()
     far[::7, 0] = 1e6  # more than float16 holds
@@ -56,7 +56,7 @@ def test_bfloat16_does_not_blur_it() -> None:
     assert torch.equal(blurred, machine(new))
 
 
-def test_it_goes_from_file_to_file_as_it_is_and_never_empty(tmp_path: Path) -> None:
+def test_it_is_saved_and_loaded_unchanged_and_refused_when_empty(tmp_path: Path) -> None:
     first, again, empty = (tmp_path / f"{name}.safetensors" for name in ("first", "again", "empty"))
     a_classifier(SPECS["another rate"]).save(first)
     GenreClassifier.load(first).save(again)
@@ -67,7 +67,7 @@ def test_it_goes_from_file_to_file_as_it_is_and_never_empty(tmp_path: Path) -> N
     with safe_open(first, "pt") as file:
         nothing = {name: held[name][:0] for name in centres + [name.replace("centres", "weights") for name in centres]}
         save_file(held | nothing, empty, file.metadata())
-    with pytest.raises(UserError, match="learned from nothing"):
+    with pytest.raises(UserError, match="needs at least one training window"):
         GenreClassifier.load(empty)
 
 

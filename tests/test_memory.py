@@ -1,11 +1,11 @@
-"""Memory that is kept by the process that has freed it, and what goes back."""
+"""Freed memory: what the process keeps, and what it returns to the system."""
 
 import subprocess
 import sys
 
 import pytest
 
-# What is resident tells on every kernel whether memory was kept; some count no page faults.
+# Resident memory shows on every kernel whether memory was kept; some count no page faults.
 HELD = """
 import re, sys
 from genre_cls.memory import keep_freed
@@ -28,8 +28,8 @@ for _ in range(4):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
-def test_what_a_step_frees_is_kept_and_serves_the_steps_that_follow() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told to keep memory")
+def test_memory_that_a_step_frees_is_kept_and_reused_by_the_next_steps() -> None:
     given_back, kept = (_printed(HELD + STEPS, how) for how in ("given back", "kept"))
     assert kept[0] > 4 * max(given_back)
     assert kept[-1] < 2 * kept[0]
@@ -46,8 +46,8 @@ print(kept - held())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
-def test_what_one_model_has_left_goes_back_before_the_next() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told to keep memory")
+def test_memory_that_one_model_leaves_is_returned_before_the_next() -> None:
     (given_back,) = _printed(HELD + LEFT)
     assert 250 < given_back <= 300
 

@@ -1,4 +1,4 @@
-"""Training: what augmentation does, what may influence the weights, and what is kept of them."""
+"""Training: augmentation, what may influence the weights, and what is saved of them."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -78,19 +78,19 @@ def test_a_shifted_window_is_the_window_some_bins_higher_or_lower(bin_shift: int
     torch.manual_seed(seed)
     features = torch.randn(4, 1, 8, 5)
     padded = nn.functional.pad(features, (0, 0, 12, 12), mode="replicate")
-    for one, whole in zip(Augmentation(bin_shift=bin_shift).shift(features), padded, strict=True):
-        found = [step for step in range(-12, 13) if torch.equal(one, whole[:, 12 - step : 20 - step])]
-        assert found and min(map(abs, found)) <= bin_shift
+    for shifted, window in zip(Augmentation(bin_shift=bin_shift).shift(features), padded, strict=True):
+        steps = [step for step in range(-12, 13) if torch.equal(shifted, window[:, 12 - step : 20 - step])]
+        assert steps and min(map(abs, steps)) <= bin_shift
 
 
-def test_every_window_is_shifted_on_its_own() -> None:
+def test_every_window_is_shifted_independently() -> None:
     torch.manual_seed(0)
     ramp = torch.arange(20.0)[None, None, :, None].expand(60, 1, 20, 3)
     steps = 10 - Augmentation(bin_shift=4).shift(ramp)[:, 0, 10, 0]
     assert set(steps.int().tolist()) == set(range(-4, 5))
 
 
-def test_every_window_is_masked_on_its_own() -> None:
+def test_every_window_is_masked_independently() -> None:
     torch.manual_seed(0)
     for augmentation in (Augmentation(bin_mask=0.3, n_masks=1), Augmentation(frame_mask=0.3, n_masks=1)):
         masked = augmentation.mask(torch.ones(40, 1, 40, 40))
@@ -106,9 +106,7 @@ def test_without_shares_nothing_is_masked_or_mixed() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.floats(0.01, 20), st.integers(1, 6), st.integers(0, 1000))
-def test_a_blend_is_mostly_its_own_window_and_else_the_partner_that_is_named(
-    mixup: float, batch: int, seed: int
-) -> None:
+def test_a_blend_is_mostly_its_own_window_and_else_its_partner(mixup: float, batch: int, seed: int) -> None:
     torch.manual_seed(seed)
     features = torch.randn(batch, 1, 3, 4)
     blends, partner, share = Augmentation(mixup=mixup).mix(features)
@@ -123,7 +121,7 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
     torch.manual_seed(3)
     loss = module.training_step((features, labels), 0)
     torch.manual_seed(3)
-    blends, partner, share = module.augmentation.mix(module.show(features))
+    blends, partner, share = module.augmentation.mix(module.standardised_view(features))
     logits = module.model(blends)  # in training mode as before; the batch's own statistics are the same
     smooth = torch.full((len(labels), 2), 0.1)
     targets = [smooth + 0.8 * nn.functional.one_hot(own, 2) for own in (labels, labels[partner])]
@@ -134,13 +132,13 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
 def test_standardised_features_have_no_mean_and_unit_deviation(fold_data: MakeData) -> None:
     data = fold_data(clips(), LABELS, FOLD)
     frames = torch.cat([data.clips[i] for i in FOLD.train], dim=1)[None, None]
-    standard = a_module(data).show(frames)
+    standard = a_module(data).standardised_view(frames)
     assert standard.dtype == torch.float32
     assert torch.allclose(standard.mean(dim=3), torch.zeros(12), atol=1e-4)
     assert torch.allclose(standard.std(dim=3, correction=0), torch.ones(12), atol=1e-3)
 
 
-def test_what_can_be_learned_is_learned_and_the_curves_say_so(fold_data: MakeData) -> None:
+def test_separable_genres_are_learned_and_the_curves_show_it(fold_data: MakeData) -> None:
     module, probabilities = trained(fold_data(clips(), LABELS, FOLD), epochs=15, augmentation=Augmentation())
     assert probabilities.argmax(axis=1).tolist() == LABELS[FOLD.test].tolist()
     assert np.allclose(probabilities.sum(axis=1), 1)
@@ -159,30 +157,30 @@ def test_the_last_point_of_the_held_out_curve_is_the_loss_of_the_centre_windows(
     assert module.curves["held_out_loss"][-1] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_verdict_is_the_mean_probability_over_the_windows_of_a_track(fold_data: MakeData) -> None:
+def test_a_prediction_is_the_mean_probability_over_the_windows_of_a_track(fold_data: MakeData) -> None:
     data = fold_data(clips(), LABELS, FOLD)
     module, probabilities = trained(data)
     with torch.no_grad():
-        for track, verdict in zip(FOLD.test, probabilities, strict=True):
+        for track, prediction in zip(FOLD.test, probabilities, strict=True):
             windows = torch.stack([data.clips[track][None, :, start : start + 8] for start in (0, 6, 12)])
-            assert np.allclose(module.eval()(windows).softmax(dim=1).mean(dim=0), verdict, atol=1e-5)
+            assert np.allclose(module.eval()(windows).softmax(dim=1).mean(dim=0), prediction, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "auto"])
 def test_the_same_seed_gives_the_same_bits(fold_data: MakeData, precision: str) -> None:
     runs = [trained(fold_data(clips(), LABELS, FOLD), precision=precision) for _ in range(2)]
-    (first, verdict), (second, again) = runs
+    (first, predictions), (second, repeated) = runs
     assert weights(first) == weights(second)
-    assert verdict.tobytes() == again.tobytes() and first.curves == second.curves
+    assert predictions.tobytes() == repeated.tobytes() and first.curves == second.curves
     assert weights(first) != weights(trained(fold_data(clips(), LABELS, FOLD), precision=precision, seed=1)[0])
 
 
 def test_held_out_labels_do_not_reach_the_weights(fold_data: MakeData) -> None:
     swapped = LABELS.copy()
     swapped[FOLD.test] = 1 - swapped[FOLD.test]
-    honest, verdict = trained(fold_data(clips(), LABELS, FOLD))
+    honest, predictions = trained(fold_data(clips(), LABELS, FOLD))
     blind, same = trained(fold_data(clips(), swapped, FOLD))
-    assert weights(honest) == weights(blind) and verdict.tobytes() == same.tobytes()
+    assert weights(honest) == weights(blind) and predictions.tobytes() == same.tobytes()
     assert honest.curves["held_out_loss"] != blind.curves["held_out_loss"]
 
 
@@ -210,7 +208,7 @@ class Recorder(GenreModule):
 def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
     fold_data: MakeData, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no device of that kind
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not support the meta device
     meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
     module = a_module(fold_data(clips(), LABELS, FOLD, view=view), replace(FULL, bin_shift=1)).to(meta)
     data = fold_data(clips(), LABELS, FOLD, device=meta, view=view)
@@ -221,7 +219,7 @@ def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
     assert all(weights.grad is not None and weights.grad.device == meta for weights in module.parameters())
 
 
-def test_early_stopping_goes_by_the_inner_validation_alone_and_keeps_its_best_weights(fold_data: MakeData) -> None:
+def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_weights(fold_data: MakeData) -> None:
     wrong = LABELS.copy()
     wrong[STOPPING.val] = 1 - wrong[STOPPING.val]  # the better the training, the worse their loss
     data = fold_data(clips(), wrong, STOPPING)
@@ -261,7 +259,7 @@ def test_a_training_that_diverges_is_reported_as_such(fold_data: MakeData) -> No
 @given(total=st.integers(1, 60), warmup=st.floats(0.01, 0.99))
 @example(total=2, warmup=0.5)
 @example(total=10, warmup=0.1)
-def test_one_cycle_rises_to_the_peak_and_falls_to_nothing(total: int, warmup: float) -> None:
+def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup: float) -> None:
     optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.5)
     schedule = one_cycle(optimizer, total, warmup=warmup)
     rates = []
@@ -276,7 +274,7 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing(total: int, warmup: fl
     assert abs(top - (warmup * total - 1)) <= 1
 
 
-def test_a_saved_module_comes_back_with_all_that_describes_it(fold_data: MakeData, tmp_path: Path) -> None:
+def test_a_saved_module_is_read_back_with_its_description(fold_data: MakeData, tmp_path: Path) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD))
     description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
     (tmp_path / "model.safetensors").write_bytes(serialised(module.weights(), description))

@@ -1,4 +1,4 @@
-"""The cache: what is asked for twice is computed once, and nothing that happens to its files gives wrong features."""
+"""The feature cache: nothing is computed twice, and no damage to its files leads to wrong features."""
 
 import json
 import multiprocessing
@@ -48,7 +48,7 @@ def expected(track: Track, spec: FeatureSpec) -> NDArray[np.float16]:
 
 
 def assert_same(a: NDArray[np.float16], b: NDArray[np.float16]) -> None:
-    """Equal but for the order of torch's sums, which depends on its number of threads: a step of float16 at most."""
+    """Equal up to the order of torch's sums, which depends on its number of threads: at most one step of float16."""
     np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2**-10, atol=1e-3)
 
 
@@ -77,7 +77,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was decoded, stft'd and extracted, as it happens."""
+    """The names of the decodings, STFTs and extractions, as they happen."""
     calls: list[str] = []
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -240,7 +240,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_entry_is_made_anew(
+def test_a_damaged_entry_is_extracted_again(
     tracks: list[Track], cache: Path, computed: list[str], damage: Callable[[Path], None]
 ) -> None:
     FeatureStore(cache).load(tracks, [MEL, MFCC])
@@ -274,32 +274,32 @@ def test_a_deleted_ledger_and_a_deleted_cache_are_survived(tracks: list[Track], 
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
 
 
-def test_a_disk_that_is_full_costs_what_does_not_fit_and_is_reported(
+def test_a_full_disk_is_reported_and_keeps_the_entries_that_fit(
     tracks: list[Track], small_disk: Callable[..., Path], computed: list[str]
 ) -> None:
     cache = small_disk(4 * 5)  # five pages for the ledger, three folders' worth of entries, no more
-    with pytest.raises(UserError, match="no space left on device") as told:
+    with pytest.raises(UserError, match="no space left on device") as error:
         FeatureStore(cache).load(tracks, [MEL])
-    assert "\n" not in str(told.value) and str(cache) in str(told.value)
+    assert "\n" not in str(error.value) and str(cache) in str(error.value)
     small_disk(1000)
     for _ in range(2):
         assert_right(FeatureStore(cache).load(tracks, [MEL]))
     assert list(cache.rglob("*.partial")) == []
 
 
-def test_a_read_only_cache_gives_what_it_has_and_tells_what_it_cannot(
+def test_a_read_only_cache_is_readable_and_reports_what_it_cannot_write(
     tracks: list[Track], small_disk: Callable[..., Path]
 ) -> None:
     cache = small_disk(1000)
     FeatureStore(cache).load(tracks, [MEL])
     small_disk(1000, "ro")
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
-    with pytest.raises(OSError, match="Read-only") as told:
+    with pytest.raises(OSError, match="Read-only") as error:
         FeatureStore(cache).load(tracks, [MFCC])
-    assert str(cache) in str(told.value.filename)
+    assert str(cache) in str(error.value.filename)
 
 
-def test_a_cut_off_extraction_is_completed(tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aborted_extraction_is_completed(tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save_half(file: Any, matrix: Any) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
@@ -314,7 +314,7 @@ def test_a_cut_off_extraction_is_completed(tracks: list[Track], cache: Path, mon
 
 @pytest.fixture
 def unreadable(tmp_path: Path) -> list[Track]:
-    """A text, an empty file, a missing one, a folder, NaN."""
+    """A text, an empty file, a missing one, a folder, and one with NaN."""
     bad = tmp_path / "bad"
     (bad / "folder.wav").mkdir(parents=True)
     (bad / "text.wav").write_text("hello")
@@ -393,9 +393,9 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
         patch.setattr(audio, "decode", meddled)
         patch.setattr(store, "_file_digest", meddled_earlier)
         (part,) = FeatureStore(cache).load(tracks, [MEL])
-    told = {fault.track.id: fault.reason for fault in part.faults}
-    assert part.tracks == tuple(tracks[3:]) and told.pop("t1") == "no such file or directory"
-    assert told.keys() == {"t0", "t2"} and all(reason.startswith("changed while") for reason in told.values())
+    reasons = {fault.track.id: fault.reason for fault in part.faults}
+    assert part.tracks == tuple(tracks[3:]) and reasons.pop("t1") == "no such file or directory"
+    assert reasons.keys() == {"t0", "t2"} and all(reason.startswith("changed while") for reason in reasons.values())
     assert_right([part])
     for _ in range(2):  # as they are now, then as they were
         (part,) = FeatureStore(cache).load([track for track in tracks if track.path.exists()], [MEL])
@@ -405,7 +405,7 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
             overwrite(track.path, content)
 
 
-def test_nothing_but_faults_gives_nothing(unreadable: list[Track], cache: Path) -> None:
+def test_only_unreadable_tracks_give_no_features(unreadable: list[Track], cache: Path) -> None:
     (part,) = FeatureStore(cache).load(unreadable, [MEL])
     assert (part.tracks, part.clips, len(part.faults)) == ((), (), 5)
     assert FeatureStore(cache).load([], [MEL])[0].faults == ()
@@ -444,7 +444,7 @@ def test_the_digest_is_of_ids_genres_and_bytes_alone(tracks: list[Track], tmp_pa
     assert len({first, *variants}) == 6
 
 
-def test_a_name_that_is_not_utf8_will_do(tmp_path: Path, cache: Path) -> None:
+def test_a_name_that_is_not_utf8_is_read(tmp_path: Path, cache: Path) -> None:
     name = os.fsdecode(b"caf\xe9.wav")
     try:
         path = write(tmp_path / "plain.wav", 0).rename(tmp_path / name)
@@ -454,7 +454,7 @@ def test_a_name_that_is_not_utf8_will_do(tmp_path: Path, cache: Path) -> None:
         assert_right(FeatureStore(cache).load([Track(f"a/{name}", path, "a")], [MEL]))
 
 
-def test_what_is_done_to_a_matrix_does_not_reach_the_file(tracks: list[Track], cache: Path) -> None:
+def test_writing_to_a_matrix_does_not_change_the_file(tracks: list[Track], cache: Path) -> None:
     (part,) = FeatureStore(cache).load(tracks, [MEL])
     for clip in part.clips:
         assert clip.flags.writeable and clip.flags.c_contiguous
@@ -582,7 +582,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     yield run
 
 
-def test_the_command_says_the_size_and_clears(
+def test_the_command_prints_the_size_and_clears(
     tracks: list[Track], cache: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = FeatureStore(cache)
@@ -615,7 +615,7 @@ def test_the_command_clears_nothing_that_is_no_cache(
 @pytest.mark.parametrize(
     "arguments", [[], ["cache", "--claer"], ["x" * 300]], ids=["none", "a typo", "too long a name"]
 )
-def test_the_command_tells_a_mistake_in_one_line(
+def test_the_command_reports_a_mistake_in_one_line(
     command: Callable[..., None], capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -624,7 +624,7 @@ def test_the_command_tells_a_mistake_in_one_line(
     assert end.value.code == 2 and line.startswith("error: ")
 
 
-def test_the_command_tells_a_cache_that_the_system_keeps_to_itself_in_one_line(
+def test_the_command_reports_a_cache_that_it_may_not_delete_in_one_line(
     tracks: list[Track],
     cache: Path,
     command: Callable[..., None],
@@ -641,7 +641,7 @@ def test_the_command_tells_a_cache_that_the_system_keeps_to_itself_in_one_line(
     assert end.value.code == 2 and capsys.readouterr().err == f"error: {cache / 'features'}: Permission denied\n"
 
 
-def test_another_process_is_sent_the_names_of_files_and_not_the_features(tracks: list[Track], cache: Path) -> None:
+def test_features_are_pickled_as_file_names_not_values(tracks: list[Track], cache: Path) -> None:
     long = [Track(track.id, write(track.path, seed, 400_000), track.genre) for seed, track in enumerate(tracks)]
     (loaded,) = FeatureStore(cache).load(long, [FeatureSpec(kind="mel")])
     sent = pickle.dumps(loaded)
@@ -660,12 +660,12 @@ def test_too_many_files_for_one_process_are_reported(tmp_path: Path, monkeypatch
         FeatureStore(tmp_path).load(tracks, [MEL])
 
 
-def test_who_waits_for_another_process_to_extract_is_reported(
+def test_waiting_for_another_process_that_extracts_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
-    tracks, there = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureStore(tmp_path)
-    held_for_a_second(there.root / "extract.lock")
+    tracks, cache = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureStore(tmp_path)
+    held_for_a_second(cache.root / "extract.lock")
     with caplog.at_level("INFO"):
-        assert_right(there.load(tracks, [MEL]))
+        assert_right(cache.load(tracks, [MEL]))
     assert "features: another process is working on it; waiting" in caplog.text

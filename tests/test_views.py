@@ -1,4 +1,4 @@
-"""What a model is shown of a window: the MFCCs that there are to extract, and what moves in it, no more."""
+"""Views of a window: the same MFCCs as those extracted, and what fluctuates in it, nothing else."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_views_of_mfccs_are_the_views_of_extracted_mfccs(n_mels: int) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.floats(3, 50), st.integers(0, 31))
-def test_what_swells_in_a_band_at_a_rate_shows_there_in_the_modulation_spectrum(cycles: float, band: int) -> None:
+def test_a_fluctuation_of_a_band_at_a_rate_shows_there_in_the_modulation_spectrum(cycles: float, band: int) -> None:
     (spectrum,) = modulation_spectrum(waves(cycles, slice(2 * band, 2 * band + 2)))[0]
     assert spectrum.shape == (78, 12)
     strongest, rate = divmod(int(spectrum[:32].argmax()), 12)
@@ -48,9 +48,7 @@ def test_what_swells_in_a_band_at_a_rate_shows_there_in_the_modulation_spectrum(
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 4), st.floats(0, 2 * np.pi), st.floats(4, 40))
-def test_a_ripple_that_swells_shows_in_the_wavelets_as_coarse_as_it_is(
-    octave: int, phase: float, cycles: float
-) -> None:
+def test_a_fluctuating_ripple_shows_in_the_wavelets_of_its_own_scale(octave: int, phase: float, cycles: float) -> None:
     n_bins, n_frames = 64, 108
     ripple = torch.cos(2**octave * 2 * np.pi * torch.arange(n_bins) / n_bins + phase)
     swell = torch.sin(2 * np.pi * cycles * torch.arange(n_frames) / n_frames)
@@ -64,13 +62,13 @@ def test_a_ripple_that_swells_shows_in_the_wavelets_as_coarse_as_it_is(
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200))
-def test_wavelets_have_no_mean_and_one_size_wherever_they_are(n_bins: int) -> None:
-    seen_through, rows = patterns(n_bins)
+def test_wavelets_have_zero_mean_and_unit_norm_wherever_they_are(n_bins: int) -> None:
+    filters, rows = patterns(n_bins)
     n_octaves = int(np.log2(max(n_bins / 4, 1)))
     n_wavelets = 2 ** (n_octaves + 1) - n_octaves - 2
-    assert rows.shape == (len(seen_through) - n_wavelets, len(seen_through))
+    assert rows.shape == (len(filters) - n_wavelets, len(filters))
     assert rows.sum(dim=0).eq(1).all() and shape_of("modulation", n_bins) == (len(rows), 12)
-    wavelets = torch.complex(*seen_through[min(n_bins, 32) + min(n_bins, 20) :].view(2, n_wavelets, n_bins))
+    wavelets = torch.complex(*filters[min(n_bins, 32) + min(n_bins, 20) :].view(2, n_wavelets, n_bins))
     assert torch.allclose(wavelets.abs().square().sum(dim=1), torch.ones(len(wavelets)), atol=1e-5)
     assert not len(wavelets) or wavelets.sum(dim=1).abs().max() < 0.1
 
@@ -107,9 +105,9 @@ def test_the_modulation_spectrum_is_that_of_numpys_fourier_transform(n_bins: int
         assert (np.exp(got) >= energies.min(axis=1, keepdims=True) * 0.99 - 1e-2).all()
 
 
-def test_the_modulation_spectrum_knows_neither_loudness_nor_colour() -> None:
-    features, colour = waves(7, slice(10, 30)), torch.randn(64, 1) * 20
-    assert torch.allclose(modulation_spectrum(features), modulation_spectrum(features + colour), atol=1e-2)
+def test_the_modulation_spectrum_depends_on_neither_loudness_nor_timbre() -> None:
+    features, spectrum = waves(7, slice(10, 30)), torch.randn(64, 1) * 20
+    assert torch.allclose(modulation_spectrum(features), modulation_spectrum(features + spectrum), atol=1e-2)
 
 
 def test_bfloat16_does_not_blur_the_modulation_spectrum() -> None:
@@ -139,7 +137,7 @@ def test_statistics_are_quantiles_then_correlations_then_modulations(n_bins: int
     )
 
 
-def test_statistics_of_what_never_moves_are_numbers_and_can_be_differentiated() -> None:
+def test_statistics_of_a_constant_window_are_finite_and_can_be_differentiated() -> None:
     features = torch.full((1, 1, 40, 30), -80.0, requires_grad=True)
     statistics(features).square().sum().backward()
     assert features.grad is not None and features.grad.isfinite().all()

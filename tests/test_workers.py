@@ -1,4 +1,4 @@
-"""Worker processes: they are kept, take turns, and end when something fails."""
+"""Worker processes: kept between calls, called in order, ended when something fails."""
 
 import os
 import signal
@@ -22,13 +22,13 @@ from genre_cls.workers import call, results, stop, stopped_by_failure
 
 @pytest.fixture(autouse=True)
 def ended() -> Iterator[None]:
-    """None of before, and none is left."""
+    """No workers before a test, and none after it."""
     stop()
     yield
     stop()
 
 
-def test_workers_give_what_they_are_called_for_and_are_kept_while_their_number_stays() -> None:
+def test_workers_return_results_and_are_kept_while_their_number_stays() -> None:
     assert sorted(results([call(2, divmod, n, 7) for n in range(20)])) == [divmod(n, 7) for n in range(20)]
     first = set(results([call(2, os.getpid) for _ in range(20)]))
     again = set(results([call(2, os.getpid) for _ in range(20)]))
@@ -37,7 +37,7 @@ def test_workers_give_what_they_are_called_for_and_are_kept_while_their_number_s
     assert other not in first and all(map(gone, first))
 
 
-def test_workers_for_another_purpose_are_beside_them_and_end_with_them() -> None:
+def test_workers_for_another_purpose_are_others_and_end_together() -> None:
     (first,) = results([call(1, os.getpid)])
     (other,) = results([call(1, os.getpid, purpose="drawing")])
     assert other != first and list(results([call(1, os.getpid)])) == [first]
@@ -45,26 +45,26 @@ def test_workers_for_another_purpose_are_beside_them_and_end_with_them() -> None
     assert gone(first) and gone(other)
 
 
-def test_workers_for_another_purpose_are_none_that_train() -> None:
+def test_workers_for_another_purpose_do_not_count_as_training() -> None:
     list(results([call(1, os.getpid, purpose="drawing")]))
     assert not workers.at_hand()
     list(results([call(1, os.getpid)]))
     assert workers.at_hand()
 
 
-def test_workers_have_the_environment_of_when_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    list(results([call(1, os.getpid)]))  # after which the process that they are forks of runs
+def test_workers_have_the_environment_at_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    list(results([call(1, os.getpid)]))  # after which the fork server runs
     monkeypatch.setenv("SET_SINCE", "yes")
     assert list(results([call(2, os.getenv, "SET_SINCE")])) == ["yes"]
 
 
-def test_calls_are_begun_in_the_order_in_which_they_come() -> None:
+def test_calls_begin_in_the_order_in_which_they_come() -> None:
     calls = [call(1, time.monotonic_ns) for _ in range(9)]
     begun = [next(results([each])) for each in calls]
     assert begun == sorted(begun)
 
 
-def test_a_call_that_fails_takes_those_with_it_that_have_not_begun_but_no_others() -> None:
+def test_a_call_that_fails_cancels_those_with_it_that_have_not_begun_but_no_others() -> None:
     failing = [call(1, int, "seven"), *(call(1, time.sleep, 0.2) for _ in range(9))]
     other = call(1, abs, -3)
     with pytest.raises(ValueError, match="seven"):
@@ -90,10 +90,8 @@ def test_a_worker_that_was_killed_between_two_calls_is_reported_too_and_there_ar
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_calls_that_a_broken_pool_has_forgotten_are_not_waited_for(
-    stopped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that is killed while it is called, or while calls are given up, answers some of them never."""
+def test_calls_that_a_broken_pool_has_lost_are_not_waited_for(stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool whose workers are killed during a submission or a cancellation never completes some calls."""
     monkeypatch.setattr(workers, "PATIENCE", 0.1)
     list(results([call(1, abs, -3)]))
     for process in active_children():
@@ -106,8 +104,8 @@ def test_calls_that_a_broken_pool_has_forgotten_are_not_waited_for(
 
 
 def killed_while_it_sends() -> None:
-    """End a worker when the main process has half of its result."""
-    pool_worker = sys._getframe(2)  # that calls what calls this
+    """End a worker when the main process has received half of its result."""
+    pool_worker = sys._getframe(2)  # the frame of concurrent.futures' loop, the caller of this function's caller
     os.write(pool_worker.f_locals["result_queue"]._writer.fileno(), (1000).to_bytes(4, "big") + b"some of them")
     os._exit(9)
 
@@ -126,22 +124,20 @@ def test_a_worker_that_is_killed_while_it_sends_a_result_is_reported_and_python_
 
 
 class Unreadable:
-    """What cannot be read back, as features are that were deleted meanwhile."""
+    """An object that cannot be unpickled, such as features that were deleted meanwhile."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path("not there").stat, ()
 
 
-def test_what_a_worker_cannot_read_is_reported_and_it_goes_on() -> None:
+def test_a_call_that_a_worker_cannot_unpickle_is_reported_and_the_worker_goes_on() -> None:
     with pytest.raises(FileNotFoundError, match="not there"):
         list(results([call(1, repr, Unreadable())]))
     assert list(results([call(1, abs, -3)])) == [3]
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals")
-def test_ctrl_c_is_not_for_workers_even_as_they_start_and_reaches_the_main_process(
-    capfd: Any, heeding_ctrl_c: None
-) -> None:
+def test_ctrl_c_never_reaches_workers_even_as_they_start_but_the_main_process(capfd: Any, heeding_ctrl_c: None) -> None:
     calls = [call(2, time.sleep, 0.5) for _ in range(4)]
     with pytest.raises(KeyboardInterrupt):
         for process in active_children():
@@ -165,13 +161,13 @@ time.sleep(1)
 """
 
 
-def test_nothing_is_said_of_calls_that_were_given_up_as_workers_end() -> None:
+def test_nothing_is_printed_about_calls_that_were_cancelled_when_workers_end() -> None:
     done = subprocess.run([sys.executable, "-c", GIVEN_UP], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("", "")
 
 
 class Demanding(Exception):
-    """A failure that cannot be made anew from what it says."""
+    """An exception that cannot be unpickled, as it takes a keyword argument."""
 
     def __init__(self, *, reason: str) -> None:
         super().__init__(reason)
@@ -181,7 +177,7 @@ def failing_demandingly() -> None:
     raise Demanding(reason="the moon is full")
 
 
-def test_a_failure_that_cannot_be_sent_is_reported_in_its_words() -> None:
+def test_an_exception_that_cannot_be_pickled_is_reported_with_its_type_and_message() -> None:
     with pytest.raises(RuntimeError, match="Demanding: the moon is full"):
         list(results([call(1, failing_demandingly)]))
 
@@ -204,7 +200,7 @@ except UserError as error:
 """
 
 
-def test_python_can_exit_though_workers_were_killed_with_much_to_read() -> None:
+def test_python_can_exit_though_workers_were_killed_with_much_unread() -> None:
     done = subprocess.run([sys.executable, "-c", UNREAD], capture_output=True, text=True, check=True, timeout=60)
     assert "a worker process was killed" in done.stdout and done.stderr == ""
 
@@ -218,18 +214,18 @@ print(forkserver._forkserver._forkserver_pid, flush=True)
 print(*results([call(2, eval, "'colorsys' in __import__('sys').modules")]), flush=True)
 stop()
 """
-on_forks = pytest.mark.skipif(workers.METHOD != "forkserver", reason="workers are no forks here")
+on_forks = pytest.mark.skipif(workers.METHOD != "forkserver", reason="workers are not forked here")
 
 
 @on_forks
 @pytest.mark.parametrize("modules", [(), ("colorsys",)])
-def test_what_is_imported_ahead_is_there_when_workers_begin(modules: tuple[str, ...]) -> None:
+def test_modules_imported_ahead_are_loaded_when_workers_begin(modules: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", AHEAD, *modules], capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == str(bool(modules))
 
 
 @on_forks
-def test_what_imports_ahead_ends_with_a_main_process_that_is_killed(tmp_path: Path) -> None:
+def test_the_fork_server_ends_with_a_main_process_that_is_killed_even_during_its_imports(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import time; time.sleep(60)")
     main = subprocess.Popen([sys.executable, "-c", AHEAD, "endless"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert main.stdout
@@ -241,7 +237,7 @@ def test_what_imports_ahead_ends_with_a_main_process_that_is_killed(tmp_path: Pa
 
 
 @on_forks
-def test_ctrl_c_is_not_for_what_imports_ahead(tmp_path: Path, heeding_ctrl_c: None) -> None:
+def test_ctrl_c_does_not_reach_the_fork_server(tmp_path: Path, heeding_ctrl_c: None) -> None:
     (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
     main = subprocess.Popen(
         [sys.executable, "-c", AHEAD, "slow"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -256,7 +252,7 @@ def test_ctrl_c_is_not_for_what_imports_ahead(tmp_path: Path, heeding_ctrl_c: No
 
 
 @pytest.mark.parametrize("failure", [UserError, KeyboardInterrupt])
-def test_no_failure_waits_for_what_workers_are_at(failure: type[BaseException]) -> None:
+def test_no_failure_waits_for_running_calls(failure: type[BaseException]) -> None:
     (pid,) = set(results([call(1, os.getpid)]))
     call(1, time.sleep, 60)
     began = time.monotonic()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from forks import gone
 
-# Stands for NVIDIA's program: it leaves its number and what it was told where clients would look for it.
+# A fake of NVIDIA's program: it leaves its process id and its arguments where clients would look for it.
 CONTROL = """#!/bin/sh
 echo "$$ $1 ${CUDA_VISIBLE_DEVICES-all}" > "$CUDA_MPS_PIPE_DIRECTORY/control"
 exec sleep 1000
 """
-# Stands for a process that uses a GPU by it, once it is there.
+# A fake of a process that uses a GPU by the service, once it is there.
 WORKS = """
 import os, time
 while not os.path.exists(os.environ["CUDA_MPS_PIPE_DIRECTORY"] + "/control"):
@@ -23,10 +23,10 @@ while not os.path.exists(os.environ["CUDA_MPS_PIPE_DIRECTORY"] + "/control"):
 STARTED = """
 import os, sys
 from pathlib import Path
-from genre_cls import mps
-mps.USE, mps.USUAL = sys.argv[1], Path(sys.argv[2])
-mps.start()
-mps.start()
+from genre_cls import nvidia_mps
+nvidia_mps.USE, nvidia_mps.DEFAULT = sys.argv[1], Path(sys.argv[2])
+nvidia_mps.start()
+nvidia_mps.start()
 folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "")
 print(folder, os.path.isdir(folder) and Path(folder, "control").read_text(), sep="\\n", end="", flush=True)
 exec(sys.argv[3])
@@ -46,7 +46,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(use: str = WORKS, usual: str = "/nowhere", then: str = "") -> tuple[int, list[str]]:
-    """The exit code of a process that starts the service, and what it prints of it."""
+    """Return the exit code of a process that starts the service, and the lines that it prints about it."""
     command = [sys.executable, "-c", STARTED, use, usual, then]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout.splitlines()
@@ -58,15 +58,15 @@ def test_it_is_started_once_for_all_gpus_and_ends_with_its_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: str, code: int
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    returned, (folder, said) = started(then=then)
-    pid, *told = said.split()
-    assert returned == code and told == ["-f", "all"] and Path(folder).parent == tmp_path
+    returned, (folder, control) = started(then=then)
+    pid, *arguments = control.split()
+    assert returned == code and arguments == ["-f", "all"] and Path(folder).parent == tmp_path
     assert gone(int(pid))
     assert then or not Path(folder).exists()
 
 
 @pytest.mark.usefixtures("installed")
-def test_where_no_process_can_use_a_gpu_by_it_there_is_none(tmp_path: Path) -> None:
+def test_where_no_process_can_use_a_gpu_by_it_it_is_stopped(tmp_path: Path) -> None:
     assert started(f"{WORKS}\nraise SystemExit(1)") == (0, ["", "False"])
     assert not list(tmp_path.glob("mps-*"))
 
