@@ -323,7 +323,7 @@ def simulate(condition: Condition, n: int, seed: int) -> dict[str, str]:
 
 def table(columns: Mapping[str, str], conditions: Sequence[Condition], figures: Sequence[Mapping[str, str]]) -> str:
     """Format some figures of each condition as Markdown."""
-    heads = ["learner", "tracks", "judged by", *columns.values()]
+    heads = ["learner", "tracks", "tested on", *columns.values()]
     rows = [
         [*condition.cells, *(each[name] for name in columns)]
         for condition, each in zip(conditions, figures, strict=True)
