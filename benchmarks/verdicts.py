@@ -65,7 +65,7 @@ class Condition:
         n_tracks: in a data set, equally many of each genre.
         repeats: of 5-fold cross-validation; 0 for five trainings on 70 % of the tracks that are tested on the others.
         each: tracks by each artist.
-        apart: whether folds share no artist.
+        by_artist: whether folds share no artist.
         published: whether the tracks have GTZAN's genres and artists, split as published; `n_tracks` is ignored then.
         drop: by how much the true accuracy of `model=basic` is lower, a share.
         noise: standard deviation for each of the grid's configurations, from `calibrated`.
@@ -76,7 +76,7 @@ class Condition:
     n_tracks: int = 200
     repeats: int = 1
     each: int = 1
-    apart: bool = False
+    by_artist: bool = False
     published: bool = False
     drop: float = 0.0
     noise: tuple[float, ...] = ()
@@ -85,7 +85,7 @@ class Condition:
     @property
     def cells(self) -> tuple[str, ...]:
         """The cells that identify it in a table."""
-        split = f"{self.repeats} x 5 folds by artist" if self.apart else f"{self.repeats} x 5 folds"
+        split = f"{self.repeats} x 5 folds by artist" if self.by_artist else f"{self.repeats} x 5 folds"
         how = split if self.repeats else "one test set, 5 trainings"
         by = ", GTZAN's artists" if self.published else f", {self.each} an artist" if self.each > 1 else ""
         return self.learner.__name__.replace("_", " "), f"{len(self.tracks[0])}{by}", how
@@ -122,7 +122,11 @@ WITHOUT_DIFFERENCE = (
     Condition(n_tracks=1000, repeats=3),
     *(Condition(learner, 1200, repeats=0, each=12) for learner in (class_means, restless_class_means)),
     *(Condition(learner, repeats=0, published=True) for learner in (class_means, restless_class_means)),
-    *(Condition(n_tracks=600, repeats=repeats, each=12, apart=apart) for apart in (False, True) for repeats in (1, 3)),
+    *(
+        Condition(n_tracks=600, repeats=repeats, each=12, by_artist=by_artist)
+        for by_artist in (False, True)
+        for repeats in (1, 3)
+    ),
 )
 WITH_DIFFERENCE = (
     *(Condition(drop=drop) for drop in (0.02, 0.03, 0.05, 0.1)),
@@ -247,7 +251,7 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
     features = draw_features(labels, artists, condition.noise, random)
     tracks = np.arange(len(labels))
     if condition.repeats:
-        rule = folds.artist if condition.apart else folds.random
+        rule = folds.artist if condition.by_artist else folds.random
         seed = int(random.integers(2**31))
         split = rule([GENRES[label] for label in labels], artists, k=5, seed=seed, repeats=condition.repeats)
     else:

@@ -179,7 +179,7 @@ def _check(file: _Stream) -> None:
     if file.format == "RAW":  # libsndfile's guess from the name, where it does not recognise the bytes
         raise RuntimeError("Format not recognised")
     if file.frames > LONGEST:
-        raise RuntimeError("does not tell its length")
+        raise RuntimeError("does not state its length")
     if not 0 < file.samplerate <= FASTEST:
         raise RuntimeError(f"has a sample rate of {file.samplerate} Hz")
 

@@ -206,7 +206,7 @@ def test_a_header_that_claims_an_absurd_length_is_refused(tmp_path: Path) -> Non
         header[21] = header[21] & 0xF0 | n_samples >> 32
         header[22:26] = (n_samples & 0xFFFFFFFF).to_bytes(4, "big")
         path.write_bytes(header)
-        assert reason(path) == "does not tell its length"
+        assert reason(path) == "does not state its length"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])

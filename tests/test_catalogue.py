@@ -514,7 +514,7 @@ def test_without_a_known_artist_there_are_no_groups() -> None:
     assert catalogue.artist_groups([a_track("1"), a_track("2", repeats="1")]) is None
 
 
-def test_what_is_known_of_gtzan_is_complete_and_points_to_itself() -> None:
+def test_the_facts_about_gtzan_are_complete_and_refer_only_to_its_tracks() -> None:
     facts = catalogue._gtzan_facts()
     assert sorted(facts) == [f"{genre}.{n:05d}" for genre in catalogue.GTZAN_GENRES for n in range(100)]
     assert Counter(row["part"] for row in facts.values()) == {"train": 443, "valid": 197, "test": 290, "": 70}
@@ -617,9 +617,7 @@ ROWS = LINES.map(lambda lines: "\n".join(",".join(line) for line in lines).encod
 
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")) | ROWS)
-def test_whatever_stands_in_a_metadata_file_it_is_read_or_told(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_metadata_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     base = tmp_path_factory.getbasetemp() / "with metadata"
     for genre in "ab":
         touch(base / genre / "1.wav")
