@@ -11,6 +11,12 @@ from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import expanduser
 
 DATABASE = "mlflow.db"
+LOCATIONS = (  # tables and columns with absolute paths of artifacts; the last ones are of MLflow 3
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
 
 # What SQLite says, to what can be done about it; the last one is for all else.
 WAYS_OUT = {
@@ -60,32 +66,36 @@ def check(folder: Path) -> None:
 
 
 def follow(folder: Path) -> None:
-    """Let a store whose folder was moved or copied find its artifacts, of which MLflow keeps the whole path.
+    """Rewrite the absolute artifact paths that MLflow stores, so that a folder that was moved or copied finds its own.
 
     Args:
         folder: of the store, an absolute path.
     """
     with closing(sqlite3.connect(folder / DATABASE)) as connection, connection, suppress(sqlite3.OperationalError):
-        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        for number, location in experiments:
-            before = local_path(location)
-            now = folder / "artifacts" / before.name
-            if is_local(location) and before.parent.name == "artifacts" and now.is_dir() and not _is_one(before, now):
-                moved = (now.as_uri(), len(location) + 1, number)
-                connection.execute("UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = ?3", moved)
-                connection.execute(
-                    "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) WHERE experiment_id = ?3", moved
-                )
+        locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        moves = [(location, new) for (location,) in locations if (new := _new_location(location, folder))]
+        for table, column in LOCATIONS:
+            statement = (
+                f"UPDATE {table} SET {column} = ?2 || substr({column}, length(?1) + 1) "
+                f"WHERE {column} = ?1 OR substr({column}, 1, length(?1) + 1) = ?1 || '/'"
+            )
+            connection.executemany(statement, moves)
 
 
-def local_path(artifacts: str) -> Path:
-    """Where a local store keeps the artifacts of this address."""
+def _new_location(location: str, folder: Path) -> str | None:
+    """The URI of an experiment's artifacts in the store's present folder; None if they are where the database says."""
+    before = local_path(location)
+    if not before or before.parent.name != "artifacts":
+        return None
+    now = folder / "artifacts" / before.name
+    return now.as_uri() if now.is_dir() and not (before.exists() and before.samefile(now)) else None
+
+
+def local_path(artifacts: str) -> Path | None:
+    """The path of artifacts at this URI; None if a server keeps them."""
+    if urlparse(artifacts).scheme not in ("", "file"):
+        return None
     return Path(url2pathname(artifacts.removeprefix("file://")))
-
-
-def is_local(artifacts: str) -> bool:
-    """Whether artifacts of this address are in a folder and not a server's."""
-    return urlparse(artifacts).scheme in ("", "file")
 
 
 def what_failed(uri: str, failure: object) -> str:
@@ -101,7 +111,3 @@ def what_failed(uri: str, failure: object) -> str:
     path = uri.removeprefix("sqlite:///")
     way_out = next(way_out for words, way_out in WAYS_OUT.items() if re.search(words, reason))
     return f"{path}: {reason}; {way_out}"
-
-
-def _is_one(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)

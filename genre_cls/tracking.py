@@ -255,8 +255,8 @@ class Tracker:
             return fold
         except (FileNotFoundError, MlflowException, *DAMAGED) as error:
             # Any other failure of the disk, and one of a server, says nothing of the fold, and goes on.
-            if database.is_local(child.info.artifact_uri):
-                _check_within_reach(database.local_path(child.info.artifact_uri).parents[1])
+            if folder := database.local_path(child.info.artifact_uri):
+                _check_within_reach(folder.parents[1])
             elif isinstance(error, MlflowException):
                 raise
             log.warning("%s is trained anew, as its files are damaged: %s", child.info.run_name, error)
@@ -457,7 +457,7 @@ class Tracker:
 
     def _files(self, run: Run, names: Sequence[str] = ()) -> Path:
         """The folder of a run's artifacts; of those that a server keeps, only the named ones that are there, or all."""
-        if database.is_local(run.info.artifact_uri):
+        if database.local_path(run.info.artifact_uri):
             return self._fetch(run.info.artifact_uri)
         folder = self._new_folder()
         for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
@@ -466,7 +466,7 @@ class Tracker:
         return Path(folder)
 
     def _file(self, run: Run, name: str) -> Path:
-        folder = None if database.is_local(run.info.artifact_uri) else self._new_folder()
+        folder = None if database.local_path(run.info.artifact_uri) else self._new_folder()
         return self._fetch(f"{run.info.artifact_uri}/{name}", folder)
 
     def _fetch(self, artifact: str, folder: str | None = None) -> Path:
@@ -559,7 +559,7 @@ def _is_shuffled(run: Run) -> bool:
 def _settle(artifacts: str) -> None:
     """Have the disk itself hold a run's artifacts before it is called finished, unless they are a server's."""
     folder = database.local_path(artifacts)
-    if database.is_local(artifacts) and folder.is_dir():  # of a run without artifacts there is none
+    if folder and folder.is_dir():  # of a run without artifacts there is none
         sync(*folder.iterdir(), folder, *folder.parents[:3])
 
 

@@ -331,6 +331,13 @@ def test_a_store_whose_folder_was_moved_has_all_that_it_had_and_goes_on_there(tr
         assert artifacts(there, parent.info.run_id).is_relative_to(moved)
 
 
+def test_moving_a_store_confuses_no_experiments_whose_names_begin_alike(tracker: Tracker, folder: Path) -> None:
+    runs = {name: store(tracker, name, 1.0, experiment=name) for name in ("e", "e 2", "ee")}
+    there = Tracker("", folder.rename(folder.with_name("else where")))
+    assert all(artifacts(there, run_id).is_dir() for run_id in runs.values())
+    assert found(there) == dict.fromkeys(runs, 1.0)
+
+
 def test_a_copied_store_is_one_of_its_own(tracker: Tracker, folder: Path) -> None:
     store(tracker, "a", 1.0)
     copy = folder.with_name("copy")
@@ -430,7 +437,7 @@ def test_what_a_server_keeps_is_fetched_without_weights_and_goes_with_the_connec
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(database, "is_local", lambda artifacts: False)
+    monkeypatch.setattr(database, "local_path", lambda artifacts: None)
     tracker = Tracker("", folder)
     store(tracker, "a", 1.0, 0.8)
     assert found(tracker) == {"a": 0.9}
@@ -470,7 +477,7 @@ def test_a_server_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatc
     def away(*asked: object) -> Path:
         raise MlflowException("artifacts are away")
 
-    monkeypatch.setattr(database, "is_local", lambda uri: False)
+    monkeypatch.setattr(database, "local_path", lambda uri: None)
     monkeypatch.setattr(Tracker, "_files", away)
     with pytest.raises(MlflowException, match="away"):
         tracker.earlier(tracker.experiment("e"), "k")
