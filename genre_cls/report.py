@@ -1,6 +1,7 @@
 """The report: `python -m genre_cls.report` lays the tracking store's configurations side by side, without training."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -126,7 +127,9 @@ def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Addresses of the audio that is at hand, in forms that browsers play."""
     paths = {track: Path(known["path"]) for track, known in tracks.items()}
     return {
-        track: path.as_uri() for track, path in paths.items() if path.suffix.lower() in BROWSERS_PLAY and path.exists()
+        track: path.as_uri()
+        for track, path in paths.items()
+        if path.suffix.lower() in BROWSERS_PLAY and os.access(path, os.R_OK)
     }
 
 

@@ -1,5 +1,6 @@
 """The report without training: from what is stored alone, and the same."""
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -54,6 +55,23 @@ def test_it_looks_and_goes_where_it_is_reported(command: Command, store: Path, t
     assert f"{tmp_path}/elsewhere/report.html" in done.err
     none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)
     assert none.code == 2 and "tracking.experiment=other" in none.err
+
+
+def test_only_audio_that_this_machine_can_read_can_be_played_on_the_page(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    paths = {"here": tmp_path / "a.wav", "gone": tmp_path / "b.wav", "locked": locked / "c.wav"}
+    paths["named too long for a look at it"] = tmp_path / f"{'d' * 300}.wav"
+    for track in ("here", "locked"):
+        paths[track].touch()
+    locked.chmod(0)
+    try:
+        playable = report._playable({track: {"path": str(path)} for track, path in paths.items()})
+    finally:
+        locked.chmod(0o700)
+    if os.geteuid() == 0:  # who may enter any folder
+        playable.pop("locked")
+    assert playable == {"here": paths["here"].as_uri()}
 
 
 @pytest.mark.usefixtures("store_here")
