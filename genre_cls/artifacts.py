@@ -15,6 +15,7 @@ from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
 RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads, the last one if it is there
+SUMMARIES = ("tracks.csv", "genre_means_mel.npz", "genre_means_mfcc.npz")  # a configuration's, that reports read
 DAMAGED = (ValueError, LookupError, TypeError)  # what `load_fold` says of files that are cut short or worse
 
 Files = Mapping[str, bytes]  # name of an artifact to its content

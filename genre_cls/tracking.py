@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from genre_cls import database, naming
-from genre_cls.artifacts import DAMAGED, RESULTS, Files, load_fold, load_genre_means, load_tracks
+from genre_cls.artifacts import DAMAGED, RESULTS, SUMMARIES, Files, load_fold, load_genre_means, load_tracks
 from genre_cls.connection import connect, store_uri
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import disk_failure, expanduser, sync
@@ -439,7 +439,7 @@ class Tracker:
             if not folds:
                 return None
             n_parameters = int(parent.data.params["n_parameters"])
-            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent)
+            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent, SUMMARIES)
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:
             log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
@@ -455,13 +455,13 @@ class Tracker:
     def _fold(self, run: Run) -> FoldResult:
         return load_fold(self._files(run, RESULTS))
 
-    def _files(self, run: Run, names: Sequence[str] = ()) -> Path:
-        """The folder of a run's artifacts; of those that a server keeps, only the named ones that are there, or all."""
+    def _files(self, run: Run, names: Sequence[str]) -> Path:
+        """Return the folder of a run's artifacts; of a server's, only the named ones that exist are downloaded."""
         if database.local_path(run.info.artifact_uri):
             return self._fetch(run.info.artifact_uri)
         folder = self._new_folder()
         for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
-            if name in names or not names:
+            if name in names:
                 self._fetch(f"{run.info.artifact_uri}/{name}", folder)
         return Path(folder)
 
