@@ -31,17 +31,12 @@ def table(report: Report) -> Table:
 def markdown(report: Report) -> str:
     """The whole report but its pictures as GitHub Markdown."""
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
-    sections = {
-        "Each against each": findings.each_against_each(report),
-        "The same under other splits": findings.under_other_splits(report),
-        "Which genres the best one recognises": findings.genres(report),
-        "Which tracks are missed most": findings.missed_tracks(report),
-    }
-    about = {
-        "Each against each": f"\n\n{_escaped(findings.ABOUT_MCNEMAR)}",
-        "The same under other splits": f"\n\n{_escaped(findings.ABOUT_SPLITS)}",
-        "Which tracks are missed most": f"\n\n{_escaped(findings.about_missed(report))}",
-    }
+    sections = (
+        ("Each against each", findings.each_against_each(report), findings.ABOUT_MCNEMAR),
+        ("The same under other splits", findings.under_other_splits(report), findings.ABOUT_SPLITS),
+        ("Which genres the best one recognises", findings.genres(report), ""),
+        ("Which tracks are missed most", findings.missed_tracks(report), findings.about_missed(report)),
+    )
     reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
     blocks = [
         f"# {_escaped(report.title)}",
@@ -50,7 +45,7 @@ def markdown(report: Report) -> str:
         "\n".join(f"- {_escaped(verdict)}" for verdict in findings.verdicts(report)),
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
-        *(f"## {title}\n\n{_pipes(sheet)}{about.get(title, '')}" for title, sheet in sections.items() if sheet),
+        *(f"## {title}\n\n{_pipes(sheet)}\n\n{_escaped(about)}".rstrip() for title, sheet, about in sections if sheet),
         f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
         "## How to read this\n\n" + "\n".join(reading),
         f"## Where the numbers come from\n\n{_pipes(provenance)}",
