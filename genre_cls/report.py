@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,28 +148,13 @@ def _provenance(found: "Comparison") -> dict[str, str]:
 
 
 def _commands(commands: Mapping[str, int]) -> dict[str, str]:
-    """Commands as they would be typed, by of how many configurations each is, as far as there are several."""
+    """The commands by label, which says how many configurations each trained if there are several commands."""
     if len(commands) == 1:
-        return {"command": _typed(*commands)}
-    by_count: dict[int, list[str]] = {}
-    for command, n in commands.items():
-        by_count.setdefault(n, []).append(_typed(command))
-    return {_label(n, len(same)): " | ".join(same) for n, same in by_count.items()}
-
-
-def _label(n_configurations: int, n_commands: int) -> str:
-    few = "1 configuration" if n_configurations == 1 else f"{n_configurations} configurations"
-    return f"command of {few} each" if n_commands > 1 else f"command of {few}"
-
-
-def _typed(command: str) -> str:
-    """A command with the quotes that are easiest to read, whatever wrote it down."""
-    from genre_cls.identity import typed
-
-    try:
-        return typed(shlex.split(command))
-    except ValueError:  # what is no command, but somebody's tag
-        return command
+        return {"command": next(iter(commands))}
+    return {
+        f"command {number} ({n} configuration{'s' if n > 1 else ''})": command
+        for number, (command, n) in enumerate(commands.items(), start=1)
+    }
 
 
 if __name__ == "__main__":

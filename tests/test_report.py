@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from shared import Command
 
-from genre_cls import report, train
+from genre_cls import page, report, train
 from genre_cls.connection import store_uri
 
 
@@ -37,13 +37,14 @@ def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
     text = (sweep.folder / "report" / "report.md").read_text()
     n_tracks = len(sweep.files(sweep.parents[0])["tracks.csv"].read_text().splitlines()) - 1
     assert f"Data: my music, {n_tracks} judged tracks in 2 genres, folds=random" in text
-    assert "| command | python -m genre_cls.train" in text
+    typed = page._escaped(sweep.parents[1].data.tags["command"])  # shown as it was stored
+    assert f"| command | {typed} |" in text and typed.startswith("python -m genre_cls.train")
     client = MlflowClient(store_uri("", store))
-    client.set_tag(sweep.parents[0].info.run_id, "command", "another 'a='\"'\"'b c'\"'\"''")
+    client.set_tag(sweep.parents[0].info.run_id, "command", "another \"a='b c'\"")
     done = command(report.main, f"tracking.folder={store}")
     told = (done.folder / "report" / "report.md").read_text()
-    assert "| command of 7 configurations | python -m genre_cls.train" in told
-    assert """| command of 1 configuration | another "a='b c'" |""" in told
+    assert f"| command 1 (7 configurations) | {typed} |" in told
+    assert """| command 2 (1 configuration) | another "a='b c'" |""" in told
     last = datetime.fromtimestamp(max(run.info.end_time for run in sweep.parents) / 1000)
     assert f"| finished | {last:%Y-%m-%d %H:%M:%S} |" in told
 
