@@ -99,9 +99,9 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
         return Controller(GenreClassifier.load(model, trust=trust), None, tracking)
     from genre_cls.similarity import library
 
-    tracker, run_id = run
+    runs, run_id = run
     return Controller(
-        GenreClassifier.load(run_id, tracking=tracking, trust=trust), library(*tracker.predictions_of(run_id)), tracking
+        GenreClassifier.load(run_id, tracking=tracking, trust=trust), library(*runs.predictions_of(run_id)), tracking
     )
 
 
@@ -209,11 +209,11 @@ class Controller:
 
         report = None
         if is_store(self.tracking):
-            from genre_cls.tracking import Tracker
+            from genre_cls.stored_runs import StoredRuns
 
-            tracker = Tracker.at(self.tracking)
-            with tracker.failures_in_one_line():
-                report = tracker.report()
+            runs = StoredRuns.at(self.tracking)
+            with runs.failures_in_one_line():
+                report = runs.report()
         if report is None:
             where = html.escape(without_credentials(in_one_line(self.tracking)))
             return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"

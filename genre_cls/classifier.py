@@ -25,7 +25,7 @@ from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
 if TYPE_CHECKING:
-    from genre_cls.tracking import Tracker
+    from genre_cls.stored_runs import StoredRuns
 
 BEST = "best"
 
@@ -74,8 +74,8 @@ class GenreClassifier:
             UserError: there is nothing there, or a file cannot be used.
         """
         if found := run_of(source, tracking):
-            tracker, run_id = found
-            paths, temperature = tracker.model_files(run_id), tracker.temperature(run_id)
+            runs, run_id = found
+            paths, temperature = runs.model_files(run_id), runs.temperature(run_id)
         else:
             paths, temperature = _model_files(source), None
         return cls([modelfile.read(path, trust=trust) for path in paths], temperature)
@@ -231,7 +231,7 @@ class GenreClassifier:
         return verdict
 
 
-def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | None":
+def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] | None":
     """The store and the run in it that a source of models means; None if it means files.
 
     Args:
@@ -245,13 +245,13 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
         return None
     if not database.is_store(tracking):
         raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
-    from genre_cls.tracking import Tracker  # takes seconds to import, which a model file need not wait for
+    from genre_cls.stored_runs import StoredRuns  # takes seconds to import, which a model file need not wait for
 
-    tracker = Tracker.at(str(tracking))
-    run_id = tracker.best() if source == BEST else str(source)
+    runs = StoredRuns.at(str(tracking))
+    run_id = runs.best() if source == BEST else str(source)
     if not run_id:
         raise UserError(f"tracking {tracking}: no configuration has finished there; run genre_cls.train first")
-    return tracker, run_id
+    return runs, run_id
 
 
 def _model_files(source: str | Path) -> list[Path]:

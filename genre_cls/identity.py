@@ -33,8 +33,8 @@ NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "findings", "lifeline",
     "similarity", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
-    "predict", "prediction", "progress", "registry", "report", "served", "spool", "tracking", "train", "files",
-    "workers",
+    "predict", "prediction", "progress", "registry", "report", "served", "spool", "stored_runs", "tracking", "train",
+    "files", "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
 

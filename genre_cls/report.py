@@ -19,7 +19,8 @@ from genre_cls.settings import CONF, check
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
-    from genre_cls.tracking import Comparison, Tracker
+    from genre_cls.stored_runs import Comparison
+    from genre_cls.tracking import Tracker
 
 log = logging.getLogger(__name__)
 

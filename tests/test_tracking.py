@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from genre_cls import database, tracking
+from genre_cls import database, stored_runs
 from genre_cls.artifacts import (
     confusion_file,
     fold_files,
@@ -35,7 +35,8 @@ from genre_cls.errors import UserError
 from genre_cls.findings import of_several_codes
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.spool import Spool
-from genre_cls.tracking import COMMAND_ID, KEY, PARENT, Tracker, _changed
+from genre_cls.stored_runs import PARENT, changed_metrics
+from genre_cls.tracking import COMMAND_ID, KEY, Tracker
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
@@ -422,7 +423,7 @@ def test_what_somebody_has_deleted_is_left_out(tracker: Tracker, damage: Callabl
 
 def test_a_model_that_somebody_has_deleted_is_reported_with_the_way_to_another(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0, 0.9)
-    with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*training with force=true makes it anew"):
+    with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*training with force=true makes it again"):
         tracker.model_files(run_id)
 
 
@@ -464,7 +465,7 @@ def test_a_disk_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch:
     def fail(folder: Path) -> FoldResult:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(tracking, "load_fold", fail)
+    monkeypatch.setattr(stored_runs, "load_fold", fail)
     with pytest.raises(OSError, match="Input/output"):
         tracker.earlier(experiment, "k")
     monkeypatch.undo()
@@ -683,8 +684,8 @@ def test_genres_whose_names_are_alike_to_mlflow_do_not_make_a_result_look_change
     fold = replace(a_fold(0, 0.8), genres=("a,b", "a;b"))
     with tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
         open_run.log(fold.scores, {}, {})
-    assert _changed(run(tracker, open_run.run_id), fold.scores) == []
-    assert _changed(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
+    assert changed_metrics(run(tracker, open_run.run_id), fold.scores) == []
+    assert changed_metrics(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
 
 
 def test_a_fold_that_is_there_twice_counts_once(tracker: Tracker) -> None:
