@@ -154,9 +154,9 @@ class Controller:
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()
-        from genre_cls import plots
+        from genre_cls import clip_plots
 
-        over_time = plots.genres_over_time(prediction, title="Genres over time")
+        over_time = clip_plots.genres_over_time(prediction, title="Genres over time")
         alike = self._similar(prediction)
         return dict(prediction.ranked), over_time, alike, _clip_figure(kept), kept, prediction.genre, None
 
@@ -193,11 +193,11 @@ class Controller:
         """
         if not kept:
             raise UserError("nothing to explain; drop a file that sounds from its beginning")
-        from genre_cls import plots
+        from genre_cls import clip_plots
 
         said = self.classifier.explain_clip(kept.clip, genre)
         title = f"{kept.name}: evidence for {in_one_line(genre)}"
-        return plots.explanation(said, title=title, note=said.note)
+        return clip_plots.explanation(said, title=title, note=said.note)
 
     def results(self) -> str:
         """The newest report in a frame in which no script runs, or what is missing, as HTML.
@@ -222,11 +222,11 @@ class Controller:
 
 
 def _clip_figure(kept: KeptClip | None) -> "Figure | None":
-    from genre_cls import plots
+    from genre_cls import clip_plots
 
     if not kept:
         return None
-    return plots.clip(kept.clip, title=kept.name, note=f"The first {kept.clip.seconds:.0f} s.")
+    return clip_plots.clip(kept.clip, title=kept.name, note=f"The first {kept.clip.seconds:.0f} s.")
 
 
 def _page(controller: Controller) -> Any:

@@ -30,7 +30,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Of it, what only words, draws or stores results. A new file counts until it is named here: to train once too often
 # is better than to take over what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
-    "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
+    "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "findings", "lifeline",
     "similarity", "locks", "memory", "modelfile", "mps", "naming", "onnx_export", "onnx_model", "page", "plots",
     "predict", "prediction", "progress", "registry", "report", "served", "spool", "stored_runs", "tracking", "train",

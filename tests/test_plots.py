@@ -20,7 +20,6 @@ from genre_cls import plots
 from genre_cls.calibration import Calibration, calibration
 from genre_cls.comparisons import Difference
 from genre_cls.estimates import Estimate
-from genre_cls.prediction import Clip, Prediction
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names
 
 GENRES = ("blues", "jazz", "rock")
@@ -316,34 +315,6 @@ def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
     assert names(results) == ["mel · cnn · batch 16 · recipe.lr 0.1", "mel · cnn · batch 16 · recipe.lr 0.2"]
 
 
-def a_prediction(seconds: float, *shares: tuple[float, ...]) -> Prediction:
-    """Windows of equal length, one after the other."""
-    bounds, windows = np.linspace(0, seconds, len(shares) + 1), np.array(shares)
-    return Prediction(GENRES, seconds, bounds[:-1], bounds[1:], windows)
-
-
-def a_clip(loudness: float = 0.5) -> Clip:
-    wave = loudness * np.sin(np.arange(16000, dtype=np.float32))
-    return Clip(wave, 8000, np.zeros((32, 63), np.float32), np.geomspace(50, 4000, 32), 256 / 8000)
-
-
-def test_genres_over_time_are_ranked_and_as_probable_as_they_were() -> None:
-    figure = plots.genres_over_time(a_prediction(4, (0.1, 0.7, 0.2), (0.3, 0.5, 0.2)), title="t")
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["jazz", "blues", "rock"]
-    shown = np.asarray(axes.collections[0].get_array()).reshape(3, 4)
-    np.testing.assert_allclose(shown, [[0.7, 0.7, 0.5, 0.5], [0.1, 0.1, 0.3, 0.3], [0.2] * 4])
-    assert axes.get_xlim() == (0, 4)
-
-
-def test_a_clip_is_drawn_as_loud_and_as_long_as_it_is() -> None:
-    for loudness in (0.5, 3.0):
-        waveform, mel = plots.clip(a_clip(loudness), title="t").axes[:2]
-        heights = waveform.collections[0].get_paths()[0].vertices[:, 1]
-        assert heights.max() == pytest.approx(loudness, rel=0.01) and waveform.get_ylim()[1] >= loudness
-        assert mel.get_xlim() == (0, 2) and mel.images[0].get_array().shape == (32, 63)  # type: ignore[union-attr]
-
-
 def test_a_figure_becomes_a_png() -> None:
     assert plots.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES, title="t")).startswith(b"\x89PNG")
 
@@ -370,8 +341,6 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
         plots.differences([a_difference(0.1, 0.01, better="$x_", worse="_y\n$\\frac{" * 9)], note=note),
         plots.reliability(result.calibration, note=note),
         plots.split_comparison({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=HOSTILE[:2])}, note=note),
-        plots.genres_over_time(replace(a_prediction(9, (0.2, 0.3, 0.5)), genres=HOSTILE), title="$", note=note),
-        plots.clip(a_clip(), title="$\\frac{1$", note=note),
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -397,7 +366,7 @@ def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
 
 
 def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_word() -> None:
-    figure = plots._figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
+    figure = plots.new_figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert plots.png(figure)
