@@ -122,7 +122,7 @@ def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_th
         return got.accuracy
 
     unequal, equal = pair([n + 1] * 4 + [n]), pair([n + 1] * 5)
-    assert unequal.error == pytest.approx(equal.error, rel=0.05) and unequal.error > 0
+    assert unequal.standard_error == pytest.approx(equal.standard_error, rel=0.05) and unequal.standard_error > 0
 
 
 @settings(deadline=None, max_examples=10)
@@ -178,8 +178,8 @@ def test_a_main_effect_is_that_of_the_mean_over_all_else(grid: list[ConfigResult
         gains = by_setting[effect.better] - by_setting[effect.worse]
         expected = estimate(gains.tolist(), test_share=1 / (len(gains) - 1))
         assert effect.accuracy.mean == pytest.approx(expected.mean, abs=1e-12)
-        if expected.error:  # else that of single tracks stands in
-            assert effect.accuracy.error == pytest.approx(expected.error, abs=1e-12)
+        if expected.standard_error:  # else that of single tracks stands in
+            assert effect.accuracy.standard_error == pytest.approx(expected.standard_error, abs=1e-12)
 
 
 def effect_name(axis: str, result: ConfigResult) -> str:
@@ -242,8 +242,8 @@ def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: 
     expected = crossed(first - second)
     for got in (*each_pair(pair, ROPE), *main_effects(pair, ROPE)):
         assert got.accuracy.mean == pytest.approx(abs(expected.mean))
-        assert got.accuracy.error == pytest.approx(expected.error)
-        assert got.accuracy.freedom == pytest.approx(expected.freedom)
+        assert got.accuracy.standard_error == pytest.approx(expected.standard_error)
+        assert got.accuracy.df == pytest.approx(expected.df)
 
 
 @settings(deadline=None, max_examples=20)
@@ -257,9 +257,9 @@ def test_on_one_published_test_set_artists_are_the_sample_not_tracks(seed: int, 
         replace(one, folds=tuple(replace(fold, groups=tuple(artists.tolist())) for fold in one.folds)) for one in pair
     ]
     expected = crossed(hits[0] - hits[1], artists)
-    assume(expected.error > 1e-6)
+    assume(expected.standard_error > 1e-6)
     for got in (*each_pair(known, ROPE), *main_effects(known, ROPE)):
-        assert (got.accuracy.error, got.accuracy.freedom) == pytest.approx((expected.error, expected.freedom))
+        assert (got.accuracy.standard_error, got.accuracy.df) == pytest.approx((expected.standard_error, expected.df))
 
 
 @given(st.floats(0, 0.5), st.floats(1e-4, 0.1), st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.1))
@@ -323,7 +323,7 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
     assert pair.accuracy.mean == np.mean([share] * n_folds)
     mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss that are imagined
     exact = np.sqrt(((n_folds + 2) / n - mean**2) / n)
-    assert exact < pair.accuracy.error < exact + share - mean
+    assert exact < pair.accuracy.standard_error < exact + share - mean
     assert pair.p_value > 0.05 and "cannot be told apart" in verdict(pair)
 
 
@@ -331,4 +331,4 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
 def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_tracks: int, words: str) -> None:
     tracks = np.arange(5 * n_tracks).reshape(5, n_tracks)
     (pair,) = each_pair([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
-    assert words in verdict(pair) and pair.accuracy.error > 0
+    assert words in verdict(pair) and pair.accuracy.standard_error > 0
