@@ -1,4 +1,4 @@
-"""A report in the three ways to show it: terminal table, Markdown, one self-contained HTML page."""
+"""Lay out a report as a terminal table, as Markdown and as one self-contained HTML page."""
 
 import re
 from base64 import b64encode
@@ -15,12 +15,12 @@ from genre_cls.findings import Report, Sheet
 
 
 def table(report: Report) -> Table:
-    """The ranked configurations for a terminal, with what can be said of them."""
+    """Return the ranked configurations as a table for a terminal, with the answer and the verdicts below."""
     sheet = findings.ranking(report, narrow=True)
     caption = Text("\n".join([findings.answer(report), *findings.verdicts(report)]))
     grid = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, side in sheet.columns.items():
-        # Heads in two lines leave the cells room on 80 columns.
+        # Headers on two lines leave room for the cells in 80 columns.
         head = Text(fill(name, 8, break_long_words=False))
         grid.add_column(head, justify="left" if side == "left" else "right", no_wrap=side == "right", overflow="fold")
     for place, row in enumerate(sheet.rows):
@@ -29,7 +29,7 @@ def table(report: Report) -> Table:
 
 
 def markdown(report: Report) -> str:
-    """The whole report but its pictures as GitHub Markdown."""
+    """Return the whole report without its figures as GitHub Markdown."""
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
     sections = (
         ("Each against each", findings.each_against_each(report), findings.ABOUT_MCNEMAR),
@@ -54,7 +54,7 @@ def markdown(report: Report) -> str:
 
 
 def html(report: Report) -> str:
-    """One page with its style and pictures inside; it opens anywhere and asks the network for nothing."""
+    """Return one HTML page that contains its style and figures, so that it needs no network."""
     environment = Environment(
         loader=PackageLoader("genre_cls", "."),
         autoescape=True,
@@ -72,11 +72,11 @@ def _data_uri(figure: Figure) -> str:
 
 
 def _pipes(sheet: Sheet) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     rules = [":--" if side == "left" else "--:" for side in sheet.columns.values()]
     return "\n".join("| " + " | ".join(map(_escaped, cells)) + " |" for cells in [sheet.columns, rules, *sheet.rows])
 
 
 def _escaped(text: str) -> str:
-    """One line in which Markdown finds no table bar, tag, code or emphasis."""
+    """Return text as one line in which Markdown finds no table bar, tag, code or emphasis."""
     return re.sub(r"([\\`*~|<>\[\]]|\b_|_\b)", r"\\\1", " ".join(text.split()))

@@ -70,7 +70,7 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
 def test_a_drop_to_the_published_split_is_said_to_be_of_other_tracks_too() -> None:
     own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
     (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
-    assert line.endswith("; folds=filtered also learns from fewer tracks and judges others.")
+    assert line.endswith("; folds=filtered also trains on fewer tracks and tests on others.")
 
 
 def test_a_configuration_that_lacks_folds_is_not_laid_beside_itself_under_other_splits() -> None:

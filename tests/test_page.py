@@ -188,14 +188,14 @@ def test_both_pages_say_what_mcnemars_test_and_other_splits_are_not(html: str) -
         plain = " ".join(Reader(text).text.split()) if text.startswith("<!") else text
         assert findings.ABOUT_MCNEMAR in plain
         assert (findings.ABOUT_SPLITS in plain) == (text is not html)
-    assert "No verdict uses it." in findings.ABOUT_MCNEMAR and "judges other" in findings.ABOUT_SPLITS
+    assert "No verdict uses it." in findings.ABOUT_MCNEMAR and "tests on other" in findings.ABOUT_SPLITS
     assert "not the artists' alone" in findings.ABOUT_SPLITS and "McNemar" not in page.markdown(TINY)
 
 
 @pytest.mark.parametrize("one", [True, False])
 def test_what_an_interval_takes_for_independent_is_said(one: bool) -> None:
     folds = [replace(fold, track_ids=BEST.folds[0].track_ids) for fold in BEST.folds[: 1 if one else 3]]
-    for groups, told in ((tuple(range(20)), "groups as independent"), (None, "Tracks are taken for independent")):
+    for groups, told in ((tuple(range(20)), "groups as independent"), (None, "Tracks are treated as independent")):
         judged = replace(BEST, folds=tuple(replace(fold, groups=groups) for fold in folds))
         assert told in Reader(page.html(replace(REPORT, results=(judged,)))).text
 

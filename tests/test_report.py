@@ -36,7 +36,7 @@ def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
 ) -> None:
     text = (sweep.folder / "report" / "report.md").read_text()
     n_tracks = len(sweep.files(sweep.parents[0])["tracks.csv"].read_text().splitlines()) - 1
-    assert f"Data: my music, {n_tracks} judged tracks in 2 genres, folds=random" in text
+    assert f"Data: my music, {n_tracks} tested tracks in 2 genres, folds=random" in text
     typed = page._escaped(sweep.parents[1].data.tags["command"])  # shown as it was stored
     assert f"| command | {typed} |" in text and typed.startswith("python -m genre_cls.train")
     client = MlflowClient(store_uri("", store))
