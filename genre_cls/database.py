@@ -1,4 +1,4 @@
-"""MLflow's store in a folder, without MLflow: whether its database is sound, where its files are, and ways out."""
+"""Check, move and diagnose an MLflow store in a folder, without importing MLflow."""
 
 import re
 import sqlite3
@@ -18,13 +18,13 @@ LOCATIONS = (  # tables and columns with absolute paths of artifacts; the last o
     ("logged_models", "artifact_location"),
 )
 
-# What SQLite says, to what can be done about it; the last one is for all else.
-WAYS_OUT = {
+# Patterns of SQLite's messages and what to do about them; the last one matches everything else.
+HINTS = {
     "full": "make room; the same command then goes on",
     "readonly|unable to open": "make the folder writable; the same command then goes on",
     "locked": "another program keeps it to itself; the same command goes on when that has ended",
     "": (
-        "put a copy of it back, or move it away and start with a new one, for which all is trained anew; "
+        "put a copy of it back, or move it away and start with a new one, for which everything is trained again; "
         "what was logged as files stays in artifacts/ beside it"
     ),
 }
@@ -36,7 +36,7 @@ def is_there(folder: str | Path) -> bool:
 
 
 def is_store(tracking: str | Path) -> bool:
-    """Whether a tracking store is in a folder, or may be at an address; a look at what is not there leaves no trace."""
+    """Whether a folder holds a tracking store, or an address may be one; nothing is created."""
     address = str(tracking)
     if address.startswith("sqlite:///"):
         return Path(address.removeprefix("sqlite:///")).exists()
@@ -44,7 +44,7 @@ def is_store(tracking: str | Path) -> bool:
 
 
 def check(folder: Path) -> None:
-    """Tell a damaged database before the work; MLflow would try for minutes to open it.
+    """Report a damaged database before the work begins; MLflow would try for minutes to open it.
 
     Args:
         folder: of the store.
@@ -55,14 +55,14 @@ def check(folder: Path) -> None:
     path = folder / DATABASE
     try:
         with closing(sqlite3.connect(path)) as connection:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             connection.execute("SELECT version_num FROM alembic_version")  # MLflow's
     except sqlite3.OperationalError as error:  # locked, read-only
         raise UserError(what_failed(f"sqlite:///{path}", error)) from error
     except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
-        raise UserError(what_failed(f"sqlite:///{path}", f"is damaged ({found})"))
+        state = str(error)
+    if state != "ok":
+        raise UserError(what_failed(f"sqlite:///{path}", f"is damaged ({state})"))
 
 
 def follow(folder: Path) -> None:
@@ -99,15 +99,15 @@ def local_path(artifacts: str) -> Path | None:
 
 
 def what_failed(uri: str, failure: object) -> str:
-    """One line on what a store has failed in: where, why, and the way out.
+    """Return one line on the failure of a store: where, why, and what to do about it.
 
     Args:
         uri: of the store, a database or a server.
-        failure: what came out of it.
+        failure: an exception or its message.
     """
     reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
         return f"tracking.uri={uri}: {reason}; the same command goes on when it answers"
     path = uri.removeprefix("sqlite:///")
-    way_out = next(way_out for words, way_out in WAYS_OUT.items() if re.search(words, reason))
-    return f"{path}: {reason}; {way_out}"
+    hint = next(hint for pattern, hint in HINTS.items() if re.search(pattern, reason))
+    return f"{path}: {reason}; {hint}"

@@ -358,7 +358,7 @@ def style_bar(bar: Colorbar, label: str) -> None:
 def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     if not any(fold.curves for fold in folds):
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "no epochs: it learned all at once", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no epochs: trained in one step", ha="center", transform=axes.transAxes)
         return
     for key, label, color, style in LOSSES:
         curves = [fold.curves[key] for fold in folds]

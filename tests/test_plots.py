@@ -356,7 +356,7 @@ def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
         figure = plots.compare_loss_curves(*pair)
         for axes, result in zip(figure.axes, pair, strict=True):
             assert axes.axison == bool(result.folds[0].curves) == bool(axes.lines)
-            told = [] if axes.axison else ["no epochs: it learned all at once"]
+            told = [] if axes.axison else ["no epochs: trained in one step"]
             assert [text.get_text() for text in axes.texts] == told
             highest = max((max(line.get_ydata()) for line in axes.lines), default=0)
             assert axes.get_ylim()[1] >= highest or not axes.axison
