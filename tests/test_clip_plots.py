@@ -1,4 +1,4 @@
-"""Figures of one file: genres over time and the clip itself, counted in matplotlib's own objects."""
+"""Test figures of one file by matplotlib's objects, not by pixels."""
 
 import warnings
 from dataclasses import replace

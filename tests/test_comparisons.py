@@ -1,4 +1,4 @@
-"""Verdicts on configurations: the published tests on the right pairs, in words that the numbers bear out."""
+"""Test comparisons of configurations against reference implementations, and their verdicts."""
 
 import re
 import subprocess
@@ -95,14 +95,14 @@ def test_single_tracks_are_compared_as_statsmodels_does(case: tuple[np.ndarray, 
     assert got == pytest.approx(mcnemar_of_statsmodels(counts, exact=True).pvalue, abs=1e-9)
 
 
-def test_a_track_that_several_repetitions_judge_is_one_track_to_mcnemar() -> None:
+def test_a_track_that_several_repetitions_test_is_one_track_to_mcnemar() -> None:
     once = np.arange(16).reshape(2, 8)
     first, second = (np.where(once < limit, 1.0, 0.0) for limit in (12, 4))
     thrice = [a_result(np.tile(hits, (3, 1)), np.tile(once, (3, 1))) for hits in (first, second)]
     assert mcnemar(*thrice) == mcnemar(a_result(first, once), a_result(second, once)) == 2 / 2**8
 
 
-def test_of_several_trainings_that_judge_a_track_the_first_counts_for_mcnemar() -> None:
+def test_of_several_trainings_that_test_a_track_the_first_counts_for_mcnemar() -> None:
     once = np.arange(16).reshape(2, 8)
     random = np.random.default_rng(0)
     (first, later), (second, later_too) = random.integers(0, 2, (2, 2, 2, 8)).astype(float)
@@ -112,7 +112,7 @@ def test_of_several_trainings_that_judge_a_track_the_first_counts_for_mcnemar() 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 20), st.integers(0, 3), st.sampled_from([64, 127]))
-def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_those_of_equal_ones(
+def test_folds_of_unequal_sizes_that_agree_to_the_track_have_nearly_the_error_of_equal_ones(
     both: int, more: int, n: int
 ) -> None:
     def pair(sizes: Sequence[int]) -> Estimate:
@@ -153,7 +153,7 @@ def test_p_values_are_adjusted_for_all_comparisons_of_a_kind(grid: list[ConfigRe
 
 @settings(deadline=None, max_examples=10)
 @given(grids(), st.integers(0, 7), st.integers(0, 7))
-def test_who_swaps_predictions_swaps_verdicts(grid: list[ConfigResult], one: int, other: int) -> None:
+def test_swapping_predictions_swaps_verdicts(grid: list[ConfigResult], one: int, other: int) -> None:
     assume(one != other and abs((accuracies(grid[one]) - accuracies(grid[other])).mean()) > 1e-9)
     swapped = list(grid)
     swapped[one] = replace(grid[one], folds=grid[other].folds)
@@ -248,7 +248,7 @@ def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32), st.integers(1, 4))
-def test_on_one_published_test_set_artists_are_the_sample_not_tracks(seed: int, n_artists: int) -> None:
+def test_on_one_published_test_set_artists_rather_than_tracks_are_the_sample(seed: int, n_artists: int) -> None:
     random = np.random.default_rng(seed)
     hits, artists = random.integers(2, size=(2, 3, N_TRACKS)).astype(float), random.integers(n_artists, size=N_TRACKS)
     tracks = np.tile(np.arange(N_TRACKS), (3, 1))
@@ -263,7 +263,7 @@ def test_on_one_published_test_set_artists_are_the_sample_not_tracks(seed: int, 
 
 
 @given(st.floats(0, 0.5), st.floats(1e-4, 0.1), st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.1))
-def test_the_verdict_is_what_the_numbers_say(
+def test_the_verdict_follows_from_the_numbers(
     mean: float, error: float, freedom: int, p_value: float, rope: float
 ) -> None:
     found = Difference("mel", "mfcc", Estimate(mean, 0.0, error, freedom), p_value, None, rope, n_comparisons=8)

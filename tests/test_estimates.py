@@ -1,4 +1,4 @@
-"""Errors of means against baycomp, scipy, statsmodels and a published example."""
+"""Test standard errors of means against baycomp, scipy, statsmodels and a published example."""
 
 from itertools import pairwise
 from unittest.mock import patch
@@ -181,7 +181,7 @@ def test_the_error_of_tracks_that_share_artists_is_the_cluster_robust_one(seed: 
 
 @settings(deadline=None, max_examples=50)
 @given(layouts(), st.integers(1, 5))
-def test_more_of_the_same_tracks_by_an_artist_tell_no_more(values: np.ndarray, times: int) -> None:
+def test_more_of_the_same_tracks_by_an_artist_add_no_information(values: np.ndarray, times: int) -> None:
     artists = np.arange(values.shape[1])
     for found, judged in ((crossed, values), (sampled, values[0])):
         once, often = found(judged, artists), found(np.repeat(judged, times, axis=-1), np.repeat(artists, times))
@@ -206,7 +206,7 @@ def test_the_error_over_tracks_that_share_artists_is_on_average_that_of_the_mean
 
 @settings(deadline=None, max_examples=100)
 @given(SPREAD, SPREAD)
-def test_what_nothing_pairs_is_compared_by_the_test_of_welch(first: list[float], second: list[float]) -> None:
+def test_unpaired_means_are_compared_by_welchs_test(first: list[float], second: list[float]) -> None:
     got = unpaired(estimate(first, 0), estimate(second, 0))
     expected = stats.ttest_ind(first, second, equal_var=False)
     assert got.df == pytest.approx(expected.df)
@@ -230,12 +230,12 @@ def test_adjusting_lowers_no_p_value_and_keeps_their_order(p_values: list[float]
     assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
 
 
-def test_no_p_value_needs_no_adjusting() -> None:
+def test_adjusting_no_p_values_returns_none() -> None:
     assert len(holm([])) == 0
 
 
 @given(st.integers(1, 300), st.data())
-def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n: int, data: st.DataObject) -> None:
+def test_folds_that_agree_have_the_interval_of_agresti_and_coull(n: int, data: st.DataObject) -> None:
     hits = np.arange(n) < data.draw(st.integers(0, n))
     certain = estimate([hits.mean()] * 5, 0.25)
     got = with_error_floor(certain, hits, pseudo_values=(1, 1, 0, 0))
@@ -249,7 +249,7 @@ def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n:
 
 
 @given(SCORES, st.floats(0.01, 1))
-def test_folds_that_differ_tell_of_the_error_themselves(scores: list[float], share: float) -> None:
+def test_folds_that_differ_keep_their_own_standard_error(scores: list[float], share: float) -> None:
     found = estimate(scores, share)
     assume(found.standard_error > 1e-6)
     assert with_error_floor(found, np.ones(4), pseudo_values=(1, 1, 0, 0)) == found

@@ -1,4 +1,4 @@
-"""Figures hold what they say: counted in matplotlib's own objects, not in pixels."""
+"""Test figures by matplotlib's objects, not by pixels."""
 
 import warnings
 from collections.abc import Sequence
@@ -349,7 +349,7 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
             assert any(text.replace("\\$", "$") == note for text in texts(figure))
 
 
-def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
+def test_a_configuration_without_epochs_has_no_axes_and_leaves_the_other_its_own() -> None:
     learned = a_result(0.6, 0.8)
     at_once = replace(learned, folds=tuple(replace(fold, curves={}) for fold in learned.folds))
     for pair in ((at_once, learned), (learned, at_once), (at_once, at_once)):
@@ -365,7 +365,7 @@ def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
     assert plots.png(plots.loss_curves(at_once.folds, title="t"))
 
 
-def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_word() -> None:
+def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_warning() -> None:
     figure = plots.new_figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

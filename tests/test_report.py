@@ -1,4 +1,4 @@
-"""The report without training: from what is stored alone, and the same."""
+"""Test the report command, which reports from stored runs what training has reported."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def test_it_equals_what_training_wrote(command: Command, sweep: Any, store: Path
     assert {path.name for path in done.folder.iterdir()} == {"report"}
 
 
-def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
+def test_it_names_the_tracks_and_each_command_with_the_number_of_its_configurations(
     command: Command, sweep: Any, store: Path
 ) -> None:
     text = (sweep.folder / "report" / "report.md").read_text()
@@ -49,7 +49,9 @@ def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
     assert f"| finished | {last:%Y-%m-%d %H:%M:%S} |" in told
 
 
-def test_it_looks_and_goes_where_it_is_reported(command: Command, store: Path, tmp_path: Path) -> None:
+def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
+    command: Command, store: Path, tmp_path: Path
+) -> None:
     place = f"report_dir={tmp_path}/elsewhere"
     done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls my music", place)
     assert done.code == 0 and (tmp_path / "elsewhere" / "report.html").exists() and not list(done.folder.iterdir())
@@ -91,7 +93,7 @@ def test_a_place_that_cannot_be_written_is_reported_in_one_line(command: Command
 
 
 @pytest.mark.usefixtures("store_here")
-def test_a_disk_that_is_too_small_for_the_report_costs_nothing_else(
+def test_a_disk_that_is_too_small_for_the_report_loses_nothing_else(
     command: Command, on_music: tuple[str, ...], small_disk: Callable[..., Path]
 ) -> None:
     folder = small_disk(20) / "report"
