@@ -92,7 +92,7 @@ class Report:
         return [result for result in self.ranked if len(result.folds) == len(self.ranked[0].folds)]
 
     @cached_property
-    def called(self) -> list[str]:
+    def names(self) -> list[str]:
         """The names of the configurations, best first."""
         return names(self.ranked)
 
@@ -115,7 +115,7 @@ class Report:
     def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
         """Results of each configuration with several splits, by its name and by split, the most flattering first."""
         results = {}
-        for name, result in zip(self.called, self.complete, strict=False):  # the complete ones come first
+        for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
             (index,) = (index for index, other in enumerate(self.results) if other is result)
             by_split = {result.params.get("folds", "?"): result, **self.other_splits.get(index, {})}
             results[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
@@ -124,16 +124,16 @@ class Report:
 
 def answer(report: Report) -> str:
     """Return a sentence that says which configuration is best and how good it is."""
-    best, called = report.ranked[0], report.called
+    best, configurations = report.ranked[0], report.names
     tracks = best.confusion.sum(axis=1)
     chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
     caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
-    if len(called) == 1:
-        return f"{called[0]} recognises the genre of {score}; {chance}.{caveat}"
+    if len(configurations) == 1:
+        return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
     n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
-    last = f"the worst, {called[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
-    first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
+    last = f"the worst, {configurations[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
+    first = f"The best of {len(configurations)} configurations, {configurations[0]}, recognises the genre of {score}"
     return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}.{caveat}"
 
 

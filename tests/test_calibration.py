@@ -14,7 +14,7 @@ seeds, temperatures = st.integers(0, 2**32), st.floats(0.3, 3)
 
 
 def votes(seed: int, n: int = 200, n_genres: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, and genres that are drawn from them, so that they can be trusted as they are."""
+    """Probabilities, and genres that are drawn from them, so that they are calibrated."""
     random = np.random.default_rng(seed)
     probabilities = softmax(random.normal(0, 2, (n, n_genres)), axis=1)
     return probabilities, np.array([random.choice(n_genres, p=row) for row in probabilities])

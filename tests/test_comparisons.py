@@ -21,7 +21,7 @@ from genre_cls.findings import verdict
 from genre_cls.scoring import ConfigResult, FoldResult, names
 
 ROPE = 0.01
-N_TRACKS = 8  # that a fold judges; a power of two, so that accuracies are exact
+N_TRACKS = 8  # that a fold tests; a power of two, so that accuracies are exact
 GRID = [
     {"features": features, "model": model, "batch_size": size}
     for features, model, size in product(("mel", "mfcc"), ("basic", "deep"), ("16", "32"))
@@ -29,13 +29,13 @@ GRID = [
 
 
 def a_result(hits: np.ndarray, tracks: np.ndarray | None = None, **params: str) -> ConfigResult:
-    """A configuration that recognises some of the tracks `(n_folds, n_tracks)` that its folds judge."""
+    """A configuration that recognises some of the tracks `(n_folds, n_tracks)` that its folds test."""
     tracks = np.arange(hits.size).reshape(hits.shape) if tracks is None else tracks
     return of_folds(list(zip(hits, tracks, strict=True)), **params)
 
 
 def of_folds(judged: Sequence[tuple[np.ndarray, np.ndarray]], **params: str) -> ConfigResult:
-    """The same of folds of any sizes: which of which tracks each recognises."""
+    """The same for folds of any sizes, each with its tracks and which of them it recognises."""
     n_tracks = len(np.unique(np.concatenate([tracks for _, tracks in judged])))
     folds = []
     for index, (hits, tracks) in enumerate(judged):
@@ -58,7 +58,7 @@ def judgements(draw: st.DrawFn, n: int, most_repeats: int = 1) -> tuple[np.ndarr
 
 @st.composite
 def grids(draw: st.DrawFn, params: Sequence[dict[str, str]] = GRID) -> list[ConfigResult]:
-    """Configurations that have judged the same tracks in the same folds."""
+    """Configurations that were tested on the same tracks in the same folds."""
     hits, tracks = draw(judgements(len(params)))
     return [a_result(own, tracks, **named) for own, named in zip(hits, params, strict=True)]
 
@@ -178,7 +178,7 @@ def test_a_main_effect_is_that_of_the_mean_over_all_else(grid: list[ConfigResult
         gains = by_setting[effect.better] - by_setting[effect.worse]
         expected = estimate(gains.tolist(), test_share=1 / (len(gains) - 1))
         assert effect.accuracy.mean == pytest.approx(expected.mean, abs=1e-12)
-        if expected.standard_error:  # else that of single tracks stands in
+        if expected.standard_error:  # else that of single tracks replaces it
             assert effect.accuracy.standard_error == pytest.approx(expected.standard_error, abs=1e-12)
 
 
@@ -321,7 +321,7 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
     (pair,) = each_pair([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
     share = 1 / n_tracks
     assert pair.accuracy.mean == np.mean([share] * n_folds)
-    mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss that are imagined
+    mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss as pseudo-values
     exact = np.sqrt(((n_folds + 2) / n - mean**2) / n)
     assert exact < pair.accuracy.standard_error < exact + share - mean
     assert pair.p_value > 0.05 and "cannot be told apart" in verdict(pair)

@@ -53,7 +53,7 @@ def test_no_password_of_an_address_is_reported(tmp_path: Path) -> None:
 
 
 class _Refusing(BaseHTTPRequestHandler):
-    """A server that knows nobody, and keeps what it was asked with."""
+    """A server that refuses everybody and keeps the credentials that were sent."""
 
     asked: ClassVar[list[str]] = []
 
@@ -65,7 +65,7 @@ class _Refusing(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_the_user_name_and_password_in_an_address_are_sent_to_the_server(tmp_path: Path) -> None:

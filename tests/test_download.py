@@ -30,7 +30,7 @@ Answer = Callable[["Handler", int], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers request after request as it is told, the last way again and again."""
+    """Answers request after request in the given ways, the last one repeatedly."""
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
@@ -98,7 +98,7 @@ def trickles_the_size_of_a_chunk(handler: Handler, start: int) -> None:
 
 
 def trickle(handler: Handler, text: bytes) -> None:
-    """Again and again, a byte at a time."""
+    """Send the text repeatedly, a byte at a time."""
     with suppress(OSError):
         for byte in cycle(text):
             handler.wfile.write(bytes([byte]))
@@ -240,7 +240,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Ten tracks and nothing half."""
+    """Whether ten tracks are there and nothing partial."""
     left = content(folder).keys() - {"download.lock"}
     return len(left) == 10 and all(name.startswith("genres/") for name in left)
 

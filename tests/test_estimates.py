@@ -160,7 +160,7 @@ def test_the_error_over_trainings_and_tracks_is_on_average_not_too_small() -> No
     truth = of_fold**2 / n_folds + of_track**2 / n_tracks + of_both**2 / (n_folds * n_tracks)
     assert np.var([e.mean for e in drawn]) == pytest.approx(truth, rel=0.1)
     claimed = np.mean([e.standard_error**2 for e in drawn])
-    # What a training makes of a single track counts twice, which is on the safe side.
+    # The noise of a single training on a single track counts twice, which is conservative.
     assert claimed == pytest.approx(truth + of_both**2 / (n_folds * n_tracks), rel=0.05)
 
 

@@ -27,7 +27,7 @@ HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\
 
 
 def a_fold(index: int = 0, accuracy: float = 0.8, genres: Sequence[str] = GENRES, n_epochs: int = 4) -> FoldResult:
-    """Ten tracks a genre, of which a share is recognised and the others are taken for the next genre."""
+    """Ten tracks a genre, of which a share is recognised and the others are predicted as the next genre."""
     labels = np.repeat(np.arange(len(genres)), 10)
     wrong = np.tile(np.arange(10) >= round(10 * accuracy), len(genres))
     probabilities = 0.9 * np.eye(len(genres))[(labels + wrong) % len(genres)] + 0.1 / len(genres)
@@ -61,7 +61,7 @@ def whiskers(axes: Axes) -> list[list[float]]:
 
 
 def legend(figure: Figure) -> dict[str, Artist]:
-    """What the legend shows, by what it says."""
+    """The handles of the legend by label."""
     (box,) = figure.legends
     return {text.get_text(): handle for text, handle in zip(box.get_texts(), box.legend_handles, strict=True)}
 

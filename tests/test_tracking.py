@@ -74,7 +74,7 @@ def store(
     split: str = "random",
     k: int = 5,
 ) -> str:
-    """Log a configuration as the training does; gives the id of its run."""
+    """Log a configuration as training does and return the id of its run."""
     where = tracker.experiment(experiment)
     named = {"features": "mel", "model": identity, "batch_size": "16"}
     tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
@@ -91,7 +91,7 @@ def store(
 
 
 def found(tracker: Tracker, experiment: str | None = None) -> dict[str, float]:
-    """Model to mean accuracy of what `newest` finds."""
+    """Return the mean accuracy of each configuration that `newest` returns, by its model."""
     comparison = tracker.newest(experiment)
     return {r.params["model"]: r.estimate("accuracy").mean for r in comparison.results} if comparison else {}
 
@@ -160,7 +160,7 @@ def test_a_run_ends_as_what_happened(tracker: Tracker, end: type[BaseException] 
 
 def test_a_run_that_cannot_even_log_its_params_has_failed(tracker: Tracker) -> None:
     where = tracker.experiment("e")
-    alike = {"a,b": "1", "a;b": "2"}  # the same, once they are legal
+    alike = {"a,b": "1", "a;b": "2"}  # equal once they are legal
     with pytest.raises(MlflowException, match="a_b"), tracker.run(where, "n", {}, alike):
         pass
     assert [r.info.status for r in MlflowClient(tracker.uri).search_runs([where])] == ["FAILED"]
@@ -197,7 +197,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "a", 1.0, 0.9, comparison="r")
     store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
     store(tracker, "b", 0.5, comparison="r")
-    store(tracker, "a", 0.1, comparison="t", k=2)  # which learned from fewer tracks
+    store(tracker, "a", 0.1, comparison="t", k=2)  # which trained on fewer tracks
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     comparison = tracker.newest()
     assert comparison is not None
@@ -275,7 +275,7 @@ EDITED = {"genre_cls": "edited"}
 
 
 def store_of(tracker: Tracker, sources: dict[str, str] | None, identity: str, *accuracies: float, **where: str) -> None:
-    """Log a configuration with the digests of its code; None as an earlier version did, without them."""
+    """Log a configuration with the digests of its sources, or without them."""
     run_id = store(tracker, identity, *accuracies, **where)
     if sources is not None:
         MlflowClient(tracker.uri).set_tag(run_id, "sources", json.dumps(sources))
