@@ -87,9 +87,9 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
 
     if not (run := run_of(model, tracking)):
         return Controller(GenreClassifier.load(model, trust=trust), tracking)
-    tracker, run_id = run
+    runs, run_id = run
     classifier = GenreClassifier.load(run_id, tracking=tracking, trust=trust)
-    return Controller(classifier, tracking, *tracker.predictions_of(run_id))
+    return Controller(classifier, tracking, *runs.predictions_of(run_id))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +150,9 @@ class Controller:
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()
-        from genre_cls import plots
+        from genre_cls import clip_plots
 
-        over_time = plots.genres_over_time(prediction, title="Genres over time")
+        over_time = clip_plots.genres_over_time(prediction, title="Genres over time")
         similar = self._similar(prediction)
         return dict(prediction.ranked), over_time, similar, _clip_figure(kept), kept, prediction.genre, None
 
@@ -198,11 +198,11 @@ class Controller:
         """
         if not kept:
             raise UserError("nothing to explain; drop a file whose beginning is not silent")
-        from genre_cls import plots
+        from genre_cls import clip_plots
 
         explanation = self.classifier.explain_clip(kept.clip, genre)
         title = f"{kept.name}: evidence for {in_one_line(genre)}"
-        return plots.explanation(explanation, title=title, note=explanation.note)
+        return clip_plots.explanation(explanation, title=title, note=explanation.note)
 
     def results(self) -> str:
         """Return the newest report as HTML, in a frame that runs no scripts, or how to make one.
@@ -214,11 +214,11 @@ class Controller:
 
         report = None
         if is_store(self.tracking):
-            from genre_cls.tracking import Tracker
+            from genre_cls.stored_runs import StoredRuns
 
-            tracker = Tracker.at(self.tracking)
-            with tracker.failures_in_one_line():
-                report = tracker.report()
+            runs = StoredRuns.at(self.tracking)
+            with runs.failures_in_one_line():
+                report = runs.report()
         if report is None:
             where = html.escape(without_credentials(in_one_line(self.tracking)))
             return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"
@@ -227,11 +227,11 @@ class Controller:
 
 
 def _clip_figure(kept: KeptClip | None) -> "Figure | None":
-    from genre_cls import plots
+    from genre_cls import clip_plots
 
     if not kept:
         return None
-    return plots.clip(kept.clip, title=kept.name, note=f"The first {kept.clip.seconds:.0f} s.")
+    return clip_plots.clip(kept.clip, title=kept.name, note=f"The first {kept.clip.seconds:.0f} s.")
 
 
 def _page(controller: Controller) -> Any:

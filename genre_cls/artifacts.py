@@ -1,4 +1,4 @@
-"""What runs leave as files, and reading it back exactly: folds, what is known of tracks, average features."""
+"""Write results as artifacts and read them back exactly: folds, facts about tracks, average features."""
 
 import csv
 import io
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from genre_cls.calibration import Ints
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
-FACTS = ("genre", "artist", "fault", "path")  # what is kept of each track
-RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads, the last one if it is there
-DAMAGED = (ValueError, LookupError, TypeError)  # what `load_fold` says of files that are cut short or worse
+FACTS = ("genre", "artist", "fault", "path")  # about each track
+RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads; the last one is optional
+SUMMARIES = ("tracks.csv", "genre_means_mel.npz", "genre_means_mfcc.npz")  # a configuration's, that reports read
+DAMAGED = (ValueError, LookupError, TypeError)  # that loading damaged files raises
 
 Files = Mapping[str, bytes]  # name of an artifact to its content
 
 
 def fold_files(fold: FoldResult) -> Files:
-    """A fold's result as artifacts, from which `load_fold` restores it exactly."""
+    """Return a fold's result as artifacts, from which `load_fold` restores it exactly."""
     rest = {
         "index": fold.index, "genres": fold.genres, "curves": fold.curves,
         "n_train": fold.n_train, "seconds": fold.seconds, "groups": fold.groups,
@@ -35,13 +36,18 @@ def fold_files(fold: FoldResult) -> Files:
 
 
 def confusion_file(confusion: Ints, genres: Sequence[str]) -> bytes:
-    """A confusion matrix as CSV, rows true, columns predicted."""
+    """Return a confusion matrix `(n_genres, n_genres)` as CSV, rows true, columns predicted."""
     rows = ((genre, *counts) for genre, counts in zip(genres, confusion.tolist(), strict=True))
     return csv_file([("true \\ predicted", *genres), *rows])
 
 
 def load_fold(folder: Path) -> FoldResult:
-    """Restore what `fold_files` wrote."""
+    """Restore a fold from the files of `fold_files`.
+
+    Raises:
+        ValueError, LookupError, TypeError: a file is damaged.
+        OSError: a file is missing or cannot be read.
+    """
     rest = json.loads((folder / "fold.json").read_text())
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)
@@ -56,35 +62,40 @@ def load_fold(folder: Path) -> FoldResult:
         n_train=rest["n_train"],
         seconds=rest["seconds"],
         windows=_load_windows(folder / "windows.npz"),
-        groups=tuple(groups) if (groups := rest.get("groups")) else None,  # a run from before they were kept has none
+        groups=tuple(rest["groups"]) if rest["groups"] else None,
     )
 
 
 def _load_windows(path: Path) -> WindowPredictions | None:
-    if not path.exists():  # a run from before windows were kept
+    if not path.exists():
         return None
     arrays = _arrays(path)
     return WindowPredictions(arrays["track"], arrays["start"], arrays["probabilities"])
 
 
 def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:
-    """What is known of each track, by its id, as CSV."""
-    return csv_file([("track", *FACTS), *((track, *(own[fact] for fact in FACTS)) for track, own in facts.items())])
+    """Return the facts about each track as CSV.
+
+    Args:
+        facts: of each track by its id, each with all of `FACTS`.
+    """
+    rows = ((track, *(values[fact] for fact in FACTS)) for track, values in facts.items())
+    return csv_file([("track", *FACTS), *rows])
 
 
 def load_tracks(path: Path) -> dict[str, dict[str, str]]:
-    """Restore what `tracks_file` wrote."""
+    """Restore the facts about each track from the file of `tracks_file`."""
     with path.open(newline="", encoding="utf-8") as file:
         return {row.pop("track"): row for row in csv.DictReader(file)}
 
 
 def genre_means_file(means: GenreMeans) -> bytes:
-    """Average features as an npz file without pickles."""
+    """Return average features as an npz file without pickles."""
     return _npz(means.__dict__ | {"genres": list(means.genres)})
 
 
 def load_genre_means(path: Path) -> GenreMeans:
-    """Restore what `genre_means_file` wrote."""
+    """Restore average features from the file of `genre_means_file`."""
     arrays = _arrays(path)
     return GenreMeans(
         str(arrays["kind"]), tuple(arrays["genres"].tolist()), arrays["matrices"],
@@ -99,12 +110,12 @@ def _predictions(fold: FoldResult) -> list[tuple[object, ...]]:
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file."""
-    content = io.BytesIO(path.read_bytes())  # so that an OSError from here on is a decompressor's, not the disk's
+    """Return the arrays of an npz file."""
+    content = io.BytesIO(path.read_bytes())  # an OSError below is then a decompressor's, not the disk's
     try:
         with np.load(content, allow_pickle=False) as file:
             return dict(file)
-    except Exception as error:  # whatever parsers and decompressors say of nonsense
+    except Exception as error:  # parsers and decompressors raise anything on damaged data
         raise ValueError(f"{path.name}: {error}") from error
 
 
@@ -115,7 +126,7 @@ def _npz(arrays: Mapping[str, Any]) -> bytes:
 
 
 def csv_file(rows: Sequence[Sequence[object]]) -> bytes:
-    """Rows, the head first, as CSV."""
+    """Return rows, the header first, as CSV."""
     text = io.StringIO()
-    csv.writer(text).writerows(rows)  # floats are written so that reading gives the very same ones
+    csv.writer(text).writerows(rows)  # floats are written with all digits, so reading restores them exactly
     return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted, and the one number that makes them trustworthy: a temperature."""
+"""Measure how well probabilities are calibrated, and find the temperature that calibrates them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-N_BINS = 15  # intervals of equal width that the confidence is sorted into
+N_BINS = 15  # of equal width, for the confidence
 RANGE = (0.1, 10.0)  # of temperatures
-HALVINGS = 40
+HALVINGS = 40  # of the interval that holds the best temperature
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How sure a model is and how often it is then right.
+    """Confidence and accuracy by bins of confidence.
 
     Args:
-        confidence: mean probability of the predicted genre in each interval `(N_BINS,)`.
-        accuracy: share of right predictions in each interval `(N_BINS,)`.
-        counts: tracks in each interval `(N_BINS,)`.
-        error: expected calibration error, the mean gap between the two over all tracks.
+        confidence: mean probability of the predicted genre in each bin `(N_BINS,)`, 0 if it is empty.
+        accuracy: share of correct predictions in each bin `(N_BINS,)`, 0 if it is empty.
+        counts: tracks in each bin `(N_BINS,)`.
+        error: expected calibration error, the mean absolute difference of the two over all tracks.
     """
 
     confidence: Floats
@@ -32,15 +32,15 @@ class Calibration:
 
 
 def calibration(confidence: Floats, hits: Floats) -> Calibration:
-    """Compare how sure a model is with how often it is right.
+    """Compare the confidence of predictions with their accuracy.
 
     Args:
         confidence: probability of the predicted genre `(n_tracks,)`.
-        hits: 1 where the prediction is right, 0 elsewhere `(n_tracks,)`.
+        hits: 1 where the prediction is correct, 0 elsewhere `(n_tracks,)`.
 
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
     """
-    bins = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)  # an interval holds its upper end
+    bins = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)  # a bin includes its upper end
     counts = np.bincount(bins, minlength=N_BINS)
     sums = [np.bincount(bins, weights=values, minlength=N_BINS) for values in (confidence, hits)]
     mean_confidence, accuracy = (np.divide(s, counts, out=np.zeros(N_BINS), where=counts > 0) for s in sums)
@@ -49,31 +49,31 @@ def calibration(confidence: Floats, hits: Floats) -> Calibration:
 
 
 def tempered(probabilities: Floats, temperature: float) -> Floats:
-    """The same probabilities as if from logits divided by a temperature: surer below 1; the order stays.
+    """Return probabilities as if their logits had been divided by a temperature; the order of the genres stays.
 
     Args:
         probabilities: `(..., n_genres)`, sums over the last axis are 1.
-        temperature: above 0.
+        temperature: above 0; probabilities become more confident below 1, less confident above.
 
     Source: temperature scaling in Guo et al., On calibration of modern neural networks, ICML 2017, eq. 9.
     """
     logits = logits_of(probabilities) / temperature
-    # Not scipy's softmax, for whose import `OnnxClassifier` would wait, which needs no scipy otherwise.
+    # Not scipy's softmax: `OnnxClassifier` needs no scipy otherwise and would wait for the import.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return shares
 
 
 def best_temperature(probabilities: Floats, labels: Ints) -> float:
-    """The temperature within `RANGE` with which probabilities have the least log loss.
+    """Return the temperature within `RANGE` that minimises the log loss.
 
-    The log loss is convex in the temperature's inverse, so it is where the slope, the mean logarithm of what is
-    predicted less that of what is true, changes its sign. Where every prediction is right, as of few tracks, surer
-    would always be better: this says nothing of how sure is too sure, and the temperature is 1.
+    The log loss is convex in the inverse of the temperature, so its minimum is where the slope, the mean expected logit
+    minus the mean logit of the true genre, changes its sign. If every prediction is correct, as may happen with few
+    tracks, the lowest temperature would always be best, which says nothing about overconfidence; 1 is returned then.
 
     Args:
-        probabilities: of tracks that have not taught `(n_tracks, n_genres)`.
-        labels: their true genres `(n_tracks,)`.
+        probabilities: of held-out tracks `(n_tracks, n_genres)`.
+        labels: their true genres, indices of columns `(n_tracks,)`.
     """
     if (probabilities.argmax(axis=1) == labels).all():
         return 1.0
@@ -88,10 +88,10 @@ def best_temperature(probabilities: Floats, labels: Ints) -> float:
 
 
 def checked_temperature(value: Any) -> float:
-    """A temperature from a file.
+    """Return a temperature that was read from a file.
 
     Raises:
-        TypeError, ValueError: it is none within `RANGE`.
+        TypeError, ValueError: it is not a number within `RANGE`.
     """
     if not RANGE[0] <= float(value) <= RANGE[1]:
         raise ValueError(f"temperature={value!s:.40}: must be from {RANGE[0]:g} to {RANGE[1]:g}")
@@ -99,11 +99,11 @@ def checked_temperature(value: Any) -> float:
 
 
 def logits_of(probabilities: Floats) -> Floats:
-    """Logits that make these probabilities, which are their logarithms.
+    """Return logits of probabilities: their logarithms.
 
     Args:
         probabilities: of any shape.
     """
-    tiny = np.finfo(np.float64).tiny  # for what is so unlikely that it has become 0
+    tiny = np.finfo(np.float64).tiny  # instead of 0, which has no logarithm
     logs: Floats = np.log(np.maximum(probabilities, tiny))
     return logs

@@ -25,7 +25,7 @@ from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
 if TYPE_CHECKING:
-    from genre_cls.tracking import Tracker
+    from genre_cls.stored_runs import StoredRuns
 
 BEST = "best"
 
@@ -76,8 +76,8 @@ class GenreClassifier(Classifier):
             UserError: there is no such model, or a file cannot be used.
         """
         if run := run_of(source, tracking):
-            tracker, run_id = run
-            paths, temperature = tracker.model_files(run_id), tracker.temperature(run_id)
+            runs, run_id = run
+            paths, temperature = runs.model_files(run_id), runs.temperature(run_id)
         else:
             paths, temperature = _model_files(source), None
         return cls([modelfile.read(path, trust=trust) for path in paths], temperature)
@@ -201,7 +201,7 @@ class GenreClassifier(Classifier):
         return probabilities
 
 
-def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | None":
+def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] | None":
     """Return the tracking store and the id of the run that a source of models names; None if it names files.
 
     Args:
@@ -215,13 +215,13 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[Tracker, str] | N
         return None
     if not database.is_store(tracking):
         raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
-    from genre_cls.tracking import Tracker  # takes seconds to import; model files do without it
+    from genre_cls.stored_runs import StoredRuns  # takes seconds to import; model files do without it
 
-    tracker = Tracker.at(str(tracking))
-    run_id = tracker.best() if source == BEST else str(source)
+    runs = StoredRuns.at(str(tracking))
+    run_id = runs.best() if source == BEST else str(source)
     if not run_id:
         raise UserError(f"tracking {tracking}: no configuration has finished there; run genre_cls.train first")
-    return tracker, run_id
+    return runs, run_id
 
 
 def _model_files(source: str | Path) -> list[Path]:

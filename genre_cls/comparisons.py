@@ -1,4 +1,4 @@
-"""Is one configuration really better than another? Paired statistics on the same folds and the same tracks."""
+"""Test whether one configuration is better than another: paired statistics on the same folds and tracks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from scipy import stats
 from genre_cls.estimates import Estimate, holm
 from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, setting
 
-RISK = 0.05  # of claiming any difference among several that is none
-SURE = 0.95  # probability from which two configurations are called practically equal
-CODE = "code"  # what configurations are told apart by, like a setting, where the code has changed between them
+RISK = 0.05  # significance level, for all comparisons of a kind together
+SURE = 0.95  # posterior probability from which two configurations are called practically equal
+CODE = "code"  # the key that distinguishes configurations, like a setting, if the code changed between them
 
 Finding = Literal["equal", "different", "undecided"]
 Pair = tuple[ConfigResult, ConfigResult]
@@ -21,16 +21,16 @@ Pair = tuple[ConfigResult, ConfigResult]
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more of the tracks one configuration, or one setting of an axis, recognises than another.
+    """The difference in accuracy between two configurations, or between two settings of an axis.
 
     Args:
         better: name of the one with the higher mean accuracy.
         worse: name of the other.
-        accuracy: by how much the better one's is higher, over the folds.
+        accuracy: how much higher the better one's is, over the folds.
         p_value: of the corrected resampled t-test, two-sided, adjusted for the number of comparisons.
         mcnemar: p-value of McNemar's test on single tracks, adjusted too; None for an axis.
-        rope: differences below this are of no practical importance.
-        n_comparisons: for how many of its kind the p-values are adjusted.
+        rope: half the width of the region of practical equivalence, a share.
+        n_comparisons: number of comparisons of its kind, for which the p-values are adjusted.
     """
 
     better: str
@@ -43,12 +43,12 @@ class Difference:
 
     @property
     def equal(self) -> float:
-        """Probability that the difference is of no practical importance."""
+        """Posterior probability that the difference lies in the region of practical equivalence."""
         return self.accuracy.probability_within(self.rope)
 
     @property
     def finding(self) -> Finding:
-        """What comes of it; what is practically equal is called so even if it is different."""
+        """The verdict; practical equality takes precedence over a significant difference."""
         if self.equal >= SURE:
             return "equal"
         return "different" if self.p_value < RISK else "undecided"
@@ -58,45 +58,45 @@ def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     """Compare each configuration with each that ranks below it.
 
     Args:
-        results: judged on the same tracks in the same folds.
+        results: of configurations that were tested on the same tracks in the same folds.
         rope: accuracies that differ by less are practically equal, a share.
 
     Returns:
-        One difference a pair, none if there are fewer than two folds; those of the best configuration first.
+        One difference per pair, those of the best configuration first; none if there are fewer than two folds.
     """
     ranked = rank(_complete(results))
-    called = names(ranked)
-    places = list(combinations(range(len(ranked)), 2))
-    differences = _adjusted([_difference(called[i], called[j], [(ranked[i], ranked[j])], rope) for i, j in places])
-    single = holm([mcnemar(ranked[i], ranked[j]) for i, j in places])
-    return [replace(one, mcnemar=float(p)) for one, p in zip(differences, single, strict=True)]
+    labels = names(ranked)
+    pairs = list(combinations(range(len(ranked)), 2))
+    differences = _adjusted([_difference(labels[i], labels[j], [(ranked[i], ranked[j])], rope) for i, j in pairs])
+    p_values = holm([mcnemar(ranked[i], ranked[j]) for i, j in pairs])
+    return [replace(one, mcnemar=float(p)) for one, p in zip(differences, p_values, strict=True)]
 
 
 def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
-    """Compare the settings of each axis, averaged over all configurations that differ in this axis alone.
+    """Compare the settings of each axis, averaged over all pairs of configurations that differ in this axis alone.
 
     Args:
-        results: judged on the same tracks in the same folds.
+        results: of configurations that were tested on the same tracks in the same folds.
         rope: accuracies that differ by less are practically equal, a share.
 
     Returns:
-        One difference a pair of settings of an axis that has several, none if there are fewer than two folds.
+        One difference per pair of settings of an axis; none if there are fewer than two folds.
     """
     complete = _complete(results)
-    found = []
+    differences = []
     for axis in (*AXES, *differing(complete)):
         settings = sorted({result.params.get(axis, "?") for result in complete})
         for one, other in combinations(settings, 2):
             if pairs := _differ_in(complete, axis, one, other):
-                found.append(_difference(setting(axis, one), setting(axis, other), pairs, rope))
-    return _adjusted(found)
+                differences.append(_difference(setting(axis, one), setting(axis, other), pairs, rope))
+    return _adjusted(differences)
 
 
 def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
-    """Exact two-sided p-value that two configurations recognise equally many of the same tracks.
+    """Return the exact two-sided p-value of the hypothesis that two configurations recognise equally many tracks.
 
-    It takes the trained models as they are, and says nothing of what another training would bring. Where several
-    trainings judge a track, the first one counts: votes of them all are no configuration's.
+    The test takes the trained models as given, and does not account for the variance between trainings. If several
+    trainings predict a track, the first one counts, because their vote is not the configuration's.
 
     Source: McNemar, Psychometrika 12 (1947); binomial form.
     """
@@ -108,14 +108,14 @@ def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
 
 
 def _complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Those of which no fold is missing, and so have judged the same tracks, if there are folds to speak of."""
-    judged = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    whole = max(judged, key=len)
-    return [result for result, own in zip(results, judged, strict=True) if own == whole and len(whole) > 1]
+    """Return the results of which no fold is missing, so that their test tracks are the same; none of a single fold."""
+    tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
+    complete = max(tested, key=len)
+    return [result for result, ids in zip(results, tested, strict=True) if ids == complete and len(complete) > 1]
 
 
 def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str) -> list[Pair]:
-    """Pairs of configurations that are equal but for one axis."""
+    """Return the pairs of configurations that differ in one axis alone."""
 
     def rest(result: ConfigResult) -> dict[str, str]:
         return {key: value for key, value in result.params.items() if key != axis}
@@ -125,17 +125,17 @@ def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str)
 
 
 def _difference(first: str, second: str, pairs: Sequence[Pair], rope: float) -> Difference:
-    """The mean difference over some pairs, named so that it is positive."""
+    """Return the mean difference over some pairs, with the names in the order that makes it positive."""
     one = pairs[0][0]
-    # Track by track: both members of a pair have judged the same tracks in the same order.
+    # Track by track: both members of a pair were tested on the same tracks in the same order.
     gains = [
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
     of_tracks = np.mean([a.tracks.hits - b.tracks.hits for a, b in pairs], axis=0)
-    found = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
-    if found.mean < 0:
-        first, second, found = second, first, replace(found, mean=-found.mean)
-    return Difference(first, second, found, found.p_value, None, rope)
+    gain = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
+    if gain.mean < 0:
+        first, second, gain = second, first, replace(gain, mean=-gain.mean)
+    return Difference(first, second, gain, gain.p_value, None, rope)
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:

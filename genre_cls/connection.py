@@ -1,4 +1,4 @@
-"""How a store of MLflow's is reached: a server at an address, or a database in a folder."""
+"""Connect to an MLflow store: a server at an address, or a database in a folder."""
 
 import logging
 import os
@@ -21,18 +21,18 @@ from genre_cls.extras import program
 from genre_cls.files import expanduser, make_folder, sync
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-RETRIES = "5"  # of a call to a server, with pauses that double: a minute in all; MLflow would try for four
+RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
 def connect(uri: str, folder: Path) -> MlflowClient:
-    """A connection to a store; a database that is not there is made.
+    """Return a connection to a store; a missing local database is created.
 
     Args:
         uri: of a tracking server or a database; empty for the local store.
-        folder: the local store's.
+        folder: of the local store.
 
     Raises:
-        UserError: no server answers, the database is damaged or locked, or the folder cannot be one.
+        UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
     """
     _prepare_mlflow()
     address = store_uri(uri, folder)
@@ -46,10 +46,10 @@ def connect(uri: str, folder: Path) -> MlflowClient:
 
 
 def store_uri(uri: str, folder: Path) -> str:
-    """Address of a store: the server's, or of the database in a folder.
+    """Return the URI of a store: the server's, or that of the database in a folder.
 
     Raises:
-        UserError: MLflow would take the folder's path for another one's.
+        UserError: MLflow would mistake the folder's path for another one.
     """
     path = expanduser(folder).resolve() / database.DATABASE
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
@@ -59,28 +59,28 @@ def store_uri(uri: str, folder: Path) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """What opens MLflow's pages on a store."""
+    """Return the command that opens MLflow's pages on a store, or a server's address."""
     local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
     return local if uri.startswith("sqlite:") else without_credentials(uri)
 
 
 def _prepare_mlflow() -> None:
-    """Have MLflow say nothing that a command tells itself, and give up on a server sooner."""
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run, eighty a sweep
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one a file
+    """Silence what commands report themselves, and let MLflow give up on a server sooner."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run, eighty per sweep
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one per file
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-    # It also logs the traceback of each failure that it raises, which `Tracker.failures_in_one_line` reports.
+    # It logs the traceback of each failure that it raises, which `StoredRuns.failures_in_one_line` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _client(uri: str) -> MlflowClient:
-    """A connection to a store that is known to be there."""
+    """Connect to a server, or to a database that exists or that MLflow is to create."""
     try:
         if uri.startswith("http"):
-            _knock(uri)
+            _check_answers(uri)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError) as error:  # the latter while the tables are made
+    except (MlflowException, SQLAlchemyError) as error:  # the latter while tables are created
         raise UserError(database.what_failed(uri, error)) from error
     except OSError as error:
         raise UserError(f"tracking.uri={uri}: {system_reason(error)}") from error
@@ -89,8 +89,8 @@ def _client(uri: str) -> MlflowClient:
     return client
 
 
-def _knock(uri: str) -> None:
-    """Fail at once if nobody answers, on which MLflow would spend a minute; whom it knows and trusts is its matter."""
+def _check_answers(uri: str) -> None:
+    """Fail at once if no server answers, for which MLflow would wait a minute; passwords are left to MLflow."""
     try:
         urlopen(without_credentials(uri), timeout=10).close()
     except HTTPError:
@@ -101,13 +101,13 @@ def _knock(uri: str) -> None:
 
 
 def _make_database(folder: Path) -> None:
-    """Make the folder's database if it is not there."""
+    """Create the folder's database if it is missing."""
     path = folder / database.DATABASE
     if path.exists():
         return
-    for chatty in ("alembic", "mlflow.store.db"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Several processes that make the tables at once break each other's migrations, and a kill leaves half of them.
+    for name in ("alembic", "mlflow.store.db"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Processes that create tables at the same time break each other's migrations, and a kill leaves half of them.
     with FileLock(folder / "mlflow.lock"):
         if not path.exists():
             partial = folder / "mlflow.partial"

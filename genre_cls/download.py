@@ -1,7 +1,7 @@
-"""GTZAN from a mirror: `python -m genre_cls.download [FOLDER]` fetches, checks and unpacks it; cut off, it goes on.
+"""Download, check and unpack GTZAN: `python -m genre_cls.download [FOLDER]`, which resumes if interrupted.
 
-In the folder there is `genres.tar.gz.partial` while it is fetched, `genres.partial/` while it is unpacked, and
-`genres/` once it is whole. Neither the mirrors nor the archive are trusted.
+The folder holds `genres.tar.gz.partial` during the download, `genres.partial/` while it is unpacked, and `genres/` once
+it is complete. Neither the mirrors nor the archive are trusted.
 """
 
 import logging
@@ -32,10 +32,10 @@ from genre_cls.settings import CONF
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 18  # bytes read at once
-PROGRESS = 1 << 20  # bytes that an attempt must add, or it brought nothing
-SLOWEST = 1000  # bytes per second; what comes more slowly has stalled
+PROGRESS = 1 << 20  # bytes that an attempt must add to count as progress
+SLOWEST = 1000  # bytes per second, below which a connection has stalled
 LONGEST_PAUSE = 60.0  # s
-AT_ONCE = 1 << 20  # bytes of an unpacked archive in memory at once; a tar's headers may claim any size
+AT_ONCE = 1 << 20  # unpacked bytes in memory at once; a tar's headers may claim any size
 
 SCHEMES = ("http://", "https://")
 NO_ADDRESS = f"must begin with {' or '.join(SCHEMES)}"
@@ -44,17 +44,17 @@ HELP = "What is here stays: the same command goes on. --mirror ADDRESS takes the
 
 @dataclass(frozen=True)
 class Source:
-    """Where an archive may be had and what is taken for it: the values of `conf/download.yaml`.
+    """Where to download an archive from and what to accept: the values of `conf/download.yaml`.
 
     Args:
-        mirrors: addresses, tried in turn.
-        sha256: of the archive; None if unknown, then only gzip's own checksum is held to.
+        mirrors: URLs, tried in turn.
+        sha256: of the archive, hexadecimal; None if unknown, so that only gzip's own checksum is verified.
         largest_archive: bytes.
         largest_content: bytes, unpacked.
-        most_files: of the archive, folders included.
-        timeout: s that a mirror may be silent for.
-        attempts: in a row that bring nothing, after which all is given up.
-        pause: s before the second attempt, then doubled.
+        most_files: in the archive, folders included.
+        timeout: for which a mirror may be silent, s.
+        attempts: without progress in a row, after which the download is given up.
+        pause: before the second attempt, then doubled, s.
     """
 
     mirrors: tuple[str, ...]
@@ -77,19 +77,19 @@ def main() -> None:
             source = replace(source, mirrors=tuple(map(_address, arguments.mirror)))
         folder = expanduser(arguments.folder)
         get(source, folder)
-        _say_what_is_there(folder)
+        _print_summary(folder)
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="genre_cls.download", description=main.__doc__)
-    own = os.environ.get("GTZAN_ROOT") or "gtzan"
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(own), help="default: $GTZAN_ROOT, else ./gtzan")
+    default = Path(os.environ.get("GTZAN_ROOT") or "gtzan")
+    parser.add_argument("folder", type=Path, nargs="?", default=default, help="default: $GTZAN_ROOT, else ./gtzan")
     parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
     return parser
 
 
 def configured() -> Source:
-    """What `conf/download.yaml` says."""
+    """Return the source that `conf/download.yaml` describes."""
     from omegaconf import OmegaConf
 
     values = {str(key): value for key, value in OmegaConf.load(CONF / "download.yaml").items()}
@@ -103,14 +103,14 @@ def _address(text: str) -> str:
 
 
 def get(source: Source, folder: Path) -> None:
-    """Have the archive's content in a folder.
+    """Download the archive and unpack it into a folder.
 
     Args:
         source: of the archive.
-        folder: is made if it is not there; nothing is fetched if `genres/` is in it.
+        folder: is made if it is missing; nothing is downloaded if it holds `genres/`.
 
     Raises:
-        UserError: no mirror has it, no space, no permission, or an archive that is not what it should be.
+        UserError: no mirror has the archive, the disk does not take it, or it is not what was expected.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "download.lock", "the download"):
@@ -123,33 +123,33 @@ def get(source: Source, folder: Path) -> None:
             archive.unlink()
 
 
-def _say_what_is_there(folder: Path) -> None:
+def _print_summary(folder: Path) -> None:
     from genre_cls.catalogue import gtzan
 
-    found = gtzan(str(folder))
-    print(f"{folder}: {len(found.tracks)} tracks; train on them with dataset=gtzan dataset.root={folder}")
-    for note in found.notes:
+    catalogue = gtzan(str(folder))
+    print(f"{folder}: {len(catalogue.tracks)} tracks; train on them with dataset=gtzan dataset.root={folder}")
+    for note in catalogue.notes:
         print(note)
 
 
 class _Failed(Exception):
-    """One attempt at one mirror; the message says why."""
+    """One attempt at one mirror failed; the message says why."""
 
 
 def fetch(source: Source, archive: Path) -> None:
-    """Have the whole archive, from whichever mirrors.
+    """Download the whole archive, from as many mirrors as it takes.
 
     Args:
-        source: of it.
-        archive: where it goes; what is there already is its beginning.
+        source: of the archive.
+        archive: its path; a file that exists is taken as the archive's beginning.
 
     Raises:
-        UserError: several attempts in a row brought nothing, or it would not fit.
+        UserError: several attempts in a row made no progress, or the disk has no room for it.
     """
     most, idle = _size(archive), 0
     for mirror in cycle(source.mirrors):
         try:
-            if not _is_whole(source, archive):
+            if not _is_complete(source, archive):
                 _transfer(source, mirror, archive)
                 _verify(source, archive)
             return
@@ -163,13 +163,13 @@ def fetch(source: Source, archive: Path) -> None:
             time.sleep(min(LONGEST_PAUSE, source.pause * 2**idle / 2))
 
 
-def _is_whole(source: Source, archive: Path) -> bool:
-    """Whether there is nothing left to fetch, say since there was no space to unpack it."""
+def _is_complete(source: Source, archive: Path) -> bool:
+    """Whether there is nothing left to download, for example because an earlier command could not unpack it."""
     return bool(source.sha256) and archive.exists() and _digest(archive) == source.sha256
 
 
 def _transfer(source: Source, mirror: str, archive: Path) -> None:
-    """Add to the archive what a mirror sends."""
+    """Append to the archive what a mirror sends."""
     asked = _size(archive)
     answer = _request(source, mirror, asked)
     if not answer:
@@ -184,7 +184,7 @@ def _transfer(source: Source, mirror: str, archive: Path) -> None:
 
 
 def _request(source: Source, mirror: str, start: int) -> HTTPResponse | None:
-    """A mirror's answer, from some byte of the archive on; None if it has nothing beyond."""
+    """Return a mirror's answer, from a byte of the archive on; None if the archive ends there."""
     if not mirror.startswith(SCHEMES):
         raise _Failed(NO_ADDRESS)
     headers = {"User-Agent": "genre_cls"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -202,7 +202,7 @@ def _request(source: Source, mirror: str, start: int) -> HTTPResponse | None:
 
 
 def _write(source: Source, answer: HTTPResponse, archive: Path, start: int) -> None:
-    """Replace what the archive has from some byte on by what comes; one that becomes too large is deleted."""
+    """Write an answer to the archive, from a byte on; an archive that becomes too large is deleted."""
     with archive.open("r+b" if start else "wb") as file:
         file.truncate(file.seek(start))
         for chunk in _chunks(answer):
@@ -213,7 +213,7 @@ def _write(source: Source, answer: HTTPResponse, archive: Path, start: int) -> N
 
 
 def _start(answer: HTTPResponse, asked: int) -> int:
-    """Where in the archive the answer begins: a server need not know ranges."""
+    """Return where in the archive an answer begins: servers need not support ranges."""
     if answer.status != 206:
         return 0
     given = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
@@ -235,7 +235,7 @@ def _check_size(source: Source, size: int, start: int, archive: Path) -> None:
 
 
 def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
-    """What comes, as it comes."""
+    """Yield an answer's bytes as they arrive."""
     while True:
         with _network_failures():
             chunk = answer.read1(CHUNK)
@@ -245,7 +245,7 @@ def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
 
 
 class _Paced(RawIOBase):
-    """A connection's bytes, headers and all, as long as they come at a pace; its timeout begins anew with each byte."""
+    """A connection that fails if its bytes, headers included, come too slowly; its own timeout restarts with each."""
 
     def __init__(self, connection: RawIOBase, period: float) -> None:
         self._connection, self._period = connection, period
@@ -294,22 +294,22 @@ class _OverHTTPS(HTTPSHandler):
 
 @contextmanager
 def _network_failures() -> Iterator[None]:
-    """Tell the network's failures from the disk's, both of which are OSErrors."""
+    """Raise network failures as `_Failed`, because the disk's are OSErrors too."""
     try:
         yield
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: no address at all
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
         reason = system_reason(error) if isinstance(error, OSError) else str(error)
         raise _Failed(reason or type(error).__name__) from error
 
 
 def _verify(source: Source, archive: Path) -> None:
-    """Hold the archive to its checksum; another file is deleted, as nothing can go on from it."""
-    found = _digest(archive)
+    """Verify the archive's checksum; a different file is deleted, because no download can continue from it."""
+    digest = _digest(archive)
     if not source.sha256:
-        log.info("sha256 %s, which nothing in conf/download.yaml says must be another", found)
-    elif found != source.sha256:
+        log.info("sha256 %s, not verified because conf/download.yaml has none", digest)
+    elif digest != source.sha256:
         archive.unlink()
-        raise _Failed(f"another file than expected: sha256 {found}, must be {source.sha256}")
+        raise _Failed(f"another file than expected: sha256 {digest}, must be {source.sha256}")
 
 
 def _digest(archive: Path) -> str:
@@ -318,15 +318,15 @@ def _digest(archive: Path) -> str:
 
 
 def unpack(source: Source, archive: Path, folder: Path) -> None:
-    """Unpack the archive's `genres/` into a folder, all of it or nothing.
+    """Unpack the archive's `genres/` into a folder, completely or not at all.
 
     Args:
-        source: its bounds.
-        archive: a tar in gzip; one that is refused is deleted.
+        source: with the limits.
+        archive: a gzipped tar; one that is refused is deleted.
         folder: gets `genres/`.
 
     Raises:
-        UserError: it is damaged, or holds anything but files and folders below `genres/` within the bounds.
+        UserError: it is damaged, or holds anything but files and folders below `genres/` within the limits.
     """
     partial = folder / "genres.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -334,7 +334,7 @@ def unpack(source: Source, archive: Path, folder: Path) -> None:
     try:
         _extract(source, archive, partial)
         (partial / "genres").rename(folder / "genres")
-    except Exception as error:  # whatever parsers say of nonsense
+    except Exception as error:  # parsers raise anything on damaged data
         if isinstance(error, UserError) or getattr(error, "errno", None):
             raise  # the disk's failure, not the archive's
         archive.unlink()
@@ -344,7 +344,7 @@ def unpack(source: Source, archive: Path, folder: Path) -> None:
 
 
 class _Refused(Exception):
-    """What an archive must not hold."""
+    """The archive holds what it must not; the message says what."""
 
 
 def _extract(source: Source, archive: Path, folder: Path) -> None:
@@ -373,7 +373,7 @@ def _check_member(member: tarfile.TarInfo) -> None:
 
 
 class _Bounded(GzipFile):
-    """An archive's content, of which no more comes than it may have, and little at once, whatever a header claims."""
+    """An archive's unpacked bytes, limited in all and at once, whatever a header claims."""
 
     def __init__(self, path: Path, source: Source) -> None:
         super().__init__(path, "rb")
@@ -381,7 +381,7 @@ class _Bounded(GzipFile):
         self._limit = source.largest_content + 4096 * source.most_files
 
     def read(self, size: int | None = -1) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         if size is None or not 0 <= size <= AT_ONCE:
             raise _Refused("a header that claims an absurd size")
         if self.tell() > self._limit:
@@ -391,7 +391,7 @@ class _Bounded(GzipFile):
 
 @contextmanager
 def _failures_in_one_line(folder: Path) -> Iterator[None]:
-    """Name the folder where the disk's errors name no file: a full disk's do not."""
+    """Name the folder in errors of the disk that name no file, as those of a full disk."""
     try:
         yield
     except OSError as error:

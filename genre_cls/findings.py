@@ -1,4 +1,4 @@
-"""What a report says, in words and tables of words; `page` shows it."""
+"""Put results into words: the sentences and tables of a report, which `page` lays out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +21,8 @@ from genre_cls.scoring import (
     setting,
 )
 
-SPLITS = ("random", "filtered", "artist")  # from what flatters to what does not
-N_MISSED = 50  # tracks that are listed
+SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
+N_MISSED = 50  # to list
 ABOUT_SELECTION = (
     "too high by an unknown amount (some points where tracks are few), as it was selected by these very tracks; its "
     "interval does not allow for that"
@@ -30,21 +30,21 @@ ABOUT_SELECTION = (
 TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
 ABOUT_MCNEMAR = (
     "McNemar's test compares the models as trained, track by track (if several classified a track, the first). It "
-    "takes tracks for independent: where artists have several, it claims a difference that is none in a fifth to two "
-    "thirds of all simulated grids. No verdict uses it."
+    "treats tracks as independent: where artists have several, it finds a difference where there is none in a fifth to "
+    "two thirds of all simulated grids. No verdict uses it."
 )
 ABOUT_SPLITS = (
     "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
     "share no artist or recording. filtered: the published fault-filtered split, with no artist in common by Sturm's "
-    "index but for one joint credit; it learns from fewer tracks than the others and judges other ones, so a "
+    "index except for one joint credit; it trains on fewer tracks than the others and tests on other ones, so a "
     "difference to it is not the artists' alone. The drop's interval treats the splits as independent, which is "
-    "conservative where they judge the same tracks."
+    "conservative where they test the same tracks."
 )
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: columns by name, those of numbers aligned right, and the texts in its rows."""
+    """A table of texts: the alignment of its columns by name, and its rows."""
 
     columns: Mapping[str, str]  # name to "left" or "right"
     rows: Sequence[Sequence[str]]
@@ -55,7 +55,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a report tells.
+    """Everything that a report shows.
 
     Args:
         title: of the page.
@@ -66,8 +66,8 @@ class Report:
         provenance: where the numbers come from: command, date, machine, version, ...
         rope: accuracies that differ by less are practically equal, a share.
         tracks: by id, each track's `artist` and `fault`, empty if unknown.
-        audio: by id, the address of each track that is at hand in a form that browsers play.
-        other_splits: by a result's place, what the same configuration scored on the same dataset under other splits.
+        audio: by id, the URL of each track that is readable and in a format that browsers play.
+        other_splits: by a result's index, what the same configuration scored on the same dataset under other splits.
     """
 
     title: str
@@ -88,22 +88,22 @@ class Report:
 
     @cached_property
     def complete(self) -> list[ConfigResult]:
-        """Those with as many folds as the best; the scores of others are of other tracks."""
+        """Those with as many folds as the best; the others were tested on other tracks."""
         return [result for result in self.ranked if len(result.folds) == len(self.ranked[0].folds)]
 
     @cached_property
-    def called(self) -> list[str]:
-        """Their names."""
+    def names(self) -> list[str]:
+        """The names of the configurations, best first."""
         return names(self.ranked)
 
     @cached_property
     def effects(self) -> list[Difference]:
-        """What each axis does."""
+        """The differences between the settings of each axis."""
         return main_effects(self.results, self.rope)
 
     @cached_property
     def pairs(self) -> list[Difference]:
-        """Each configuration against each that ranks below it."""
+        """The differences between each configuration and those that rank below it."""
         return each_pair(self.results, self.rope)
 
     @cached_property
@@ -113,50 +113,50 @@ class Report:
 
     @cached_property
     def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
-        """By name, each configuration that was judged under several splits: by split, from the most flattering on."""
-        found = {}
-        for name, result in zip(self.called, self.complete, strict=False):  # which are the first of all
-            (place,) = (place for place, other in enumerate(self.results) if other is result)
-            by_split = {result.params.get("folds", "?"): result, **self.other_splits.get(place, {})}
-            found[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
-        return {name: by_split for name, by_split in found.items() if len(by_split) > 1}
+        """Results of each configuration with several splits, by its name and by split, the most flattering first."""
+        results = {}
+        for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
+            (index,) = (index for index, other in enumerate(self.results) if other is result)
+            by_split = {result.params.get("folds", "?"): result, **self.other_splits.get(index, {})}
+            results[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
+        return {name: by_split for name, by_split in results.items() if len(by_split) > 1}
 
 
 def answer(report: Report) -> str:
-    """Which configuration is best and by how much, in a sentence."""
-    best, called = report.ranked[0], report.called
+    """Return a sentence that says which configuration is best and how good it is."""
+    best, configurations = report.ranked[0], report.names
     tracks = best.confusion.sum(axis=1)
     chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
-    few = TWO_FOLDS if _spans_nearly_all(best) else ""
-    if len(called) == 1:
-        return f"{called[0]} recognises the genre of {score}; {chance}.{few}"
+    caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
+    if len(configurations) == 1:
+        return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
     n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
-    last = f"the worst, {called[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
-    first = f"The best of {len(called)} configurations, {called[0]}, recognises the genre of {score}"
-    return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}.{few}"
+    last = f"the worst, {configurations[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
+    first = f"The best of {len(configurations)} configurations, {configurations[0]}, recognises the genre of {score}"
+    return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}.{caveat}"
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
-    """Whether two folds leave an accuracy all but open."""
+    """Whether two folds leave the accuracy almost undetermined."""
     low, high = result.estimate("accuracy").share_interval
     return len(result.folds) == 2 and high - low > 0.5
 
 
 def of_several_codes(results: Sequence[ConfigResult]) -> str:
-    """That the code has changed between configurations, in a sentence; empty if it has not."""
-    told = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
-    return told if CODE in differing(results) else ""
+    """Return a sentence that warns that the code changed between configurations; empty if it did not."""
+    warning = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
+    return warning if CODE in differing(results) else ""
 
 
 def verdicts(report: Report) -> list[str]:
-    """What can be said of each axis, and of each configuration under other splits, a sentence each."""
+    """Return a sentence for each comparison on an axis, and for each configuration under several splits."""
     losses = [_loss_in_words(name, by_split) for name, by_split in report.splits.items()]
     return [verdict(effect) for effect in report.effects] + losses
 
 
 def verdict(difference: Difference) -> str:
-    """What a comparison has found, in a sentence."""
+    """Return a sentence that says what a comparison found."""
     better, worse, points = difference.better, difference.worse, f"{100 * difference.accuracy.mean:.1f} points"
     low, high = difference.accuracy.difference_interval
     between = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
@@ -171,11 +171,11 @@ def verdict(difference: Difference) -> str:
 
 
 def ranking(report: Report, *, narrow: bool = False) -> Sheet:
-    """The configurations with their scores, best first.
+    """Return the configurations with their scores, best first.
 
     Args:
-        report: where they are.
-        narrow: whether all settings share a column, if more than features, model and batch size differ.
+        report: with the configurations.
+        narrow: whether all settings share a column if more than features, model and batch size differ.
     """
     more = differing(report.results)
     axes = [*AXES, *more]
@@ -192,7 +192,7 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
 
 
 def each_against_each(report: Report) -> Sheet:
-    """How sure each difference between two configurations is."""
+    """Return the difference between each two configurations with its p-values."""
     columns = {"better": "left", "worse": "left"} | dict.fromkeys(
         ("points", "p, corrected t", "p, McNemar", "practically equal"), "right"
     )
@@ -200,7 +200,7 @@ def each_against_each(report: Report) -> Sheet:
 
 
 def under_other_splits(report: Report) -> Sheet:
-    """Accuracy of the configurations that were judged under several splits, and what the strictest one costs."""
+    """Return the accuracy of configurations under several splits, and the drop from the most flattering to the last."""
     splits = sorted({split for by_split in report.splits.values() for split in by_split}, key=_split_order)
     rows = []
     for name, by_split in report.splits.items():
@@ -210,10 +210,10 @@ def under_other_splits(report: Report) -> Sheet:
 
 
 def genres(report: Report) -> Sheet:
-    """How the best configuration fares with each genre, most recognised first, and what it takes them for."""
+    """Return the best configuration's scores on each genre, by recall, with its most frequent mistakes."""
     best = report.ranked[0]
     scores, wrong = best.per_genre, confusions(best.confusion)
-    n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may judge a track several times
+    n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may test a track several times
     rows = []
     for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
         taken_for = [
@@ -226,7 +226,7 @@ def genres(report: Report) -> Sheet:
 
 
 def missed_tracks(report: Report) -> Sheet:
-    """The tracks that most configurations get wrong."""
+    """Return the tracks that most configurations get wrong."""
     columns = {"track": "left", "artist": "left", "genre": "left", "taken for": "left"}
     rows = []
     for track in report.missed:
@@ -237,34 +237,34 @@ def missed_tracks(report: Report) -> Sheet:
 
 
 def known_faults(report: Report) -> str:
-    """How many of the tracks with known faults are among those that are missed most; empty if none is known."""
-    judged = report.ranked[0].tracks.track_ids
-    faulty = {track for track in judged if report.tracks.get(track, {}).get("fault")}
+    """Return a sentence on how many tracks with known faults are among the most missed; empty if none is known."""
+    tested = report.ranked[0].tracks.track_ids
+    faulty = {track for track in tested if report.tracks.get(track, {}).get("fault")}
     if not faulty:
         return ""
-    found, n = len(faulty.intersection(track.id for track in report.missed)), len(report.missed)
+    n_missed, n = len(faulty.intersection(track.id for track in report.missed)), len(report.missed)
     return (
-        f"Tracks with a known fault: {len(faulty)} in all, {found} among these {n}, "
-        f"where {len(faulty) * n / len(judged):.1f} would be by chance."
+        f"Tracks with a known fault: {len(faulty)} in all, {n_missed} among these {n}, "
+        f"where {len(faulty) * n / len(tested):.1f} would be by chance."
     )
 
 
 def trust(report: Report) -> str:
-    """How far the votes of the best configuration can be trusted, and with a temperature."""
+    """Return sentences on the calibration of the best configuration, without and with a temperature."""
     best = report.ranked[0]
     before, after = (f"{percent(one.calibration.error)} %" for one in (best, best.tempered))
     used = f"genre_cls.predict uses the one fitted to all held-out tracks, {best.temperature:.2f}."
     if not best.is_tempered:
-        why = "as no other tracks were held out to find one by"
-        return f"Shown without a temperature, {why}; expected calibration error {before}. {used}"
-    found = "Shown with a temperature, fitted for each fold on the other folds' tracks"
+        reason = "as no other tracks were held out to fit one"
+        return f"Shown without a temperature, {reason}; expected calibration error {before}. {used}"
+    shown = "Shown with a temperature, fitted for each fold on the other folds' tracks"
     if best.tempered.calibration.error >= best.calibration.error:
-        return f"{found}, which does not help: expected calibration error {before} without, {after} with it. {used}"
-    return f"{found}: it brings the expected calibration error from {before} to {after}. {used}"
+        return f"{shown}, which does not help: expected calibration error {before} without, {after} with it. {used}"
+    return f"{shown}: it brings the expected calibration error from {before} to {after}. {used}"
 
 
 def about_missed(report: Report) -> str:
-    """What the columns of the tracks that are missed most mean, and how many of these have known faults."""
+    """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
     over = f"the {len(report.ranked)} configurations" if len(report.ranked) > 1 else "the folds"
     about = (
         f'Pooled over {over}. "Missed by" is the share that gets the track wrong, "taken for" the wrong genre '
@@ -274,31 +274,31 @@ def about_missed(report: Report) -> str:
 
 
 def how_to_read(report: Report) -> dict[str, str]:
-    """What a reader has to know of the numbers, by what it is about."""
+    """Return what a reader has to know about the numbers, by topic."""
     best, n_folds = report.complete[0], len(report.complete[0].folds)
-    trainings = "Each configuration was trained anew in every fold."
+    trainings = "Each configuration was trained from scratch in every fold."
     if n_folds == 1:
-        trainings = "This report has a single fold, so nothing is known of what other trainings would bring."
-    told = {
-        "Fold": "The tracks are dealt into parts. In each fold one part is held out: a model learns from the others "
-        f"and is judged on the part that it never saw. {trainings}",
+        trainings = "This report has a single fold, so it does not show how much results vary between trainings."
+    topics = {
+        "Fold": "The tracks are split into parts. In each fold one part is held out: a model is trained on the others "
+        f"and tested on the part that it never saw. {trainings}",
         "The held-out part chose nothing": "In this run it set no weight, no number of epochs and no setting; it was "
-        "only used to judge. (If you chose settings after seeing earlier reports on these tracks, the held-out tracks "
-        "have been used for selection.)",
+        "only used for testing. (If you chose settings after seeing earlier reports on these tracks, the held-out "
+        "tracks have been used for selection.)",
     }
     if len(report.results) > 1:
-        told["Winner's curse"] = (
+        topics["Winner's curse"] = (
             f"The best was selected by the scores shown here, so its own is {ABOUT_SELECTION}. Whether intervals "
-            "overlap tells nothing of the order, as all are judged by the same tracks: the paired comparisons tell."
+            "overlap says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
         )
-    told |= _about_intervals(report)
+    topics |= _about_intervals(report)
     if report.effects or report.pairs:
-        told["Beats, differ, practically equal, cannot be told apart"] = _about_verdicts(best, report.rope)
-    told["Accuracy and macro F1"] = (
+        topics["Beats, differ, practically equal, cannot be told apart"] = _about_verdicts(best, report.rope)
+    topics["Accuracy and macro F1"] = (
         "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
-        "alike, however many tracks it has."
+        "equally, however many tracks it has."
     )
-    return told
+    return topics
 
 
 def _about_intervals(report: Report) -> dict[str, str]:
@@ -307,32 +307,31 @@ def _about_intervals(report: Report) -> dict[str, str]:
         "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
         "artists as groups of their own)."
         if best.has_groups
-        else "Tracks are taken for independent, as nothing is known of their artists: where several are by one, the "
+        else "Tracks are treated as independent, as nothing is known of their artists: where several are by one, the "
         "interval is too narrow."
     )
     if max(len(result.folds) for result in report.results) == 1:
-        only = f"It is for what other tracks would change, since one training is all there is. {independence}"
-        return {"95 % CI": only}
+        return {"95 % CI": f"It covers the choice of test tracks alone, as there is one training. {independence}"}
     if best.single_test_set:
         return {
-            "± and 95 % CI": "± is the standard deviation over the folds, which all judge the same tracks. The 95 % "
-            "confidence interval is for the mean; its error adds what other trainings and what other tracks would "
-            f"change. {independence}"
+            "± and 95 % CI": "± is the standard deviation over the folds, which all test the same tracks. The 95 % "
+            "confidence interval is for the mean; its standard error adds the variance between trainings and that "
+            f"between tracks. {independence}"
         }
     return {
         "± and 95 % CI": "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. "
         "Folds share most of their training tracks, so their scores are not independent and the usual standard error "
         "is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and standard "
-        "deviation s it is s · √(1/k + tested/training tracks), times Student's t with k − 1 degrees of freedom."
+        "deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of freedom."
     }
 
 
 def _about_verdicts(best: ConfigResult, rope: float) -> str:
     points = f"{100 * rope:g} point{'' if rope == 0.01 else 's'}"
-    test = "a t-test with the error of that interval" if best.single_test_set else "the corrected resampled t-test"
-    posterior = "Bayesian correlated t-test, Corani and Benavoli 2015"
+    test, posterior = "the corrected resampled t-test", "Bayesian correlated t-test, Corani and Benavoli 2015"
     if best.single_test_set:
-        posterior = "by the posterior of the same error"
+        test = "a t-test with the standard error of that interval"
+        posterior = "by the posterior with the same standard error"
     return (
         f"Two things are compared on the same folds. One beats the other if {test} gives p < 0.05 after Holm's "
         "correction (1979) for all comparisons of its kind, which keeps the chance of any false claim among them below "
@@ -344,12 +343,12 @@ def _about_verdicts(best: ConfigResult, rope: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as text, without the sign."""
+    """Return a share as text in percent, without the sign."""
     return f"{100 * share:.1f}"
 
 
 def interval(result: ConfigResult) -> str:
-    """The 95 % CI of the accuracy as text, in percent."""
+    """Return the 95 % CI of the accuracy as text, in percent."""
     return "–".join(map(percent, result.estimate("accuracy").share_interval))
 
 
@@ -359,15 +358,15 @@ def _scores(result: ConfigResult) -> dict[str, str]:
         "95 % CI": interval(result),
         "macro F1, %": percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
-        "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # but what a kernel machine keeps
+        "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # as of kernel machines
     }
 
 
 def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
-    """A configuration's name, with the last part alone of each axis, where that is enough to tell them apart."""
+    """Return a configuration's name with only the last part of each axis, if that is unambiguous."""
     last = [axis.rpartition(".")[2] for axis in axes]
     short = [name if last.count(name) == 1 else axis for name, axis in zip(last, axes, strict=True)]
-    values = [result.params.get(axis, "?").replace(",", ", ") for axis in axes]  # a list's lines may break there
+    values = [result.params.get(axis, "?").replace(",", ", ") for axis in axes]  # lets long lists wrap
     return ", ".join(map(setting, short, values))
 
 
@@ -382,7 +381,7 @@ def _pair(pair: Difference) -> list[str]:
 
 
 def _p_value(p: float | None) -> str:
-    """As text, empty where there is none."""
+    """Return a p-value as text; empty if there is none."""
     if p is None:
         return ""
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
@@ -400,10 +399,10 @@ def _loss(by_split: Mapping[str, ConfigResult]) -> Estimate:
 def _loss_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
     first, *_, last = by_split
     loss = _loss(by_split)
-    way, gap = ("fewer", loss) if loss.mean >= 0 else ("more", replace(loss, mean=-loss.mean))
+    more, gap = ("fewer", loss) if loss.mean >= 0 else ("more", replace(loss, mean=-loss.mean))
     doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
-    other = "; folds=filtered also learns from fewer tracks and judges others" if "filtered" in (first, last) else ""
-    return f"{name} scores {_in_points(gap)} points {way} under folds={last} than under folds={first}{doubt}{other}."
+    other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
+    return f"{name} scores {_in_points(gap)} points {more} under folds={last} than under folds={first}{doubt}{other}."
 
 
 def _in_points(e: Estimate) -> str:

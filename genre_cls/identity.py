@@ -25,11 +25,11 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Modules that only word, draw or store results. A new module counts until it is listed here: to train once too often is
 # better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
-    "__main__", "app", "artifacts", "classifier", "commands", "comparisons", "connection", "database",
+    "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "files", "findings",
     "lifeline", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export", "onnx_model", "page",
     "plots", "predict", "prediction", "progress", "provenance", "registry", "report", "served", "similarity", "spool",
-    "tracking", "train", "workers",
+    "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
 

@@ -1,4 +1,4 @@
-"""Files that keep other processes out while one is at something; who has to wait is told why."""
+"""Lock files that exclude other processes, and log why a process waits."""
 
 import logging
 from collections.abc import Iterator
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-PATIENCE = 5.0  # s, before somebody who waits is told why
+PATIENCE = 5.0  # s, before a process that waits logs why
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
-    """Keep something to this process; the system releases the lock of one that dies.
+    """Hold a lock; the system releases it if the process dies.
 
     Args:
-        path: of the lock; folders that are missing are made.
-        name: of what is kept, in words.
-        wait: whether to wait for another process that has it.
+        path: of the lock file; missing folders are made.
+        name: of what is locked, for messages.
+        wait: whether to wait for another process that holds the lock.
 
     Raises:
-        Timeout: another process has it, and that is not waited for.
+        Timeout: another process holds the lock, and `wait` is false.
     """
     lock = FileLock(path)
     try:

@@ -1,4 +1,4 @@
-"""A report in the three ways to show it: terminal table, Markdown, one self-contained HTML page."""
+"""Lay out a report as a terminal table, as Markdown and as one self-contained HTML page."""
 
 import re
 from base64 import b64encode
@@ -15,12 +15,12 @@ from genre_cls.findings import Report, Sheet
 
 
 def table(report: Report) -> Table:
-    """The ranked configurations for a terminal, with what can be said of them."""
+    """Return the ranked configurations as a table for a terminal, with the answer and the verdicts below."""
     sheet = findings.ranking(report, narrow=True)
     caption = Text("\n".join([findings.answer(report), *findings.verdicts(report)]))
     grid = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, side in sheet.columns.items():
-        # Heads in two lines leave the cells room on 80 columns.
+        # Headers on two lines leave room for the cells in 80 columns.
         head = Text(fill(name, 8, break_long_words=False))
         grid.add_column(head, justify="left" if side == "left" else "right", no_wrap=side == "right", overflow="fold")
     for place, row in enumerate(sheet.rows):
@@ -29,19 +29,14 @@ def table(report: Report) -> Table:
 
 
 def markdown(report: Report) -> str:
-    """The whole report but its pictures as GitHub Markdown."""
+    """Return the whole report without its figures as GitHub Markdown."""
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
-    sections = {
-        "Each against each": findings.each_against_each(report),
-        "The same under other splits": findings.under_other_splits(report),
-        "Which genres the best one recognises": findings.genres(report),
-        "Which tracks are missed most": findings.missed_tracks(report),
-    }
-    about = {
-        "Each against each": f"\n\n{_escaped(findings.ABOUT_MCNEMAR)}",
-        "The same under other splits": f"\n\n{_escaped(findings.ABOUT_SPLITS)}",
-        "Which tracks are missed most": f"\n\n{_escaped(findings.about_missed(report))}",
-    }
+    sections = (
+        ("Each against each", findings.each_against_each(report), findings.ABOUT_MCNEMAR),
+        ("The same under other splits", findings.under_other_splits(report), findings.ABOUT_SPLITS),
+        ("Which genres the best one recognises", findings.genres(report), ""),
+        ("Which tracks are missed most", findings.missed_tracks(report), findings.about_missed(report)),
+    )
     reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
     blocks = [
         f"# {_escaped(report.title)}",
@@ -50,7 +45,7 @@ def markdown(report: Report) -> str:
         "\n".join(f"- {_escaped(verdict)}" for verdict in findings.verdicts(report)),
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
-        *(f"## {title}\n\n{_pipes(sheet)}{about.get(title, '')}" for title, sheet in sections.items() if sheet),
+        *(f"## {title}\n\n{_pipes(sheet)}\n\n{_escaped(about)}".rstrip() for title, sheet, about in sections if sheet),
         f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
         "## How to read this\n\n" + "\n".join(reading),
         f"## Where the numbers come from\n\n{_pipes(provenance)}",
@@ -59,7 +54,7 @@ def markdown(report: Report) -> str:
 
 
 def html(report: Report) -> str:
-    """One page with its style and pictures inside; it opens anywhere and asks the network for nothing."""
+    """Return one HTML page that contains its style and figures, so that it needs no network."""
     environment = Environment(
         loader=PackageLoader("genre_cls", "."),
         autoescape=True,
@@ -77,11 +72,11 @@ def _data_uri(figure: Figure) -> str:
 
 
 def _pipes(sheet: Sheet) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     rules = [":--" if side == "left" else "--:" for side in sheet.columns.values()]
     return "\n".join("| " + " | ".join(map(_escaped, cells)) + " |" for cells in [sheet.columns, rules, *sheet.rows])
 
 
 def _escaped(text: str) -> str:
-    """One line in which Markdown finds no table bar, tag, code or emphasis."""
+    """Return text as one line in which Markdown finds no table bar, tag, code or emphasis."""
     return re.sub(r"([\\`*~|<>\[\]]|\b_|_\b)", r"\\\1", " ".join(text.split()))

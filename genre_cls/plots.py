@@ -1,4 +1,4 @@
-"""Results as pictures: every public function but `png` takes results and gives a `Figure`."""
+"""Draw results as figures: losses, confusion, recall, intervals, comparisons, calibration, average features."""
 
 import textwrap
 import warnings
@@ -14,55 +14,48 @@ from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
-from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from scipy.ndimage import gaussian_filter
 
 from genre_cls.calibration import Calibration, Floats, Ints
 from genre_cls.comparisons import RISK, SURE, Difference, Finding
-from genre_cls.prediction import Clip, Explanation, Prediction
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names, rank
 
 DPI = 200  # dots an inch
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
 AMBER, LINK, SHADE = "#e09f1f", "#b9c0c9", "#eaeef3"
-# curve, what it is the loss of, colour, line style: the styles tell what red and green cannot tell everyone
+# curve, label, colour, line style: the styles are for readers who cannot tell red from green
 LOSSES = (
     ("train_loss", "training (crops)", RED, "-"),
     ("held_out_loss", "held out (centre windows)", GREEN, "--"),
 )
-LOOKS: dict[Finding, dict[str, Any]] = {  # how what a comparison finds is drawn
+LOOKS: dict[Finding, dict[str, Any]] = {  # of a difference, by its finding
     "different": {"label": f"different (p < {RISK:g}, adjusted for all rows)", "color": BLUE, "marker": "o"},
     "equal": {"label": f"practically equal ({100 * SURE:.0f} % sure)", "color": GREEN, "marker": "s"},
     "undecided": {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"},
 }
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 PANELS_PER_ROW = 5
-SMOOTHING = (1.5, 3.0)  # of evidence, standard deviation in bands and frames
-ENVELOPE = 1500  # stretches of a waveform that are drawn
-STRETCHES, ROWS = 120, 10  # of a file's genres over time
 FONTS = ("Noto Sans CJK JP", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS", "WenQuanYi Zen Hei")
 SMALLEST_DOT, LARGEST_DOT = 4, 15  # diameters in points
 
 
 def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> Figure:
-    """Draw training loss in red and held-out loss in green over the epochs: each fold thin, their mean bold.
+    """Draw training loss in red and held-out loss in green over the epochs: folds thin, their mean bold.
 
     Args:
-        folds: of one configuration, or a single one.
+        folds: of one configuration, at least one.
         title: above the curves.
         note: small print below them.
     """
-    figure = _figure(6.4, 4.4, note)
+    figure = new_figure(6.4, 4.4, note)
     axes = figure.subplots()
     _draw_losses(axes, folds)
     axes.set_ylabel("cross-entropy (nats)")
@@ -78,13 +71,13 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
         worst: drawn on the right.
         note: small print below.
     """
-    figure = _figure(9.6, 4.6, note)
+    figure = new_figure(9.6, 4.6, note)
     panels = figure.subplots(1, 2, sharey=True)
     named = zip(panels, ("best", "worst"), (best, worst), names([best, worst]), strict=True)
     for axes, place, result, name in named:
         _draw_losses(axes, result.folds)
         accuracy = 100 * result.estimate("accuracy").mean
-        axes.set_title(f"{place}: {_plain(name, 44)}\naccuracy {accuracy:.1f} %")
+        axes.set_title(f"{place}: {plain(name, 44)}\naccuracy {accuracy:.1f} %")
     first = next((axes for axes in panels if axes.axison), panels[0])
     first.set_ylabel("cross-entropy (nats)")
     first.tick_params(labelleft=True)
@@ -93,7 +86,7 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
 
 
 def confusion_matrix(confusion: Ints, genres: Sequence[str], *, title: str, note: str = "") -> Figure:
-    """Draw who is taken for whom: tracks in the cells, coloured by their share of the true genre.
+    """Draw a confusion matrix: numbers of tracks, coloured by their share of the true genre's tracks.
 
     Args:
         confusion: counts `(n_genres, n_genres)`, rows true, columns predicted.
@@ -105,23 +98,23 @@ def confusion_matrix(confusion: Ints, genres: Sequence[str], *, title: str, note
     side = float(np.clip(0.42 * n, 2.6, 13))
     cell = 72 * side / n  # points
     size = min(9, 0.75 * cell)
-    labels = [_plain(genre) for genre in genres]
-    margin = max(map(len, labels)) * size / 110  # inches that the longest name takes
-    figure = _figure(side + margin + 1.5, side + margin + 0.9, note, title)
+    labels = [plain(genre) for genre in genres]
+    margin = max(map(len, labels)) * size / 110  # inches for the longest name
+    figure = new_figure(side + margin + 1.5, side + margin + 0.9, note, title)
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(confusion) if cell >= 9 else []:
         color = "white" if shares[row, column] > 0.5 else INK
         count = axes.text(column, row, str(confusion[row, column]), ha="center", va="center")
-        count.set(size=min(9, cell / 3), color=color, in_layout=False)  # it lies within
+        count.set(size=min(9, cell / 3), color=color, in_layout=False)  # it lies within the axes
     axes.set_xticks(range(n), labels, size=size, rotation=90)
     axes.set_yticks(range(n), labels, size=size)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="predicted genre", ylabel="true genre")
     bar = figure.colorbar(image, ax=axes, shrink=0.7, format=lambda share, _: f"{100 * share:.0f} %")
-    _style_bar(bar, "share of the true genre's tracks")
+    style_bar(bar, "share of the true genre's tracks")
     return figure
 
 
@@ -134,22 +127,22 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
     """
     n_rows = ceil(len(means.genres) / PANELS_PER_ROW)
     n_columns = ceil(len(means.genres) / n_rows)
-    figure = _figure(max(4.2, 1.3 + 1.75 * n_columns), 0.9 + 1.5 * n_rows, note)
+    figure = new_figure(max(4.2, 1.3 + 1.75 * n_columns), 0.9 + 1.5 * n_rows, note)
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    # The 0th coefficient, loudness, would dwarf the others.
+    # The 0th MFCC, which follows the loudness, would dwarf the others.
     first = 1 if means.kind == "mfcc" and means.matrices.shape[1] > 1 else 0
     bottom, top = first - 0.5, means.matrices.shape[1] - 0.5
     extent = (0.0, means.matrices.shape[2] * means.seconds_per_frame, bottom, top)
     scale = _color_scale(means.kind, means.matrices[:, first:])
     for axes, genre, matrix in zip(grid.flat, means.genres, means.matrices, strict=False):
         image = axes.imshow(matrix[first:], **scale, extent=extent, origin="lower", aspect="auto")
-        axes.set_title(_plain(genre), size=9)
+        axes.set_title(plain(genre), size=9)
         axes.tick_params(labelsize=7)
     for axes in grid.flat[len(means.genres) :]:
         axes.set_axis_off()
     _label_panels(grid, means, first)
     ticks, label = (None, "dB") if means.kind == "mel" else ((-100, -30, -10, 0, 10, 30, 100), "coefficient (dB)")
-    _style_bar(figure.colorbar(image, ax=grid, aspect=12 * n_rows, pad=0.01, ticks=ticks, format="%g"), label)
+    style_bar(figure.colorbar(image, ax=grid, aspect=12 * n_rows, pad=0.01, ticks=ticks, format="%g"), label)
     return figure
 
 
@@ -163,15 +156,14 @@ def recall_bars(recall: Floats, genres: Sequence[str], *, title: str, note: str 
         note: small print below them.
     """
     order = np.argsort(-recall, kind="stable")
-    figure = _figure(4.6, 1.3 + 0.25 * len(genres), note, title)
+    figure = new_figure(4.6, 1.3 + 0.25 * len(genres), note, title)
     axes = figure.subplots()
     bars = axes.barh(range(len(genres)), [100 * recall[i] for i in order], height=0.7, color=BLUE)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, size=8, color=INK)
-    axes.set_yticks(range(len(genres)), [_plain(genres[i]) for i in order], size=9)
+    label_rows(axes, range(len(genres)), [plain(genres[i]) for i in order])
     axes.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel="recognised tracks (%)")
     axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
-    _tidy(axes)
+    tidy(axes)
     axes.grid(visible=False, axis="y")
     return figure
 
@@ -184,29 +176,28 @@ def intervals(results: Sequence[ConfigResult], *, note: str = "") -> Figure:
         note: small print below.
     """
     ranked = rank(results)
-    figure = _figure(7.6, 1.2 + 0.36 * len(ranked), note)
+    figure = new_figure(7.6, 1.2 + 0.36 * len(ranked), note)
     axes = figure.subplots()
     for y, result in enumerate(ranked):
         e = result.estimate("accuracy")
         folds = [100 * fold.scores["accuracy"] for fold in result.folds]
         axes.scatter(folds, [y + 0.22] * len(folds), s=14, color=GREY, alpha=0.55, linewidths=0)
         _whisker(axes, y, e.mean, e.share_interval, fmt="o", color=BLUE, markersize=6, zorder=3)
-        axes.text(1.02, y, f"{100 * e.mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9, color=INK)
-    axes.set_yticks(range(len(ranked)), [_plain(name, 60) for name in names(ranked)], size=9)
+        _write_in_row(axes, y, f"{100 * e.mean:.1f}")
+    label_rows(axes, range(len(ranked)), [plain(name, 60) for name in names(ranked)])
     axes.set(ylim=(len(ranked) - 0.5, -0.5), xlabel="accuracy (%): mean, 95 % CI, single folds in grey")
-    axes.tick_params(axis="y", length=0)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
 def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
-    """Draw by how many points one beats another, with the 95 % interval, against what is of practical importance.
+    """Draw differences in accuracy (points) with their 95 % intervals and the region of practical equivalence.
 
     Args:
-        differences: one at least, drawn from top to bottom, all with the same region of practical equivalence.
+        differences: at least one, drawn from top to bottom, all with the same `rope`.
         note: small print below.
     """
-    figure = _figure(7.6, 1.5 + 0.36 * len(differences), note)
+    figure = new_figure(7.6, 1.5 + 0.36 * len(differences), note)
     axes = figure.subplots()
     rope = 100 * differences[0].rope
     negligible = f"too small to matter (±{rope:g} point{'' if rope == 1 else 's'})"
@@ -215,33 +206,31 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     for y, difference in enumerate(differences):
         e, look = difference.accuracy, LOOKS[difference.finding]
         _whisker(axes, y, e.mean, e.difference_interval, linestyle="", markersize=6, zorder=3, **look)
-        label = axes.text(1.02, y, f"{100 * e.mean:.1f}", transform=axes.get_yaxis_transform(), va="center", size=9)
-        label.set_color(look["color"])
-    axes.set_yticks(range(len(differences)), [_minus(d.better, d.worse) for d in differences], size=9)
+        _write_in_row(axes, y, f"{100 * e.mean:.1f}", color=look["color"])
+    label_rows(axes, range(len(differences)), [_minus(d.better, d.worse) for d in differences])
     axes.set(ylim=(len(differences) - 0.5, -0.5))
     axes.set_xlabel("difference in accuracy (points): mean, 95 % CI (not adjusted)")
-    axes.tick_params(axis="y", length=0)
-    _tidy(axes)
+    tidy(axes)
     marks = [Line2D([], [], linestyle="", **look) for look in LOOKS.values()]
     _legend(figure, [*marks, band])
     return figure
 
 
 def reliability(calibration: Calibration, *, note: str = "") -> Figure:
-    """Draw how often a model is right against how sure it is: a dot an interval, its area the tracks in it.
+    """Draw a reliability diagram: accuracy against confidence, a dot per bin with an area for its number of tracks.
 
     Args:
-        calibration: of one configuration; intervals without tracks are left out.
+        calibration: of one configuration; bins without tracks are left out.
         note: small print below.
 
-    Source of the thin lines, intervals that take tracks for independent: Wilson, J. American Statistical Association
-    22 (1927).
+    Source: Wilson, J. American Statistical Association 22 (1927), for the thin lines, 95 % confidence intervals that
+    treat tracks as independent.
     """
-    figure = _figure(4.2, 4.8, note)
+    figure = new_figure(4.2, 4.8, note)
     axes = figure.subplots()
-    seen = calibration.counts > 0
+    filled = calibration.counts > 0
     confidence, accuracy, counts = (
-        values[seen] for values in (100 * calibration.confidence, 100 * calibration.accuracy, calibration.counts)
+        values[filled] for values in (100 * calibration.confidence, 100 * calibration.accuracy, calibration.counts)
     )
     (ideal,) = axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
     axes.vlines(confidence, confidence, accuracy, color=RED, linewidth=1.2, alpha=0.6)
@@ -252,7 +241,7 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     axes.text(99, 1, "overconfident", size=8, color=GREY, ha="right")
     axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
     axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
-    _tidy(axes)
+    tidy(axes)
     area = f"area: number of tracks (at most {counts.max()}; at least the smallest dot)"
     dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=area)
     bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % CI, were tracks independent")
@@ -261,25 +250,25 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
 
 
 def _wilson(shares: Floats, counts: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """Lower and upper ends (%) of the 95 % intervals of shares of so many tracks each."""
+    """Return the lower and upper ends (%) of the 95 % intervals of shares of `counts` tracks each."""
     tests = [stats.binomtest(round(share * n), n) for share, n in zip(shares.tolist(), counts.tolist(), strict=True)]
-    found = [test.proportion_ci(method="wilson") for test in tests]
-    return [100 * interval.low for interval in found], [100 * interval.high for interval in found]
+    intervals = [test.proportion_ci(method="wilson") for test in tests]
+    return [100 * interval.low for interval in intervals], [100 * interval.high for interval in intervals]
 
 
 def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
-    """Draw what one configuration recognises under several splits, over all and by genre, the largest loss on top.
+    """Draw a configuration's accuracy and its recall of each genre under several splits, the largest loss on top.
 
     Args:
-        by_split: its result by the name of the split, two at least; what is lost is lost from the first to the last.
+        by_split: its result by the name of the split, at least two; losses are from the first to the last.
         note: small print below.
     """
     recalls = {split: _recalls(result) for split, result in by_split.items()}
     lost = _points_lost([*recalls.values()])
-    lines = 0.6 * np.arange(len(by_split))  # the first row has a line a split, since their intervals overlap
+    lines = 0.6 * np.arange(len(by_split))  # the first row has a line per split, because intervals overlap
     middle, end = float(lines.mean()), float(lines[-1])
     rows = {genre: end + 1.3 + i for i, genre in enumerate(lost)}
-    figure = _figure(7.0, 1.9 + 0.28 * (end + len(rows)), note)
+    figure = new_figure(7.0, 1.9 + 0.28 * (end + len(rows)), note)
     axes = figure.subplots()
     axes.axhspan(-0.7, end + 0.7, color=SHADE, linewidth=0, zorder=0)
     looks = _split_looks(len(by_split))
@@ -287,155 +276,80 @@ def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") ->
         _draw_accuracy(axes, line, result, look)
     handles = _draw_recalls(axes, rows, recalls, looks)
     first, *_, last = (100 * result.estimate("accuracy").mean for result in by_split.values())
-    told = {rows[genre]: points for genre, points in lost.items() if not isnan(points)}
-    _write_losses(axes, {middle: first - last} | told, [*by_split])
-    axes.set_yticks([middle, *rows.values()], ["all genres", *map(_plain, rows)], size=9)
+    losses = {rows[genre]: points for genre, points in lost.items() if not isnan(points)}
+    _write_losses(axes, {middle: first - last} | losses, [*by_split])
+    label_rows(axes, [middle, *rows.values()], ["all genres", *map(plain, rows)])
     axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % CI")
-    axes.tick_params(axis="y", length=0)
-    _tidy(axes)
+    tidy(axes)
     _legend(figure, handles, names([*by_split.values()][:1])[0], n_columns=min(3, len(by_split)))
     return figure
 
 
-def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
-    """Draw what a clip sounds like: its waveform, and below its mel spectrogram.
+def mark_frequencies(axes: Axes, centres: Floats) -> None:
+    """Mark round frequencies on the vertical axis of a mel spectrogram.
 
     Args:
-        heard: to draw.
-        title: above.
-        note: small print below.
+        axes: with one unit per mel band.
+        centres: of the bands `(n_mels,)`, Hz.
     """
-    figure = _figure(9.0, 4.2, note, title)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    low, high = _envelope(heard.waveform)
-    upper.fill_between(np.linspace(0, heard.seconds, len(low)), low, high, color=BLUE, linewidth=0.5)
-    upper.set(ylabel="full scale ±1", ylim=(-1, 1) if max(high.max(), -low.min()) <= 1 else None)
-    upper.tick_params(labelsize=7)
-    upper.yaxis.label.set_size(8)
-    _tidy(upper)
-    image = _draw_mel(lower, heard)
-    lower.set_xlim(0, heard.seconds)
-    lower.set_xlabel("time (s)", size=8)
-    _style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB")
-    return figure
-
-
-def genres_over_time(prediction: Prediction, *, title: str, note: str = "") -> Figure:
-    """Draw which genres are heard when: a row for each of the most probable ones, the more probable the darker.
-
-    Args:
-        prediction: of one file; what is silent is left empty.
-        title: above.
-        note: small print below.
-    """
-    ranked = [genre for genre, _ in prediction.ranked[:ROWS]]
-    bounds, shares = prediction.shares_over_time(max(1.0, prediction.seconds / STRETCHES))
-    rows = shares[:, [prediction.genres.index(genre) for genre in ranked]].T  # (n_rows, n_stretches)
-    figure = _figure(9.0, 1.1 + 0.2 * len(ranked), note, title)
-    axes = figure.subplots()
-    image = axes.pcolormesh(bounds, range(len(ranked) + 1), rows, cmap="Blues", vmin=0, vmax=1, rasterized=True)
-    axes.set_yticks(np.arange(len(ranked)) + 0.5, [_plain(genre) for genre in ranked], size=8)
-    axes.set_xlabel("time (s)", size=8)
-    axes.tick_params(labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
-    _style_bar(figure.colorbar(image, ax=axes, pad=0.01, format=lambda share, _: f"{100 * share:.0f} %"), "probability")
-    return figure
-
-
-def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure:
-    """Draw what a clip sounds like, and below, over the same in grey, what speaks for its genre and what against.
-
-    Args:
-        explained: of one clip; its evidence is smoothed, since single values are noise.
-        title: above.
-        note: small print below.
-    """
-    figure = _figure(9.0, 5.0, note, title)
-    upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
-    heard = _draw_mel(upper, explained.clip)
-    _draw_mel(lower, explained.clip, cmap="Greys")
-    smooth = gaussian_filter(explained.evidence, SMOOTHING, mode="constant")
-    limit = float(np.quantile(np.abs(smooth), 0.995)) or 1.0
-    opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
-    extent = heard.get_extent()
-    shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
-    lower.set(aspect="auto")
-    lower.set_xlabel("time (s)", size=8)
-    _style_bar(figure.colorbar(heard, ax=upper, pad=0.01), "dB")
-    shades = ScalarMappable(shown.norm, shown.cmap)  # its own bar would be as faint as the weakest evidence
-    bar = figure.colorbar(shades, ax=lower, pad=0.01, ticks=(-1, 0, 1))
-    bar.ax.set_yticklabels(["against", "neither", "for"])
-    _style_bar(bar, f"evidence for {_plain(explained.genre)}")
-    return figure
-
-
-def _draw_mel(axes: Axes, clip: Clip, *, cmap: str = "magma") -> AxesImage:
-    """A clip's log-mel spectrogram, over time in s and frequency in Hz."""
-    extent = (0.0, clip.mel.shape[1] * clip.seconds_per_frame, -0.5, len(clip.mel) - 0.5)
-    image = axes.imshow(clip.mel, cmap=cmap, extent=extent, origin="lower", aspect="auto")
-    _put_hertz(axes, clip.frequencies)
-    axes.set_ylabel("frequency (Hz)", size=8)
-    axes.tick_params(labelsize=7)
-    return image
-
-
-def _put_hertz(axes: Axes, centres: Floats) -> None:
-    """Round frequencies at their places among the bands' centres `(n_mels,)`, Hz."""
-    seen = [hz for hz in HERTZ if centres[0] <= hz <= centres[-1]][-5:]
-    axes.set_yticks(np.interp(seen, centres, range(len(centres))), [str(hz) for hz in seen])
+    ticks = [hz for hz in HERTZ if centres[0] <= hz <= centres[-1]][-5:]
+    axes.set_yticks(np.interp(ticks, centres, range(len(centres))), [str(hz) for hz in ticks])
 
 
 def png(figure: Figure) -> bytes:
-    """Render a figure."""
+    """Render a figure as PNG."""
     buffer = BytesIO()
-    # What `savefig` ends in, after it has drawn all once for nothing. Compressed as usual, files would be smaller by a
-    # sixth, and would take an eighth longer.
+    # `savefig` would draw everything twice. The default compression saves a sixth of the size, at an eighth more time.
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of an emoji in a file's name, say
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # for example an emoji in a file name
         FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float, note: str, title: str = "") -> Figure:
-    """An empty figure of that many inches; title and note break their lines, a note's add to the height."""
+def new_figure(width: float, height: float, note: str, title: str = "") -> Figure:
+    """Return an empty figure of a size in inches, to which the note's lines add height; title and note are wrapped."""
     _add_fonts()
     lines = textwrap.wrap(note, int(width * 19))
     size = (width, height + 0.14 * len(lines))
     figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     if title:
-        figure.suptitle(textwrap.fill(_plain(title, 120), int(width * 11)), size=11)
+        figure.suptitle(textwrap.fill(plain(title, 120), int(width * 11)), size=11)
     if lines:
-        figure.supxlabel("\n".join(_plain(line, 999) for line in lines), x=0.01, ha="left", size=7, color=GREY)
+        figure.supxlabel("\n".join(plain(line, 999) for line in lines), x=0.01, ha="left", size=7, color=GREY)
     return figure
 
 
 @cache
 def _add_fonts() -> None:
-    """Let letters that the usual font lacks, as genres may be named in any script, come from another one at hand."""
-    there = set(get_font_names())
-    rcParams["font.family"] = [*rcParams["font.family"], *(font for font in FONTS if font in there)]
+    """Add fallback fonts for letters that the default font lacks, since genres may be named in any script."""
+    installed = set(get_font_names())
+    rcParams["font.family"] = [*rcParams["font.family"], *(font for font in FONTS if font in installed)]
 
 
-def _envelope(waveform: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lowest and highest sample of each of `ENVELOPE` stretches at most of a waveform `(n_samples,)`."""
-    starts = np.linspace(0, len(waveform), min(ENVELOPE, len(waveform)), endpoint=False).astype(int)
-    return np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
-
-
-def _plain(text: str, length: int = 20) -> str:
-    """One line, shortened, with dollar signs that matplotlib does not take for mathematics."""
+def plain(text: str, length: int = 20) -> str:
+    """Return text as one line of limited length, with dollar signs that matplotlib does not take for mathematics."""
     line = " ".join(text.split())
     return (line if len(line) <= length else line[: length - 1] + "…").replace("$", r"\$")
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
 
 
-def _style_bar(bar: Colorbar, label: str) -> None:
+def label_rows(axes: Axes, places: ArrayLike, labels: Sequence[str], size: float = 9) -> None:
+    """Write labels without tick marks at places on the vertical axis."""
+    axes.set_yticks(places, labels, size=size)
+    axes.tick_params(axis="y", length=0)
+
+
+def _write_in_row(axes: Axes, y: float, text: str, *, x: float = 1.02, color: str = INK, ha: str = "left") -> None:
+    """Write text in a row, at a place given as a share of the axes' width; 1 is their right edge."""
+    axes.text(x, y, text, transform=axes.get_yaxis_transform(), ha=ha, va="center", size=9, color=color)
+
+
+def style_bar(bar: Colorbar, label: str) -> None:
     bar.set_label(label, size=8)
     bar.ax.tick_params(labelsize=7)
     bar.minorticks_off()
@@ -444,19 +358,19 @@ def _style_bar(bar: Colorbar, label: str) -> None:
 def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     if not any(fold.curves for fold in folds):
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "no epochs: it learned all at once", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no epochs: trained in one step", ha="center", transform=axes.transAxes)
         return
     for key, label, color, style in LOSSES:
         curves = [fold.curves[key] for fold in folds]
         for curve in curves if len(folds) > 1 else []:
             _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
-        # The mean ends with the shortest fold: beyond it, it would be one of other folds.
+        # The mean ends with the shortest fold: beyond that it would be a mean over fewer folds.
         mean = [float(np.mean(losses)) for losses in zip(*curves, strict=False)]
         _draw_curve(axes, mean, color=color, linestyle=style, linewidth=2.0, label=label)
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_curve(axes: Axes, curve: Sequence[float], **style: Any) -> None:
@@ -465,36 +379,36 @@ def _draw_curve(axes: Axes, curve: Sequence[float], **style: Any) -> None:
 
 
 def _legend(figure: Figure, handles: Sequence[Artist], title: str = "", n_columns: int = 2) -> None:
-    # Above the axes nothing can be hidden; the figure's title goes on top of it.
+    # Above the axes it hides nothing; the figure's title goes on top of it.
     labels = [str(handle.get_label()) for handle in handles]
     look = {"ncols": n_columns, "frameon": False, "fontsize": 9, "title_fontsize": 11, "handletextpad": 0.5}
-    title = textwrap.fill(_plain(title, 120), int(figure.get_figwidth() * 11))
+    title = textwrap.fill(plain(title, 120), int(figure.get_figwidth() * 11))
     figure.legend(handles, labels, loc="outside upper center", title=title, **look)
 
 
 def _minus(better: str, worse: str) -> str:
-    """Both names, on two lines if they are long."""
-    both = [_plain(name, 48) for name in (better, worse)]
-    return (" − " if sum(map(len, both)) <= 40 else "\n− ").join(both)
+    """Return "better − worse", on two lines if the names are long."""
+    shortened = [plain(name, 48) for name in (better, worse)]
+    return (" − " if sum(map(len, shortened)) <= 40 else "\n− ").join(shortened)
 
 
 def _whisker(axes: Axes, y: float, mean: float, interval: tuple[float, float], **look: Any) -> None:
-    """A mean with its interval, shares, in per cent."""
+    """Draw a mean with its interval, both shares, in percent."""
     mean, low, high = (100 * share for share in (mean, *interval))
     axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], capsize=3, **look)
 
 
 def _recalls(result: ConfigResult) -> dict[str, float]:
-    """Share of each genre's tracks that was recognised (%), without the genres that no judged track is of."""
+    """Return the recall (%) of each genre that has test tracks."""
     scores = result.per_genre
     shares = zip(result.genres, scores.recall, scores.n_tracks, strict=True)
     return {genre: 100 * float(recall) for genre, recall, n_tracks in shares if n_tracks}
 
 
 def _points_lost(recalls: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """By how much less of each genre the last recognises than the first, the largest loss first (points).
+    """Return how much lower the last recall of each genre is than the first (points), the largest loss first.
 
-    Not a number, and last, where one of the two has no track of the genre.
+    NaN, and last, if either has no track of the genre.
     """
     genres = list(dict.fromkeys(chain(*recalls)))
     lost = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
@@ -502,14 +416,14 @@ def _points_lost(recalls: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _split_looks(n: int) -> list[dict[str, Any]]:
-    """How the dots of each split are drawn: the first blue, the last red."""
+    """Return the style of each split's dots: the first blue, the last red."""
     colors = LinearSegmentedColormap.from_list("splits", [BLUE, AMBER, RED])(np.linspace(0, 1, n))
     common = {"linestyle": "", "markersize": 8, "markeredgecolor": "white", "zorder": 3}
     return [common | {"color": to_hex(color), "marker": "oDs^v"[i % 5]} for i, color in enumerate(colors)]
 
 
 def _draw_accuracy(axes: Axes, y: float, result: ConfigResult, look: Mapping[str, Any]) -> None:
-    """One split's mean accuracy over all genres with its interval, also in figures."""
+    """Draw one split's mean accuracy over all genres with its interval, and write it beside."""
     e = result.estimate("accuracy")
     _whisker(axes, y, e.mean, e.share_interval, elinewidth=1.5, **look)
     end = (100 * e.share_interval[1], y)
@@ -519,32 +433,30 @@ def _draw_accuracy(axes: Axes, y: float, result: ConfigResult, look: Mapping[str
 def _draw_recalls(
     axes: Axes, rows: Mapping[str, float], recalls: Mapping[str, Mapping[str, float]], looks: Sequence[dict[str, Any]]
 ) -> list[Line2D]:
-    """Each genre's row: a dot for each split's recall (%) on a line between the extremes; gives the splits' dots."""
+    """Draw each genre's row: each split's recall (%) as a dot, on a line between the extremes; return the dots."""
     for genre, y in rows.items():
         shares = [recall[genre] for recall in recalls.values() if genre in recall]
         axes.plot([min(shares), max(shares)], [y, y], color=LINK, linewidth=2)
     handles = []
     for (split, recall), look in zip(recalls.items(), looks, strict=True):
-        handles += axes.plot(list(recall.values()), [rows[genre] for genre in recall], label=_plain(split), **look)
+        handles += axes.plot(list(recall.values()), [rows[genre] for genre in recall], label=plain(split), **look)
     return handles
 
 
 def _write_losses(axes: Axes, losses: Mapping[float, float], splits: Sequence[str]) -> None:
-    """Points lost, by row, right of 100 %; the axis begins with the lowest share that is drawn."""
-    way = f"{_plain(splits[0])} → {_plain(splits[-1])}"
-    axes.set_title(f"points lost, {way}", loc="right", size=8, color=GREY)
+    """Write the points lost, by row, right of 100 %; start the axis at the lowest share that is drawn."""
+    axes.set_title(f"points lost, {plain(splits[0])} → {plain(splits[-1])}", loc="right", size=8, color=GREY)
     low = min(90, 10 * floor(axes.dataLim.x0 / 10))
     axes.set(xlim=(low - 0.03 * (100 - low), 100 + 0.2 * (100 - low)), xticks=range(low, 101, 10))
     for y, lost in losses.items():
-        figures = f"{round(lost)}".replace("-", "−")
-        axes.text(0.985, y, figures, transform=axes.get_yaxis_transform(), ha="right", va="center", size=9, color=INK)
+        _write_in_row(axes, y, f"{round(lost)}".replace("-", "−"), x=0.985, ha="right")
 
 
 def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:
-    """The one scale of all panels, as arguments of `imshow`."""
+    """Return the colour scale that all panels share, as arguments of `imshow`."""
     if kind == "mel":
         return {"cmap": "magma", "norm": Normalize(float(values.min()), float(values.max()))}
-    # The lowest coefficients are ten times the others: linear up to about 10 dB, logarithmic beyond, shows both.
+    # The lowest coefficients are ten times the others: a scale linear to about 10 dB, then logarithmic, shows both.
     limit = float(np.abs(values).max()) or 1.0
     return {"cmap": "RdBu_r", "norm": AsinhNorm(linear_width=10, vmin=-limit, vmax=limit)}
 
@@ -559,6 +471,6 @@ def _label_panels(grid: NDArray[np.object_], means: GenreMeans, first: int) -> N
     for axes in grid[:, 0]:
         axes.set_ylabel(bins, size=8)
     if means.kind == "mel":
-        _put_hertz(grid[0, 0], means.frequencies)
+        mark_frequencies(grid[0, 0], means.frequencies)
     else:
         grid[0, 0].yaxis.set_major_locator(MaxNLocator(5, integer=True))

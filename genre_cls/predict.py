@@ -65,7 +65,7 @@ def _run(arguments: Namespace) -> int:
 
 def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     """Plot the evidence for a file's predicted genre."""
-    from genre_cls import plots
+    from genre_cls import clip_plots, plots
     from genre_cls.classifier import GenreClassifier
 
     assert isinstance(classifier, GenreClassifier)  # ensured by _check
@@ -76,7 +76,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
     _log(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
     explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
-    content = plots.png(plots.explanation(explanation, title=title, note=explanation.note))
+    content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))
     with atomic_write(picture) as output:
         output.write(content)
     _log(f"explained: {picture}")

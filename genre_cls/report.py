@@ -1,7 +1,7 @@
-"""The report: `python -m genre_cls.report` lays the tracking store's configurations side by side, without training."""
+"""Report on stored runs, without training: `python -m genre_cls.report` compares a store's configurations."""
 
 import logging
-import shlex
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,17 +19,18 @@ from genre_cls.settings import CONF, check
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
-    from genre_cls.tracking import Comparison, Tracker
+    from genre_cls.stored_runs import Comparison
+    from genre_cls.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
 BROWSERS_PLAY = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 SETTINGS = ("report_dir", "rope", "tracking", "tracking.experiment", "tracking.folder", "tracking.uri")
-EXPERIMENT = "genre_cls reports"  # apart, so that an experiment lists nothing but its configurations
+EXPERIMENT = "genre_cls reports"  # separate, so that the other experiments list configurations only
 
 
 def main() -> None:
-    """Write the report of what finished last."""
+    """Write the report of the configurations that finished last."""
     with one_line_errors():
         check_command_line(sys.argv[1:])
         for word in sys.argv[1:]:
@@ -41,8 +42,8 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def report_only(cfg: DictConfig) -> None:
-    """Hydra's job."""
-    with one_line_errors():  # in here too, before Hydra adds a line of its own
+    """Run as Hydra's job."""
+    with one_line_errors():  # here too, because Hydra would add a line of its own
         check(cfg)
         if not write_newest(cfg):
             where = " ".join(f"tracking.{key}={value}" for key, value in cfg.tracking.items() if value)
@@ -50,35 +51,35 @@ def report_only(cfg: DictConfig) -> None:
 
 
 def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
-    """Report the configuration that finished last and all that it can be compared to; False if there is none.
+    """Report the configuration that finished last and all comparable ones; return False if there is none.
 
     Args:
-        cfg: of it, `tracking`, `rope` and `report_dir` are used.
+        cfg: with `tracking`, `rope` and `report_dir`.
         sweep: id of the command that must have confirmed the last one; None for any.
     """
     if not cfg.tracking.uri and not database.is_there(cfg.tracking.folder):
-        return False  # a look at an empty folder leaves it empty
+        return False  # connecting would create a store
     from genre_cls.tracking import Tracker
 
     tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
     with tracker.failures_in_one_line():
-        found = tracker.newest(cfg.tracking.experiment, sweep=sweep)
-        if found:
-            _write(cfg, tracker, found)
-    return found is not None
+        comparison = tracker.newest(cfg.tracking.experiment, sweep=sweep)
+        if comparison:
+            _write(cfg, tracker, comparison)
+    return comparison is not None
 
 
-def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
+def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
     from genre_cls import page
     from genre_cls.connection import ui_command
     from genre_cls.findings import of_several_codes
 
-    report = _report(found, cfg.rope)
+    report = _report(comparison, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    Console().print(page.table(report))  # first, as it is worth having though no disk takes the files
-    if about_code := of_several_codes(found.results):  # the terminal's table comes without notes
-        log.warning(about_code)
+    Console().print(page.table(report))  # first, because it is useful even if the disk is full
+    if code_warning := of_several_codes(comparison.results):  # the terminal's table has no notes
+        log.warning(code_warning)
     experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
         folder = _write_files(cfg.report_dir, files)
@@ -88,29 +89,29 @@ def _write(cfg: DictConfig, tracker: "Tracker", found: "Comparison") -> None:
     log.info("compare the runs: %s", ui_command(tracker.uri))
 
 
-def _report(found: "Comparison", rope: float) -> "Report":
-    """What is to be told of configurations, of which differences in accuracy up to `rope` are of no importance."""
+def _report(comparison: "Comparison", rope: float) -> "Report":
+    """Return the report of a comparison; `rope` is half the width of the region of practical equivalence."""
     from genre_cls.findings import Report, of_several_codes
     from genre_cls.tracking import NOTE
 
     return Report(
         title="Which features and which CNN classify music genres best?",
-        dataset=_evaluated_on(found),
-        notes=tuple(filter(None, (found.tags.get(NOTE), of_several_codes(found.results)))),
-        results=found.results,
-        means=found.means,
-        provenance=_provenance(found),
+        dataset=_evaluated_on(comparison),
+        notes=tuple(filter(None, (comparison.tags.get(NOTE), of_several_codes(comparison.results)))),
+        results=comparison.results,
+        means=comparison.means,
+        provenance=_provenance(comparison),
         rope=rope,
-        tracks=found.tracks,
-        audio=_playable(found.tracks),
-        other_splits=found.other_splits,
+        tracks=comparison.tracks,
+        audio=_playable(comparison.tracks),
+        other_splits=comparison.other_splits,
     )
 
 
-def _evaluated_on(found: "Comparison") -> str:
-    most = max(found.results, key=lambda result: len(result.tracks.track_ids))  # one may lack folds
-    judged = f"{len(most.tracks.track_ids)} judged tracks in {len(most.genres)} genres"
-    return f"{found.tags['dataset']}, {judged}, folds={found.tags['folds']}"
+def _evaluated_on(comparison: "Comparison") -> str:
+    most = max(comparison.results, key=lambda result: len(result.tracks.track_ids))  # others may lack folds
+    tracks = f"{len(most.tracks.track_ids)} tested tracks in {len(most.genres)} genres"
+    return f"{comparison.tags['dataset']}, {tracks}, folds={comparison.tags['folds']}"
 
 
 def _write_files(report_dir: str, files: Mapping[str, bytes]) -> Path:
@@ -123,15 +124,17 @@ def _write_files(report_dir: str, files: Mapping[str, bytes]) -> Path:
 
 
 def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Addresses of the audio that is at hand, in forms that browsers play."""
+    """Return the URLs of the tracks that are readable and in formats that browsers play."""
     paths = {track: Path(known["path"]) for track, known in tracks.items()}
     return {
-        track: path.as_uri() for track, path in paths.items() if path.suffix.lower() in BROWSERS_PLAY and path.exists()
+        track: path.as_uri()
+        for track, path in paths.items()
+        if path.suffix.lower() in BROWSERS_PLAY and os.access(path, os.R_OK)
     }
 
 
-def _provenance(found: "Comparison") -> dict[str, str]:
-    """Where the numbers come from, for the page's last table."""
+def _provenance(comparison: "Comparison") -> dict[str, str]:
+    """Return where the numbers come from, for the page's last table."""
     shown = {
         "finished": "finished",
         "machine": "machine",
@@ -141,33 +144,18 @@ def _provenance(found: "Comparison") -> dict[str, str]:
         "genre_cls": "version",
         "git commit": "mlflow.source.git.commit",
     }
-    known = {label: found.tags[tag] for label, tag in shown.items() if tag in found.tags}
-    return _commands(found.commands) | known
+    known = {label: comparison.tags[tag] for label, tag in shown.items() if tag in comparison.tags}
+    return _commands(comparison.commands) | known
 
 
 def _commands(commands: Mapping[str, int]) -> dict[str, str]:
-    """Commands as they would be typed, by of how many configurations each is, as far as there are several."""
+    """Return the commands by label, which says how many configurations each trained if there are several commands."""
     if len(commands) == 1:
-        return {"command": _typed(*commands)}
-    by_count: dict[int, list[str]] = {}
-    for command, n in commands.items():
-        by_count.setdefault(n, []).append(_typed(command))
-    return {_label(n, len(same)): " | ".join(same) for n, same in by_count.items()}
-
-
-def _label(n_configurations: int, n_commands: int) -> str:
-    few = "1 configuration" if n_configurations == 1 else f"{n_configurations} configurations"
-    return f"command of {few} each" if n_commands > 1 else f"command of {few}"
-
-
-def _typed(command: str) -> str:
-    """A command with the quotes that are easiest to read, whatever wrote it down."""
-    from genre_cls.provenance import typed
-
-    try:
-        return typed(shlex.split(command))
-    except ValueError:  # what is no command, but somebody's tag
-        return command
+        return {"command": next(iter(commands))}
+    return {
+        f"command {number} ({n} configuration{'s' if n > 1 else ''})": command
+        for number, (command, n) in enumerate(commands.items(), start=1)
+    }
 
 
 if __name__ == "__main__":

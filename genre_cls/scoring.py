@@ -270,7 +270,7 @@ class ConfigResult:
             return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
         one_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
         found, least = (estimate(means, self.test_share) for means in ([own.mean() for own in values], one_apart))
-        return with_error_floor(found, of_tracks, pseudo_values, least.error)
+        return with_error_floor(found, of_tracks, pseudo_values, least.standard_error)
 
     @property
     def has_groups(self) -> bool:

@@ -1,6 +1,6 @@
-"""Finished folds on disk, until the tracking store has them: nothing is lost while it is away.
+"""Keep finished folds on disk until the tracking store has them, so that nothing is lost while it is away.
 
-A fold is a folder `<tracking.folder>/spool/<resume_key>/<index>` with the very files that become its run's artifacts.
+A fold is a folder `<tracking.folder>/spool/<resume_key>/<index>` with the files that become its run's artifacts.
 """
 
 import json
@@ -12,13 +12,13 @@ from pathlib import Path
 from genre_cls.errors import UserError
 from genre_cls.files import atomic_write, disk_failure, expanduser, sync
 
-SUMS = "sums.json"  # the one file that is not an artifact: the others' checksums
+SUMS = "sums.json"  # the checksums of the other files, which is not an artifact itself
 
 
 class Spool:
-    """The folds of one configuration that are not logged yet; for the process that has claimed its key.
+    """The folds of one configuration that are not logged yet, for the process that has claimed its key.
 
-    Only `put` may be called without that claim, by the one process that has claimed the fold.
+    Only `put` may be called without that claim, by the process that has claimed the fold.
 
     Args:
         folder: `tracking.folder`.
@@ -29,11 +29,11 @@ class Spool:
         self.path = expanduser(folder).resolve() / "spool" / key
 
     def put(self, index: int, files: Mapping[str, bytes]) -> None:
-        """Keep a fold: all of its files or none.
+        """Keep all files of a fold, or none.
 
         Args:
             index: of the fold.
-            files: their names and contents.
+            files: contents by file name.
 
         Raises:
             UserError: the disk is full or read-only.
@@ -47,23 +47,23 @@ class Spool:
                 with atomic_write(partial / name) as file:
                     file.write(content)
             partial.rename(self.path / str(index))
-            sync(self.path, self.path.parent, self.path.parent.parent)  # the folders themselves may be new
+            sync(self.path, self.path.parent, self.path.parent.parent)  # these folders may be new
         except OSError as error:
             raise UserError(disk_failure(self.path, error)) from error
 
     def folders(self) -> list[Path]:
-        """Those of the whole folds, in order."""
-        found = self.path.iterdir() if self.path.is_dir() else ()
-        return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
+        """Return the folders of complete folds, by index."""
+        paths = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted((path for path in paths if path.name.isdecimal()), key=lambda path: int(path.name))
 
     def files(self, folder: Path) -> dict[str, bytes]:
-        """What was kept of a fold.
+        """Return the files of a fold by name.
 
         Args:
             folder: one of `folders`.
 
         Raises:
-            ValueError, LookupError: it is damaged.
+            ValueError, LookupError: a file is damaged or missing.
         """
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         if json.loads(files.pop(SUMS)) != {name: _sum(content) for name, content in files.items()}:
@@ -71,12 +71,12 @@ class Spool:
         return files
 
     def drop(self, folder: Path) -> None:
-        """Delete a fold, since the store has it or it is damaged."""
-        folder.rename(folder.with_name(f"{folder.name}.partial"))  # a kill amid deletion leaves no half fold
+        """Delete a fold, because the store has it or it is damaged."""
+        folder.rename(folder.with_name(f"{folder.name}.partial"))  # a kill during deletion leaves no half fold
         shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
 
     def clear(self) -> None:
-        """Delete all folds, and whatever is left of others."""
+        """Delete all folds, incomplete ones included."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

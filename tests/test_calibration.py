@@ -1,4 +1,4 @@
-"""Temperatures against scipy's minimum, and against what is known of logits that were cooled on purpose."""
+"""Test temperatures against scipy's minimum, and against logits that were scaled on purpose."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ seeds, temperatures = st.integers(0, 2**32), st.floats(0.3, 3)
 
 
 def votes(seed: int, n: int = 200, n_genres: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, and genres that are drawn from them, so that they can be trusted as they are."""
+    """Probabilities, and genres that are drawn from them, so that they are calibrated."""
     random = np.random.default_rng(seed)
     probabilities = softmax(random.normal(0, 2, (n, n_genres)), axis=1)
     return probabilities, np.array([random.choice(n_genres, p=row) for row in probabilities])
 
 
-def test_who_is_sure_and_right_is_calibrated_and_who_is_sure_and_wrong_is_not() -> None:
+def test_confident_correct_predictions_are_calibrated_and_confident_wrong_ones_are_not() -> None:
     assert calibration(np.ones(4), np.ones(4)).error == 0
     assert calibration(np.ones(4), np.zeros(4)).error == 1
 
@@ -60,13 +60,13 @@ def test_the_best_temperature_is_where_scipy_finds_the_least_log_loss(seed: int,
 
 @settings(deadline=None, max_examples=30)
 @given(seeds, temperatures)
-def test_what_a_temperature_has_spoilt_its_inverse_mends(seed: int, temperature: float) -> None:
+def test_the_effect_of_a_temperature_is_undone_by_its_inverse(seed: int, temperature: float) -> None:
     probabilities, labels = votes(seed, n=4000)
     found = best_temperature(tempered(probabilities, temperature), labels)
     assert found * temperature == pytest.approx(1, abs=0.15)
 
 
-def test_who_is_never_wrong_stays_as_sure_and_who_is_never_right_gets_the_end_of_the_range() -> None:
+def test_always_correct_predictions_get_temperature_one_and_always_wrong_ones_the_largest() -> None:
     probabilities, _ = votes(0)
     assert best_temperature(probabilities, probabilities.argmax(axis=1)) == 1
     assert best_temperature(probabilities, probabilities.argmin(axis=1)) == pytest.approx(RANGE[1])

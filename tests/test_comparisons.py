@@ -1,4 +1,4 @@
-"""Verdicts on configurations: the published tests on the right pairs, in words that the numbers bear out."""
+"""Test comparisons of configurations against reference implementations, and their verdicts."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ from genre_cls.findings import verdict
 from genre_cls.scoring import ConfigResult, FoldResult, names
 
 ROPE = 0.01
-N_TRACKS = 8  # that a fold judges; a power of two, so that accuracies are exact
+N_TRACKS = 8  # that a fold tests; a power of two, so that accuracies are exact
 GRID = [
     {"features": features, "model": model, "batch_size": size}
     for features, model, size in product(("mel", "mfcc"), ("basic", "deep"), ("16", "32"))
@@ -29,13 +29,13 @@ GRID = [
 
 
 def a_result(hits: np.ndarray, tracks: np.ndarray | None = None, **params: str) -> ConfigResult:
-    """A configuration that recognises some of the tracks `(n_folds, n_tracks)` that its folds judge."""
+    """A configuration that recognises some of the tracks `(n_folds, n_tracks)` that its folds test."""
     tracks = np.arange(hits.size).reshape(hits.shape) if tracks is None else tracks
     return of_folds(list(zip(hits, tracks, strict=True)), **params)
 
 
 def of_folds(judged: Sequence[tuple[np.ndarray, np.ndarray]], **params: str) -> ConfigResult:
-    """The same of folds of any sizes: which of which tracks each recognises."""
+    """The same for folds of any sizes, each with its tracks and which of them it recognises."""
     n_tracks = len(np.unique(np.concatenate([tracks for _, tracks in judged])))
     folds = []
     for index, (hits, tracks) in enumerate(judged):
@@ -58,7 +58,7 @@ def judgements(draw: st.DrawFn, n: int, most_repeats: int = 1) -> tuple[np.ndarr
 
 @st.composite
 def grids(draw: st.DrawFn, params: Sequence[dict[str, str]] = GRID) -> list[ConfigResult]:
-    """Configurations that have judged the same tracks in the same folds."""
+    """Configurations that were tested on the same tracks in the same folds."""
     hits, tracks = draw(judgements(len(params)))
     return [a_result(own, tracks, **named) for own, named in zip(hits, params, strict=True)]
 
@@ -95,14 +95,14 @@ def test_single_tracks_are_compared_as_statsmodels_does(case: tuple[np.ndarray, 
     assert got == pytest.approx(mcnemar_of_statsmodels(counts, exact=True).pvalue, abs=1e-9)
 
 
-def test_a_track_that_several_repetitions_judge_is_one_track_to_mcnemar() -> None:
+def test_a_track_that_several_repetitions_test_is_one_track_to_mcnemar() -> None:
     once = np.arange(16).reshape(2, 8)
     first, second = (np.where(once < limit, 1.0, 0.0) for limit in (12, 4))
     thrice = [a_result(np.tile(hits, (3, 1)), np.tile(once, (3, 1))) for hits in (first, second)]
     assert mcnemar(*thrice) == mcnemar(a_result(first, once), a_result(second, once)) == 2 / 2**8
 
 
-def test_of_several_trainings_that_judge_a_track_the_first_counts_for_mcnemar() -> None:
+def test_of_several_trainings_that_test_a_track_the_first_counts_for_mcnemar() -> None:
     once = np.arange(16).reshape(2, 8)
     random = np.random.default_rng(0)
     (first, later), (second, later_too) = random.integers(0, 2, (2, 2, 2, 8)).astype(float)
@@ -112,7 +112,7 @@ def test_of_several_trainings_that_judge_a_track_the_first_counts_for_mcnemar() 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 20), st.integers(0, 3), st.sampled_from([64, 127]))
-def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_those_of_equal_ones(
+def test_folds_of_unequal_sizes_that_agree_to_the_track_have_nearly_the_error_of_equal_ones(
     both: int, more: int, n: int
 ) -> None:
     def pair(sizes: Sequence[int]) -> Estimate:
@@ -122,7 +122,7 @@ def test_folds_of_unequal_sizes_that_agree_to_the_track_are_hardly_surer_than_th
         return got.accuracy
 
     unequal, equal = pair([n + 1] * 4 + [n]), pair([n + 1] * 5)
-    assert unequal.error == pytest.approx(equal.error, rel=0.05) and unequal.error > 0
+    assert unequal.standard_error == pytest.approx(equal.standard_error, rel=0.05) and unequal.standard_error > 0
 
 
 @settings(deadline=None, max_examples=10)
@@ -153,7 +153,7 @@ def test_p_values_are_adjusted_for_all_comparisons_of_a_kind(grid: list[ConfigRe
 
 @settings(deadline=None, max_examples=10)
 @given(grids(), st.integers(0, 7), st.integers(0, 7))
-def test_who_swaps_predictions_swaps_verdicts(grid: list[ConfigResult], one: int, other: int) -> None:
+def test_swapping_predictions_swaps_verdicts(grid: list[ConfigResult], one: int, other: int) -> None:
     assume(one != other and abs((accuracies(grid[one]) - accuracies(grid[other])).mean()) > 1e-9)
     swapped = list(grid)
     swapped[one] = replace(grid[one], folds=grid[other].folds)
@@ -178,8 +178,8 @@ def test_a_main_effect_is_that_of_the_mean_over_all_else(grid: list[ConfigResult
         gains = by_setting[effect.better] - by_setting[effect.worse]
         expected = estimate(gains.tolist(), test_share=1 / (len(gains) - 1))
         assert effect.accuracy.mean == pytest.approx(expected.mean, abs=1e-12)
-        if expected.error:  # else that of single tracks stands in
-            assert effect.accuracy.error == pytest.approx(expected.error, abs=1e-12)
+        if expected.standard_error:  # else that of single tracks replaces it
+            assert effect.accuracy.standard_error == pytest.approx(expected.standard_error, abs=1e-12)
 
 
 def effect_name(axis: str, result: ConfigResult) -> str:
@@ -242,13 +242,13 @@ def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: 
     expected = crossed(first - second)
     for got in (*each_pair(pair, ROPE), *main_effects(pair, ROPE)):
         assert got.accuracy.mean == pytest.approx(abs(expected.mean))
-        assert got.accuracy.error == pytest.approx(expected.error)
-        assert got.accuracy.freedom == pytest.approx(expected.freedom)
+        assert got.accuracy.standard_error == pytest.approx(expected.standard_error)
+        assert got.accuracy.df == pytest.approx(expected.df)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32), st.integers(1, 4))
-def test_on_one_published_test_set_artists_are_the_sample_not_tracks(seed: int, n_artists: int) -> None:
+def test_on_one_published_test_set_artists_rather_than_tracks_are_the_sample(seed: int, n_artists: int) -> None:
     random = np.random.default_rng(seed)
     hits, artists = random.integers(2, size=(2, 3, N_TRACKS)).astype(float), random.integers(n_artists, size=N_TRACKS)
     tracks = np.tile(np.arange(N_TRACKS), (3, 1))
@@ -257,13 +257,13 @@ def test_on_one_published_test_set_artists_are_the_sample_not_tracks(seed: int, 
         replace(one, folds=tuple(replace(fold, groups=tuple(artists.tolist())) for fold in one.folds)) for one in pair
     ]
     expected = crossed(hits[0] - hits[1], artists)
-    assume(expected.error > 1e-6)
+    assume(expected.standard_error > 1e-6)
     for got in (*each_pair(known, ROPE), *main_effects(known, ROPE)):
-        assert (got.accuracy.error, got.accuracy.freedom) == pytest.approx((expected.error, expected.freedom))
+        assert (got.accuracy.standard_error, got.accuracy.df) == pytest.approx((expected.standard_error, expected.df))
 
 
 @given(st.floats(0, 0.5), st.floats(1e-4, 0.1), st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.1))
-def test_the_verdict_is_what_the_numbers_say(
+def test_the_verdict_follows_from_the_numbers(
     mean: float, error: float, freedom: int, p_value: float, rope: float
 ) -> None:
     found = Difference("mel", "mfcc", Estimate(mean, 0.0, error, freedom), p_value, None, rope, n_comparisons=8)
@@ -321,9 +321,9 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
     (pair,) = each_pair([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
     share = 1 / n_tracks
     assert pair.accuracy.mean == np.mean([share] * n_folds)
-    mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss that are imagined
+    mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss as pseudo-values
     exact = np.sqrt(((n_folds + 2) / n - mean**2) / n)
-    assert exact < pair.accuracy.error < exact + share - mean
+    assert exact < pair.accuracy.standard_error < exact + share - mean
     assert pair.p_value > 0.05 and "cannot be told apart" in verdict(pair)
 
 
@@ -331,4 +331,4 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
 def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_tracks: int, words: str) -> None:
     tracks = np.arange(5 * n_tracks).reshape(5, n_tracks)
     (pair,) = each_pair([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
-    assert words in verdict(pair) and pair.accuracy.error > 0
+    assert words in verdict(pair) and pair.accuracy.standard_error > 0

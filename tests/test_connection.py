@@ -1,4 +1,4 @@
-"""The way to a store: servers that are none, databases that are damaged, folders that cannot be one."""
+"""Test connections to stores: missing servers, damaged databases, folders that cannot hold a store."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from genre_cls.connection import connect, store_uri, ui_command
 from genre_cls.errors import UserError
 
 
-def test_a_server_that_is_away_is_reported_by_the_systems_own_reason(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_with_the_systems_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^tracking.uri=http://127.0.0.1:9: connection refused$"):
         connect("http://127.0.0.1:9", tmp_path)
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, fresh_store: Path) -> Path:
     return shutil.copytree(fresh_store, tmp_path / "a folder with spaces" / "mlruns")
 
 
-def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_machine_alone(folder: Path) -> None:
+def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_machine_only(folder: Path) -> None:
     uri = store_uri("", folder)
     assert "--host 127.0.0.1" in ui_command(uri)
     assert str(folder) in ui_command(uri) and f"'{uri}'" in ui_command(uri)
@@ -39,7 +39,7 @@ NO_SERVERS = (
 
 
 @pytest.mark.parametrize("uri", NO_SERVERS)
-def test_a_server_that_is_none_is_reported_at_once(uri: str, tmp_path: Path) -> None:
+def test_an_address_without_a_server_is_reported_at_once(uri: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri.replace('nobody@', '')}")):
         connect(uri, tmp_path)
@@ -53,7 +53,7 @@ def test_no_password_of_an_address_is_reported(tmp_path: Path) -> None:
 
 
 class _Refusing(BaseHTTPRequestHandler):
-    """A server that knows nobody, and keeps what it was asked with."""
+    """A server that refuses everybody and keeps the credentials that were sent."""
 
     asked: ClassVar[list[str]] = []
 
@@ -65,10 +65,10 @@ class _Refusing(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def test_a_server_is_asked_by_the_name_and_password_of_its_address(tmp_path: Path) -> None:
+def test_the_user_name_and_password_in_an_address_are_sent_to_the_server(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(UserError, match="401"):
@@ -78,7 +78,7 @@ def test_a_server_is_asked_by_the_name_and_password_of_its_address(tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut short", "a page of zeros", "another database"])
-def test_a_damaged_database_is_named_at_once_with_the_way_out(folder: Path, damage: str) -> None:
+def test_a_damaged_database_is_reported_at_once_with_what_to_do(folder: Path, damage: str) -> None:
     path = folder / "mlflow.db"
     content = path.read_bytes()
     damages = {
@@ -100,7 +100,7 @@ def test_a_damaged_database_is_named_at_once_with_the_way_out(folder: Path, dama
 
 
 @pytest.mark.parametrize("name", ["50%20off", "who?"])
-def test_a_folder_that_mlflow_would_take_for_another_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_folder_that_mlflow_would_mistake_for_another_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(f"tracking.folder={tmp_path / name}: ")) as told:
         connect("", tmp_path / name)
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The download: from mirrors that misbehave, on loopback, to a whole data set or one line that says why not."""
+"""Test the download from misbehaving mirrors on loopback: a complete data set, or one line that says why not."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ Answer = Callable[["Handler", int], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers request after request as it is told, the last way again and again."""
+    """Answers request after request in the given ways, the last one repeatedly."""
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
@@ -98,7 +98,7 @@ def trickles_the_size_of_a_chunk(handler: Handler, start: int) -> None:
 
 
 def trickle(handler: Handler, text: bytes) -> None:
-    """Again and again, a byte at a time."""
+    """Send the text repeatedly, a byte at a time."""
     with suppress(OSError):
         for byte in cycle(text):
             handler.wfile.write(bytes([byte]))
@@ -240,7 +240,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Ten tracks and nothing half."""
+    """Whether ten tracks are there and nothing partial."""
     left = content(folder).keys() - {"download.lock"}
     return len(left) == 10 and all(name.startswith("genres/") for name in left)
 
@@ -254,7 +254,7 @@ def test_whatever_one_mirror_does_another_makes_up_for_it(
 
 
 @pytest.mark.parametrize("fault", ALONE_ENOUGH, ids=lambda fault: fault.__name__)
-def test_a_single_mirror_with_a_bad_day_is_enough(
+def test_a_single_mirror_with_temporary_failures_is_enough(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
 ) -> None:
     get(source(archive, mirror(fault)), tmp_path)
@@ -272,7 +272,7 @@ def test_when_no_mirror_gets_any_further_it_ends_in_one_line_and_bounded_space(
     assert not (tmp_path / "genres").exists() and sum(map(len, content(tmp_path).values())) < 1_000_000
 
 
-def test_what_was_fetched_is_not_fetched_again_not_even_from_another_mirror(
+def test_bytes_that_were_downloaded_are_not_downloaded_again_even_from_another_mirror(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path
 ) -> None:
     one, other = mirror(drops), mirror(drops)
@@ -281,7 +281,7 @@ def test_what_was_fetched_is_not_fetched_again_not_even_from_another_mirror(
     assert starts == list(range(0, len(archive), 20_000)) and is_whole(tmp_path)
 
 
-def test_a_command_that_was_cut_off_goes_on(mirror: Callable[..., Any], archive: bytes, tmp_path: Path) -> None:
+def test_an_interrupted_command_resumes(mirror: Callable[..., Any], archive: bytes, tmp_path: Path) -> None:
     (tmp_path / "genres.tar.gz.partial").write_bytes(archive[:50_000])
     (tmp_path / "genres.partial" / "genres").mkdir(parents=True)
     server = mirror(well)
@@ -292,7 +292,7 @@ def test_a_command_that_was_cut_off_goes_on(mirror: Callable[..., Any], archive:
 
 
 @pytest.mark.parametrize("left", [b"rubbish " * 10_000, b"rubbish " * 100_000])
-def test_a_beginning_that_is_rubbish_is_thrown_away(
+def test_a_partial_file_of_other_content_is_discarded(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, left: bytes
 ) -> None:
     (tmp_path / "genres.tar.gz.partial").write_bytes(left)
@@ -300,13 +300,13 @@ def test_a_beginning_that_is_rubbish_is_thrown_away(
     assert is_whole(tmp_path)
 
 
-def test_an_archive_that_is_whole_needs_no_network(archive: bytes, tmp_path: Path) -> None:
+def test_a_complete_archive_needs_no_network(archive: bytes, tmp_path: Path) -> None:
     (tmp_path / "genres.tar.gz.partial").write_bytes(archive)
     get(source(archive, mirrors=("http://127.0.0.1:9/none",)), tmp_path)
     assert is_whole(tmp_path)
 
 
-def test_who_waits_for_another_download_is_reported(
+def test_waiting_for_another_download_is_reported(
     archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
@@ -317,7 +317,7 @@ def test_who_waits_for_another_download_is_reported(
     assert is_whole(tmp_path) and "the download: another process is working on it; waiting" in caplog.text
 
 
-def test_without_a_known_checksum_it_is_reported_and_gzips_own_is_held_to(
+def test_without_a_known_checksum_it_is_reported_and_gzips_own_is_verified(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -339,7 +339,7 @@ def test_too_little_space_is_reported_before_anything_is_fetched(
     assert not (tmp_path / "a").exists()
 
 
-def test_a_disk_that_is_full_all_the_same_is_reported_with_the_folder_and_nothing_is_lost(
+def test_a_disk_that_fills_up_nevertheless_is_reported_with_the_folder_and_nothing_is_lost(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
@@ -392,7 +392,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_is_refused_whole(tmp_path: Path, hostile: bytes) -> None:
+def test_a_hostile_archive_is_refused_as_a_whole(tmp_path: Path, hostile: bytes) -> None:
     folder = tmp_path / "outer" / "gtzan"
     folder.mkdir(parents=True)
     path = folder / "archive"
@@ -441,7 +441,7 @@ def test_the_command_ends_with_a_data_set_that_training_finds(
     assert "GTZAN is not complete" in shown
 
 
-def test_the_command_tells_in_one_line_that_there_is_nothing(
+def test_the_command_reports_in_one_line_that_nothing_can_be_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(download, "configured", lambda: source(b"", attempts=1))
@@ -453,7 +453,7 @@ def test_the_command_tells_in_one_line_that_there_is_nothing(
         assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_what_is_configured_has_mirrors_a_checksum_and_bounds() -> None:
+def test_the_configured_source_has_mirrors_a_checksum_and_limits() -> None:
     known = configured()
     assert all(address.startswith("http") for address in known.mirrors) and len(known.mirrors) == 2
     assert known.sha256 and len(bytes.fromhex(known.sha256)) == 32

@@ -1,4 +1,4 @@
-"""Errors of means against baycomp, scipy, statsmodels and a published example."""
+"""Test standard errors of means against baycomp, scipy, statsmodels and a published example."""
 
 from itertools import pairwise
 from unittest.mock import patch
@@ -87,7 +87,7 @@ def test_the_example_in_the_guide_of_scikit_learn_comes_out_as_published() -> No
         for kernel in ("rbf", "linear")
     )
     got = estimate(rbf - linear, test_share=10 / 90)
-    assert round(got.mean / got.error, 3) == 0.750
+    assert round(got.mean / got.standard_error, 3) == 0.750
     assert round(got.p_value / 2, 3) == 0.227
     assert round(got.probability_within(0.01), 3) == 0.432
 
@@ -107,7 +107,7 @@ def test_more_is_practically_equal_the_wider_the_region(scores: list[float], sha
     probabilities = [got.probability_within(rope) for rope in ropes]
     assert all(0 <= p <= 1 for p in probabilities)
     assert all(narrow <= wide + 1e-12 for narrow, wide in pairwise(probabilities))
-    turned = Estimate(-got.mean, got.std, got.error, got.freedom)
+    turned = Estimate(-got.mean, got.std, got.standard_error, got.df)
     assert [turned.probability_within(rope) for rope in ropes] == pytest.approx(probabilities, abs=1e-12)
 
 
@@ -136,13 +136,13 @@ def test_the_error_over_trainings_and_tracks_is_that_of_an_analysis_of_variance(
     n_folds, n_tracks = values.shape
     got = crossed(values)
     fold, track = np.indices(values.shape)
-    assume(got.error > 1e-9)
+    assume(got.standard_error > 1e-9)
     data = pd.DataFrame({"hit": values.ravel(), "fold": fold.ravel(), "track": track.ravel()})
     squares = anova_lm(ols("hit ~ C(fold) + C(track)", data).fit())["mean_sq"]
     variances = np.array([squares["C(fold)"], squares["C(track)"]]) / values.size
-    assert got.error**2 == pytest.approx(variances.sum())
+    assert got.standard_error**2 == pytest.approx(variances.sum())
     freedom = variances.sum() ** 2 / (variances**2 / [n_folds - 1, n_tracks - 1]).sum()
-    assert got.freedom == pytest.approx(freedom)
+    assert got.df == pytest.approx(freedom)
     assert got.mean == pytest.approx(values.mean())
 
 
@@ -159,8 +159,8 @@ def test_the_error_over_trainings_and_tracks_is_on_average_not_too_small() -> No
     ]
     truth = of_fold**2 / n_folds + of_track**2 / n_tracks + of_both**2 / (n_folds * n_tracks)
     assert np.var([e.mean for e in drawn]) == pytest.approx(truth, rel=0.1)
-    claimed = np.mean([e.error**2 for e in drawn])
-    # What a training makes of a single track counts twice, which is on the safe side.
+    claimed = np.mean([e.standard_error**2 for e in drawn])
+    # The noise of a single training on a single track counts twice, which is conservative.
     assert claimed == pytest.approx(truth + of_both**2 / (n_folds * n_tracks), rel=0.05)
 
 
@@ -173,19 +173,19 @@ def test_the_error_of_tracks_that_share_artists_is_the_cluster_robust_one(seed: 
     fitted = OLS(values, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": artists})
     got = sampled(values, artists)
     assert got.mean == pytest.approx(values.mean())
-    assert got.error == pytest.approx(float(fitted.bse[0]), abs=1e-9)
+    assert got.standard_error == pytest.approx(float(fitted.bse[0]), abs=1e-9)
     sizes = np.bincount(artists)
-    assert got.freedom == pytest.approx(max(n**2 / (sizes**2).sum() - 1, 1))
-    assert got.freedom <= len(set(artists)) - 1 + 1e-9
+    assert got.df == pytest.approx(max(n**2 / (sizes**2).sum() - 1, 1))
+    assert got.df <= len(set(artists)) - 1 + 1e-9
 
 
 @settings(deadline=None, max_examples=50)
 @given(layouts(), st.integers(1, 5))
-def test_more_of_the_same_tracks_by_an_artist_tell_no_more(values: np.ndarray, times: int) -> None:
+def test_more_of_the_same_tracks_by_an_artist_add_no_information(values: np.ndarray, times: int) -> None:
     artists = np.arange(values.shape[1])
     for found, judged in ((crossed, values), (sampled, values[0])):
         once, often = found(judged, artists), found(np.repeat(judged, times, axis=-1), np.repeat(artists, times))
-        assert (often.error, often.freedom) == pytest.approx((once.error, once.freedom))
+        assert (often.standard_error, often.df) == pytest.approx((once.standard_error, once.df))
         assert once == found(judged)
 
 
@@ -197,19 +197,19 @@ def test_the_error_over_tracks_that_share_artists_is_on_average_that_of_the_mean
         for _ in range(4000)
     ]
     truth = np.var([e.mean for e in drawn])
-    assert np.mean([e.error**2 for e in drawn]) == pytest.approx(truth, rel=0.1)
+    assert np.mean([e.standard_error**2 for e in drawn]) == pytest.approx(truth, rel=0.1)
     covered = np.mean([e.low <= 0 <= e.high for e in drawn])
     assert covered == pytest.approx(0.95, abs=0.02)
-    alone = np.mean([sampled(np.array([e.mean])).error for e in drawn[:5]])
+    alone = np.mean([sampled(np.array([e.mean])).standard_error for e in drawn[:5]])
     assert alone == 1, "of one artist nothing is known of others"
 
 
 @settings(deadline=None, max_examples=100)
 @given(SPREAD, SPREAD)
-def test_what_nothing_pairs_is_compared_by_the_test_of_welch(first: list[float], second: list[float]) -> None:
+def test_unpaired_means_are_compared_by_welchs_test(first: list[float], second: list[float]) -> None:
     got = unpaired(estimate(first, 0), estimate(second, 0))
     expected = stats.ttest_ind(first, second, equal_var=False)
-    assert got.freedom == pytest.approx(expected.df)
+    assert got.df == pytest.approx(expected.df)
     assert got.p_value == pytest.approx(expected.pvalue)
     assert (got.low, got.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
@@ -230,12 +230,12 @@ def test_adjusting_lowers_no_p_value_and_keeps_their_order(p_values: list[float]
     assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
 
 
-def test_no_p_value_needs_no_adjusting() -> None:
+def test_adjusting_no_p_values_returns_none() -> None:
     assert len(holm([])) == 0
 
 
 @given(st.integers(1, 300), st.data())
-def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n: int, data: st.DataObject) -> None:
+def test_folds_that_agree_have_the_interval_of_agresti_and_coull(n: int, data: st.DataObject) -> None:
     hits = np.arange(n) < data.draw(st.integers(0, n))
     certain = estimate([hits.mean()] * 5, 0.25)
     got = with_error_floor(certain, hits, pseudo_values=(1, 1, 0, 0))
@@ -249,7 +249,7 @@ def test_tracks_of_which_folds_agree_are_as_sure_as_agresti_and_coull_have_it(n:
 
 
 @given(SCORES, st.floats(0.01, 1))
-def test_folds_that_differ_tell_of_the_error_themselves(scores: list[float], share: float) -> None:
+def test_folds_that_differ_keep_their_own_standard_error(scores: list[float], share: float) -> None:
     found = estimate(scores, share)
-    assume(found.error > 1e-6)
+    assume(found.standard_error > 1e-6)
     assert with_error_floor(found, np.ones(4), pseudo_values=(1, 1, 0, 0)) == found

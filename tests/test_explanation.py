@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from networks import GENRES, SPECS, a_classifier, a_network, music
 from torch import Tensor, nn
 
-from genre_cls import GenreClassifier, plots, predict
+from genre_cls import GenreClassifier, clip_plots, plots, predict
 from genre_cls.audio import UnreadableAudio
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained, overlap
@@ -142,7 +142,7 @@ def test_the_most_probable_genre_is_explained_unless_another_is_named(tmp_path: 
 
 def test_the_picture_shows_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -> None:
     explanation = a_classifier(SMALL).explain(music(tmp_path / "a.wav", 2))
-    figure = plots.explanation(explanation, title="costs $1 or $2", note="as told")
+    figure = clip_plots.explanation(explanation, title="costs $1 or $2", note="as told")
     heard, shown = figure.axes[:2]
     assert len(heard.images) == 1 and len(shown.images) == 2
     np.testing.assert_array_equal(heard.images[0].get_array(), explanation.clip.mel)

@@ -1,4 +1,4 @@
-"""What a report says: the findings are those of the statistics, and nothing is said that the data do not bear out."""
+"""Test the sentences and tables of a report against the statistics."""
 
 from dataclasses import replace
 
@@ -40,19 +40,19 @@ def test_each_against_each_lists_every_pair_once() -> None:
     assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in each_pair(GRID, 0.01)]
 
 
-def test_a_track_that_several_folds_judge_is_one_track_of_its_genre() -> None:
+def test_a_track_that_several_folds_test_is_one_track_of_its_genre() -> None:
     once = a_result(0.5)
     thrice = replace(once, folds=tuple(replace(once.folds[0], index=index) for index in range(3)))
     shown = [findings.genres(replace(REPORT, results=(result,))) for result in (once, thrice)]
     assert shown[0].rows == shown[1].rows and column(shown[0], "tracks") == ["10", "10"]
 
 
-def test_one_fold_says_nothing_of_differences() -> None:
+def test_one_fold_shows_no_differences() -> None:
     report = replace(REPORT, results=(a_result(0.5), a_result(0.9, model="other")))
     assert findings.verdicts(report) == [] and not findings.each_against_each(report)
 
 
-def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
+def test_other_splits_are_columns_with_the_most_flattering_first() -> None:
     own = a_result(0.5, 0.6, folds="artist")
     others = {"random": a_result(0.8, 0.9, folds="random"), "filtered": a_result(0.7, 0.7, folds="filtered")}
     results = own, a_result(0.4, 0.4, model="other", folds="artist")
@@ -67,27 +67,27 @@ def test_other_splits_are_laid_beside_from_the_most_flattering_on() -> None:
     )
 
 
-def test_a_drop_to_the_published_split_is_said_to_be_of_other_tracks_too() -> None:
+def test_a_drop_to_the_published_split_is_attributed_to_other_tracks_too() -> None:
     own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
     (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
-    assert line.endswith("; folds=filtered also learns from fewer tracks and judges others.")
+    assert line.endswith("; folds=filtered also trains on fewer tracks and tests on others.")
 
 
-def test_a_configuration_that_lacks_folds_is_not_laid_beside_itself_under_other_splits() -> None:
+def test_a_configuration_that_lacks_folds_is_not_compared_with_itself_under_other_splits() -> None:
     own, few = a_result(0.5, 0.6, folds="artist"), a_result(0.5, folds="artist", model="few")
     beside = {place: {"random": a_result(0.8, 0.9, folds="random")} for place in (0, 1)}
     report = Report("t", "d", (), (few, own), (), {}, 0.01, other_splits=beside)
     assert list(report.splits) == ["mel · cnn · batch 16"]
 
 
-def test_a_configuration_that_gains_under_a_stricter_split_is_said_to_gain() -> None:
+def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
     own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
     (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
     assert " scores 10.0 " in line and " points more under folds=artist" in line
 
 
 @pytest.mark.parametrize(("folds", "ending"), [((0.5, 0.9), ", which may be chance."), ((0.5,) * 5, "folds=random.")])
-def test_what_a_stricter_split_costs_is_said_to_be_open_where_its_interval_reaches_zero(
+def test_a_drop_under_a_stricter_split_may_be_chance_if_its_interval_contains_zero(
     folds: tuple[float, ...], ending: str
 ) -> None:
     own, other = a_result(*folds, folds="artist"), a_result(*[0.9] * 5, folds="random")
@@ -110,7 +110,7 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
     assert findings.known_faults(REPORT) == ""
 
 
-def test_a_report_says_what_a_temperature_mends_or_that_there_is_none() -> None:
+def test_a_report_states_how_much_a_temperature_helps_or_that_there_is_none() -> None:
     for both, told in (
         (a_result(0.5, 0.6), "it brings the expected calibration error from 40.0 % to 6.3 %."),
         (a_result(0.95, 0.9), "which does not help: expected calibration error 0.0 % without, 7.5 % with it."),
@@ -139,11 +139,11 @@ def test_the_ranking_counts_folds_only_where_they_differ(n_folds: int) -> None:
 
 
 @pytest.mark.parametrize(("folds", "told"), [((0.2, 0.9), True), ((0.5, 0.5, 0.6), False), ((0.5,), False)])
-def test_two_folds_that_leave_all_open_are_said_to_be_too_few(folds: tuple[float, ...], told: bool) -> None:
+def test_two_folds_with_a_very_wide_interval_are_called_too_few(folds: tuple[float, ...], told: bool) -> None:
     report = replace(REPORT, results=(a_result(*folds),))
     assert findings.answer(report).endswith("50.0 %." + findings.TWO_FOLDS) == told
 
 
-def test_what_is_compared_is_said_with_for_how_many_comparisons_it_is_corrected() -> None:
+def test_each_comparison_carries_the_number_of_comparisons_that_it_is_corrected_for() -> None:
     assert {pair.n_comparisons for pair in each_pair(GRID, 0.01)} == {28}
     assert {effect.n_comparisons for effect in main_effects(GRID, 0.01)} == {3}

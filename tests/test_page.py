@@ -1,4 +1,4 @@
-"""The report: the same numbers as `scoring`, thrice, and a page that trusts no name and asks for nothing."""
+"""Test the three forms of a report: the numbers of `scoring`, escaped names, a page that loads nothing."""
 
 import re
 from dataclasses import replace
@@ -181,21 +181,21 @@ def test_a_configuration_that_lacks_folds_is_not_the_worst() -> None:
     assert "the worst configuration" in page.html(replace(REPORT, results=(few, BEST, WORST)))
 
 
-def test_both_pages_say_what_mcnemars_test_and_other_splits_are_not(html: str) -> None:
+def test_both_pages_state_the_limits_of_mcnemars_test_and_of_other_splits(html: str) -> None:
     others = {0: {"filtered": a_result(0.5, 0.5, 0.5)}}
     report = replace(REPORT, other_splits=others)
     for text in (html, page.html(report), page.markdown(report)):
         plain = " ".join(Reader(text).text.split()) if text.startswith("<!") else text
         assert findings.ABOUT_MCNEMAR in plain
         assert (findings.ABOUT_SPLITS in plain) == (text is not html)
-    assert "No verdict uses it." in findings.ABOUT_MCNEMAR and "judges other" in findings.ABOUT_SPLITS
+    assert "No verdict uses it." in findings.ABOUT_MCNEMAR and "tests on other" in findings.ABOUT_SPLITS
     assert "not the artists' alone" in findings.ABOUT_SPLITS and "McNemar" not in page.markdown(TINY)
 
 
 @pytest.mark.parametrize("one", [True, False])
-def test_what_an_interval_takes_for_independent_is_said(one: bool) -> None:
+def test_the_report_states_what_an_interval_treats_as_independent(one: bool) -> None:
     folds = [replace(fold, track_ids=BEST.folds[0].track_ids) for fold in BEST.folds[: 1 if one else 3]]
-    for groups, told in ((tuple(range(20)), "groups as independent"), (None, "Tracks are taken for independent")):
+    for groups, told in ((tuple(range(20)), "groups as independent"), (None, "Tracks are treated as independent")):
         judged = replace(BEST, folds=tuple(replace(fold, groups=groups) for fold in folds))
         assert told in Reader(page.html(replace(REPORT, results=(judged,)))).text
 

@@ -1,4 +1,4 @@
-"""Figures hold what they say: counted in matplotlib's own objects, not in pixels."""
+"""Test figures by matplotlib's objects, not by pixels."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from genre_cls import plots
 from genre_cls.calibration import Calibration, calibration
 from genre_cls.comparisons import Difference
 from genre_cls.estimates import Estimate
-from genre_cls.prediction import Clip, Prediction
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names
 
 GENRES = ("blues", "jazz", "rock")
@@ -28,7 +27,7 @@ HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\
 
 
 def a_fold(index: int = 0, accuracy: float = 0.8, genres: Sequence[str] = GENRES, n_epochs: int = 4) -> FoldResult:
-    """Ten tracks a genre, of which a share is recognised and the others are taken for the next genre."""
+    """Ten tracks a genre, of which a share is recognised and the others are predicted as the next genre."""
     labels = np.repeat(np.arange(len(genres)), 10)
     wrong = np.tile(np.arange(10) >= round(10 * accuracy), len(genres))
     probabilities = 0.9 * np.eye(len(genres))[(labels + wrong) % len(genres)] + 0.1 / len(genres)
@@ -62,7 +61,7 @@ def whiskers(axes: Axes) -> list[list[float]]:
 
 
 def legend(figure: Figure) -> dict[str, Artist]:
-    """What the legend shows, by what it says."""
+    """The handles of the legend by label."""
     (box,) = figure.legends
     return {text.get_text(): handle for text, handle in zip(box.get_texts(), box.legend_handles, strict=True)}
 
@@ -316,34 +315,6 @@ def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
     assert names(results) == ["mel · cnn · batch 16 · recipe.lr 0.1", "mel · cnn · batch 16 · recipe.lr 0.2"]
 
 
-def a_prediction(seconds: float, *shares: tuple[float, ...]) -> Prediction:
-    """Windows of equal length, one after the other."""
-    bounds, windows = np.linspace(0, seconds, len(shares) + 1), np.array(shares)
-    return Prediction(GENRES, seconds, bounds[:-1], bounds[1:], windows)
-
-
-def a_clip(loudness: float = 0.5) -> Clip:
-    wave = loudness * np.sin(np.arange(16000, dtype=np.float32))
-    return Clip(wave, 8000, np.zeros((32, 63), np.float32), np.geomspace(50, 4000, 32), 256 / 8000)
-
-
-def test_genres_over_time_are_ranked_and_as_probable_as_they_were() -> None:
-    figure = plots.genres_over_time(a_prediction(4, (0.1, 0.7, 0.2), (0.3, 0.5, 0.2)), title="t")
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["jazz", "blues", "rock"]
-    shown = np.asarray(axes.collections[0].get_array()).reshape(3, 4)
-    np.testing.assert_allclose(shown, [[0.7, 0.7, 0.5, 0.5], [0.1, 0.1, 0.3, 0.3], [0.2] * 4])
-    assert axes.get_xlim() == (0, 4)
-
-
-def test_a_clip_is_drawn_as_loud_and_as_long_as_it_is() -> None:
-    for loudness in (0.5, 3.0):
-        waveform, mel = plots.clip(a_clip(loudness), title="t").axes[:2]
-        heights = waveform.collections[0].get_paths()[0].vertices[:, 1]
-        assert heights.max() == pytest.approx(loudness, rel=0.01) and waveform.get_ylim()[1] >= loudness
-        assert mel.get_xlim() == (0, 2) and mel.images[0].get_array().shape == (32, 63)  # type: ignore[union-attr]
-
-
 def test_a_figure_becomes_a_png() -> None:
     assert plots.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES, title="t")).startswith(b"\x89PNG")
 
@@ -370,8 +341,6 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
         plots.differences([a_difference(0.1, 0.01, better="$x_", worse="_y\n$\\frac{" * 9)], note=note),
         plots.reliability(result.calibration, note=note),
         plots.split_comparison({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=HOSTILE[:2])}, note=note),
-        plots.genres_over_time(replace(a_prediction(9, (0.2, 0.3, 0.5)), genres=HOSTILE), title="$", note=note),
-        plots.clip(a_clip(), title="$\\frac{1$", note=note),
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -380,14 +349,14 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
             assert any(text.replace("\\$", "$") == note for text in texts(figure))
 
 
-def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
+def test_a_configuration_without_epochs_has_no_axes_and_leaves_the_other_its_own() -> None:
     learned = a_result(0.6, 0.8)
     at_once = replace(learned, folds=tuple(replace(fold, curves={}) for fold in learned.folds))
     for pair in ((at_once, learned), (learned, at_once), (at_once, at_once)):
         figure = plots.compare_loss_curves(*pair)
         for axes, result in zip(figure.axes, pair, strict=True):
             assert axes.axison == bool(result.folds[0].curves) == bool(axes.lines)
-            told = [] if axes.axison else ["no epochs: it learned all at once"]
+            told = [] if axes.axison else ["no epochs: trained in one step"]
             assert [text.get_text() for text in axes.texts] == told
             highest = max((max(line.get_ydata()) for line in axes.lines), default=0)
             assert axes.get_ylim()[1] >= highest or not axes.axison
@@ -396,8 +365,8 @@ def test_who_has_no_epochs_has_no_axes_and_takes_none_from_the_other() -> None:
     assert plots.png(plots.loss_curves(at_once.folds, title="t"))
 
 
-def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_word() -> None:
-    figure = plots._figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
+def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_warning() -> None:
+    figure = plots.new_figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert plots.png(figure)

@@ -27,6 +27,7 @@ from networks import GENRES, SPECS, a_classifier, music
 from genre_cls import GenreClassifier, predict
 from genre_cls.errors import UserError
 from genre_cls.registry import register
+from genre_cls.tracking import Tracker
 
 Registered = tuple[GenreClassifier, str, Path]
 
@@ -83,6 +84,21 @@ def test_registering_again_makes_another_version(version: Registered) -> None:
     assert register(classifier, "genres", str(store))[0] == "models:/genres/2"
     versions = MlflowClient(f"sqlite:///{store}/mlflow.db").search_model_versions("name = 'genres'")
     assert sorted(one.version for one in versions) == [1, 2]
+
+
+def test_a_store_that_was_moved_has_its_registered_models(version: Registered, tmp_path: Path) -> None:
+    classifier, address, store = version
+    before = shutil.copytree(store, tmp_path / "before")
+    Tracker.at(str(before))  # which makes the copy a store of its own
+    moved = before.rename(tmp_path / "after")
+    mlflow.set_tracking_uri(Tracker.at(str(moved)).uri)
+    try:
+        assert Path(mlflow.artifacts.download_artifacts(address)).is_relative_to(moved)
+        path = music(tmp_path / "a.wav", 2)
+        given = mlflow.pyfunc.load_model(address).predict(pd.DataFrame({"audio": [path.read_bytes()]}))
+    finally:
+        mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    assert given["genre"].tolist() == [classifier.predict(path).genre]
 
 
 def test_a_name_that_mlflow_refuses_is_reported_in_one_line(version: Registered) -> None:

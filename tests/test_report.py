@@ -1,5 +1,6 @@
-"""The report without training: from what is stored alone, and the same."""
+"""Test the report command, which reports from stored runs what training has reported."""
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -10,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from shared import Command
 
-from genre_cls import report, train
+from genre_cls import page, report, train
 from genre_cls.connection import store_uri
 
 
@@ -30,30 +31,50 @@ def test_it_equals_what_training_wrote(command: Command, sweep: Any, store: Path
     assert {path.name for path in done.folder.iterdir()} == {"report"}
 
 
-def test_it_says_what_was_judged_and_of_how_many_configurations_each_command_is(
+def test_it_names_the_tracks_and_each_command_with_the_number_of_its_configurations(
     command: Command, sweep: Any, store: Path
 ) -> None:
     text = (sweep.folder / "report" / "report.md").read_text()
     n_tracks = len(sweep.files(sweep.parents[0])["tracks.csv"].read_text().splitlines()) - 1
-    assert f"Data: my music, {n_tracks} judged tracks in 2 genres, folds=random" in text
-    assert "| command | python -m genre_cls.train" in text
+    assert f"Data: my music, {n_tracks} tested tracks in 2 genres, folds=random" in text
+    typed = page._escaped(sweep.parents[1].data.tags["command"])  # shown as it was stored
+    assert f"| command | {typed} |" in text and typed.startswith("python -m genre_cls.train")
     client = MlflowClient(store_uri("", store))
-    client.set_tag(sweep.parents[0].info.run_id, "command", "another 'a='\"'\"'b c'\"'\"''")
+    client.set_tag(sweep.parents[0].info.run_id, "command", "another \"a='b c'\"")
     done = command(report.main, f"tracking.folder={store}")
     told = (done.folder / "report" / "report.md").read_text()
-    assert "| command of 7 configurations | python -m genre_cls.train" in told
-    assert """| command of 1 configuration | another "a='b c'" |""" in told
+    assert f"| command 1 (7 configurations) | {typed} |" in told
+    assert """| command 2 (1 configuration) | another "a='b c'" |""" in told
     last = datetime.fromtimestamp(max(run.info.end_time for run in sweep.parents) / 1000)
     assert f"| finished | {last:%Y-%m-%d %H:%M:%S} |" in told
 
 
-def test_it_looks_and_goes_where_it_is_reported(command: Command, store: Path, tmp_path: Path) -> None:
+def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
+    command: Command, store: Path, tmp_path: Path
+) -> None:
     place = f"report_dir={tmp_path}/elsewhere"
     done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls my music", place)
     assert done.code == 0 and (tmp_path / "elsewhere" / "report.html").exists() and not list(done.folder.iterdir())
     assert f"{tmp_path}/elsewhere/report.html" in done.err
     none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)
     assert none.code == 2 and "tracking.experiment=other" in none.err
+
+
+def test_only_audio_that_this_machine_can_read_can_be_played_on_the_page(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    paths = {"here": tmp_path / "a.wav", "gone": tmp_path / "b.wav", "locked": locked / "c.wav"}
+    paths["named too long for a look at it"] = tmp_path / f"{'d' * 300}.wav"
+    for track in ("here", "locked"):
+        paths[track].touch()
+    locked.chmod(0)
+    try:
+        playable = report._playable({track: {"path": str(path)} for track, path in paths.items()})
+    finally:
+        locked.chmod(0o700)
+    if os.geteuid() == 0:  # who may enter any folder
+        playable.pop("locked")
+    assert playable == {"here": paths["here"].as_uri()}
 
 
 @pytest.mark.usefixtures("store_here")
@@ -72,7 +93,7 @@ def test_a_place_that_cannot_be_written_is_reported_in_one_line(command: Command
 
 
 @pytest.mark.usefixtures("store_here")
-def test_a_disk_that_is_too_small_for_the_report_costs_nothing_else(
+def test_a_disk_that_is_too_small_for_the_report_loses_nothing_else(
     command: Command, on_music: tuple[str, ...], small_disk: Callable[..., Path]
 ) -> None:
     folder = small_disk(20) / "report"

@@ -127,7 +127,7 @@ def test_damaged_folds_are_trained_anew_and_the_others_are_kept(
         path.write_bytes(path.read_bytes()[:size])
     trained.clear()
     again = command(train.main, "-m", *on_music, *ONE)
-    assert sorted(trained) == [1, 2] and again.err.count(" is trained anew") == 2
+    assert sorted(trained) == [1, 2] and again.err.count(" is trained again") == 2
     assert table(again) == undisturbed and len(again.parents) == 1
 
 

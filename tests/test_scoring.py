@@ -230,14 +230,14 @@ def test_the_mean_of_a_score_is_estimated_from_its_folds(result: ConfigResult) -
     tested = float(np.mean([len(fold.labels) / fold.n_train for fold in result.folds]))
     for score in result.folds[0].scores:
         expected = estimate([fold.scores[score] for fold in result.folds], tested)
-        if score != "accuracy" or expected.error > a_track_apart(result, tested):
+        if score != "accuracy" or expected.standard_error > a_track_apart(result, tested):
             assert result.estimate(score) == expected
 
 
 def a_track_apart(result: ConfigResult, tested: float) -> float:
     """The error that folds tell of if one recognises a track more than the others."""
     longest = max(len(fold.labels) for fold in result.folds)
-    return estimate([1 / longest, *[0.0] * (len(result.folds) - 1)], tested).error
+    return estimate([1 / longest, *[0.0] * (len(result.folds) - 1)], tested).standard_error
 
 
 @settings(deadline=None, max_examples=40)
@@ -247,7 +247,7 @@ def test_trainings_that_judge_the_same_tracks_add_the_tracks_to_the_error(some: 
         assert result.single_test_set
         expected = crossed(np.stack([fold.hits for fold in result.folds]))
         assert result.estimate("accuracy").mean == expected.mean
-        assert expected.error < 1e-6 or result.estimate("accuracy") == expected
+        assert expected.standard_error < 1e-6 or result.estimate("accuracy") == expected
 
 
 @settings(deadline=None, max_examples=40)
@@ -269,11 +269,12 @@ def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
         folds = [_with_copies(fold, times) for fold in (result.folds[:1] if one else result.folds)]
         few = replace(result, folds=result.folds[: len(folds)]).estimate("accuracy")
         many = replace(result, folds=tuple(folds)).estimate("accuracy")
-        assert (many.mean, many.error, many.freedom) == pytest.approx((few.mean, few.error, few.freedom))
+        assert (many.mean, many.standard_error, many.df) == pytest.approx((few.mean, few.standard_error, few.df))
         unknown = replace(result, folds=tuple(replace(fold, groups=None) for fold in folds)).estimate("accuracy")
         # Where all tracks fare alike over the trainings, these alone add to the error, whatever is known of artists.
         alike = not np.ptp(np.mean([fold.hits for fold in folds], axis=0))
-        assert unknown.error < many.error or (alike and unknown.error == pytest.approx(many.error))
+        errors = unknown.standard_error, many.standard_error
+        assert errors[0] < errors[1] or (alike and errors[0] == pytest.approx(errors[1]))
 
 
 def _with_copies(fold: FoldResult, times: int) -> FoldResult:

@@ -1,4 +1,4 @@
-"""The spool: finished folds are kept whole until the store has them."""
+"""Test that the spool keeps finished folds complete until the store has them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path, "key")
 
 
-def test_what_is_kept_comes_back_in_order_and_goes_one_by_one_and_in_the_end_nothing_is_left(spool: Spool) -> None:
+def test_folds_come_back_in_order_and_are_dropped_one_by_one_until_nothing_is_left(spool: Spool) -> None:
     assert spool.folders() == []
     for index in (10, 2, 0):
         spool.put(index, FILES)
@@ -29,7 +29,7 @@ def test_what_is_kept_comes_back_in_order_and_goes_one_by_one_and_in_the_end_not
     assert not spool.path.exists()
 
 
-def test_a_fold_that_was_cut_off_is_none_and_is_replaced(spool: Spool) -> None:
+def test_an_incomplete_fold_does_not_count_and_is_replaced(spool: Spool) -> None:
     half = spool.path / "1.partial"
     half.mkdir(parents=True)
     (half / "predictions.csv").write_text("half")
@@ -39,7 +39,7 @@ def test_a_fold_that_was_cut_off_is_none_and_is_replaced(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut short", "a file is gone", "a file too many", "no checksums"])
-def test_a_fold_that_is_damaged_is_not_given_out(spool: Spool, damage: str) -> None:
+def test_a_damaged_fold_is_not_returned(spool: Spool, damage: str) -> None:
     spool.put(1, FILES)
     (folder,) = spool.folders()
     match damage:

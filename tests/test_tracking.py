@@ -1,4 +1,4 @@
-"""The MLflow store: what is written, read by MLflow itself; what is compared, and what must not disturb that."""
+"""Test the MLflow store: written runs as MLflow reads them, which ones are compared, and what must not disturb that."""
 
 import errno
 import gc
@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from genre_cls import database, tracking
+from genre_cls import database, stored_runs
 from genre_cls.artifacts import (
     confusion_file,
     fold_files,
@@ -35,7 +35,8 @@ from genre_cls.errors import UserError
 from genre_cls.findings import of_several_codes
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.spool import Spool
-from genre_cls.tracking import COMMAND_ID, KEY, PARENT, Tracker, _changed
+from genre_cls.stored_runs import PARENT, changed_metrics
+from genre_cls.tracking import COMMAND_ID, KEY, Tracker
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
@@ -73,7 +74,7 @@ def store(
     split: str = "random",
     k: int = 5,
 ) -> str:
-    """Log a configuration as the training does; gives the id of its run."""
+    """Log a configuration as training does and return the id of its run."""
     where = tracker.experiment(experiment)
     named = {"features": "mel", "model": identity, "batch_size": "16"}
     tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
@@ -90,7 +91,7 @@ def store(
 
 
 def found(tracker: Tracker, experiment: str | None = None) -> dict[str, float]:
-    """Model to mean accuracy of what `newest` finds."""
+    """Return the mean accuracy of each configuration that `newest` returns, by its model."""
     comparison = tracker.newest(experiment)
     return {r.params["model"]: r.estimate("accuracy").mean for r in comparison.results} if comparison else {}
 
@@ -159,7 +160,7 @@ def test_a_run_ends_as_what_happened(tracker: Tracker, end: type[BaseException] 
 
 def test_a_run_that_cannot_even_log_its_params_has_failed(tracker: Tracker) -> None:
     where = tracker.experiment("e")
-    alike = {"a,b": "1", "a;b": "2"}  # the same, once they are legal
+    alike = {"a,b": "1", "a;b": "2"}  # equal once they are legal
     with pytest.raises(MlflowException, match="a_b"), tracker.run(where, "n", {}, alike):
         pass
     assert [r.info.status for r in MlflowClient(tracker.uri).search_runs([where])] == ["FAILED"]
@@ -181,7 +182,7 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     assert comparison.tracks == TRACKS and comparison.other_splits == {0: {}}
 
 
-def test_a_fold_keeps_what_was_said_of_each_window(tmp_path: Path) -> None:
+def test_a_fold_keeps_the_predictions_of_each_window(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     windows = WindowPredictions(np.repeat(np.arange(10), 3), random.random(30), random.random((30, 2)))
     for name, content in fold_files(replace(a_fold(0), windows=windows)).items():
@@ -196,7 +197,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "a", 1.0, 0.9, comparison="r")
     store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
     store(tracker, "b", 0.5, comparison="r")
-    store(tracker, "a", 0.1, comparison="t", k=2)  # which learned from fewer tracks
+    store(tracker, "a", 0.1, comparison="t", k=2)  # which trained on fewer tracks
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     comparison = tracker.newest()
     assert comparison is not None
@@ -204,7 +205,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
 
 
-def test_what_lacks_a_fold_by_now_is_not_laid_beside_as_another_split(tracker: Tracker) -> None:
+def test_a_configuration_that_lost_a_fold_is_not_compared_as_another_split(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.9, comparison="r")
     MlflowClient(tracker.uri).log_metric(parent, "seconds", 1.0)  # of two folds, half a second each
     store(tracker, "A", 0.6, comparison="s", split="artist")
@@ -238,7 +239,7 @@ def test_a_confusion_matrix_is_a_table_with_names() -> None:
     assert text.splitlines() == ['true \\ predicted,"a,b",c', '"a,b",5,1', "c,0,4"]
 
 
-def test_only_what_was_judged_on_the_same_tracks_and_folds_is_compared(tracker: Tracker) -> None:
+def test_only_configurations_tested_on_the_same_tracks_and_folds_are_compared(tracker: Tracker) -> None:
     store(tracker, "a", 1.0, comparison="old")
     store(tracker, "b", 0.5, comparison="new")
     store(tracker, "c", 0.7, comparison="new")
@@ -247,7 +248,7 @@ def test_only_what_was_judged_on_the_same_tracks_and_folds_is_compared(tracker: 
     assert found(tracker) == {"a": 1.0, "d": 0.9}
 
 
-def test_what_only_some_were_told_is_known_of_the_others(tracker: Tracker) -> None:
+def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(tracker: Tracker) -> None:
     client = MlflowClient(tracker.uri)
     for identity, told, epochs in (("a", True, "30"), ("b", False, "30"), ("c", True, "60")):
         run_id = store(tracker, identity, 1.0)
@@ -274,7 +275,7 @@ EDITED = {"genre_cls": "edited"}
 
 
 def store_of(tracker: Tracker, sources: dict[str, str] | None, identity: str, *accuracies: float, **where: str) -> None:
-    """Log a configuration with the digests of its code; None as an earlier version did, without them."""
+    """Log a configuration with the digests of its sources, or without them."""
     run_id = store(tracker, identity, *accuracies, **where)
     if sources is not None:
         MlflowClient(tracker.uri).set_tag(run_id, "sources", json.dumps(sources))
@@ -303,7 +304,7 @@ def test_configurations_are_distinguished_by_code_that_has_changed_between_them(
 
 
 @pytest.mark.parametrize(("sources", "found"), [(PACKAGE, {"artist"}), (None, {"artist"}), (EDITED, set())])
-def test_what_other_code_scored_under_another_split_is_not_laid_beside(
+def test_results_of_other_code_under_another_split_are_not_compared(
     tracker: Tracker, sources: dict[str, str] | None, found: set[str]
 ) -> None:
     store_of(tracker, sources, "A", 0.9, comparison="s", split="artist")
@@ -319,7 +320,9 @@ def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -
     assert found(tracker) == {"a": 0.2, "b": 0.5}
 
 
-def test_a_store_whose_folder_was_moved_has_all_that_it_had_and_goes_on_there(tracker: Tracker, folder: Path) -> None:
+def test_a_store_whose_folder_was_moved_has_all_its_runs_and_is_written_at_its_new_place(
+    tracker: Tracker, folder: Path
+) -> None:
     store(tracker, "a", 1.0)
     moved = folder.rename(folder.with_name("else where"))
     there = Tracker("", moved)
@@ -331,7 +334,14 @@ def test_a_store_whose_folder_was_moved_has_all_that_it_had_and_goes_on_there(tr
         assert artifacts(there, parent.info.run_id).is_relative_to(moved)
 
 
-def test_a_copied_store_is_one_of_its_own(tracker: Tracker, folder: Path) -> None:
+def test_moving_a_store_confuses_no_experiments_whose_names_begin_alike(tracker: Tracker, folder: Path) -> None:
+    runs = {name: store(tracker, name, 1.0, experiment=name) for name in ("e", "e 2", "ee")}
+    there = Tracker("", folder.rename(folder.with_name("else where")))
+    assert all(artifacts(there, run_id).is_dir() for run_id in runs.values())
+    assert found(there) == dict.fromkeys(runs, 1.0)
+
+
+def test_a_copied_store_is_independent_of_the_original(tracker: Tracker, folder: Path) -> None:
     store(tracker, "a", 1.0)
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy)
@@ -342,7 +352,7 @@ def test_a_copied_store_is_one_of_its_own(tracker: Tracker, folder: Path) -> Non
     assert found(Tracker("", copy)) == {"a": 1.0, "b": 0.5}
 
 
-def test_what_has_learned_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
+def test_a_configuration_trained_on_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
     best = store(tracker, "a", 0.5, experiment="e")
     shuffled = store(tracker, "b", 1.0, comparison="shuffled", experiment="e")
     assert tracker.best() == shuffled
@@ -350,13 +360,15 @@ def test_what_has_learned_shuffled_genres_is_never_the_best(tracker: Tracker) ->
     assert tracker.best() == best
 
 
-def test_an_experiment_can_be_looked_at_alone(tracker: Tracker) -> None:
+def test_the_newest_configurations_can_be_limited_to_one_experiment(tracker: Tracker) -> None:
     store(tracker, "a", 1.0, experiment="mine")
     store(tracker, "b", 0.5, experiment="yours")
     assert found(tracker, "mine") == {"a": 1.0} and found(tracker, "nobody's") == {}
 
 
-def test_what_finished_before_is_not_this_sweeps(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_that_finished_before_does_not_belong_to_this_sweep(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = store(tracker, "a", 1.0)
     assert tracker.newest(sweep="mine") is None
     monkeypatch.setenv(COMMAND_ID, "mine")
@@ -364,7 +376,9 @@ def test_what_finished_before_is_not_this_sweeps(tracker: Tracker, monkeypatch: 
     assert tracker.newest(sweep="mine") is not None
 
 
-def test_a_clock_that_is_put_back_hides_nothing_of_a_sweep(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, hours in {"a": 2, "b": 1, "c": 0}.items():  # the later, the earlier
         monkeypatch.setattr("genre_cls.tracking.time.time", lambda hours=hours: 1.8e9 + 3600 * hours)
         monkeypatch.setattr(
@@ -378,7 +392,7 @@ def test_a_clock_that_is_put_back_hides_nothing_of_a_sweep(tracker: Tracker, mon
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
-def test_what_did_not_finish_is_not_compared(tracker: Tracker, end: type[BaseException]) -> None:
+def test_configurations_that_did_not_finish_are_not_compared(tracker: Tracker, end: type[BaseException]) -> None:
     store(tracker, "a", 1.0)
     tags = {"kind": "config", "identity": "b", "named": "{}", "comparison": "same", "dataset": "own"}
     with pytest.raises(end), tracker.run(tracker.experiment("e"), "b", tags, {}):
@@ -407,15 +421,17 @@ def children(tracker: Tracker, run_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", [lose_artifacts, lose_a_folds_artifacts, delete_folds])
-def test_what_somebody_has_deleted_is_left_out(tracker: Tracker, damage: Callable[[Tracker, str], None]) -> None:
+def test_configurations_with_deleted_files_are_left_out(
+    tracker: Tracker, damage: Callable[[Tracker, str], None]
+) -> None:
     store(tracker, "a", 1.0, 0.9)
     damage(tracker, store(tracker, "b", 0.5, 0.4))
     assert found(tracker) == {"a": 0.95}
 
 
-def test_a_model_that_somebody_has_deleted_is_reported_with_the_way_to_another(tracker: Tracker) -> None:
+def test_a_deleted_model_is_reported_with_the_way_to_train_it_again(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0, 0.9)
-    with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*training with force=true makes it anew"):
+    with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*training with force=true makes it again"):
         tracker.model_files(run_id)
 
 
@@ -426,22 +442,22 @@ def test_a_failed_child_of_a_finished_parent_does_no_harm(tracker: Tracker) -> N
     assert found(tracker) == {"a": 0.9}
 
 
-def test_what_a_server_keeps_is_fetched_without_weights_and_goes_with_the_connection(
+def test_only_the_files_that_are_read_are_downloaded_from_a_server_and_deleted_with_the_connection(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(database, "is_local", lambda artifacts: False)
+    monkeypatch.setattr(database, "local_path", lambda artifacts: None)
     tracker = Tracker("", folder)
-    store(tracker, "a", 1.0, 0.8)
+    MlflowClient(tracker.uri).log_text(store(tracker, "a", 1.0, 0.8), "", "reliability.png")
     assert found(tracker) == {"a": 0.9}
     fetched = {path.name for path in tmp_path.glob("genre_cls-*/*")}
-    assert {"fold.json", "predictions.csv"} <= fetched and "confusion_matrix.csv" not in fetched
+    assert fetched == {"fold.json", "predictions.csv", "genre_means_mel.npz", "tracks.csv"}
     del tracker
     gc.collect()
     assert not list(tmp_path.glob("genre_cls-*"))
 
 
-def test_folds_whose_files_are_on_another_machine_are_not_taken_for_damaged(tracker: Tracker) -> None:
+def test_folds_whose_files_are_on_another_machine_do_not_count_as_damaged(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0)
     MlflowClient(tracker.uri).set_tag(run_id, KEY, "k")
     shutil.rmtree(artifacts(tracker, run_id).parents[1])
@@ -450,27 +466,27 @@ def test_folds_whose_files_are_on_another_machine_are_not_taken_for_damaged(trac
     assert {run(tracker, child).info.status for child in children(tracker, run_id)} == {"FINISHED"}
 
 
-def test_a_disk_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
     experiment = tracker.experiment("e")
 
     def fail(folder: Path) -> FoldResult:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(tracking, "load_fold", fail)
+    monkeypatch.setattr(stored_runs, "load_fold", fail)
     with pytest.raises(OSError, match="Input/output"):
         tracker.earlier(experiment, "k")
     monkeypatch.undo()
     assert len(tracker.earlier(experiment, "k").folds) == 1
 
 
-def test_a_server_that_fails_says_nothing_of_a_fold(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_server_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
 
     def away(*asked: object) -> Path:
         raise MlflowException("artifacts are away")
 
-    monkeypatch.setattr(database, "is_local", lambda uri: False)
+    monkeypatch.setattr(database, "local_path", lambda uri: None)
     monkeypatch.setattr(Tracker, "_files", away)
     with pytest.raises(MlflowException, match="away"):
         tracker.earlier(tracker.experiment("e"), "k")
@@ -496,7 +512,7 @@ def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
         tracker.experiment("gone")
 
 
-def test_an_experiment_whose_name_is_ours_comes_back_when_it_was_deleted(tracker: Tracker) -> None:
+def test_an_experiment_of_a_fixed_name_is_restored_if_it_was_deleted(tracker: Tracker) -> None:
     experiment = tracker.experiment("ours", back=True)
     MlflowClient(tracker.uri).delete_experiment(experiment)
     assert tracker.experiment("ours", back=True) == experiment == tracker.experiment("ours")
@@ -539,7 +555,7 @@ def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
         time.sleep(600)
 
 
-def test_open_runs_of_the_dead_are_closed_and_those_of_the_living_and_of_others_are_not(
+def test_open_runs_of_dead_processes_are_closed_and_those_of_live_and_of_unknown_ones_are_not(
     tracker: Tracker, folder: Path
 ) -> None:
     context = multiprocessing.get_context(QUICKEST)
@@ -560,7 +576,7 @@ def test_open_runs_of_the_dead_are_closed_and_those_of_the_living_and_of_others_
     assert statuses(tracker) == {"held": "KILLED", "other's": "RUNNING"}
 
 
-def test_a_copied_folder_of_locks_is_another_one(tracker: Tracker, folder: Path) -> None:
+def test_a_copied_folder_of_locks_gets_an_id_of_its_own(tracker: Tracker, folder: Path) -> None:
     """As on a second machine that logs to the same server."""
     with tracker.claim("k", "it") as tags:
         locks = folder / "locks"
@@ -578,7 +594,7 @@ def statuses(tracker: Tracker) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in runs}
 
 
-def test_a_continued_run_keeps_its_beginning_and_its_settings_and_takes_new_tags(tracker: Tracker) -> None:
+def test_a_continued_run_keeps_its_start_time_and_settings_and_gets_new_tags(tracker: Tracker) -> None:
     where = tracker.experiment("e")
     with pytest.raises(ValueError, match="oh"), tracker.run(where, "n", {"a": "1", "b": "1"}, {"p": "1"}) as first:
         raise ValueError("oh")
@@ -591,7 +607,7 @@ def test_a_continued_run_keeps_its_beginning_and_its_settings_and_takes_new_tags
     assert (after.data.tags["a"], after.data.tags["b"]) == ("2", "1")
 
 
-def test_a_read_only_store_can_be_read_and_what_would_write_to_it_is_reported(
+def test_a_read_only_store_can_be_read_and_attempts_to_write_to_it_are_reported(
     tracker: Tracker, folder: Path, small_disk: Callable[..., Path]
 ) -> None:
     store(tracker, "a", 1.0)
@@ -650,7 +666,7 @@ def test_a_report_leaves_out_what_is_damaged(tracker: Tracker, name: str, caplog
     assert found(tracker) == {"a": 1.0} and "left out b" in caplog.text
 
 
-def test_a_database_that_was_killed_in_the_making_is_made_anew(tmp_path: Path) -> None:
+def test_a_database_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
     folder = tmp_path / "mlruns"
     folder.mkdir()
     with sqlite3.connect(folder / "mlflow.partial") as connection:
@@ -660,7 +676,7 @@ def test_a_database_that_was_killed_in_the_making_is_made_anew(tmp_path: Path) -
     assert not (folder / "mlflow.partial").exists()
 
 
-def test_what_was_asked_for_again_counts_as_new_to_all_who_asked(
+def test_a_configuration_that_several_commands_confirm_is_new_to_each_of_them(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = store(tracker, "a", 1.0, comparison="old")
@@ -672,15 +688,15 @@ def test_what_was_asked_for_again_counts_as_new_to_all_who_asked(
     assert found(tracker) == {"a": 1.0} and tracker.newest(sweep="one") and tracker.newest(sweep="other")
 
 
-def test_genres_whose_names_are_alike_to_mlflow_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
+def test_genres_that_share_a_metric_name_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
     fold = replace(a_fold(0, 0.8), genres=("a,b", "a;b"))
     with tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
         open_run.log(fold.scores, {}, {})
-    assert _changed(run(tracker, open_run.run_id), fold.scores) == []
-    assert _changed(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
+    assert changed_metrics(run(tracker, open_run.run_id), fold.scores) == []
+    assert changed_metrics(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
 
 
-def test_a_fold_that_is_there_twice_counts_once(tracker: Tracker) -> None:
+def test_a_fold_that_is_stored_twice_counts_once(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.8)
     fold = a_fold(1, 0.8)
     with tracker.run(tracker.experiment("e"), "fold 1", {"kind": "fold", PARENT: parent}, {}) as child:

@@ -1,0 +1,320 @@
+"""Read runs back from an MLflow store: configurations that can be compared, saved models, predictions, the report."""
+
+import logging
+import shutil
+import tempfile
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from genre_cls import database, naming
+from genre_cls.artifacts import DAMAGED, RESULTS, SUMMARIES, load_fold, load_genre_means, load_tracks
+from genre_cls.connection import connect, store_uri
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.files import disk_failure, expanduser
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+
+log = logging.getLogger(__name__)
+
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
+COUNTED_BY = "sweeps"  # the tag with the ids of the last commands that included a configuration
+
+FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
+STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+
+Texts = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configurations that were tested on the same tracks in the same folds, so that they can be compared.
+
+    Args:
+        tags: of the configuration that finished last.
+        commands: that last wrote to one of the configurations, with the number of these, the largest first.
+        results: one per configuration.
+        means: average features per genre, one per kind of feature.
+        tracks: `artist`, `fault` and `path` of each track by its id, empty where unknown.
+        other_splits: by a result's index, what the same configuration scored on the same dataset under other splits, by
+            the name of the split; results that lack a fold are left out.
+    """
+
+    tags: Texts
+    commands: Mapping[str, int]
+    results: tuple[ConfigResult, ...]
+    means: tuple[GenreMeans, ...]
+    tracks: Mapping[str, Texts]
+    other_splits: Mapping[int, Mapping[str, ConfigResult]]
+
+
+class StoredRuns:
+    """A connection to an MLflow store, to read from it.
+
+    Args:
+        uri: of a tracking server or a database; empty for the local store.
+        folder: of the local store, which has `mlflow.db` and `artifacts/` in it; made if it is missing.
+
+    Raises:
+        UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self._folder = expanduser(folder).resolve()
+        self.uri = store_uri(uri, folder)
+        self._client = connect(uri, folder)
+
+    @classmethod
+    def at(cls, place: str) -> Self:
+        """Connect to the store in a folder, which is made if it is missing, or to the server at an address."""
+        return cls(place, Path()) if "://" in place else cls("", Path(place))
+
+    @contextmanager
+    def failures_in_one_line(self) -> Iterator[None]:
+        """Turn failures of the store, not of the program, into one line.
+
+        Raises:
+            UserError: a server that is away, a disk that is full or read-only, a damaged database.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise UserError(disk_failure(self._folder, error) + self._spooled_folds()) from error
+        except MlflowException as error:
+            if error.error_code not in STORE_FAILED:
+                raise
+            raise UserError(database.what_failed(self.uri, error) + self._spooled_folds()) from error
+
+    def _spooled_folds(self) -> str:
+        n_folds = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
+        where, hint = self._folder / "spool", "the same command (without force=true) logs them"
+        return f"; {n_folds} finished folds are kept in {where}, {hint}" if n_folds else ""
+
+    def newest(self, experiment: str | None = None, *, sweep: str | None = None) -> Comparison | None:
+        """Return the configuration that finished last and all comparable ones; None if none has finished.
+
+        Args:
+            experiment: name of the experiment to look in; None for all.
+            sweep: id of the command that must have confirmed the last one, whatever the clock says; None for any.
+        """
+        parents = self._finished(experiment)
+        if sweep:  # its configurations come first, even if the clock was set back
+            parents.sort(key=lambda run: _is_of(run, sweep), reverse=True)
+        if not parents or (sweep and not _is_of(parents[0], sweep)):
+            return None
+        comparable = naming.comparable(parents)
+        names = naming.names(comparable)
+        loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
+        if not loaded:
+            return None
+        ended = datetime.fromtimestamp(max(run.info.end_time for run, *_ in loaded) / 1000)
+        tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
+        commands = Counter(filter(None, (run.data.tags.get("command") for run, *_ in loaded)))
+        other_splits = {index: self._other_splits(run, parents) for index, (run, *_) in enumerate(loaded)}
+        means, tracks = _summaries([folder for *_, folder in loaded])
+        results = tuple(result for _, result, _ in loaded)
+        return Comparison(tags, dict(commands.most_common()), results, means, tracks, other_splits)
+
+    def best(self) -> str | None:
+        """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
+
+        Configurations that were trained on shuffled genres are left out; None if there are no others.
+        """
+        runs = naming.comparable([run for run in self._finished(None) if not _is_shuffled(run)])
+        scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
+        best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
+        return best.info.run_id if best else None
+
+    def model_files(self, run_id: str) -> list[Path]:
+        """Return the saved models of a run: of all folds of a configuration, or of one fold.
+
+        Raises:
+            UserError: there is no such run, it is neither of these, or a file is missing.
+        """
+        with self._run_failures_in_one_line(run_id):
+            folds = self._folds(run_id)
+        with self._run_failures_in_one_line(run_id, "if it was deleted, its training with force=true makes it again"):
+            return [self._file(fold, "model.safetensors") for fold in folds]
+
+    def temperature(self, run_id: str) -> float:
+        """Return the temperature fitted to the held-out tracks of all stored folds (`calibration.best_temperature`).
+
+        Args:
+            run_id: of the configuration, or of one of its folds.
+
+        Raises:
+            UserError: there is no such run, or a file is missing or damaged.
+        """
+        with self._run_failures_in_one_line(run_id):
+            parent = self._parent(run_id)
+            if "temperature" in parent.data.metrics:
+                return float(parent.data.metrics["temperature"])
+            # Folds are missing, so nothing was logged for the whole configuration.
+            folds = in_order([self._fold(fold) for fold in self._children(parent)])
+            return ConfigResult({}, folds, 0).temperature if folds else 1.0
+
+    def predictions_of(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
+        """Return a run's folds with their predictions and, once all folds are done, what is known of each track.
+
+        Args:
+            run_id: of a configuration, or of one fold.
+
+        Raises:
+            UserError: there is no such run, it is neither of these, or a file is missing or damaged.
+        """
+        with self._run_failures_in_one_line(run_id):
+            folds = self._folds(run_id)
+            parent = self._parent(run_id)
+            is_complete = parent.info.status == "FINISHED"  # before that, nothing is logged about the tracks
+            tracks = load_tracks(self._file(parent, "tracks.csv")) if is_complete else {}
+            return in_order([self._fold(fold) for fold in folds]), tracks
+
+    def report(self) -> str | None:
+        """Return the newest report as HTML; None if there is none."""
+        ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
+        reports = self._search(ids, "tags.kind = 'report' and attributes.status = 'FINISHED'")
+        return self._file(reports[0], "report.html").read_text(encoding="utf-8") if reports else None
+
+    def _folds(self, run_id: str) -> list[Run]:
+        """Return the finished fold runs of a configuration, or the run itself if it is a fold's."""
+        run = self._client.get_run(run_id)
+        folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
+        if not folds:
+            raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
+        return folds
+
+    def _parent(self, run_id: str) -> Run:
+        """Return the run of the configuration that a run belongs to or is."""
+        run = self._client.get_run(run_id)
+        return self._client.get_run(run.data.tags[PARENT]) if PARENT in run.data.tags else run
+
+    @contextmanager
+    def _run_failures_in_one_line(self, run_id: str, *hints: str) -> Iterator[None]:
+        """Report in one line what is wrong with a run, and what may help."""
+        try:
+            yield
+        except (MlflowException, OSError, *DAMAGED) as error:
+            raise UserError("; ".join((f"run {run_id} in {self.uri}: {error}", *hints))) from error
+
+    def _finished(self, experiment: str | None) -> list[Run]:
+        """Return the runs of configurations that have finished, newest first."""
+        ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
+        runs = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
+        return sorted(runs, key=naming.moment, reverse=True)
+
+    def _other_splits(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
+        """Return what the same configuration and code last scored on the same dataset under other splits."""
+        others = naming.under_other_splits(run, parents)
+        loaded = {split: (other, self._load(other, naming.named(other))) for split, other in others.items()}
+        return {split: parts[0] for split, (other, parts) in loaded.items() if parts and _is_complete(other, parts[0])}
+
+    def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
+        newest_first = ["attributes.end_time DESC"]
+        return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
+
+    def _load(self, parent: Run, named: Texts) -> tuple[ConfigResult, Path] | None:
+        """Load a configuration's result from its fold runs, and the folder of its own files; None if one is missing.
+
+        Args:
+            parent: the configuration's run.
+            named: the settings that name it.
+        """
+        try:
+            folds = in_order([self._fold(child) for child in self._children(parent)])
+            if not folds:
+                return None
+            n_parameters = int(parent.data.params["n_parameters"])
+            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent, SUMMARIES)
+            figures = result.summary
+        except (*FAILURES, *DAMAGED) as error:
+            log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
+            return None
+        if changed := changed_metrics(parent, figures):
+            log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
+        return result, folder
+
+    def _children(self, parent: Run) -> list[Run]:
+        query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
+        return self._search([parent.info.experiment_id], query)
+
+    def _fold(self, run: Run) -> FoldResult:
+        return load_fold(self._files(run, RESULTS))
+
+    def _files(self, run: Run, names: Sequence[str]) -> Path:
+        """Return the folder of a run's artifacts; of a server's, only the named ones that exist are downloaded."""
+        if database.local_path(run.info.artifact_uri):
+            return self._fetch(run.info.artifact_uri)
+        folder = self._new_folder()
+        for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
+            if name in names:
+                self._fetch(f"{run.info.artifact_uri}/{name}", folder)
+        return Path(folder)
+
+    def _file(self, run: Run, name: str) -> Path:
+        folder = None if database.local_path(run.info.artifact_uri) else self._new_folder()
+        return self._fetch(f"{run.info.artifact_uri}/{name}", folder)
+
+    def _fetch(self, artifact: str, folder: str | None = None) -> Path:
+        """Download an artifact, or a folder of them, into a folder; with None, local ones stay where they are."""
+        return Path(download_artifacts(artifact_uri=artifact, tracking_uri=self.uri, dst_path=folder))
+
+    def _new_folder(self) -> str:
+        """Return a folder for a server's artifacts, which is deleted with this connection."""
+        folder = tempfile.mkdtemp(prefix="genre_cls-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+
+def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
+    """Return the names of the scores that differ from a run's metrics.
+
+    Args:
+        run: with the logged metrics.
+        scores: as computed from its artifacts.
+    """
+    legal = {name: naming.legal(name) for name in scores}
+    n_sharing = Counter(legal.values())  # genres whose names become the same metric, of which one was logged
+    logged = {name: run.data.metrics.get(key, scores[name]) for name, key in legal.items() if n_sharing[key] == 1}
+    return [name for name, value in logged.items() if not np.isclose(value, scores[name])]
+
+
+def in_order(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
+    """Return folds by index, each once."""
+    return tuple(fold for _, fold in sorted({fold.index: fold for fold in folds}.items()))
+
+
+def _summaries(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
+    """Load average features, one per kind, and what is known of each track, from some configurations' files."""
+    means: dict[str, GenreMeans] = {}
+    tracks: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        try:
+            means |= {mean.kind: mean for mean in map(load_genre_means, folder.glob("genre_means_*.npz"))}
+            tracks |= {track: facts for path in folder.glob("tracks.csv") for track, facts in load_tracks(path).items()}
+        except DAMAGED as error:
+            log.warning("%s: average features or facts of tracks are damaged: %s", folder, in_one_line(error))
+    return tuple(means.values()), tracks
+
+
+def _is_complete(run: Run, result: ConfigResult) -> bool:
+    """Whether all folds of a run still exist: their durations add up to what was logged."""
+    seconds = sum(fold.seconds for fold in result.folds)
+    return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))
+
+
+def _is_of(run: Run, sweep: str) -> bool:
+    return sweep in run.data.tags.get(COUNTED_BY, "").split()
+
+
+def _is_shuffled(run: Run) -> bool:
+    """Whether it was trained on randomly permuted genres, so that its models are of no use."""
+    return bool(run.data.params.get("shuffle_genres") == "True")
