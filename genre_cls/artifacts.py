@@ -62,7 +62,7 @@ def load_fold(folder: Path) -> FoldResult:
         n_train=rest["n_train"],
         seconds=rest["seconds"],
         windows=_load_windows(folder / "windows.npz"),
-        groups=tuple(rest["groups"]) if rest["groups"] else None,
+        groups=tuple(groups) if (groups := rest.get("groups")) else None,
     )
 
 

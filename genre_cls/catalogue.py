@@ -238,7 +238,7 @@ def _folder_notes(
     if unread:
         notes.append(f"files left out, as their format cannot be read: {len(unread)}, such as {unread[0].name}.")
     if n_excluded:
-        notes.append(f"{n_excluded} tracks are excluded by metadata.csv.")
+        notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
     if unmatched:
         paths = f"1 path matches no track ({unmatched[0]!r})"
         if len(unmatched) > 1:

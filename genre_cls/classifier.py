@@ -49,6 +49,8 @@ class GenreClassifier(Classifier):
 
     def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
         usages = {part.usage for part in parts}
+        if not usages:
+            raise UserError("no models: a classifier needs one at least")
         if len(usages) > 1:
             raise UserError(
                 "these models cannot vote together, as they differ in model, genres, features, windows, views or "
@@ -226,6 +228,8 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
 
 def _model_files(source: str | Path) -> list[Path]:
     path = expanduser(source)
+    if is_onnx(path):
+        raise UserError(f"model {source}: is an .onnx file, which genre_cls.OnnxClassifier and genre_cls.predict take")
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if not files:

@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(without_credentials(in_one_line(message)))
 
 
+class DivergenceError(UserError):
+    """Training has diverged, so that predictions are not finite."""
+
+
 def system_reason(error: OSError) -> str:
     """Return the system's reason for a failure, without the file's name and what urllib wraps around it.
 

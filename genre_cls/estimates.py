@@ -108,7 +108,8 @@ def with_error_floor(
     """Replace a standard error that is implausibly small, because all folds scored the same, by that over the tracks.
 
     Tracks that are all recognised would have no error either, so pseudo-values are added to them. The interval stays
-    centred on `of_folds.mean`, and is widened until it contains the tracks' own interval.
+    centred on `of_folds.mean`, and is widened until it contains the tracks' own interval; it never becomes narrower,
+    as it might where few folds have few degrees of freedom.
 
     Args:
         of_folds: mean over the folds.
@@ -124,7 +125,8 @@ def with_error_floor(
     joined = np.append(values, pseudo_values)
     df = len(joined) - 1
     shift = abs(float(joined.mean()) - of_folds.mean) / float(stats.t.ppf(0.975, df))  # the two centres differ
-    return replace(of_folds, standard_error=float(joined.std()) / len(joined) ** 0.5 + shift, df=df)
+    of_tracks = replace(of_folds, standard_error=float(joined.std()) / len(joined) ** 0.5 + shift, df=df)
+    return max(of_folds, of_tracks, key=lambda each: each.high)
 
 
 def crossed(values: Floats, groups: Ints | None = None) -> Estimate:

@@ -66,16 +66,24 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
         result: of all its folds.
     """
     matrix = plots.confusion_matrix(result.confusion, result.genres, title=identity.title, note=task.note)
-    ids = [track.id for track in task.features.tracks]
-    files = {
+    return {
         "config.yaml": identity.yaml.encode(),
         "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
-        "tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks}),
         "confusion_matrix.png": plots.png(matrix),
         "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
         "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
         f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
+        **of_tracks(task),
     }
+
+
+def of_tracks(task: Task) -> Files:
+    """Return the files that say what is known of the tracks: facts, unreadable files, repetitions.
+
+    They may change while the folds stay as they are, such as when artists become known or a folder is moved.
+    """
+    ids = [track.id for track in task.features.tracks]
+    files = {"tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks})}
     if faults := [(str(fault.track.path), fault.reason) for fault in task.features.faults]:
         files["unreadable.csv"] = csv_file([("path", "reason"), *faults])
     if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls import database, evidence, workers
 from genre_cls.artifacts import DAMAGED, Files, load_fold
 from genre_cls.device import resolve_device, resolve_precision
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import DivergenceError, UserError, in_one_line
 from genre_cls.files import check_place, expanduser
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
@@ -75,7 +75,8 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
         identity: of the configuration.
 
     Returns:
-        Mean accuracy of the finished folds; NaN if the split is impossible and `skip_impossible` is set.
+        Mean accuracy of the finished folds; NaN if the split is impossible and `skip_impossible` is set; 0 for a
+        diverged trial of a search.
 
     Raises:
         UserError: the data or the device do not allow it.
@@ -87,8 +88,14 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
         if task is None:
             return math.nan
         job = _Job(cfg, task, identity)
-    with job.tracker.failures_in_one_line():
-        job.run()
+    try:
+        with job.tracker.failures_in_one_line():
+            job.run()
+    except DivergenceError as error:
+        if not cfg.inside:
+            raise
+        log.warning("%s: %s; the search goes on", identity.title, error)
+        return 0.0
     log.info("%s: %s", identity.title, _in_words(job.result, job.missing, _next.folds))
     return job.result.estimate("accuracy").mean
 
@@ -203,6 +210,7 @@ class _Job:
             earlier = self._take_over()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
                 run_id = earlier.run_id
+                self.tracker.refresh(run_id, evidence.of_tracks(self.task))
                 yield lambda: None
             else:
                 with self._open(earlier, claim) as (parent, outbox):

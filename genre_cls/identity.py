@@ -154,7 +154,9 @@ def digest(*parts: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a value as the command line takes it."""
+    """Return a value as the command line takes it; 5 and 5.0 are one."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
     return f"[{','.join(map(_text, value))}]" if isinstance(value, list) else str(value)
 
 

@@ -118,7 +118,8 @@ def serialised(weights: Weights, description: Mapping[str, Any]) -> bytes:
         description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was evaluated
             in, and its `origin`.
     """
-    return save(dict(weights), metadata={KEY: json.dumps(description)})
+    apart = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors refuses shared (tied) weights
+    return save(apart, metadata={KEY: json.dumps(description)})
 
 
 def read(path: Path, *, trust: bool = False) -> SavedModel:

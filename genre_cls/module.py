@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.data import Batch, FoldData
 from genre_cls.device import resolve_device, resolve_precision
-from genre_cls.errors import UserError
+from genre_cls.errors import DivergenceError
 from genre_cls.graphs import Graphs
 from genre_cls.memory import keep_freed
 from genre_cls.modelfile import Weights
@@ -194,7 +194,8 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         Predictions for the windows that cover the held-out tracks.
 
     Raises:
-        UserError: training has diverged, so that predictions are not finite, or a GPU cannot record the training step.
+        DivergenceError: predictions are not finite.
+        UserError: a GPU cannot record the training step.
     """
     keep_freed()
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
@@ -214,7 +215,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             raise KeyboardInterrupt from None
     windows = torch.cat(batches).cpu().double().softmax(dim=1)  # (n_windows, n_genres)
     if not windows.isfinite().all():
-        raise UserError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
+        raise DivergenceError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
     return data.predictions(windows.numpy())
 
 

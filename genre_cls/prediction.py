@@ -83,7 +83,12 @@ class Prediction:
             Starts of the stretches and the end of the last one `(n_stretches + 1,)`, s; and the mean over the windows
             `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers, at the file's temperature;
             NaN where no window covers any of the stretch.
+
+        Raises:
+            ValueError: `seconds` is not above 0, or infinite.
         """
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"seconds={seconds}: must be above 0")
         n_stretches = max(1, math.ceil(self.seconds / seconds - 1e-3))  # a thousandth may be a rounding error
         bounds = np.array([*seconds * np.arange(n_stretches), self.seconds])
         return bounds, np.array([self._between(start, end) for start, end in pairwise(bounds)])

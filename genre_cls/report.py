@@ -13,7 +13,7 @@ from rich.console import Console
 
 from genre_cls import database
 from genre_cls.commands import check_command_line, one_line_errors
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import atomic_write, expanduser, make_folder
 from genre_cls.settings import CONF, check
 
@@ -74,19 +74,32 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
     from genre_cls import page
     from genre_cls.connection import ui_command
     from genre_cls.findings import of_several_codes
+    from genre_cls.stored_runs import FAILURES
 
     report = _report(comparison, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     Console().print(page.table(report))  # first, because it is useful even if the disk is full
     if code_warning := of_several_codes(comparison.results):  # the terminal's table has no notes
         log.warning(code_warning)
+    if n := comparison.n_left_out:
+        were = "configurations of this command were" if n > 1 else "configuration of this command was"
+        log.warning("not in this report: %d %s tested on other tracks or folds (dataset, seed, folds, fold)", n, were)
+    try:
+        folder = _write_and_log(cfg, tracker, report.dataset, files)
+    except FAILURES as error:  # of a read-only store, say
+        folder = _write_files(cfg.report_dir, files)
+        log.warning("the report is not logged: %s", in_one_line(error))
+    log.info("report: %s", folder / "report.html")
+    log.info("compare the runs: %s", ui_command(tracker.uri))
+
+
+def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Mapping[str, bytes]) -> Path:
     experiment = tracker.experiment(EXPERIMENT, back=True)
     with tracker.claim("report", "report") as claim:
         folder = _write_files(cfg.report_dir, files)
-        with tracker.run(experiment, report.dataset, claim | {"kind": "report"}, {}) as run:
+        with tracker.run(experiment, dataset, claim | {"kind": "report"}, {}) as run:
             run.log({}, {}, files)
-    log.info("report: %s", folder / "report.html")
-    log.info("compare the runs: %s", ui_command(tracker.uri))
+    return folder
 
 
 def _report(comparison: "Comparison", rope: float) -> "Report":

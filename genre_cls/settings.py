@@ -51,6 +51,7 @@ class Text:
     choices: tuple[str, ...] = ()
     optional: bool = False
     empty: bool = False
+    longest: int | None = None  # characters
 
     def allows(self, value: object) -> bool:
         """Return whether the setting may have a value."""
@@ -58,12 +59,13 @@ class Text:
             return self.optional
         if self.choices or not isinstance(value, str):
             return value in self.choices
-        return bool(value) or self.empty
+        return (bool(value) or self.empty) and (self.longest is None or len(value) <= self.longest)
 
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        return "a text" if self.empty else "a text that is not empty"
+        text = "a text" if self.empty else "a text that is not empty"
+        return f"{text}, at most {self.longest} characters" if self.longest else text
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "trainer.graphs": Switch(),
     "tracking.uri": Text(empty=True),
     "tracking.folder": Text(),
-    "tracking.experiment": Text(optional=True),
+    "tracking.experiment": Text(optional=True, longest=100),  # it names a folder
 }
 # Settings that say where and how a run happens, not what it computes.
 INCIDENTAL = (

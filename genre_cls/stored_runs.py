@@ -45,6 +45,7 @@ class Comparison:
         results: one per configuration.
         means: average features per genre, one per kind of feature.
         tracks: `artist`, `fault` and `path` of each track by its id, empty where unknown.
+        n_left_out: configurations of the sweep that were tested on other tracks or folds, and are not in any of these.
         other_splits: by a result's index, what the same configuration scored on the same dataset under other splits, by
             the name of the split; results that lack a fold are left out.
     """
@@ -54,6 +55,7 @@ class Comparison:
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
     tracks: Mapping[str, Texts]
+    n_left_out: int
     other_splits: Mapping[int, Mapping[str, ConfigResult]]
 
 
@@ -122,7 +124,8 @@ class StoredRuns:
         other_splits = {index: self._other_splits(run, parents) for index, (run, *_) in enumerate(loaded)}
         means, tracks = _summaries([folder for *_, folder in loaded])
         results = tuple(result for _, result, _ in loaded)
-        return Comparison(tags, dict(commands.most_common()), results, means, tracks, other_splits)
+        n_left_out = len(_left_out(parents, comparable, sweep)) if sweep else 0
+        return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out, other_splits)
 
     def best(self) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
@@ -309,6 +312,13 @@ def _is_complete(run: Run, result: ConfigResult) -> bool:
     """Whether all folds of a run still exist: their durations add up to what was logged."""
     seconds = sum(fold.seconds for fold in result.folds)
     return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))
+
+
+def _left_out(parents: Sequence[Run], comparable: Sequence[Run], sweep: str) -> set[str]:
+    """Return the identities of a sweep's configurations that are neither compared nor other splits of those."""
+    others = [other for run in comparable for other in naming.under_other_splits(run, parents).values()]
+    identities = {run.data.tags["identity"] for run in parents if _is_of(run, sweep)}
+    return identities - {run.data.tags["identity"] for run in (*comparable, *others)}
 
 
 def _is_of(run: Run, sweep: str) -> bool:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 N_NAMED = 3  # unreadable tracks that the error names if there are too many
 LONGEST_NAME = 100  # letters of a dataset's name, which names MLflow's folder of the experiment
+RESERVED = ("search", "reports", "models")  # names of experiments that hold something else
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Task:
             option: the chosen option of the setting `dataset`.
         """
         name = in_one_line(self.catalogue.name)[:LONGEST_NAME]
-        is_taken = name != option and any(name == path.stem for path in (CONF / "dataset").glob("*.yaml"))
+        options = [path.stem for path in (CONF / "dataset").glob("*.yaml")]
+        is_taken = name != option and name in (*options, *RESERVED)
         return f"{option} {name}" if is_taken else name or option
 
     @property
@@ -70,9 +72,14 @@ class Task:
 
     @property
     def inputs(self) -> str:
-        """Digest that is equal for tasks with the same tracks, genres and training, validation and test tracks."""
+        """Digest that is equal for tasks with the same tracks, genres and training, validation and test tracks.
+
+        On a single test set it depends on who shares an artist, too, as the standard error does.
+        """
         parts = [(fold.train.tolist(), fold.val.tolist()) for fold in self.folds]
-        return digest(self.digest, self.catalogue.genres, parts)
+        is_single = all(np.array_equal(fold.test, self.folds[0].test) for fold in self.folds)
+        groups = self.groups.tolist() if is_single and self.groups is not None else None
+        return digest(self.digest, self.catalogue.genres, parts, groups)
 
 
 def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:

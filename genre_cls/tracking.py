@@ -79,7 +79,7 @@ class Tracker(StoredRuns):
         Raises:
             UserError: it was deleted.
         """
-        location = (self._artifacts / re.sub(r"[^\w.-]", "_", name)).as_uri() if self._artifacts else None
+        location = (self._artifacts / re.sub(r"^\.|[^\w.-]", "_", name)).as_uri() if self._artifacts else None
         known = self._client.get_experiment_by_name(name)
         if not known:
             try:
@@ -198,6 +198,20 @@ class Tracker(StoredRuns):
             log.warning("%s is trained again, because its files are damaged: %s", child.info.run_name, error)
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
+
+    def refresh(self, run_id: str, files: Files) -> None:
+        """Log those of some artifacts of a finished run that are not stored as they are now.
+
+        Args:
+            run_id: of the run.
+            files: artifacts by file name.
+        """
+        run = self._client.get_run(run_id)
+        folder = self._files(run, tuple(files))
+        stored = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
+        if changed := {name: content for name, content in files.items() if stored.get(name) != content}:
+            OpenRun(self._client, run_id).log({}, {}, changed)
+            _sync_artifacts(run.info.artifact_uri)
 
     def confirm(self, run_id: str) -> None:
         """Mark a configuration as part of the present command, so that the command's report includes it."""

@@ -568,7 +568,7 @@ def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav, Ann ,0\nrock/b.wav,Bob,1\n", "utf-8-sig")
     found = catalogue.folder(str(tmp_path))
     assert [(track.id, track.artist) for track in found.tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
-    assert found.notes == ("1 tracks are excluded by metadata.csv.",)
+    assert found.notes == ("1 track is excluded by metadata.csv.",)
 
 
 def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: Path) -> None:
@@ -601,7 +601,7 @@ def test_a_genre_of_which_metadata_leaves_nothing_is_reported(tmp_path: Path) ->
     (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
     found = folder(str(tmp_path))
     assert found.genres == ("jazz", "rock") and found.notes[0].endswith(", ignored: noise.")
-    assert found.notes[1] == "1 tracks are excluded by metadata.csv."
+    assert found.notes[1] == "1 track is excluded by metadata.csv."
 
 
 @pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])

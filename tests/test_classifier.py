@@ -150,6 +150,20 @@ def test_one_exported_file_holds_all_the_models_and_their_origin(
     assert {path.name for path in tmp_path.iterdir()} == {"one.safetensors", "again.safetensors"}
 
 
+def test_no_models_and_onnx_files_are_refused_with_what_is_needed() -> None:
+    with pytest.raises(UserError, match="needs one at least"):
+        GenreClassifier([])
+    with pytest.raises(UserError, match=r"genres\.onnx: is an \.onnx file, which genre_cls\.OnnxClassifier"):
+        GenreClassifier.load("genres.onnx")
+
+
+def test_tied_weights_are_saved_under_each_of_their_names(tmp_path: Path) -> None:
+    weights = torch.arange(3.0)
+    (tmp_path / "tied.safetensors").write_bytes(serialised({"0.model.a": weights, "0.model.b": weights}, {}))
+    with safe_open(tmp_path / "tied.safetensors", "pt") as file:
+        assert all(torch.equal(file.get_tensor(f"0.model.{name}"), weights) for name in "ab")
+
+
 def test_models_of_different_configurations_form_no_ensemble(trained: Any, tmp_path: Path) -> None:
     for one, other in combinations(trained.parents, 2):
         for number, parent in enumerate((one, other)):
@@ -480,6 +494,9 @@ def test_stretches_of_time_cover_the_file_and_each_has_a_genre(
     assert {genre for *_, genre in stretches} <= {"a", "b", "c"}
     assert prediction.over_time(1000) == [(0, seconds, prediction.genre)]
     assert prediction.over_time(seconds * (1 - 1e-12)) == prediction.over_time(seconds)  # as a sum of many segments is
+    for wrong in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="must be above 0"):
+            prediction.over_time(wrong)
     names, shares = zip(*prediction.ranked, strict=True)
     assert sorted(names) == ["a", "b", "c"] and list(shares) == sorted(shares, reverse=True)
 

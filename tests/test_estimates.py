@@ -248,6 +248,15 @@ def test_folds_that_agree_have_the_interval_of_agresti_and_coull(n: int, data: s
         assert got.high == pytest.approx(share + half) and got.low <= share - half + 1e-9
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.floats(0.01, 1), st.integers(4, 100), st.floats(0, 0.5))
+def test_the_tracks_standard_error_makes_no_interval_narrower(
+    scores: list[float], share: float, n: int, smallest: float
+) -> None:
+    found = estimate(scores, share)
+    got = with_error_floor(found, np.arange(n) % 2.0, pseudo_values=(1, 1, 0, 0), smallest=smallest)
+    assert got.mean == found.mean and got.low <= found.low and got.high >= found.high
+
+
 @given(SCORES, st.floats(0.01, 1))
 def test_folds_that_differ_keep_their_own_standard_error(scores: list[float], share: float) -> None:
     found = estimate(scores, share)

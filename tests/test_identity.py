@@ -146,6 +146,11 @@ def test_it_is_the_same_in_whatever_way_a_setting_came_about(identity_of: Callab
     assert plain.fingerprint == chosen.fingerprint == set_again.fingerprint
 
 
+def test_a_number_is_the_same_with_and_without_a_point(identity_of: Callable[..., Identity]) -> None:
+    fingerprints = {identity_of(f"recipe.window={window}").fingerprint for window in ("5", "5.0", "5e0")}
+    assert fingerprints == {identity_of().fingerprint} != {identity_of("recipe.window=5.5").fingerprint}
+
+
 def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_of: Callable[..., Identity]) -> None:
     identity = identity_of(
         "features=mfcc", "model=basic", "batch_size=16", "recipe.epochs=2", "+model.x='a=b'", "cache_dir=/x"

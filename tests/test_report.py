@@ -92,6 +92,16 @@ def test_a_place_that_cannot_be_written_is_reported_in_one_line(command: Command
     assert "The best of 8" in done.out, "the ranking is told all the same"
 
 
+def test_a_read_only_store_is_reported_though_the_report_cannot_be_logged(
+    command: Command, store: Path, small_disk: Callable[..., Path]
+) -> None:
+    read_only = shutil.copytree(store, small_disk(20_000) / "mlruns")
+    small_disk(20_000, "ro")
+    done = command(report.main, f"tracking.folder={read_only}")
+    assert done.code == 0 and (done.folder / "report" / "report.html").exists()
+    assert "the report is not logged: " in done.err and "Traceback" not in done.err
+
+
 @pytest.mark.usefixtures("store_here")
 def test_a_disk_that_is_too_small_for_the_report_loses_nothing_else(
     command: Command, on_music: tuple[str, ...], small_disk: Callable[..., Path]

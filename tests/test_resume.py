@@ -412,6 +412,22 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
 
 
 @pytest.mark.usefixtures("store_here")
+def test_what_becomes_known_of_the_tracks_is_stored_though_all_folds_are_reused(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int], tmp_path: Path
+) -> None:
+    (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
+    own = tuple(word for word in on_music if not word.startswith("dataset.root="))
+    music = shutil.copytree(root, tmp_path / "elsewhere" / root.name)
+    command(train.main, "-m", *on_music, *ONE)
+    (music / "metadata.csv").write_text("path,artist\nhiss & noise/0.wav,Bessie Smith\n")
+    trained.clear()
+    again = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
+    facts = again.files(again.parents[0])["tracks.csv"].read_text()
+    assert again.code == 0 and not trained, again.err
+    assert "Bessie Smith" in facts and str(music) in facts and str(root) not in facts
+
+
+@pytest.mark.usefixtures("store_here")
 def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those_that_it_lacks(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
 ) -> None:

@@ -50,7 +50,13 @@ def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], m
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("my\nmusic", "my\\nmusic"), ("demo", "folder demo"), ("", "folder"), ("m" * 255, "m" * task.LONGEST_NAME)],
+    [
+        ("my\nmusic", "my\\nmusic"),
+        ("demo", "folder demo"),
+        ("reports", "folder reports"),
+        ("", "folder"),
+        ("m" * 255, "m" * task.LONGEST_NAME),
+    ],
 )
 def test_a_folder_of_music_is_called_by_its_own_name(cfg: Callable[..., DictConfig], folder: str, name: str) -> None:
     judged_on = task.load(cfg("folds=random"))
@@ -101,6 +107,16 @@ def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[...
         sweep = [cfg("folds=random", "recipe.early_stopping.patience=1", fraction) for fraction in order]
         with pytest.raises(SplitError, match=r"val_fraction=0\.01"):
             task.load_all(sweep)
+
+
+def test_who_shares_an_artist_matters_to_a_single_test_set_as_its_error_depends_on_it(
+    cfg: Callable[..., DictConfig],
+) -> None:
+    several, single = task.load(cfg("folds=random")), task.load(cfg("folds=random", "fold=0", "alone=true"))
+    assert several and single
+    groups = np.zeros(len(single.labels), dtype=np.int64)
+    assert replace(several, groups=groups).inputs == several.inputs
+    assert replace(single, groups=groups).inputs != replace(single, groups=None).inputs
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,39 @@ def test_a_configuration_that_finished_before_does_not_belong_to_this_sweep(
     assert tracker.newest(sweep="mine") is not None
 
 
+def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMMAND_ID, "mine")
+    of_sweep = [store(tracker, "a", 0.5, comparison="seed 0"), store(tracker, "b", 0.5, comparison="seed 1")]
+    of_sweep.append(store(tracker, "c", 0.5, comparison="by artist", split="artist"))
+    of_sweep.append(store(tracker, "C", 0.5, comparison="seed 1"))
+    store(tracker, "d", 0.5, comparison="another sweep's")
+    for run_id in of_sweep:
+        tracker.confirm(run_id)
+    got = tracker.newest(sweep="mine")
+    assert got and [result.params["model"] for result in got.results] == ["b", "C"]
+    assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 1
+
+
+def test_only_those_artifacts_of_a_finished_run_are_logged_again_that_have_changed(tracker: Tracker) -> None:
+    run_id = store(tracker, "a", 1.0)
+    stored = artifacts(tracker, run_id)
+    (stored / "tracks.csv").write_bytes(b"old")
+    before = (stored / "genre_means_mel.npz").stat().st_mtime_ns
+    means = (stored / "genre_means_mel.npz").read_bytes()
+    tracker.refresh(run_id, {"tracks.csv": b"new", "genre_means_mel.npz": means, "repetitions.csv": b"more"})
+    assert [(stored / name).read_bytes() for name in ("tracks.csv", "repetitions.csv")] == [b"new", b"more"]
+    assert (stored / "genre_means_mel.npz").stat().st_mtime_ns == before
+    assert run(tracker, run_id).info.status == "FINISHED"
+
+
+def test_an_experiment_of_any_name_keeps_its_files_in_the_store(tracker: Tracker, folder: Path) -> None:
+    for name in ("..", ".hidden", "a/../b"):
+        run_id = store(tracker, "a", 1.0, experiment=name)
+        assert artifacts(tracker, run_id).resolve().is_relative_to(folder.resolve() / "artifacts"), name
+
+
 def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

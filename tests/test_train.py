@@ -446,6 +446,18 @@ def test_a_search_inside_of_several_folds_judges_each_ones_winner_by_that_fold(
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_a_trial_that_diverges_loses_the_search_but_does_not_end_it(
+    command: Command, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=mel", "model=basic", "batch_size=4", "fold=0", "inside=true", "trainer.workers=1")
+    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=1e30,0.003")
+    assert got.code == 0, got.err
+    assert "training has diverged" in got.err and "the search goes on" in got.err
+    winner = next(run for run in got.parents if run.data.params["inside"] == "False")
+    assert winner.data.params["recipe.optimizer.lr"] == "0.003"
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_part(
     command: Command, on_music: tuple[str, ...]
 ) -> None:
