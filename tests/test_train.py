@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 import soundfile
 from mlflow import MlflowClient
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 from shared import ALL_VIEWS, Command, timeless
 
-from genre_cls import train
+from genre_cls import train, voting
 from genre_cls.artifacts import load_fold
 from genre_cls.catalogue import _gtzan_facts
+from genre_cls.errors import UserError
 from genre_cls.identity import SOURCES
 from genre_cls.settings import CONF
 
@@ -459,11 +460,18 @@ def test_a_trial_that_diverges_loses_the_search_but_does_not_end_it(
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_part(
-    command: Command, on_music: tuple[str, ...]
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def breaking_off(cfg: DictConfig, *rest: Any) -> Any:
+        if cfg.recipe.optimizer.lr == 0.002:
+            raise UserError("the memory is too small")
+        return train_member(cfg, *rest)
+
+    train_member = voting.train_member
+    monkeypatch.setattr(voting, "train_member", breaking_off)
     space = ("features=mfcc", "model=basic", "batch_size=4", "fold=0", "inside=true", "trainer.workers=1")
-    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=0.003,1e30")
-    assert got.code == 2 and "diverged" in got.err and "chosen" not in got.err
+    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=0.003,0.002")
+    assert got.code == 2 and "the memory is too small" in got.err and "chosen" not in got.err
     assert [(run.data.params["inside"], run.info.status) for run in got.parents] == [
         ("True", "FINISHED"),
         ("True", "FAILED"),
