@@ -73,8 +73,8 @@ def genre_cls(paths: Paths) -> None:
     tracks = [Track(str(path), path, "") for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         both = FeatureStore(Path(folder)).load(tracks, SPECS)
-        if faults := both[0].faults:
-            raise SystemExit(f"{faults[0].track.path}: {faults[0].reason}")
+        if unreadable := both[0].unreadable:
+            raise SystemExit(f"{unreadable[0].track.path}: {unreadable[0].reason}")
 
 
 def decoding(paths: Paths) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from genre_cls.estimates import Estimate, holm
-from genre_cls.scoring import AXES, ConfigResult, differing, names, rank, setting
+from genre_cls.scoring import AXES, ConfigResult, complete, differing, names, rank, setting
 
 RISK = 0.05  # significance level, for all comparisons of a kind together
 SURE = 0.95  # posterior probability from which two configurations are called practically equal
@@ -64,7 +64,7 @@ def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     Returns:
         One difference per pair, those of the best configuration first; none if there are fewer than two folds.
     """
-    ranked = rank(_complete(results))
+    ranked = rank(_with_folds(results))
     labels = names(ranked)
     pairs = list(combinations(range(len(ranked)), 2))
     differences = _adjusted([_difference(labels[i], labels[j], [(ranked[i], ranked[j])], rope) for i, j in pairs])
@@ -82,12 +82,12 @@ def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Differenc
     Returns:
         One difference per pair of settings of an axis; none if there are fewer than two folds.
     """
-    complete = _complete(results)
+    compared = _with_folds(results)
     differences = []
-    for axis in (*AXES, *differing(complete)):
-        settings = sorted({result.params.get(axis, "?") for result in complete})
+    for axis in (*AXES, *differing(compared)):
+        settings = sorted({result.params.get(axis, "?") for result in compared})
         for one, other in combinations(settings, 2):
-            if pairs := _differ_in(complete, axis, one, other):
+            if pairs := _differ_in(compared, axis, one, other):
                 differences.append(_difference(setting(axis, one), setting(axis, other), pairs, rope))
     return _adjusted(differences)
 
@@ -107,11 +107,9 @@ def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
-def _complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Return the results of which no fold is missing, so that their test tracks are the same; none of a single fold."""
-    tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    complete = max(tested, key=len)
-    return [result for result, ids in zip(results, tested, strict=True) if ids == complete and len(complete) > 1]
+def _with_folds(results: Sequence[ConfigResult]) -> list[ConfigResult]:
+    """Return the results of which no fold is missing; none if they have a single fold."""
+    return [result for result in complete(results) if len(result.folds) > 1]
 
 
 def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str) -> list[Pair]:

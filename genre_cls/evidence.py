@@ -84,8 +84,8 @@ def of_tracks(task: Task) -> Files:
     """
     ids = [track.id for track in task.features.tracks]
     files = {"tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks})}
-    if faults := [(str(fault.track.path), fault.reason) for fault in task.features.faults]:
-        files["unreadable.csv"] = csv_file([("path", "reason"), *faults])
+    if unreadable := [(str(each.track.path), each.reason) for each in task.features.unreadable]:
+        files["unreadable.csv"] = csv_file([("path", "reason"), *unreadable])
     if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:
         files["repetitions.csv"] = csv_file([("track", "repeats", "similarity"), *repetitions])
     return files

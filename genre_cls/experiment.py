@@ -3,10 +3,9 @@
 import gc
 import logging
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -14,14 +13,14 @@ from typing import cast
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls import database, evidence, workers
-from genre_cls.artifacts import DAMAGED, Files, load_fold
+from genre_cls import database, evidence
 from genre_cls.device import resolve_device, resolve_precision
-from genre_cls.errors import DivergenceError, UserError, in_one_line
+from genre_cls.errors import DivergenceError, UserError
 from genre_cls.files import check_place, expanduser
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
 from genre_cls.models import n_parameters
+from genre_cls.outbox import Outbox, Pictures, spooled
 from genre_cls.scoring import ConfigResult, FoldResult
 from genre_cls.settings import as_yaml, without_hydra
 from genre_cls.spool import Spool
@@ -34,7 +33,6 @@ from genre_cls.voting import Trainings, n_workers
 log = logging.getLogger(__name__)
 
 MANY_MODELS = 3  # trained at once; with fewer, the main process draws the pictures meanwhile
-N_DRAWING = 2  # processes that draw where many models are trained
 
 
 def prepare(configurations: Sequence[DictConfig]) -> None:
@@ -116,7 +114,7 @@ class _Job:
         self.precision = resolve_precision(cfg.trainer.precision, device)
         graphs = str(cfg.trainer.graphs) if device.type == "cuda" else ""
         self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), graphs)
-        self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), _Pictures(identity.title, task.note)
+        self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), Pictures(identity.title, task.note)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
         self.size = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
@@ -163,26 +161,29 @@ class _Job:
 
     def run(self) -> None:
         """Train the job's unfinished folds and log all finished ones."""
-        folds, title = self.task.to_train, self.identity.title
-        has_all = len(folds) == len(self.task.folds)
         with self.locks:
             if not self.trainings:
                 self._hold()
-            with self._claimed() as logged:
-                if n_reused := sum(fold.index in self.done for fold in folds):
-                    log.info("%s: %d of %d folds reused (force=true retrains them)", title, n_reused, len(folds))
-                if has_all:
-                    self._train(logged)
-            if not has_all:
-                self._train(lambda: None)
-        if not has_all:
-            with self._claimed():  # which logs the folds
-                pass
-            if lost := ",".join(str(fold.index) for fold in self._unfinished):
-                raise UserError(
-                    f"{title}: fold={lost} is not there any more: another command has begun again (force=true), or its "
-                    "files are damaged; the same command trains it again"
-                )
+            if len(self.task.to_train) == len(self.task.folds):
+                with self._claimed() as outbox:
+                    self._announce_reused()
+                    self._train(outbox)
+                return
+            with self._claimed():
+                self._announce_reused()
+            self._train(None)
+        with self._claimed():  # which logs the folds
+            pass
+        if lost := ",".join(str(fold.index) for fold in self._unfinished):
+            raise UserError(
+                f"{self.identity.title}: fold={lost} no longer exists: another command has restarted it "
+                "(force=true), or its files are damaged; the same command trains it again"
+            )
+
+    def _announce_reused(self) -> None:
+        n, n_reused = len(self.task.to_train), len(self.task.to_train) - len(self._unfinished)
+        if n_reused:
+            log.info("%s: %d of %d folds reused (force=true retrains them)", self.identity.title, n_reused, n)
 
     @property
     def _unfinished(self) -> list[Fold]:
@@ -192,7 +193,8 @@ class _Job:
         keys = [f"{self.key}/{fold.index}" for fold in self.task.to_train]
         self.locks.enter_context(self.tracker.held(keys, self.identity.title, wait=wait))
 
-    def _train(self, after_each: Callable[[], None]) -> None:
+    def _train(self, outbox: Outbox | None) -> None:
+        """Train the unfinished folds; log each when it is finished, if there is an outbox, or leave it in the spool."""
         trainings = self.trainings or Trainings(self.cfg, self.task, self._unfinished)
         n_at_once = n_workers(self.cfg, self.task)
         _next.begin(n_at_once)
@@ -201,21 +203,22 @@ class _Job:
             self.done[result.index] = result
             if n_at_once >= MANY_MODELS:
                 self.pictures.begin(result)
-            after_each()
+            if outbox:
+                outbox.empty_if_possible()
 
     @contextmanager
-    def _claimed(self) -> Iterator[Callable[[], None]]:
-        """Lock the configuration and log the spooled folds: now, when the yielded function is called, at the end."""
+    def _claimed(self) -> Iterator[Outbox | None]:
+        """Lock the configuration, and log the spooled folds before and after; yield None if it is complete already."""
         with self.tracker.claim(self.key, self.identity.title) as claim:
             earlier = self._take_over()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
                 run_id = earlier.run_id
-                self.tracker.refresh(run_id, evidence.of_tracks(self.task))
-                yield lambda: None
+                self.tracker.refresh(run_id, self.result.summary, evidence.of_tracks(self.task))
+                yield None
             else:
                 with self._open(earlier, claim) as (parent, outbox):
                     outbox.empty()
-                    yield outbox.empty_if_possible
+                    yield outbox
                     outbox.empty()
                     self._end(parent)
                 run_id = parent.run_id
@@ -230,11 +233,11 @@ class _Job:
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
         self.done = {result.index: result for result in earlier.folds}
-        self.done |= _spooled(self.spool, self.done)
+        self.done |= spooled(self.spool, self.done)
         return earlier
 
     @contextmanager
-    def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[OpenRun, "_Outbox"]]:
+    def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[OpenRun, Outbox]]:
         """Open the configuration's run, and the outbox that logs folds below it."""
         task, identity, experiment = self.task, self.identity, earlier.experiment_id
         params = {**identity.params, "n_parameters": str(self.size)}
@@ -243,7 +246,7 @@ class _Job:
         parent_tags = tags | {"kind": "config"}
         with self.tracker.run(experiment, identity.title, parent_tags, params, again=earlier.run_id) as parent:
             fold_tags = tags | {"kind": "fold", PARENT: parent.run_id}
-            yield parent, _Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
+            yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
 
     def _end(self, parent: OpenRun) -> None:
         """Log the whole configuration, or leave it waiting for folds that other jobs train."""
@@ -314,87 +317,6 @@ def _begun(config: DictConfig, n_at_once: int) -> _Job | None:
 
 
 _next = _Next()
-
-
-def _spooled(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
-    """Load the folds that an earlier command has finished but not logged; delete damaged and logged ones."""
-    folds = {}
-    for folder in spool.folders():
-        try:
-            spool.files(folder)
-            if (fold := load_fold(folder)).index not in logged:
-                folds[fold.index] = fold
-                continue
-        except DAMAGED as error:  # a failing disk is no sign of a damaged fold
-            log.warning("%s: is damaged and trained again: %s", folder, in_one_line(error))
-        spool.drop(folder)
-    return folds
-
-
-class _Pictures:
-    """The pictures of a configuration's folds: drawn when they are needed, or ahead of that by other processes.
-
-    Args:
-        title: of the configuration.
-        note: small print below each.
-    """
-
-    def __init__(self, title: str, note: str) -> None:
-        self.title, self.note = title, note
-        self.calls: dict[int, Future[bytes]] = {}
-
-    def begin(self, fold: FoldResult) -> None:
-        """Have another process draw a fold's pictures."""
-        arguments = fold, self.title, self.note
-        self.calls[fold.index] = workers.call(N_DRAWING, evidence.pictures_of_fold, *arguments, purpose="drawing")
-
-    def pending(self, index: int) -> bool:
-        """Return whether a fold's pictures are being drawn."""
-        return index in self.calls and not self.calls[index].done()
-
-    def of(self, fold: FoldResult) -> Files:
-        """Return a fold's pictures, waiting for them or drawing them if necessary."""
-        if call := self.calls.pop(fold.index, None):
-            (pictures,) = workers.results([call])
-            return cast(Files, pictures)
-        return evidence.pictures_of_fold(fold, self.title, self.note)
-
-
-@dataclass
-class _Outbox:
-    """Moves finished folds from the spool to the store; while the store is unreachable, they stay."""
-
-    spool: Spool
-    pictures: _Pictures
-    tracker: Tracker
-    experiment_id: str
-    tags: Texts
-    params: Texts
-    away: bool = False
-
-    def empty(self) -> None:
-        """Log all folds; raise whatever the store raises."""
-        for folder in self.spool.folders():
-            self._log(folder)
-
-    def empty_if_possible(self) -> None:
-        """Log the folds whose pictures are drawn; a store that fails is not tried again before the end of training."""
-        if self.away:
-            return
-        try:
-            for folder in self.spool.folders():
-                if not self.pictures.pending(int(folder.name)):
-                    self._log(folder)
-        except FAILURES as error:
-            self.away = True
-            log.warning("not logged yet, kept in %s: %s", self.spool.path, in_one_line(error))
-
-    def _log(self, folder: Path) -> None:
-        fold = load_fold(folder)
-        files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index}"
-        with self.tracker.run(self.experiment_id, name, self.tags, self.params, lasted=fold.seconds) as child:
-            child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, files)
-        self.spool.drop(folder)
 
 
 def _check_buildable(cfg: DictConfig) -> None:

@@ -13,6 +13,7 @@ from genre_cls.scoring import (
     ConfigResult,
     GenreMeans,
     MissedTrack,
+    complete,
     confusions,
     differing,
     most_missed,
@@ -88,8 +89,8 @@ class Report:
 
     @cached_property
     def complete(self) -> list[ConfigResult]:
-        """Those with as many folds as the best; the others were tested on other tracks."""
-        return [result for result in self.ranked if len(result.folds) == len(self.ranked[0].folds)]
+        """Those of which no fold is missing; the others were tested on other tracks."""
+        return complete(self.ranked)
 
     @cached_property
     def names(self) -> list[str]:
@@ -265,7 +266,7 @@ def trust(report: Report) -> str:
 
 def about_missed(report: Report) -> str:
     """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
-    over = f"the {len(report.ranked)} configurations" if len(report.ranked) > 1 else "the folds"
+    over = f"the {len(report.complete)} configurations" if len(report.complete) > 1 else "the folds"
     about = (
         f'Pooled over {over}. "Missed by" is the share that gets the track wrong, "taken for" the wrong genre '
         'predicted most, "confidence" the mean probability that all of them give that genre.'

@@ -22,12 +22,12 @@ from genre_cls.windows import is_of_statistics
 
 # The package as it was when this process began; edits made meanwhile do not change what is running.
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
-# Modules that only word, draw or store results. A new module counts until it is listed here: to train once too often is
-# better than to reuse what the present code would not compute.
+# Modules on which no fold's stored result depends. A new module counts until it is listed here: to train once too often
+# is better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
     "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "files", "findings",
-    "lifeline", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export", "onnx_model", "page",
+    "lifeline", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export", "onnx_model", "outbox", "page",
     "plots", "predict", "prediction", "progress", "provenance", "registry", "report", "served", "similarity", "spool",
     "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip

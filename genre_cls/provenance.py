@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import genre_cls
@@ -39,6 +40,7 @@ def typed(words: Iterable[str]) -> str:
     return " ".join(f'"{word}"' if "'" in word and not special & set(word) else shlex.quote(word) for word in words)
 
 
+@cache  # all runs of a command name the commit it began with
 def _git_commit() -> str:
     if CONF.parent == Path(__file__).parent:  # installed, perhaps in the midst of somebody else's repository
         return "unknown"

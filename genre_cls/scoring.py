@@ -366,23 +366,28 @@ class MissedTrack:
     confidence: float
 
 
+def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
+    """Return the results of which no fold is missing, which so have the same test tracks fold by fold."""
+    tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
+    return [result for result, ids in zip(results, tested, strict=True) if ids == max(tested, key=len)]
+
+
 def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
     """Return the tracks that any configuration misclassifies, those that most do, and most confidently, first.
 
     Args:
         results: configurations on the same tracks; those with missing folds are left out.
     """
-    ids, genres = max((result.tracks.track_ids for result in results), key=len), results[0].genres
-    complete = [result.tracks for result in results if result.tracks.track_ids == ids]
-    labels = complete[0].labels
-    predictions = np.stack([tracks.predictions for tracks in complete])  # (n_results, n_tracks)
-    confidence = np.mean([tracks.probabilities for tracks in complete], axis=0)
+    compared, genres = [result.tracks for result in complete(results)], results[0].genres
+    ids, labels = compared[0].track_ids, compared[0].labels
+    predictions = np.stack([tracks.predictions for tracks in compared])  # (n_results, n_tracks)
+    confidence = np.mean([tracks.probabilities for tracks in compared], axis=0)
     votes = np.stack([(predictions == genre).sum(axis=0) for genre in range(len(genres))], axis=1)
     votes[np.arange(len(ids)), labels] = 0
     lines = []
     for track in np.flatnonzero(votes.any(axis=1)):
         other = max(range(len(genres)), key=lambda genre: (votes[track, genre], confidence[track, genre]))
-        missed = float(votes[track].sum() / len(complete))
+        missed = float(votes[track].sum() / len(compared))
         genre = genres[labels[track]]
         lines.append(MissedTrack(ids[track], genre, genres[other], missed, float(confidence[track, other])))
     return sorted(lines, key=lambda line: (-line.missed, -line.confidence, line.id))

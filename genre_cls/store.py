@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Fault:
+class Unreadable:
     """A track that could not be read, and the reason."""
 
     track: Track
@@ -60,7 +60,7 @@ class Features:
         spec: which features.
         tracks: the tracks that could be read.
         clips: per track a memory-mapped matrix `(n_bins, n_frames)`, float16.
-        faults: the tracks that could not be read.
+        unreadable: the tracks that could not be read.
         digest: of the readable tracks' ids, genres and bytes; the same on every machine.
         entries: the cache's files that the clips map, if they do; these are pickled instead of the clips.
     """
@@ -68,7 +68,7 @@ class Features:
     spec: FeatureSpec
     tracks: tuple[Track, ...]
     clips: tuple[Matrix, ...]
-    faults: tuple[Fault, ...]
+    unreadable: tuple[Unreadable, ...]
     digest: str
     entries: tuple[Path, ...] = ()
 
@@ -112,19 +112,19 @@ class FeatureStore:
             UserError: the disk is full, or the system maps no more files.
             OSError: the cache's folder is read-only, where something is missing.
         """
-        digests, faults = self._digests(tracks)
+        digests, reasons = self._digests(tracks)
         if self._missing(digests, specs):
             with locked(self.root / "extract.lock", "features"):
                 self._ledger.load()  # another process may have filled the cache while this one waited
-                unreadable = self._extract(self._missing(digests, specs))
-            faults |= {track: unreadable[digest] for track, digest in digests.items() if digest in unreadable}
-        readable = {track: digest for track, digest in digests.items() if track not in faults}
-        reported = tuple(Fault(track, faults[track]) for track in tracks if track in faults)
+                failed = self._extract(self._missing(digests, specs))
+            reasons |= {track: failed[digest] for track, digest in digests.items() if digest in failed}
+        readable = {track: digest for track, digest in digests.items() if track not in reasons}
+        unreadable = tuple(Unreadable(track, reasons[track]) for track in tracks if track in reasons)
         lines = (f"{track.id} {track.genre} {digest}\n" for track, digest in readable.items())
         identity = _digest(line.encode(errors="surrogatepass") for line in lines)  # names need not be valid UTF-8
         entries = [tuple(self.entry(spec, digest) for digest in readable.values()) for spec in specs]
         return [
-            Features(spec, tuple(readable), tuple(map(_map, paths)), reported, identity, paths)
+            Features(spec, tuple(readable), tuple(map(_map, paths)), unreadable, identity, paths)
             for spec, paths in zip(specs, entries, strict=True)
         ]
 

@@ -160,8 +160,8 @@ def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
     notes = {
         "Synthetic demo set: no real music.": catalogue.synthetic,
         "Genres permuted among tracks: any score above chance is leakage.": cfg.shuffle_genres,
-        "Judged inside of one fold's training tracks, to choose settings by: no score of what is chosen.": cfg.inside,
-        "Judged by one fold alone.": cfg.alone,
+        "Evaluated within one fold's training tracks, to choose settings: not the score of what is chosen.": cfg.inside,
+        "Evaluated on one fold only.": cfg.alone,
     }
     return " ".join(note for note, holds in notes.items() if holds)
 
@@ -179,9 +179,9 @@ def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts
     folds: list[Fold] = split(genres, groups, parts)
     if cfg.fold is None:
         if cfg.inside:
-            raise UserError("inside=true: needs the fold inside of which settings are chosen, such as fold=0")
+            raise UserError("inside=true: needs the fold within which settings are chosen, such as fold=0")
         if cfg.alone:
-            raise UserError("alone=true: needs the fold that is to be judged, such as fold=0")
+            raise UserError("alone=true: needs the fold to evaluate, such as fold=0")
         return folds
     if cfg.fold >= len(folds):
         raise UserError(f"fold={cfg.fold}: must be null or from 0 to {len(folds) - 1}, as there are {len(folds)} folds")
@@ -248,13 +248,13 @@ def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> lis
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
     make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
     features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
-    faults, allowed = features[0].faults, cfg.max_unreadable * len(catalogue.tracks)
-    if len(faults) > (max(1, allowed) if allowed else 0):  # the share of few tracks would allow none
+    unreadable, allowed = features[0].unreadable, cfg.max_unreadable * len(catalogue.tracks)
+    if len(unreadable) > (max(1, allowed) if allowed else 0):  # the share of few tracks would allow none
         raise UserError(
-            f"{len(faults)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
+            f"{len(unreadable)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
             f"max_unreadable={cfg.max_unreadable:g} allows; repair or remove them, or raise max_unreadable: "
-            + "; ".join(f"{fault.track.path} {fault.reason}" for fault in faults[:N_NAMED])
-            + (f"; and {len(faults) - N_NAMED} more" if len(faults) > N_NAMED else "")
+            + "; ".join(f"{each.track.path} {each.reason}" for each in unreadable[:N_NAMED])
+            + (f"; and {len(unreadable) - N_NAMED} more" if len(unreadable) > N_NAMED else "")
         )
     return features
 
@@ -268,7 +268,7 @@ def _fingerprint(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
     store = FeatureStore(Path(cfg.cache_dir))
     log.info("%s: %d tracks in %d genres", catalogue.name, len(features.tracks), len(catalogue.genres))
-    for line in (*catalogue.notes, *(f"skipped {fault.track.path}: {fault.reason}" for fault in features.faults)):
+    for line in (*catalogue.notes, *(f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)):
         log.warning(in_one_line(line))
     log.info(
         "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
@@ -281,7 +281,7 @@ def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Ite
     longest = max(clip.shape[1] for clip in features.clips) * features.spec.seconds_per_frame
     if cfg.recipe.window > longest + features.spec.seconds_per_frame:
         window = f"recipe.window={cfg.recipe.window:g}"
-        yield f"{window}: no track is so long (the longest is of {longest:.1f} s), so tracks are repeated to fill it"
+        yield f"{window}: longer than every track (the longest has {longest:.1f} s), so tracks are repeated to fill it"
     n_train = max(len(fold.train) for task in tasks for fold in task.folds)
     if cfg.batch_size > n_train:
         yield f"batch_size={cfg.batch_size}: more than the {n_train} training tracks of a fold, so an epoch is one step"
@@ -297,10 +297,10 @@ def _announce_split(task: Task) -> None:
     log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
     if n_leaked := _n_leaked(task):
         n_test = sum(len(fold.test) for fold in task.folds)
-        log.warning("split: of %d of %d held-out tracks the same recording is in the training set", n_leaked, n_test)
+        log.warning("split: %d of %d held-out tracks have the same recording in the training set", n_leaked, n_test)
     for pair in task.repetitions:
         ids = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
-        log.warning("kept on one side, as they sound alike: %s and %s", *ids)
+        log.warning("kept in the same fold, as they sound alike: %s and %s", *ids)
 
 
 def _n_leaked(task: Task) -> int:

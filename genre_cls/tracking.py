@@ -199,18 +199,21 @@ class Tracker(StoredRuns):
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
 
-    def refresh(self, run_id: str, files: Files) -> None:
-        """Log those of some artifacts of a finished run that are not stored as they are now.
+    def refresh(self, run_id: str, metrics: Mapping[str, float], files: Files) -> None:
+        """Log those metrics and artifacts of a finished run that are not stored as they are now.
 
         Args:
             run_id: of the run.
+            metrics: final values by name.
             files: artifacts by file name.
         """
         run = self._client.get_run(run_id)
         folder = self._files(run, tuple(files))
         stored = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
-        if changed := {name: content for name, content in files.items() if stored.get(name) != content}:
-            OpenRun(self._client, run_id).log({}, {}, changed)
+        new_files = {name: content for name, content in files.items() if stored.get(name) != content}
+        new_metrics = {name: metrics[name] for name in changed_metrics(run, metrics)}
+        if new_files or new_metrics:
+            OpenRun(self._client, run_id).log(new_metrics, {}, new_files)
             _sync_artifacts(run.info.artifact_uri)
 
     def confirm(self, run_id: str) -> None:

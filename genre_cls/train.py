@@ -132,7 +132,7 @@ def _evaluate_winner(config: DictConfig) -> None:
     from genre_cls.experiment import evaluate
     from genre_cls.identity import identify
 
-    log.info("chosen inside of fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
+    log.info("chosen within fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
     log.info("tested on fold=%d, which was not used for selection:", config.fold)
     cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True

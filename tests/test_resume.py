@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from shared import Command, Outcome, timeless
 
-from genre_cls import experiment, report, spool, train, voting
+from genre_cls import experiment, outbox, report, spool, train, voting
 
 Table = dict[tuple[str, str], Any]
 
@@ -482,7 +482,7 @@ def test_a_command_says_that_another_one_has_deleted_its_fold(
     monkeypatch.setattr(spool.Spool, "put", deleted)
     done = command(train.main, *on_music, *ONE, "fold=1")
     assert done.code == 2 and done.err.splitlines()[-1] == (
-        f"error: {TITLE}: fold=1 is not there any more: another command has begun again (force=true), or its files "
+        f"error: {TITLE}: fold=1 no longer exists: another command has restarted it (force=true), or its files "
         "are damaged; the same command trains it again"
     )
 
@@ -504,7 +504,7 @@ def test_a_server_that_goes_away_costs_nothing(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5" if comes_back else "1")
     servers = [Server(here)]
     on_server = (*on_music, *ONE, f"tracking.uri={servers[0].uri}")
-    real = experiment._Outbox._log
+    real = outbox.Outbox._log
 
     def disturbed(outbox: Any, folder: Path) -> None:
         if not stopped:  # the first fold is about to be logged
@@ -514,7 +514,7 @@ def test_a_server_that_goes_away_costs_nothing(
         real(outbox, folder)
 
     stopped: list[None] = []
-    monkeypatch.setattr(experiment._Outbox, "_log", disturbed)
+    monkeypatch.setattr(outbox.Outbox, "_log", disturbed)
     try:
         done = command(train.main, "-m", *on_server)
         if not comes_back:

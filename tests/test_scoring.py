@@ -344,6 +344,15 @@ def test_a_track_is_reported_once_with_its_mean_over_the_repetitions(some: list[
             assert result.tracks.predictions[place] == np.mean(probabilities, axis=0).argmax()
 
 
+def test_a_configuration_that_lacks_a_fold_counts_for_no_missed_track_though_others_tested_its_tracks() -> None:
+    labels = np.array([0, 1])
+    right, wrong = np.eye(3)[labels], np.eye(3)[1 - labels]
+    twice = [FoldResult(index, ("1", "2"), labels, right, GENRES, {}, 9, 1.0) for index in range(2)]
+    lacking = ConfigResult({}, (replace(twice[0], probabilities=wrong),), 1)
+    assert most_missed([ConfigResult({}, tuple(twice), 1), lacking]) == []
+    assert len(most_missed([lacking])) == 2
+
+
 @settings(deadline=None, max_examples=40)
 @given(on_the_same_tracks())
 def test_the_missed_tracks_are_those_that_any_configuration_gets_wrong(some: list[ConfigResult]) -> None:

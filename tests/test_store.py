@@ -103,7 +103,7 @@ def test_a_second_start_gives_the_same_and_computes_nothing(
     warm = FeatureStore(cache).load(tracks, [MEL, MFCC])
     assert computed == []
     for before, after in zip(cold, warm, strict=True):
-        assert (before.tracks, before.faults, before.digest) == (after.tracks, after.faults, after.digest)
+        assert (before.tracks, before.unreadable, before.digest) == (after.tracks, after.unreadable, after.digest)
         for a, b in zip(before.clips, after.clips, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -332,7 +332,7 @@ def test_unreadable_files_are_reported_with_reasons_and_do_not_stop_the_others(
         computed.clear()
         for part in FeatureStore(cache).load(mixed, [MEL, MFCC]):
             assert list(part.tracks) == tracks
-            assert {fault.track.id: fault.reason for fault in part.faults} == {
+            assert {each.track.id: each.reason for each in part.unreadable} == {
                 "empty": "is an empty file",
                 "folder": "is a directory",
                 "missing": "no such file or directory",
@@ -350,7 +350,7 @@ def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, c
     without = [Track(name, tmp_path / f"{name}.wav", "a") for name in ("opposite", "short", "silent")]
     (part,) = FeatureStore(cache).load([*without, *tracks], [MEL])
     assert list(part.tracks) == tracks
-    assert [fault.reason for fault in part.faults] == [
+    assert [each.reason for each in part.unreadable] == [
         "has channels that cancel each other out when they are mixed to mono",
         "lasts 0.38 s, less than the 0.5 s that are needed",
         "is silent",
@@ -360,12 +360,12 @@ def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, c
 def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], cache: Path) -> None:
     content = tracks[0].path.read_bytes()
     tracks[0].path.write_text("broken")
-    assert [fault.track for fault in FeatureStore(cache).load(tracks, [MEL])[0].faults] == [tracks[0]]
+    assert [each.track for each in FeatureStore(cache).load(tracks, [MEL])[0].unreadable] == [tracks[0]]
     overwrite(tracks[0].path, content)
-    assert FeatureStore(cache).load(tracks, [MEL])[0].faults == ()
+    assert FeatureStore(cache).load(tracks, [MEL])[0].unreadable == ()
     tracks[1].path.unlink()
     (gone,) = FeatureStore(cache).load(tracks, [MEL])
-    assert [fault.track for fault in gone.faults] == [tracks[1]]
+    assert [each.track for each in gone.unreadable] == [tracks[1]]
     assert_right([gone])
 
 
@@ -393,13 +393,13 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
         patch.setattr(audio, "decode", meddled)
         patch.setattr(store, "_file_digest", meddled_earlier)
         (part,) = FeatureStore(cache).load(tracks, [MEL])
-    reasons = {fault.track.id: fault.reason for fault in part.faults}
+    reasons = {each.track.id: each.reason for each in part.unreadable}
     assert part.tracks == tuple(tracks[3:]) and reasons.pop("t1") == "no such file or directory"
     assert reasons.keys() == {"t0", "t2"} and all(reason.startswith("changed while") for reason in reasons.values())
     assert_right([part])
     for _ in range(2):  # as they are now, then as they were
         (part,) = FeatureStore(cache).load([track for track in tracks if track.path.exists()], [MEL])
-        assert not part.faults
+        assert not part.unreadable
         assert_right([part])
         for track, content in zip(tracks, contents, strict=True):
             overwrite(track.path, content)
@@ -407,8 +407,8 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
 
 def test_only_unreadable_tracks_give_no_features(unreadable: list[Track], cache: Path) -> None:
     (part,) = FeatureStore(cache).load(unreadable, [MEL])
-    assert (part.tracks, part.clips, len(part.faults)) == ((), (), 5)
-    assert FeatureStore(cache).load([], [MEL])[0].faults == ()
+    assert (part.tracks, part.clips, len(part.unreadable)) == ((), (), 5)
+    assert FeatureStore(cache).load([], [MEL])[0].unreadable == ()
 
 
 def test_files_of_equal_bytes_are_all_tracks(tmp_path: Path, cache: Path, computed: list[str]) -> None:
@@ -419,7 +419,7 @@ def test_files_of_equal_bytes_are_all_tracks(tmp_path: Path, cache: Path, comput
     (part,) = FeatureStore(cache).load(copies, [MEL])
     assert computed.count("extract") == 5
     assert list(part.tracks) == copies[:-2]
-    assert [fault.track for fault in part.faults] == copies[-2:]
+    assert [each.track for each in part.unreadable] == copies[-2:]
     assert_right([part])
 
 

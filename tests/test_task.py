@@ -96,7 +96,7 @@ def test_held_out_tracks_of_which_a_copy_teaches_are_reported(
     ids = [track.id for track in found.features.tracks]
     copies = {ids.index(path.relative_to(music).as_posix()) for path in (first, *others[:2])}
     n = sum(len(copies & set(fold.test)) for fold in found.folds if copies & set(fold.train))
-    told = f"split: of {n} of 12 held-out tracks the same recording is in the training set"
+    told = f"split: {n} of 12 held-out tracks have the same recording in the training set"
     assert bool(n) == (split == "random") == (told in caplog.text)
     assert ("same recording" in caplog.text) == bool(n)
 
@@ -124,8 +124,8 @@ def test_who_shares_an_artist_matters_to_a_single_test_set_as_its_error_depends_
     [
         ([], ""),
         (["shuffle_genres=true"], "Genres permuted among tracks: any score above chance is leakage."),
-        (["fold=0", "alone=true"], "Judged by one fold alone."),
-        (["fold=0", "inside=true", "folds=random"], "Judged inside of one fold's training tracks, to choose"),
+        (["fold=0", "alone=true"], "Evaluated on one fold only."),
+        (["fold=0", "inside=true", "folds=random"], "Evaluated within one fold's training tracks, to choose"),
     ],
 )
 def test_what_is_judged_in_an_unusual_way_says_so(
@@ -160,6 +160,6 @@ def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set
     with caplog.at_level("WARNING"):
         task.load_all([*sweep, cfg("folds=random", "recipe.window=1.2", "batch_size=6")])
     assert [record.getMessage() for record in caplog.records if "=" in record.getMessage()] == [
-        "recipe.window=5: no track is so long (the longest is of 1.2 s), so tracks are repeated to fill it",
+        "recipe.window=5: longer than every track (the longest has 1.2 s), so tracks are repeated to fill it",
         "batch_size=7: more than the 6 training tracks of a fold, so an epoch is one step",
     ]

@@ -391,16 +391,19 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
     assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 1
 
 
-def test_only_those_artifacts_of_a_finished_run_are_logged_again_that_have_changed(tracker: Tracker) -> None:
+def test_only_what_has_changed_of_a_finished_run_is_logged_again(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0)
     stored = artifacts(tracker, run_id)
     (stored / "tracks.csv").write_bytes(b"old")
     before = (stored / "genre_means_mel.npz").stat().st_mtime_ns
     means = (stored / "genre_means_mel.npz").read_bytes()
-    tracker.refresh(run_id, {"tracks.csv": b"new", "genre_means_mel.npz": means, "repetitions.csv": b"more"})
+    tracker.refresh(
+        run_id, {"accuracy_mean": 0.5}, {"tracks.csv": b"new", "genre_means_mel.npz": means, "repetitions.csv": b"more"}
+    )
     assert [(stored / name).read_bytes() for name in ("tracks.csv", "repetitions.csv")] == [b"new", b"more"]
     assert (stored / "genre_means_mel.npz").stat().st_mtime_ns == before
     assert run(tracker, run_id).info.status == "FINISHED"
+    assert run(tracker, run_id).data.metrics["accuracy_mean"] == 0.5
 
 
 def test_an_experiment_of_any_name_keeps_its_files_in_the_store(tracker: Tracker, folder: Path) -> None:

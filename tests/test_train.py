@@ -416,7 +416,7 @@ def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took
     best = max(run.data.metrics["accuracy_mean"] for run in trials)
     chosen = [run for run in trials if run.data.params["features"] == winner.data.params["features"]]
     assert chosen[0].data.metrics["accuracy_mean"] == best
-    assert f"chosen inside of fold=0: features={winner.data.params['features']}" in got.err
+    assert f"chosen within fold=0: features={winner.data.params['features']}" in got.err
 
 
 @pytest.mark.usefixtures("store_here")
@@ -482,9 +482,9 @@ def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_pa
     ("settings", "reason"),
     [
         (("fold=2",), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
-        (("alone=true",), "alone=true: needs the fold that is to be judged, such as fold=0"),
+        (("alone=true",), "alone=true: needs the fold to evaluate, such as fold=0"),
         (("-m", "fold=2,0"), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
-        (("inside=true",), "inside=true: needs the fold inside of which settings are chosen, such as fold=0"),
+        (("inside=true",), "inside=true: needs the fold within which settings are chosen, such as fold=0"),
     ],
 )
 def test_a_fold_that_is_not_there_is_reported(
