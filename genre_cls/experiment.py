@@ -229,7 +229,7 @@ class _Job:
     def _take_over(self) -> Earlier:
         """Load the folds that earlier commands and other jobs have finished; `force=true` first empties the spool."""
         experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.identity.dataset}")
-        earlier = self.tracker.earlier(experiment, self.key, anew=self.cfg.force)
+        earlier = self.tracker.earlier(experiment, self.key, force=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
         self.done = {result.index: result for result in earlier.folds}
@@ -244,7 +244,7 @@ class _Job:
         data = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
         tags = {**identity.tags, **data, **claim}
         parent_tags = tags | {"kind": "config"}
-        with self.tracker.run(experiment, identity.title, parent_tags, params, again=earlier.run_id) as parent:
+        with self.tracker.run(experiment, identity.title, parent_tags, params, run_id=earlier.run_id) as parent:
             fold_tags = tags | {"kind": "fold", PARENT: parent.run_id}
             yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
 

@@ -91,7 +91,7 @@ class Outbox:
     def _log(self, folder: Path) -> None:
         fold = load_fold(folder)
         files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index}"
-        with self.tracker.run(self.experiment_id, name, self.tags, self.params, lasted=fold.seconds) as child:
+        with self.tracker.run(self.experiment_id, name, self.tags, self.params, seconds=fold.seconds) as child:
             child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, files)
         self.spool.drop(folder)
 

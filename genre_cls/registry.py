@@ -54,7 +54,7 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
 
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:
-    experiment = tracker.experiment(EXPERIMENT, back=True)
+    experiment = tracker.experiment(EXPERIMENT, restore=True)
     # MLflow prints and warns about what does not concern the user; failures are raised as exceptions.
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -94,7 +94,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
 
 
 def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Mapping[str, bytes]) -> Path:
-    experiment = tracker.experiment(EXPERIMENT, back=True)
+    experiment = tracker.experiment(EXPERIMENT, restore=True)
     with tracker.claim("report", "report") as claim:
         folder = _write_files(cfg.report_dir, files)
         with tracker.run(experiment, dataset, claim | {"kind": "report"}, {}) as run:

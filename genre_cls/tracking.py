@@ -69,12 +69,12 @@ class Tracker(StoredRuns):
         self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"
 
-    def experiment(self, name: str, *, back: bool = False) -> str:
+    def experiment(self, name: str, *, restore: bool = False) -> str:
         """Return the id of the experiment of this name, which is created if it is missing.
 
         Args:
             name: of the experiment.
-            back: whether to restore one that was deleted in MLflow, because users cannot choose another name for it.
+            restore: whether to restore one that was deleted in MLflow; for those whose name users cannot choose.
 
         Raises:
             UserError: it was deleted.
@@ -88,7 +88,7 @@ class Tracker(StoredRuns):
                 known = self._client.get_experiment_by_name(name)
                 if not known:
                     raise
-        if known.lifecycle_stage != "active" and back:
+        if known.lifecycle_stage != "active" and restore:
             self._client.restore_experiment(known.experiment_id)
         elif known.lifecycle_stage != "active":
             raise UserError(f"experiment {name!r} was deleted in MLflow; name another one: tracking.experiment=NAME")
@@ -165,17 +165,17 @@ class Tracker(StoredRuns):
                 file.write(f"{name} {here}")
             return name
 
-    def earlier(self, experiment_id: str, key: str, *, anew: bool = False) -> Earlier:
+    def earlier(self, experiment_id: str, key: str, *, force: bool = False) -> Earlier:
         """Return what is stored of a configuration; for the process that has claimed its key.
 
         Args:
             experiment_id: of the experiment that has its run.
             key: of the claim.
-            anew: whether to ignore what other commands than the present one have done.
+            force: whether to ignore what other commands than the present one have done.
         """
         parents = self._search([experiment_id], f"tags.kind = 'config' and tags.{KEY} = '{key}'")
         # An open run belongs to a process with other locks, and is left alone.
-        closed = [run for run in parents if run.info.status != "RUNNING" and not (anew and not _is_own(run))]
+        closed = [run for run in parents if run.info.status != "RUNNING" and not (force and not _is_own(run))]
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
@@ -226,7 +226,14 @@ class Tracker(StoredRuns):
 
     @contextmanager
     def run(
-        self, experiment_id: str, name: str, tags: Texts, params: Texts, *, lasted: float = 0, again: str | None = None
+        self,
+        experiment_id: str,
+        name: str,
+        tags: Texts,
+        params: Texts,
+        *,
+        seconds: float = 0,
+        run_id: str | None = None,
     ) -> Iterator["OpenRun"]:
         """Open a run; it ends as FINISHED or `OpenRun.status`, as FAILED on an exception, as KILLED on an interrupt.
 
@@ -235,11 +242,11 @@ class Tracker(StoredRuns):
             name: shown in MLflow.
             tags: of the run.
             params: of the run; a run that is continued gets those that it lacks.
-            lasted: how long its work took, s, shown as its duration; models trained in parallel add up.
-            again: id of a run to continue; None for a new one.
+            seconds: how long its work took, s, shown as its duration; models trained in parallel add up.
+            run_id: of a run to continue; None for a new one.
         """
-        began, tags = int((time.time() - lasted) * 1000), dict(tags) | {LAST_COMMAND: os.environ.get(COMMAND_ID, "")}
-        run_id = again or self._client.create_run(experiment_id, began, tags, name).info.run_id
+        began, tags = int((time.time() - seconds) * 1000), dict(tags) | {LAST_COMMAND: os.environ.get(COMMAND_ID, "")}
+        run_id = run_id or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
             artifacts = self._write_tags(run_id, tags, params)
             run = OpenRun(self._client, run_id)

@@ -133,7 +133,7 @@ def test_children_are_nested_and_last_as_long_as_their_work_did(tracker: Tracker
     where = tracker.experiment("e")
     with (
         tracker.run(where, "parent", {}, {}) as parent,
-        tracker.run(where, "child", {PARENT: parent.run_id}, {}, lasted=60) as child,
+        tracker.run(where, "child", {PARENT: parent.run_id}, {}, seconds=60) as child,
     ):
         pass
     info = run(tracker, child.run_id).info
@@ -549,9 +549,9 @@ def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
 
 
 def test_an_experiment_of_a_fixed_name_is_restored_if_it_was_deleted(tracker: Tracker) -> None:
-    experiment = tracker.experiment("ours", back=True)
+    experiment = tracker.experiment("ours", restore=True)
     MlflowClient(tracker.uri).delete_experiment(experiment)
-    assert tracker.experiment("ours", back=True) == experiment == tracker.experiment("ours")
+    assert tracker.experiment("ours", restore=True) == experiment == tracker.experiment("ours")
 
 
 def log_one(folder: Path, names: Sequence[str], gate: "multiprocessing.synchronize.Barrier") -> None:
@@ -635,7 +635,7 @@ def test_a_continued_run_keeps_its_start_time_and_settings_and_gets_new_tags(tra
     with pytest.raises(ValueError, match="oh"), tracker.run(where, "n", {"a": "1", "b": "1"}, {"p": "1"}) as first:
         raise ValueError("oh")
     before = run(tracker, first.run_id)
-    with tracker.run(where, "n", {"a": "2"}, {"p": "2", "q": "2"}, again=first.run_id) as second:
+    with tracker.run(where, "n", {"a": "2"}, {"p": "2", "q": "2"}, run_id=first.run_id) as second:
         assert run(tracker, first.run_id).info.status == "RUNNING"
     after = run(tracker, second.run_id)
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
