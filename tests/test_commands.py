@@ -206,6 +206,11 @@ def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -
         assert "dataset." not in done.err, "the report has no such setting"
 
 
+def test_the_report_command_takes_hydras_options_written_with_an_equals_sign(command: Command, tmp_path: Path) -> None:
+    done = command(report.main, "--cfg=job", f"--config-dir={tmp_path}")
+    assert done.code == 0 and "report_dir: report" in done.out and not done.err
+
+
 @pytest.mark.parametrize(
     ("option", "extra"),
     [("sweeper/optuna", "hpo"), ("launcher/joblib", "joblib"), ("launcher/submitit_slurm", "slurm")],
