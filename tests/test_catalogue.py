@@ -122,7 +122,7 @@ def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
     for root in (None, ""):
         assert "dataset.root is not set" in told(partial(gtzan, root))
     assert f"{tmp_path}/typo: no such folder" in told(lambda: gtzan(f"{tmp_path}/typo"))
-    assert f"{tmp_path}: no folder named as a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
+    assert f"{tmp_path}: has no folder named after a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
     for text in (told(lambda: gtzan(None)), told(lambda: gtzan(str(tmp_path)))):
         assert "GTZAN_ROOT" in text and "dataset=demo" in text
 
@@ -206,7 +206,7 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
-    unreadable = "files left out, as their format cannot be read: 1, such as b.m4a."
+    unreadable = "Files in unreadable formats, ignored: 1, such as b.m4a."
     assert found.notes == ("Folders without tracks, ignored: art.", unreadable)
 
 
@@ -640,7 +640,7 @@ def test_metadata_is_read_however_its_header_is_spelled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ("rock/a.wav,Ann,1\nrock/a.wav,Ann,\n", "rock/a.wav is in it twice, with different facts"),
+        ("rock/a.wav,Ann,1\nrock/a.wav,Ann,\n", "rock/a.wav is listed twice with different facts"),
         ("rock/a.wav,Ann, the singer,1\n", "a name with a comma needs quotes around it"),
     ],
 )

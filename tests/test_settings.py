@@ -113,7 +113,7 @@ def test_rules_say_what_they_allow() -> None:
     assert str(Number(1, integer=True)) == "a whole number, at least 1"
     assert str(Number(0, 1)) == "a number from 0 to 1"
     assert str(Text(("a", "b"))) == "one of a, b"
-    assert str(Text(longest=3)) == "a text that is not empty, at most 3 characters"
+    assert str(Text(longest=3)) == "a non-empty text, at most 3 characters"
     assert Text(longest=3).allows("abc") and not Text(longest=3).allows("abcd")
 
 

@@ -304,7 +304,7 @@ def test_an_aborted_extraction_is_completed(tracks: list[Track], cache: Path, mo
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"npy: no space left on device; .* goes on"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"npy: no space left on device; .* again"):
         patch.setattr("genre_cls.store.np.save", save_half)
         FeatureStore(cache).load(tracks, [MEL])
     assert entries(cache) == []

@@ -223,7 +223,7 @@ def test_too_many_unreadable_files_stop_the_command_and_are_named(
     assert len(done.err.splitlines()) == 1 and not (done.folder / "mlruns").exists()
 
 
-def test_links_to_nothing_are_unreadable_and_named(command: Command, on_music: tuple[str, ...], tmp_path: Path) -> None:
+def test_broken_links_are_unreadable_and_named(command: Command, on_music: tuple[str, ...], tmp_path: Path) -> None:
     for genre in GENRES:
         (tmp_path / "music" / genre).mkdir(parents=True)
         for number in range(2):
@@ -231,7 +231,7 @@ def test_links_to_nothing_are_unreadable_and_named(command: Command, on_music: t
     done = command(train.main, *on_music, f"dataset.root={tmp_path}/music")
     (line,) = done.err.splitlines()
     assert done.code == 2 and "4 of 4 tracks are unreadable" in line and line.endswith("; and 1 more")
-    assert "0.wav is a link to nothing (/no such disk/song.wav)" in line
+    assert "0.wav is a broken link (/no such disk/song.wav)" in line
 
 
 @pytest.mark.parametrize("splits", ["folds=filtered", "folds=random,filtered", "experiment=[leak_gap,smoke]"])
