@@ -188,8 +188,7 @@ def test_both_pages_state_the_limits_of_mcnemars_test_and_of_other_splits(html: 
         plain = " ".join(Reader(text).text.split()) if text.startswith("<!") else text
         assert findings.ABOUT_MCNEMAR in plain
         assert (findings.ABOUT_SPLITS in plain) == (text is not html)
-    assert "No verdict uses it." in findings.ABOUT_MCNEMAR and "tests on other" in findings.ABOUT_SPLITS
-    assert "not the artists' alone" in findings.ABOUT_SPLITS and "McNemar" not in page.markdown(TINY)
+    assert "McNemar" not in page.markdown(TINY)
 
 
 @pytest.mark.parametrize("one", [True, False])
