@@ -155,7 +155,7 @@ def test_any_length_becomes_features_or_is_refused(
 @pytest.mark.parametrize(
     "content", [b"", b"Dear diary, today\nI heard a song.\n" * 99, b"<html><body>404 not found</body></html>"]
 )
-def test_a_file_that_is_no_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
+def test_a_file_that_is_not_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
     path = tmp_path / f"song{extension}"
     path.write_bytes(content)
     text = reason(path)

@@ -248,7 +248,7 @@ def is_whole(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("fault", RECOVERED, ids=lambda fault: fault.__name__)
-def test_whatever_one_mirror_does_another_makes_up_for_it(
+def test_whatever_one_mirror_does_another_one_completes_the_download(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
 ) -> None:
     get(source(archive, mirror(fault), mirror(well)), tmp_path)

@@ -319,7 +319,7 @@ def test_a_figure_becomes_a_png() -> None:
     assert plots.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES, title="t")).startswith(b"\x89PNG")
 
 
-def test_letters_that_the_usual_font_lacks_come_from_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letters_that_the_usual_font_lacks_come_from_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "FONTS", ("of no system", "STIXGeneral"))
     monkeypatch.setitem(rcParams, "font.family", rcParams["font.family"][:1])
     plots._add_fonts.cache_clear()
