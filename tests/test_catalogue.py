@@ -120,7 +120,7 @@ def test_a_genre_without_audio_stops_with_its_name(tmp_path: Path, emptied: bool
 
 def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
     for root in (None, ""):
-        assert "dataset.root is not set" in told(partial(gtzan, root))
+        assert "neither dataset.root nor GTZAN_ROOT is set" in told(partial(gtzan, root))
     assert f"{tmp_path}/typo: no such folder" in told(lambda: gtzan(f"{tmp_path}/typo"))
     assert f"{tmp_path}: has no folder named after a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
     for text in (told(lambda: gtzan(None)), told(lambda: gtzan(str(tmp_path)))):

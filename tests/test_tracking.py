@@ -674,7 +674,7 @@ def test_a_full_disk_is_reported_by_the_store(tracker: Tracker, folder: Path, sm
     disk = small_disk(20_000)
     full = Tracker("", shutil.copytree(folder, disk / "mlruns"))
     fill(disk)
-    told_so = pytest.raises(UserError, match=r"(?i)(full|no space left on device).*the same command")
+    told_so = pytest.raises(UserError, match=r"(?i)(full|no space left on device).*run the command again")
     with told_so as told, full.failures_in_one_line():
         for name in map(str, range(10)):
             store(full, name, 1.0)
