@@ -165,7 +165,7 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
 def _opened(path: Path) -> Iterator[_Stream]:
     try:
         if not (path.is_file() or path.is_dir()) and path.exists():
-            raise UnreadableAudio("is no regular file")  # opening a pipe would wait for ever
+            raise UnreadableAudio("is not a regular file")  # opening a pipe would wait for ever
         with path.open("rb"):  # the system's error says better than libsndfile's why a file cannot be opened
             pass
         with _Stream(os.fsencode(path)) as file:

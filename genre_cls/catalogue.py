@@ -173,12 +173,12 @@ def gtzan(root: str | None) -> Catalogue:
         UserError: no root, no such folder, or a genre without audio.
     """
     if not root:
-        raise UserError(f"dataset.root is not set and GTZAN_ROOT neither. {GTZAN_HELP}")
+        raise UserError(f"neither dataset.root nor GTZAN_ROOT is set. {GTZAN_HELP}")
     for folder in (expanduser(root) / name for name in GTZAN_FOLDERS):
         folders = _gtzan_genre_folders(folder)
         if folders:
             return _gtzan_from(folders, Path(root))
-    problem = "no folder named as a GTZAN genre in it" if expanduser(root).is_dir() else "no such folder"
+    problem = "has no folder named after a GTZAN genre" if expanduser(root).is_dir() else "no such folder"
     raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
@@ -236,7 +236,7 @@ def _folder_notes(
     if empty:
         notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
     if unread:
-        notes.append(f"files left out, as their format cannot be read: {len(unread)}, such as {unread[0].name}.")
+        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name}.")
     if n_excluded:
         notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
     if unmatched:
@@ -283,7 +283,7 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
         track = normalize("NFC", row["path"])
         fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
         if facts.setdefault(track, fact) != fact:
-            raise UserError(f"{path}: {track} is in it twice, with different facts; leave one")
+            raise UserError(f"{path}: {track} is listed twice with different facts; keep one")
         if fact["exclude"] not in (*KEPT, *EXCLUDED):
             raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
     return facts

@@ -50,7 +50,7 @@ class GenreClassifier(Classifier):
     def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
         usages = {part.usage for part in parts}
         if not usages:
-            raise UserError("no models: a classifier needs one at least")
+            raise UserError("no models: a classifier needs at least one")
         if len(usages) > 1:
             raise UserError(
                 "these models cannot vote together, as they differ in model, genres, features, windows, views or "
@@ -134,7 +134,7 @@ class GenreClassifier(Classifier):
         """
         spec = replace(self._usage.spec, kind="mel")
         with path_noted(path):
-            waveform = first_waveform(Path(path), sample_rate=self._sample_rate, longest=self._longest)
+            waveform = first_waveform(expanduser(path), sample_rate=self._sample_rate, longest=self._longest)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
@@ -153,7 +153,7 @@ class GenreClassifier(Classifier):
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
         description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
         content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
-        with atomic_write(Path(path)) as file:
+        with atomic_write(expanduser(path)) as file:
             file.write(content)
 
     def _as_onnx(self, description: Mapping[str, Any]) -> bytes:

@@ -179,7 +179,7 @@ def error_message(error: Exception) -> str:
     if match := re.match(r"Could not override '(.+?)'", text):
         return no_such_key(match[1])
     if match := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
-        return f"{match[1]}: several values are a sweep, which needs -m ({QUOTED}, if it is one with a comma)"
+        return f"{match[1]}: several values need -m ({QUOTED}, if it is one with a comma)"
     if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
         return _needs_quotes(error.override)
     if isinstance(error, InstantiationException) and error.__cause__:
@@ -209,7 +209,7 @@ def _quoted(key: str, value: str) -> str:
 
 def _needs_quotes(word: str) -> str:
     key, _, value = word.partition("=")
-    return f'{word}: has a character in it that means something to Hydra, so it needs quotes: "{_quoted(key, value)}"'
+    return f'{word}: contains a character special to Hydra, so it needs quotes: "{_quoted(key, value)}"'
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:

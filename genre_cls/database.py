@@ -20,12 +20,11 @@ LOCATIONS = (  # tables and columns with absolute paths of artifacts; the last o
 
 # Patterns of SQLite's messages and what to do about them; the last one matches everything else.
 HINTS = {
-    "full": "make room; the same command then goes on",
-    "readonly|unable to open": "make the folder writable; the same command then goes on",
-    "locked": "another program keeps it to itself; the same command goes on when that has ended",
+    "full": "make room and run the command again",
+    "readonly|unable to open": "make the folder writable and run the command again",
+    "locked": "another program has locked it; run the command again when it has finished",
     "": (
-        "put a copy of it back, or move it away and start with a new one, for which everything is trained again; "
-        "what was logged as files stays in artifacts/ beside it"
+        "restore a backup, or move it away: everything is then trained again; logged files stay in artifacts/ beside it"
     ),
 }
 
@@ -107,7 +106,7 @@ def what_failed(uri: str, failure: object) -> str:
     """
     reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
-        return f"tracking.uri={uri}: {reason}; the same command goes on when it answers"
+        return f"tracking.uri={uri}: {reason}; run the command again when it answers"
     path = uri.removeprefix("sqlite:///")
     hint = next(hint for pattern, hint in HINTS.items() if re.search(pattern, reason))
     return f"{path}: {reason}; {hint}"

@@ -7,6 +7,7 @@ it is complete. Neither the mirrors nor the archive are trusted.
 import logging
 import os
 import re
+import shlex
 import shutil
 import tarfile
 import time
@@ -23,7 +24,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from genre_cls.commands import AGAIN, OneLineParser, one_line_errors
+from genre_cls.commands import AGAIN, OneLineParser, as_word, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import disk_failure, expanduser
 from genre_cls.locks import locked
@@ -39,7 +40,7 @@ AT_ONCE = 1 << 20  # unpacked bytes in memory at once; a tar's headers may claim
 
 SCHEMES = ("http://", "https://")
 NO_ADDRESS = f"must begin with {' or '.join(SCHEMES)}"
-HELP = "What is here stays: the same command goes on. --mirror ADDRESS takes the archive from elsewhere."
+HELP = "What was downloaded is kept; run the command again. --mirror ADDRESS takes the archive from elsewhere."
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def _print_summary(folder: Path) -> None:
     from genre_cls.catalogue import gtzan
 
     catalogue = gtzan(str(folder))
-    print(f"{folder}: {len(catalogue.tracks)} tracks; train on them with dataset=gtzan dataset.root={folder}")
+    root = shlex.quote(as_word("dataset.root", str(folder)))
+    print(f"{folder}: {len(catalogue.tracks)} tracks; train on them with dataset=gtzan {root}")
     for note in catalogue.notes:
         print(note)
 
@@ -158,7 +160,7 @@ def fetch(source: Source, archive: Path) -> None:
             most = max(most, _size(archive))
             reason = in_one_line(f"{mirror}: {error}")
             if idle >= source.attempts:
-                raise UserError(f"{reason}; gave up after {idle} attempts that brought nothing. {HELP}") from error
+                raise UserError(f"{reason}; gave up after {idle} attempts that made no progress. {HELP}") from error
             log.warning("%s; trying again", reason)
             time.sleep(min(LONGEST_PAUSE, source.pause * 2**idle / 2))
 
@@ -197,7 +199,7 @@ def _request(source: Source, mirror: str, start: int) -> HTTPResponse | None:
             raise
     if not isinstance(answer, HTTPResponse):
         answer.close()
-        raise _Failed("leads away from HTTP")
+        raise _Failed("redirects to a non-HTTP address")
     return answer
 
 
@@ -349,7 +351,7 @@ class _Refused(Exception):
 
 def _extract(source: Source, archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
-        raise UserError("this Python unpacks archives without looking: take 3.11.4 or newer")
+        raise UserError("this Python cannot filter archives; use 3.11.4 or newer")
     total = 0
     with _Bounded(archive, source) as content, tarfile.open(fileobj=content, errorlevel=2) as tar:
         for files, member in enumerate(tar, 1):

@@ -29,7 +29,7 @@ def system_reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         path = Path(os.fsdecode(error.filename))
         if path.is_symlink():
-            return f"is a link to nothing ({path.readlink()})"
+            return f"is a broken link ({path.readlink()})"
     inner = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
     return ((inner.strerror if isinstance(inner, OSError) else None) or str(inner)).lower()
 

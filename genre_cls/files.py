@@ -30,7 +30,7 @@ def check_place(path: Path, setting: str) -> None:
     """
     nearest = next(each for each in (path, *path.parents) if each.exists())
     if not nearest.is_dir():
-        raise UserError(f"{setting}: {nearest} is no folder; name another one")
+        raise UserError(f"{setting}: {nearest} is not a folder; name another one")
 
 
 def make_folder(path: Path, setting: str) -> None:
@@ -105,4 +105,4 @@ def disk_failure(path: Path | str, error: OSError) -> str:
         path: of the file, named if the error names none.
         error: of the system.
     """
-    return f"{error.filename or path}: {system_reason(error)}; once that is mended the same command goes on"
+    return f"{error.filename or path}: {system_reason(error)}; fix that and run the command again"

@@ -25,8 +25,8 @@ from genre_cls.scoring import (
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
 N_MISSED = 50  # to list
 ABOUT_SELECTION = (
-    "too high by an unknown amount (some points where tracks are few), as it was selected by these very tracks; its "
-    "interval does not allow for that"
+    "optimistic by an unknown amount (some points where tracks are few), because the configuration was selected on "
+    "these same tracks; its interval does not account for that"
 )
 TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
 ABOUT_MCNEMAR = (
@@ -109,7 +109,7 @@ class Report:
 
     @cached_property
     def missed(self) -> list[MissedTrack]:
-        """The tracks that most configurations get wrong."""
+        """The tracks missed most."""
         return most_missed(self.ranked)[:N_MISSED]
 
     @cached_property
@@ -133,9 +133,9 @@ def answer(report: Report) -> str:
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
     n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
-    last = f"the worst, {configurations[n - 1]}, recognises {worst} %" if n > 1 else "the others lack folds"
+    last = f"The worst, {configurations[n - 1]}, recognises {worst} %" if n > 1 else "The others lack folds"
     first = f"The best of {len(configurations)} configurations, {configurations[0]}, recognises the genre of {score}"
-    return f"{first}, {ABOUT_SELECTION}; {last}, and {chance}.{caveat}"
+    return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
@@ -152,8 +152,8 @@ def of_several_codes(results: Sequence[ConfigResult]) -> str:
 
 def verdicts(report: Report) -> list[str]:
     """Return a sentence for each comparison on an axis, and for each configuration under several splits."""
-    losses = [_loss_in_words(name, by_split) for name, by_split in report.splits.items()]
-    return [verdict(effect) for effect in report.effects] + losses
+    drops = [_drop_in_words(name, by_split) for name, by_split in report.splits.items()]
+    return [verdict(effect) for effect in report.effects] + drops
 
 
 def verdict(difference: Difference) -> str:
@@ -206,7 +206,7 @@ def under_other_splits(report: Report) -> Sheet:
     rows = []
     for name, by_split in report.splits.items():
         scores = [_accuracy(by_split[split]) if split in by_split else "" for split in splits]
-        rows.append([name, *scores, _in_points(_loss(by_split))])
+        rows.append([name, *scores, _in_points(_drop(by_split))])
     return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
 
 
@@ -227,7 +227,7 @@ def genres(report: Report) -> Sheet:
 
 
 def missed_tracks(report: Report) -> Sheet:
-    """Return the tracks that most configurations get wrong."""
+    """Return the tracks missed most."""
     columns = {"track": "left", "artist": "left", "genre": "left", "taken for": "left"}
     rows = []
     for track in report.missed:
@@ -289,7 +289,7 @@ def how_to_read(report: Report) -> dict[str, str]:
     }
     if len(report.results) > 1:
         topics["Winner's curse"] = (
-            f"The best was selected by the scores shown here, so its own is {ABOUT_SELECTION}. Whether intervals "
+            f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals "
             "overlap says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
         )
     topics |= _about_intervals(report)
@@ -392,15 +392,15 @@ def _split_order(split: str) -> tuple[int, str]:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
 
 
-def _loss(by_split: Mapping[str, ConfigResult]) -> Estimate:
+def _drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
     first, *_, last = by_split.values()
     return unpaired(first.estimate("accuracy"), last.estimate("accuracy"))
 
 
-def _loss_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
+def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
     first, *_, last = by_split
-    loss = _loss(by_split)
-    more, gap = ("fewer", loss) if loss.mean >= 0 else ("more", replace(loss, mean=-loss.mean))
+    drop = _drop(by_split)
+    more, gap = ("fewer", drop) if drop.mean >= 0 else ("more", replace(drop, mean=-drop.mean))
     doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
     other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
     return f"{name} scores {_in_points(gap)} points {more} under folds={last} than under folds={first}{doubt}{other}."

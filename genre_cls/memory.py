@@ -14,7 +14,7 @@ def keep_freed() -> None:
     glibc maps every large block separately and unmaps it when it is freed. Each training step of a CNN allocates its
     feature maps again, so each of their pages would be faulted in and zeroed at every step, which takes longer than to
     pool them. The price is memory: where maps are large, up to half as much again. What was kept before this call is
-    returned: of models that are trained in turn, each would otherwise leave more fragments that the next cannot use.
+    returned: otherwise each model leaves fragments that the next cannot use.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc and hasattr(libc, "mallopt"):

@@ -145,7 +145,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # whatever parsers and constructors raise for nonsense
-        raise UserError(f"{path}: holds no model that can be used: {in_short(error)}") from error
+        raise UserError(f"{path}: is not a usable model: {in_short(error)}") from error
 
 
 def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -154,7 +154,7 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
             text = (file.metadata() or {}).get(KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"is no safetensors file, or not all of one: {in_short(error)}") from error
+        raise UserError(f"is not a safetensors file, or is truncated: {in_short(error)}") from error
     if text is None:
         raise UserError("is not a model of genre_cls: nothing in it says how to use its weights")
     return weights, text

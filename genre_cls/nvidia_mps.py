@@ -46,7 +46,7 @@ def start() -> None:
 
 
 def _works(places: dict[str, str]) -> bool:
-    """Return whether a process in whose environment the service is can use a GPU."""
+    """Return whether a process that uses the service can use a GPU."""
     try:
         return not subprocess.run([sys.executable, "-c", USE], env=os.environ | places, timeout=PATIENCE).returncode
     except subprocess.TimeoutExpired:

@@ -58,7 +58,7 @@ class OnnxClassifier(Classifier):
         except OSError as error:
             raise UserError(f"{path}: {system_reason(error)}") from error
         except Exception as error:  # whatever parsers raise for nonsense
-            raise UserError(f"{path}: holds no ONNX model of genre_cls: {in_short(error)}") from error
+            raise UserError(f"{path}: is not an ONNX model of genre_cls: {in_short(error)}") from error
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         try:
@@ -68,7 +68,7 @@ class OnnxClassifier(Classifier):
             raise UserError(f"the model cannot classify this file: {in_short(error)}") from error
         has_votes = windows.shape[1:] == (len(self.genres),) and windows.size
         if not (has_votes and starts.shape == ends.shape == windows.shape[:1]):
-            raise UserError("the model gives no vote on each window of this file")
+            raise UserError("the model gives no probabilities per window for this file")
         has_probabilities = np.allclose(windows.sum(axis=1), 1, atol=1e-3) and (windows >= 0).all()
         if not (has_probabilities and np.isfinite(starts + ends).all()):
             raise UserError("the model gives no probabilities for this file")

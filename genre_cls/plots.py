@@ -257,17 +257,17 @@ def _wilson(shares: Floats, counts: NDArray[Any]) -> tuple[list[float], list[flo
 
 
 def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") -> Figure:
-    """Draw a configuration's accuracy and its recall of each genre under several splits, the largest loss on top.
+    """Draw a configuration's accuracy and its recall of each genre under several splits, the largest drop on top.
 
     Args:
-        by_split: its result by the name of the split, at least two; losses are from the first to the last.
+        by_split: its result by the name of the split, at least two; drops are from the first to the last.
         note: small print below.
     """
     recalls = {split: _recalls(result) for split, result in by_split.items()}
-    lost = _points_lost([*recalls.values()])
+    drops = _drops([*recalls.values()])
     lines = 0.6 * np.arange(len(by_split))  # the first row has a line per split, because intervals overlap
     middle, end = float(lines.mean()), float(lines[-1])
-    rows = {genre: end + 1.3 + i for i, genre in enumerate(lost)}
+    rows = {genre: end + 1.3 + i for i, genre in enumerate(drops)}
     figure = new_figure(7.0, 1.9 + 0.28 * (end + len(rows)), note)
     axes = figure.subplots()
     axes.axhspan(-0.7, end + 0.7, color=SHADE, linewidth=0, zorder=0)
@@ -276,8 +276,8 @@ def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") ->
         _draw_accuracy(axes, line, result, look)
     handles = _draw_recalls(axes, rows, recalls, looks)
     first, *_, last = (100 * result.estimate("accuracy").mean for result in by_split.values())
-    losses = {rows[genre]: points for genre, points in lost.items() if not isnan(points)}
-    _write_losses(axes, {middle: first - last} | losses, [*by_split])
+    by_row = {rows[genre]: drop for genre, drop in drops.items() if not isnan(drop)}
+    _write_drops(axes, {middle: first - last} | by_row, [*by_split])
     label_rows(axes, [middle, *rows.values()], ["all genres", *map(plain, rows)])
     axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % CI")
     tidy(axes)
@@ -405,14 +405,14 @@ def _recalls(result: ConfigResult) -> dict[str, float]:
     return {genre: 100 * float(recall) for genre, recall, n_tracks in shares if n_tracks}
 
 
-def _points_lost(recalls: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return how much lower the last recall of each genre is than the first (points), the largest loss first.
+def _drops(recalls: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return how much lower the last recall of each genre is than the first (points), the largest drop first.
 
     NaN, and last, if either has no track of the genre.
     """
     genres = list(dict.fromkeys(chain(*recalls)))
-    lost = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
-    return {genres[i]: float(lost[i]) for i in np.argsort(-lost, kind="stable")}
+    drops = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
+    return {genres[i]: float(drops[i]) for i in np.argsort(-drops, kind="stable")}
 
 
 def _split_looks(n: int) -> list[dict[str, Any]]:
@@ -443,13 +443,13 @@ def _draw_recalls(
     return handles
 
 
-def _write_losses(axes: Axes, losses: Mapping[float, float], splits: Sequence[str]) -> None:
-    """Write the points lost, by row, right of 100 %; start the axis at the lowest share that is drawn."""
-    axes.set_title(f"points lost, {plain(splits[0])} → {plain(splits[-1])}", loc="right", size=8, color=GREY)
+def _write_drops(axes: Axes, drops: Mapping[float, float], splits: Sequence[str]) -> None:
+    """Write the drops in points, by row, right of 100 %; start the axis at the lowest share that is drawn."""
+    axes.set_title(f"drop in points, {plain(splits[0])} → {plain(splits[-1])}", loc="right", size=8, color=GREY)
     low = min(90, 10 * floor(axes.dataLim.x0 / 10))
     axes.set(xlim=(low - 0.03 * (100 - low), 100 + 0.2 * (100 - low)), xticks=range(low, 101, 10))
-    for y, lost in losses.items():
-        _write_in_row(axes, y, f"{round(lost)}".replace("-", "−"), x=0.985, ha="right")
+    for y, drop in drops.items():
+        _write_in_row(axes, y, f"{round(drop)}".replace("-", "−"), x=0.985, ha="right")
 
 
 def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:

@@ -126,12 +126,12 @@ def _classifier(arguments: Namespace) -> "Classifier":
 
 def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Predictions:
     """Classify the files one by one; log why others cannot be classified, and add them to `failed`."""
-    for file in progress_bar(files, "Listening", total=len(files)) if len(files) > 1 else files:
+    for file in progress_bar(files, "Classifying", total=len(files)) if len(files) > 1 else files:
         try:
             yield file, classifier.predict(file)
-        except UnreadableAudio as error:
+        except (UnreadableAudio, UserError) as error:
             failed.append(file)
-            _log(f"{file}: {f'has no audio in it ({READABLE})' if file.is_dir() else error}")
+            _log(f"{file}: {f'contains no audio files ({READABLE})' if file.is_dir() else error}")
 
 
 def _inputs(path: Path) -> list[Path]:
@@ -140,7 +140,8 @@ def _inputs(path: Path) -> list[Path]:
     A folder without audio is returned, too, to be refused like any other path that is no audio file.
     """
     if others := other_files(path):
-        _log(f"{path}: files left out: {len(others)}, such as {others[0].name}; what can be read is {READABLE}")
+        number = "1 file" if len(others) == 1 else f"{len(others)} files"
+        _log(f"{path}: {number} skipped, such as {others[0].name}; readable formats: {READABLE}")
     return audio_files(path) or [path]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genre_cls.audio import UnreadableAudio, duration, no_music, path_noted, refusal, segments
 from genre_cls.calibration import Floats, tempered
+from genre_cls.files import expanduser
 
 SEGMENT = 60.0  # s of audio in memory at once
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
@@ -182,7 +183,7 @@ class Classifier(ABC):
             UserError: the model's outputs are no probabilities.
         """
         with path_noted(path):
-            return self._predict(Path(path))
+            return self._predict(expanduser(path))
 
     @abstractmethod
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:

@@ -49,7 +49,7 @@ class ServedGenres(PythonModel):
             try:
                 prediction = self._classifier.predict(path)
             except (UnreadableAudio, UserError) as error:
-                raise MlflowException.invalid_parameter_value(f"audio file {index} {error}") from error
+                raise MlflowException.invalid_parameter_value(f"audio file {index}: {error}") from error
         pairs = zip(prediction.genres, prediction.probabilities.tolist(), strict=True)
         return {"genre": prediction.genre} | {f"p({genre})": probability for genre, probability in pairs}
 

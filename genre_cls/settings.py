@@ -64,7 +64,7 @@ class Text:
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        text = "a text" if self.empty else "a text that is not empty"
+        text = "a text" if self.empty else "a non-empty text"
         return f"{text}, at most {self.longest} characters" if self.longest else text
 
 
@@ -236,7 +236,7 @@ def no_such_key(key: str) -> str:
         return f"{key}: no such setting with this option of {group}; {group}={' or '.join(own)} has it"
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
-        return f"{key}: is a group of settings; its parts are set, such as {parts[0]}{also}"
+        return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
     others = [known for known in (*RULES, *GROUPS) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)

@@ -67,7 +67,7 @@ class Spool:
         """
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         if json.loads(files.pop(SUMS)) != {name: _sum(content) for name, content in files.items()}:
-            raise ValueError("differs from what was kept")
+            raise ValueError("does not match its checksums")
         return files
 
     def drop(self, folder: Path) -> None:

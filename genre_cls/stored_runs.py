@@ -145,7 +145,7 @@ class StoredRuns:
         """
         with self._run_failures_in_one_line(run_id):
             folds = self._folds(run_id)
-        with self._run_failures_in_one_line(run_id, "if it was deleted, its training with force=true makes it again"):
+        with self._run_failures_in_one_line(run_id, "if it was deleted, train it again with force=true"):
             return [self._file(fold, "model.safetensors") for fold in folds]
 
     def temperature(self, run_id: str) -> float:
@@ -192,7 +192,7 @@ class StoredRuns:
         run = self._client.get_run(run_id)
         folds = self._children(run) or ([run] if PARENT in run.data.tags else [])
         if not folds:
-            raise UserError(f"run {run_id} in {self.uri}: has no folds that have finished, and is none itself")
+            raise UserError(f"run {run_id} in {self.uri}: has no finished folds and is not a fold")
         return folds
 
     def _parent(self, run_id: str) -> Run:

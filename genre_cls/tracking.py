@@ -315,7 +315,7 @@ def _check_reachable(folder: Path) -> None:
     """Raise if the folder of an experiment is missing: machines that share a database may not share its files."""
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder, in which this store has the files of its folds; continue on the machine that "
+            f"{folder}: missing, though this store keeps its folds' files there; continue on the machine that "
             "has it, let machines share a server (tracking=server), or train all folds again: force=true"
         )
 

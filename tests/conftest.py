@@ -1,4 +1,4 @@
-"""Where the fixtures are: in `shared`, which takes seconds to import, so who only hands out tests does without."""
+"""Load the fixtures from `shared`, which takes seconds to import, except in a process that only distributes tests."""
 
 import os
 
@@ -7,6 +7,6 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures in a process that runs tests."""
-    hands_out = config.getoption("dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ
-    if not hands_out:
+    only_distributes = config.getoption("dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ
+    if not only_distributes:
         config.pluginmanager.import_plugin("shared")

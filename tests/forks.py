@@ -1,4 +1,4 @@
-"""The command in a fork of this process, which need not import all anew."""
+"""Run the training command in a fork of this process, which need not import everything again."""
 
 import faulthandler
 import os
@@ -17,10 +17,10 @@ PATIENCE = 300  # s, after which a command that stands still says where, and end
 
 
 def fork(prepare: Callable[[], None], *arguments: str) -> int:
-    """Begin the command in a process of its own, of which this gives the id.
+    """Start the command in a process of its own and return the process id.
 
     Args:
-        prepare: what that process does before.
+        prepare: called first in that process.
         arguments: of the command.
     """
     child = os.fork()
@@ -44,12 +44,12 @@ def fork(prepare: Callable[[], None], *arguments: str) -> int:
 
 
 def ended(child: int) -> int:
-    """The exit code of such a process, which is waited for."""
+    """Wait for such a process and return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
-    """Whether a process ends soon, be it that nobody asks how it ended."""
+    """Return whether a process ends within some seconds; a zombie, which nobody has waited for, has ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)

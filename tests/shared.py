@@ -200,7 +200,7 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in, far from the user's own cache and server."""
+    """An empty working directory, isolated from the user's own cache, data and tracking server."""
     folder = tmp_path / "a place"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -281,7 +281,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep_under_way(
     request: pytest.FixtureRequest, one_thread: None, tiny_music: Path, on_music: tuple[str, ...], together: Path
 ) -> Iterator[Future[Outcome] | None]:
-    """The grid as a user starts it, on the tiny music and a file that is none; it runs beside the other tests."""
+    """The grid as a user starts it, on the tiny music and a file that is not audio; it runs beside the other tests."""
 
     def make(folder: Path) -> Outcome:
         root = shutil.copytree(tiny_music, folder / tiny_music.name)

@@ -1,4 +1,4 @@
-"""The map for newcomers against the code."""
+"""Test ARCHITECTURE.md's table of modules and the tests that the documents cite against the code."""
 
 import ast
 import re
@@ -10,25 +10,34 @@ import pytest
 import genre_cls
 
 PACKAGE = Path(genre_cls.__file__).parent
+TESTS, DOCS = (PACKAGE.parent / name for name in ("tests", "docs"))
 TABLE = [line for line in (PACKAGE.parent / "ARCHITECTURE.md").read_text().splitlines() if line.startswith("| `")]
-PLACES = {room: place for place, line in enumerate(TABLE) for room in re.findall(r"`(\w+)\.py`", line.split("|")[1])}
+NAMES = [module for line in TABLE for module in re.findall(r"`(\w+)\.py`", line.split("|")[1])]  # in reading order
+PLACES = {module: place for place, module in enumerate(NAMES)}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
-def imported(room: str) -> Iterator[str]:
-    """The rooms that a room names in its imports, wherever these stand."""
-    for node in ast.walk(ast.parse((PACKAGE / f"{room}.py").read_text())):
+def imported(module: str) -> Iterator[str]:
+    """The modules that a module imports, wherever in its file."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "genre_cls":
             yield from (name.name for name in node.names if name.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from re.findall(r"^genre_cls\.(\w+)$", node.module)
 
 
-def test_every_room_has_its_place_on_the_map() -> None:
-    assert sorted(PLACES) == MODULES
+def test_every_module_is_in_the_table_once() -> None:
+    assert sorted(NAMES) == MODULES
 
 
-@pytest.mark.parametrize("room", MODULES)
-def test_a_room_imports_only_what_stands_below_it(room: str) -> None:
-    above = [other for other in imported(room) if PLACES[other] < PLACES[room]]
-    assert not above, f"{room} imports {', '.join(above)}"
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_is_below_it_or_on_its_right(module: str) -> None:
+    above = [other for other in imported(module) if PLACES[other] < PLACES[module]]
+    assert not above, f"{module} imports {', '.join(above)}"
+
+
+def test_every_test_that_the_documents_cite_exists() -> None:
+    files = {path.name: path.read_text() for path in TESTS.glob("test_*.py")}
+    existing = {*files, *(name for text in files.values() for name in re.findall(r"def (test_\w+)\(", text))}
+    cited = {name for path in DOCS.glob("*.md") for name in re.findall(r"\btest_\w+(?:\.py)?", path.read_text())}
+    assert cited and not cited - existing

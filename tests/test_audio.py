@@ -155,7 +155,7 @@ def test_any_length_becomes_features_or_is_refused(
 @pytest.mark.parametrize(
     "content", [b"", b"Dear diary, today\nI heard a song.\n" * 99, b"<html><body>404 not found</body></html>"]
 )
-def test_a_file_that_is_no_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
+def test_a_file_that_is_not_audio_is_refused_under_any_name(tmp_path: Path, extension: str, content: bytes) -> None:
     path = tmp_path / f"song{extension}"
     path.write_bytes(content)
     text = reason(path)
@@ -222,7 +222,7 @@ def test_a_missing_file_a_folder_and_an_overlong_name_are_refused_in_words(tmp_p
     assert reason(tmp_path / "missing.wav") == "no such file or directory"
     assert reason(tmp_path / "folder.wav") == "is a directory"
     (tmp_path / "link.wav").symlink_to("/no such disk/song.flac")
-    assert reason(tmp_path / "link.wav") == "is a link to nothing (/no such disk/song.flac)"
+    assert reason(tmp_path / "link.wav") == "is a broken link (/no such disk/song.flac)"
     assert reason(tmp_path / ("x" * 999 + ".wav")) == "file name too long"
 
 
@@ -289,7 +289,7 @@ def test_the_length_of_a_file_is_reported_without_decoding_it(tmp_path: Path) ->
 
 def test_a_pipe_and_an_absurd_sample_rate_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
-    assert reason(tmp_path / "pipe.wav") == "is no regular file"
+    assert reason(tmp_path / "pipe.wav") == "is not a regular file"
     soundfile.write(tmp_path / "a.wav", tone(440, 22050), 2_000_000)
     assert reason(tmp_path / "a.wav") == "has a sample rate of 2000000 Hz"
 

@@ -196,6 +196,18 @@ def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> Non
         ]  # fmt: skip
 
 
+def test_the_simulations_of_verdicts_print_shares() -> None:
+    script = BENCHMARKS / "verdicts.py"
+    done = subprocess.run(
+        [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
+    )
+    lines = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
+    assert len(lines) == 2 * 15 + 2 * 9
+    shares = [float(share) for line in lines for share in re.findall(r"(\S+) ±", line)]
+    assert shares and all(0 <= share <= 100 for share in shares)
+    assert done.stderr == ""
+
+
 @pytest.mark.slow
 def test_a_long_file_is_predicted_in_the_memory_of_a_short_one(tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"

@@ -69,12 +69,12 @@ def test_gtzan_is_found_in_every_layout(tmp_path: Path, layout: str, extension: 
 
 
 @pytest.mark.parametrize("name", ["hiphop", "hip-hop", "Hip Hop", "HipHop", "hip_hop"])
-def test_hiphop_has_one_name_however_its_folder_is_spelt(tmp_path: Path, name: str) -> None:
+def test_hiphop_has_one_name_however_its_folder_is_spelled(tmp_path: Path, name: str) -> None:
     make_gtzan(tmp_path, hiphop=name)
     assert ids(gtzan(str(tmp_path))) == IDS
 
 
-def test_the_images_beside_gtzans_audio_are_no_tracks(tmp_path: Path) -> None:
+def test_the_images_beside_gtzans_audio_are_not_tracks(tmp_path: Path) -> None:
     make_gtzan(tmp_path / "Data" / "genres_original")
     make_gtzan(tmp_path / "Data" / "images_original", extension=".png")
     touch(tmp_path / "Data" / "features_30_sec.csv")
@@ -120,9 +120,9 @@ def test_a_genre_without_audio_stops_with_its_name(tmp_path: Path, emptied: bool
 
 def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
     for root in (None, ""):
-        assert "dataset.root is not set" in told(partial(gtzan, root))
+        assert "neither dataset.root nor GTZAN_ROOT is set" in told(partial(gtzan, root))
     assert f"{tmp_path}/typo: no such folder" in told(lambda: gtzan(f"{tmp_path}/typo"))
-    assert f"{tmp_path}: no folder named as a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
+    assert f"{tmp_path}: has no folder named after a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
     for text in (told(lambda: gtzan(None)), told(lambda: gtzan(str(tmp_path)))):
         assert "GTZAN_ROOT" in text and "dataset=demo" in text
 
@@ -206,7 +206,7 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
-    unreadable = "files left out, as their format cannot be read: 1, such as b.m4a."
+    unreadable = "Files in unreadable formats, ignored: 1, such as b.m4a."
     assert found.notes == ("Folders without tracks, ignored: art.", unreadable)
 
 
@@ -580,14 +580,14 @@ def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: P
 
 
 @pytest.mark.parametrize("word", ["no", "2", "-"])
-def test_metadata_that_leaves_out_perhaps_is_reported(tmp_path: Path, word: str) -> None:
+def test_an_exclude_other_than_0_or_1_is_refused(tmp_path: Path, word: str) -> None:
     for name in ("rock/a.wav", "jazz/c.wav"):
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text(f"path,exclude\nrock/a.wav,{word}\n")
     assert f"metadata.csv: exclude={word} of rock/a.wav: must be 1, 0 or empty" in told(lambda: folder(str(tmp_path)))
 
 
-def test_metadata_of_no_track_is_reported_since_its_artist_would_be_lost(tmp_path: Path) -> None:
+def test_metadata_that_matches_no_track_is_reported(tmp_path: Path) -> None:
     for name in ("rock/a.wav", "jazz/c.wav"):
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
@@ -595,7 +595,7 @@ def test_metadata_of_no_track_is_reported_since_its_artist_would_be_lost(tmp_pat
     assert note.startswith("metadata.csv: 1 path matches no track ('rock") and "rock/a.wav" in note
 
 
-def test_a_genre_of_which_metadata_leaves_nothing_is_reported(tmp_path: Path) -> None:
+def test_a_genre_whose_tracks_are_all_excluded_is_reported(tmp_path: Path) -> None:
     for name in ("rock/a.wav", "jazz/c.wav", "noise/d.wav"):
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
@@ -605,7 +605,7 @@ def test_a_genre_of_which_metadata_leaves_nothing_is_reported(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])
-def test_a_metadata_file_that_is_none_is_reported(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_metadata_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with a column path, and artist or exclude"):
         catalogue._metadata(tmp_path / "metadata.csv")
@@ -640,7 +640,7 @@ def test_metadata_is_read_however_its_header_is_spelled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ("rock/a.wav,Ann,1\nrock/a.wav,Ann,\n", "rock/a.wav is in it twice, with different facts"),
+        ("rock/a.wav,Ann,1\nrock/a.wav,Ann,\n", "rock/a.wav is listed twice with different facts"),
         ("rock/a.wav,Ann, the singer,1\n", "a name with a comma needs quotes around it"),
     ],
 )

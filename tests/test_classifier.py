@@ -129,6 +129,18 @@ def test_a_folder_of_model_files_is_their_ensemble(trained: Any, tiny_music: Pat
     np.testing.assert_allclose(GenreClassifier.load(tmp_path).predict(track).windows, expected, atol=1e-12)
 
 
+def test_paths_may_begin_with_a_tilde(
+    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    song = shutil.copy(tiny_music / GENRES[1] / "3.wav", tmp_path / "song.wav")
+    classifier = GenreClassifier.load(model)
+    classifier.save("~/saved.safetensors")
+    saved = GenreClassifier.load("~/saved.safetensors")
+    np.testing.assert_array_equal(saved.predict("~/song.wav").windows, classifier.predict(song).windows)
+    np.testing.assert_array_equal(classifier.first_clip("~/song.wav").mel, classifier.first_clip(song).mel)
+
+
 def test_one_exported_file_holds_all_the_models_and_their_origin(
     trained: Any, tiny_music: Path, tmp_path: Path
 ) -> None:
@@ -151,7 +163,7 @@ def test_one_exported_file_holds_all_the_models_and_their_origin(
 
 
 def test_no_models_and_onnx_files_are_refused_with_what_is_needed() -> None:
-    with pytest.raises(UserError, match="needs one at least"):
+    with pytest.raises(UserError, match="needs at least one"):
         GenreClassifier([])
     with pytest.raises(UserError, match=r"genres\.onnx: is an \.onnx file, which genre_cls\.OnnxClassifier"):
         GenreClassifier.load("genres.onnx")
@@ -290,7 +302,7 @@ def test_code_in_the_configuration_and_in_nested_arguments_does_not_run(model: P
     path.write_bytes(
         serialised(contents(model)[1], description | {"config": description["config"] + f"\nextra: {code}\n"})
     )
-    assert "no model that can be used" in refusal(path)
+    assert "is not a usable model" in refusal(path)
     nested = {"_target_": "os.system", "_args_": [f"touch {ran}"]}
     for key in ("dropout", "bands", "channels"):
         refusal(forged(tmp_path / "a.safetensors", model, lambda _, c, __, key=key: c["model"].update({key: nested})))
@@ -305,15 +317,15 @@ ONE_LAYER = {"channels": [1], "kernel_sizes": [3], "strides": [[1, 1]]}
 NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "a layer that would fill the memory": (
         lambda _, c, __: c["model"].update(channels=[10**9, 10**9, 10**9]),
-        "no model",
+        "usable model",
     ),
-    "a negative layer": (lambda _, c, __: c["model"].update(channels=[-1, 2, 3]), "no model"),
+    "a negative layer": (lambda _, c, __: c["model"].update(channels=[-1, 2, 3]), "usable model"),
     "another depth": (
         lambda _, c, __: c["model"].update(channels=[16], kernel_sizes=[3], strides=[[1, 1]]),
-        "no model",
+        "usable model",
     ),
-    "an argument that it does not take": (lambda _, c, __: c["model"].update(colour="red"), "no model"),
-    "steps of nothing": (lambda _, c, __: c["model"].update(strides=[[0, 0]] * 3), "no model"),
+    "an argument that it does not take": (lambda _, c, __: c["model"].update(colour="red"), "usable model"),
+    "steps of nothing": (lambda _, c, __: c["model"].update(strides=[[0, 0]] * 3), "which no model"),
     "an endless window": (lambda _, c, __: c["recipe"].update(window=1e12), "recipe.window=1000000000000.0: must be"),
     "a window in words": (lambda _, c, __: c["recipe"].update(window="long"), "recipe.window=long: must be"),
     "a full overlap": (lambda _, c, __: c["recipe"].update(overlap=1.0), "recipe.overlap=1.0: must be"),
@@ -362,19 +374,19 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda _, c, __: c["model"].update(extra=[(twice := ["a"]), twice]),
         "has aliases",
     ),
-    "networks taken for kernel machines": (lambda _, c, __: c["recipe"].update(members=["statistics"]), "no model"),
-    "other bins": (lambda d, *_: d["features"].update(n_mels=7), "no model"),
+    "networks taken for kernel machines": (lambda _, c, __: c["recipe"].update(members=["statistics"]), "usable model"),
+    "other bins": (lambda d, *_: d["features"].update(n_mels=7), "usable model"),
     "an unknown feature": (lambda d, *_: d["features"].update(tempo=1), "features.tempo"),
     "one genre": (lambda d, *_: d.update(genres=["all"]), "at least two names"),
-    "three genres": (lambda d, *_: d.update(genres=["a", "b", "c"]), "no model"),
+    "three genres": (lambda d, *_: d.update(genres=["a", "b", "c"]), "usable model"),
     "genres that are numbers": (lambda d, *_: d.update(genres=[1, 2]), "at least two names"),
     "no configuration": (lambda d, c, _: c.clear(), "KeyError"),
     "no features": (_without("features"), "KeyError: 'features'"),
     "no origin": (_without("origin"), "KeyError: 'origin'"),
     "no weights": (lambda *all_: all_[2].clear(), "has no weights"),
-    "a weight too few": (lambda *all_: all_[2].pop("0.mean"), "no model"),
-    "a weight too many": (lambda *all_: all_[2].update({"0.more": torch.zeros(1)}), "no model"),
-    "weights of no member": (lambda *all_: all_[2].update({"mean": torch.zeros(1)}), "no model"),
+    "a weight too few": (lambda *all_: all_[2].pop("0.mean"), "usable model"),
+    "a weight too many": (lambda *all_: all_[2].update({"0.more": torch.zeros(1)}), "usable model"),
+    "weights of no member": (lambda *all_: all_[2].update({"mean": torch.zeros(1)}), "usable model"),
     "a temperature out of range": (
         lambda *all_: all_[0].update(temperature=0),
         "temperature=0: must be from 0.1 to 10",
@@ -395,7 +407,7 @@ def test_a_model_file_with_nonsense_in_it_is_refused(model: Path, tmp_path: Path
 def test_an_invalid_description_is_refused(model: Path, tmp_path: Path, text: str) -> None:
     path = tmp_path / "a\nb.safetensors"  # which is reported in one line all the same
     path.write_bytes(save(contents(model)[1], metadata={"genre_cls": text}))
-    with pytest.raises(UserError, match="no model that can be used") as error:
+    with pytest.raises(UserError, match="is not a usable model") as error:
         GenreClassifier.load(path)
     assert len(str(error.value).splitlines()) == 1
 
@@ -404,7 +416,7 @@ def test_files_without_a_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for content in (b"", b"RIFF", b"\xff" * 64, b"Dear diary, today I heard a song." * 9):
         path.write_bytes(content)
-        assert "is no safetensors file" in refusal(path)
+        assert "is not a safetensors file" in refusal(path)
     path.write_bytes(save({"weight": torch.zeros(2)}))
     assert "is not a model of genre_cls" in refusal(path)
 
@@ -426,7 +438,7 @@ def test_a_header_that_lies_about_its_tensors_is_refused(tmp_path: Path, what: s
     for claimed in (len(header), 2**40, 2**64 - 1):
         path = tmp_path / "a.safetensors"
         path.write_bytes(claimed.to_bytes(8, "little") + header + bytes(4))
-        assert "is no safetensors file" in refusal(path)
+        assert "is not a safetensors file" in refusal(path)
 
 
 def test_a_file_up_to_the_length_of_a_segment_is_classified_as_one_clip(

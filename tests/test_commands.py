@@ -95,7 +95,7 @@ MISTAKES = {
     "a folder that is not there": (["dataset.root=/no/such"], ["dataset.root=/no/such"]),
     "a file for a folder": ([f"dataset.root={__file__}"], [__file__]),
     "no GTZAN": (["dataset=gtzan"], ["dataset.root", "GTZAN_ROOT"]),
-    "a cache that cannot be": (["cache_dir=/dev/null/a"], ["cache_dir=/dev/null/a: /dev/null is no folder"]),
+    "a cache that cannot be": (["cache_dir=/dev/null/a"], ["cache_dir=/dev/null/a: /dev/null is not a folder"]),
     "bands beyond the FFT": (["features.n_mels=5000"], ["features.n_mels=5000", "1024"]),
     "frequencies beyond the rate": (["features.f_max=99999"], ["f_max=99999"]),
     "an argument that the model refuses": (["model.dropout=2"], ["model: dropout"]),
@@ -110,14 +110,14 @@ MISTAKES = {
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
     "a setting of another split": (["folds.tolerance=1"], ["folds.tolerance", "folds=artist has it"]),
     "folds of a split that is fixed": (["folds=filtered"], ["folds.k=2: the split of folds=filtered is fixed; leave"]),
-    "a store that is a file": ([f"tracking.folder={__file__}"], [f"tracking.folder={__file__}: ", "is no folder"]),
+    "a store that is a file": ([f"tracking.folder={__file__}"], [f"tracking.folder={__file__}: ", "is not a folder"]),
     "a store that no disk takes": (
         ["tracking.folder=/dev/null/a"],
-        ["tracking.folder=/dev/null/a: /dev/null is no folder"],
+        ["tracking.folder=/dev/null/a: /dev/null is not a folder"],
     ),
     "a seed that others take over": (["seed=-1"], ["error: seed=-1"]),
-    "no place for the cache": (["cache_dir="], ["cache_dir=", "not empty"]),
-    "no place for the report": (["report_dir="], ["report_dir=", "not empty"]),
+    "no place for the cache": (["cache_dir="], ["cache_dir=", "non-empty"]),
+    "no place for the report": (["report_dir="], ["report_dir=", "non-empty"]),
     "a configuration that is none": (["--config-name=foo"], ["--config-name=foo", str(CONF)]),
     "a command to do again that is none": (["--experimental-rerun=/no/such"], ["/no/such"]),
     "an optimiser that is none": (["recipe.optimizer._target_=torch.optim.Atom"], ["recipe.optimizer", "Atom"]),
@@ -164,7 +164,7 @@ def test_one_bad_value_stops_a_sweep_before_any_work(
 
 def test_a_cache_in_which_the_demo_set_cannot_be_made_is_named(command: Command) -> None:
     done = command(train.main, "cache_dir=/dev/null/a")
-    assert done.code == 2 and done.err.startswith("error: cache_dir=/dev/null/a: /dev/null is no folder")
+    assert done.code == 2 and done.err.startswith("error: cache_dir=/dev/null/a: /dev/null is not a folder")
 
 
 OWN = (
@@ -204,6 +204,11 @@ def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
         assert "dataset." not in done.err, "the report has no such setting"
+
+
+def test_the_report_command_takes_hydras_options_written_with_an_equals_sign(command: Command, tmp_path: Path) -> None:
+    done = command(report.main, "--cfg=job", f"--config-dir={tmp_path}")
+    assert done.code == 0 and "report_dir: report" in done.out and not done.err
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 """Test comparisons of configurations against reference implementations, and their verdicts."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,18 +297,6 @@ def test_the_verdict_names_both_and_what_lies_between_them(missed: tuple[int, ..
     worse = np.arange(N_TRACKS) >= np.array(missed)[:, None]
     (found,) = each_pair([a_result(np.ones_like(worse)), a_result(worse, model="basic")], ROPE)
     assert verdict(found).startswith(words)
-
-
-def test_the_simulations_of_the_documentation_run() -> None:
-    script = Path(__file__).parents[1] / "benchmarks" / "verdicts.py"
-    done = subprocess.run(
-        [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
-    )
-    rows = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
-    assert len(rows) == 2 * 15 + 2 * 9
-    shares = [float(share) for row in rows for share in re.findall(r"(\S+) ±", row)]
-    assert shares and all(0 <= share <= 100 for share in shares)
-    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("n_folds", "n_tracks"), [(2, 8), (3, 10)])  # of tenths the deviation is not quite 0

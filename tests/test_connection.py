@@ -93,7 +93,7 @@ def test_a_damaged_database_is_reported_at_once_with_what_to_do(folder: Path, da
         with sqlite3.connect(path) as connection:
             connection.execute("create table experiments (name text)")
     began = time.monotonic()
-    with pytest.raises(UserError, match="put a copy of it back, or move it away") as told:
+    with pytest.raises(UserError, match="restore a backup, or move it away") as told:
         connect("", folder)
     assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
     assert time.monotonic() - began < 5

@@ -1,4 +1,4 @@
-"""Windows: which frames are learned from, which are judged by, and what they are standardised with."""
+"""Windows: which frames train, which are evaluated, and what they are standardised with."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -151,7 +151,7 @@ def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks(fo
 
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0, 0.9), st.integers(1, 5))
-def test_the_verdict_of_a_track_is_the_mean_over_its_own_windows(
+def test_a_tracks_prediction_is_the_mean_over_its_own_windows(
     fold_data: MakeData, overlap: float, batch_size: int
 ) -> None:
     data = fold_data(numbered(), range(9), overlap=overlap, batch_size=batch_size)

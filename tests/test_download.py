@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shlex
 import shutil
 import sys
 import tarfile
@@ -17,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shared import held_for_a_second
 
-from genre_cls import download, locks
-from genre_cls.catalogue import GTZAN_GENRES
+from genre_cls import catalogue, download, locks
+from genre_cls.catalogue import GTZAN_GENRES, Catalogue
 from genre_cls.download import Source, configured, fetch, get, unpack
 from genre_cls.errors import UserError
 
@@ -246,7 +248,7 @@ def is_whole(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("fault", RECOVERED, ids=lambda fault: fault.__name__)
-def test_whatever_one_mirror_does_another_makes_up_for_it(
+def test_whatever_one_mirror_does_another_one_completes_the_download(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
 ) -> None:
     get(source(archive, mirror(fault), mirror(well)), tmp_path)
@@ -439,6 +441,17 @@ def test_the_command_ends_with_a_data_set_that_training_finds(
     shown = capsys.readouterr().out
     assert f"10 tracks; train on them with dataset=gtzan dataset.root={tmp_path / 'gtzan'}" in shown
     assert "GTZAN is not complete" in shown
+
+
+@pytest.mark.parametrize("name", ["gtzan", "my music", "rock, jazz & Ann's"])
+def test_the_setting_that_it_prints_can_be_pasted_whatever_the_folder(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(catalogue, "gtzan", lambda root: Catalogue("gtzan", ()))
+    download._print_summary(Path(name))
+    (word,) = shlex.split(capsys.readouterr().out.partition("dataset=gtzan ")[2])
+    override = OverridesParser.create().parse_override(word)
+    assert (override.key_or_group, override.value()) == ("dataset.root", name)
 
 
 def test_the_command_reports_in_one_line_that_nothing_can_be_downloaded(

@@ -70,7 +70,7 @@ def test_syncing_a_missing_file_fails(tmp_path: Path) -> None:
 def test_a_full_disk_is_reported_with_the_files_name_and_keeps_the_old_file(small_disk: SmallDisk) -> None:
     path = small_disk(100) / "a\nfile"
     write(path, b"old")
-    with pytest.raises(UserError, match=r"a\\nfile: no space left on device; .*same command goes on$"):
+    with pytest.raises(UserError, match=r"a\\nfile: no space left on device; .*run the command again$"):
         write(path, bytes(200_000))
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
     small_disk(400)

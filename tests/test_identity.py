@@ -102,7 +102,7 @@ def test_every_other_setting_changes_it(composed: Compose, features: str) -> Non
         assert (identity.key("data") == original.key("data")) == (key in elsewhere), key
 
 
-def test_other_data_or_other_code_is_never_taken_over(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_data_or_other_code_is_never_reused(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     job = as_job(composed())
     original = identify(*job)
     assert original.key("data") == identify(*job).key("data") != original.key("other data")
@@ -141,7 +141,7 @@ def test_no_password_is_shown(identity_of: Callable[..., Identity], monkeypatch:
     assert "hunter2" not in f"{identity} {identity.tags}" and "https://runs.example:8080/a@b" in identity.yaml
 
 
-def test_it_is_the_same_in_whatever_way_a_setting_came_about(identity_of: Callable[..., Identity]) -> None:
+def test_it_does_not_depend_on_how_a_setting_was_given(identity_of: Callable[..., Identity]) -> None:
     plain, chosen, set_again = identity_of(), identity_of("features=mel", "batch_size=32"), identity_of("seed=0")
     assert plain.fingerprint == chosen.fingerprint == set_again.fingerprint
 
@@ -174,7 +174,7 @@ def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_
         ("+model.x='a\nb'", "mel deep 32 x=a\\nb"),
     ],
 )
-def test_a_title_is_the_axes_and_what_else_tells_configurations_apart(
+def test_a_title_is_the_axes_and_what_else_distinguishes_configurations(
     identity_of: Callable[..., Identity], overrides: str, title: str
 ) -> None:
     assert identity_of(*overrides.split(" ")).title == title
@@ -186,7 +186,7 @@ def test_a_title_stays_short(identity_of: Callable[..., Identity]) -> None:
     assert len(title) == LONGEST_TITLE and title.startswith("mel deep 32 some_setting_0=xxx") and title.endswith("…")
 
 
-def test_several_experiments_at_once_are_named_as_they_were_asked_for(identity_of: Callable[..., Identity]) -> None:
+def test_several_experiments_at_once_are_named_as_requested(identity_of: Callable[..., Identity]) -> None:
     identity = identity_of("experiment=[best,smoke]", "dataset=demo")
     assert identity.named["experiment"] == "[best,smoke]" and "[plain," in identity.params["recipe.members"]
 

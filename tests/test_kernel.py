@@ -33,7 +33,7 @@ def test_it_is_the_ridge_regression_of_scikit_learn(seed: int, n: int, n_values:
     np.testing.assert_allclose(got, LOGIT_SCALE * reference.predict(new.numpy()), atol=2e-3)
 
 
-def test_it_classifies_its_training_windows_and_has_no_opinion_of_an_unlike_one() -> None:
+def test_it_classifies_its_training_windows_and_is_undecided_on_an_unlike_one() -> None:
     known, labels = windows(0, 60, 200), torch.arange(60) % 3
     machine = KernelMachine.fitted(known, labels, 3)
     assert machine(known[:, None, None]).argmax(dim=1).equal(labels)

@@ -135,7 +135,7 @@ def test_a_job_that_fails_elsewhere_is_reported_in_one_line_and_the_others_are_r
     assert (tmp_path / "report" / "report.html").exists()
 
 
-def test_where_a_launcher_has_jobs_side_by_side_the_folds_of_each_take_turns(
+def test_where_a_launcher_runs_jobs_in_parallel_each_trains_its_folds_in_turn(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(voting, "cpu_count", lambda: 4)
@@ -195,7 +195,7 @@ def test_a_configuration_is_compared_in_the_store_that_it_is_in(composed: Callab
 
 
 @needs("joblib")
-def test_a_search_that_would_not_hear_of_its_jobs_is_refused(command: Command, on_music: tuple[str, ...]) -> None:
+def test_a_search_is_refused_on_a_launcher(command: Command, on_music: tuple[str, ...]) -> None:
     got = command(train.main, *GRID, *on_music, "fold=0", "inside=true", "hydra/launcher=joblib")
     assert got.code == 2
     assert got.err.splitlines() == ["error: inside=true: a search runs with hydra/launcher=basic alone"]

@@ -241,22 +241,22 @@ def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, metadata)
     (tmp_path / "a.onnx").write_bytes(graph.SerializeToString())
-    assert "holds no ONNX model of genre_cls" in refusal(tmp_path / "a.onnx")
+    assert "is not an ONNX model of genre_cls" in refusal(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(
     ("windows", "starts", "ends", "reason"),
     [
         ([[0.5, 0.5]], [0.0], [1.0], ""),
-        ([[0.5, 0.5]], 0.0, [1.0], "no vote"),
-        ([[0.5, 0.5]], [0.0], [1.0, 2.0], "no vote"),
-        ([[1.0]], [0.0], [1.0], "no vote"),
-        (0.5, [0.0], [1.0], "no vote"),
+        ([[0.5, 0.5]], 0.0, [1.0], "no probabilities per window"),
+        ([[0.5, 0.5]], [0.0], [1.0, 2.0], "no probabilities per window"),
+        ([[1.0]], [0.0], [1.0], "no probabilities per window"),
+        (0.5, [0.0], [1.0], "no probabilities per window"),
         ([[-5.0, 6.0]], [0.0], [1.0], "no probabilities"),
         ([[0.5, 0.9]], [0.0], [1.0], "no probabilities"),
         ([[np.nan, 0.5]], [0.0], [1.0], "no probabilities"),
         ([[0.5, 0.5]], [0.0], [np.inf], "no probabilities"),
-        (np.empty((0, 2)), [], [], "no vote"),
+        (np.empty((0, 2)), [], [], "no probabilities per window"),
     ],
 )
 def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:

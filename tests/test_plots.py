@@ -248,7 +248,7 @@ def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
     assert "area: number of tracks (at most 5000; at least the smallest dot)" in legend(figure)
 
 
-def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_loss_on_top() -> None:
+def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_drop_on_top() -> None:
     easy, hard = a_result(1.0, 1.0), a_result(0.6, 0.6)
     labels = hard.folds[0].labels
     probabilities = hard.folds[0].probabilities.copy()
@@ -261,7 +261,7 @@ def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_l
     assert dots["random"] == pytest.approx({"jazz": 100, "blues": 100, "rock": 100})
     assert dots["artist"] == pytest.approx({"jazz": 30, "blues": 60, "rock": 60})
     assert [text.get_text() for text in figure.axes[0].texts] == ["100.0 %", "50.0 %", "50", "70", "40", "40"]
-    assert "points lost, random → artist" in texts(figure)
+    assert "drop in points, random → artist" in texts(figure)
 
 
 def test_the_first_row_of_compared_splits_has_an_interval_for_each_that_ends_where_shares_do() -> None:
@@ -280,7 +280,7 @@ def test_compared_splits_differ_in_colour_and_marker() -> None:
     assert len({handle.get_marker() for handle in handles.values()}) == 4
 
 
-def test_a_genre_that_a_split_has_no_track_of_gets_no_dot_and_no_loss_and_comes_last() -> None:
+def test_a_genre_that_a_split_has_no_track_of_gets_no_dot_and_no_drop_and_comes_last() -> None:
     fold = a_fold(accuracy=0.5)
     kept = np.flatnonzero(fold.labels > 0)  # no blues
     ids = tuple(fold.track_ids[i] for i in kept)
@@ -292,7 +292,7 @@ def test_a_genre_that_a_split_has_no_track_of_gets_no_dot_and_no_loss_and_comes_
     assert [text.get_text() for text in figure.axes[0].texts] == ["80.0 %", "50.0 %", "30", "30", "30"]
 
 
-def test_a_gain_is_a_negative_loss() -> None:
+def test_a_gain_is_a_negative_drop() -> None:
     figure = plots.split_comparison({"random": a_result(0.5), "artist": a_result(0.8)})
     assert [text.get_text() for text in figure.axes[0].texts][2:] == ["−30"] * 4
 
@@ -319,7 +319,7 @@ def test_a_figure_becomes_a_png() -> None:
     assert plots.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES, title="t")).startswith(b"\x89PNG")
 
 
-def test_letters_that_the_usual_font_lacks_come_from_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letters_that_the_usual_font_lacks_come_from_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "FONTS", ("of no system", "STIXGeneral"))
     monkeypatch.setitem(rcParams, "font.family", rcParams["font.family"][:1])
     plots._add_fonts.cache_clear()

@@ -153,7 +153,7 @@ def test_folders_are_searched_without_hidden_files_and_no_file_is_classified_twi
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     done = classify(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
-    assert f"{tmp_path}: files left out: 1, such as c.m4a; what can be read is .wav" in done.err
+    assert f"{tmp_path}: 1 file skipped, such as c.m4a; readable formats: .wav" in done.err
     assert done.code == 0 and [one["path"] for one in json.loads(done.out)] == [
         str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV"),
     ]  # fmt: skip
@@ -198,8 +198,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "thirteen hours": (_write(np.zeros(50_000), rate=1), "lasts 13.9 h, more than the 12 h that are taken"),
     "a claim of a day": (_endless, "lasts 27.1 h, more than the 12 h that are taken"),
     "too fast": (_write(noise(1), rate=2_000_000), "has a sample rate of 2000000 Hz"),
-    "folder": (Path.mkdir, "has no audio in it (.wav, .au, .aif, .aiff, .flac, .ogg, .opus, .mp3)"),
-    "pipe": (os.mkfifo, "is no regular file"),
+    "folder": (Path.mkdir, "contains no audio files (.wav, .au, .aif, .aiff, .flac, .ogg, .opus, .mp3)"),
+    "pipe": (os.mkfifo, "is not a regular file"),
 }
 
 
@@ -218,13 +218,25 @@ def test_a_bad_input_is_reported_in_one_line_and_the_others_are_classified(
     assert alone.code == 1 and json.loads(alone.out) == [] and alone.err == done.err
 
 
+def test_a_file_for_which_the_model_returns_nan_is_named_and_the_others_are_classified(
+    classify: Command, tiny_music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, factors, vote = [track(tiny_music, place) for place in range(3)], iter((1, np.nan, 1)), GenreClassifier._vote
+    monkeypatch.setattr(
+        GenreClassifier, "_vote", lambda self, features, level: vote(self, next(factors) * features, level)
+    )
+    done = classify(*files, "--format", "json")
+    assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(files[0]), str(files[2])]
+    assert done.err.splitlines() == [f"{files[1]}: the model returns NaN for this file"]
+
+
 def test_missing_files_are_reported_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:
     (tmp_path / "link.wav").symlink_to("/no such disk/song.wav")
     done = command(predict.main, "nosuch.mp3", str(tmp_path), "--format", "json", "--model", "worst")
     assert done.code == 1 and json.loads(done.out) == []
     assert done.err.splitlines() == [
         "nosuch.mp3: no such file or directory",
-        f"{tmp_path}/link.wav: is a link to nothing (/no such disk/song.wav)",
+        f"{tmp_path}/link.wav: is a broken link (/no such disk/song.wav)",
     ]
 
 
@@ -317,7 +329,8 @@ def test_with_a_progress_bar_on_the_terminal_the_results_still_go_to_their_file(
     os.close(terminal)
     assert process.wait(60) == 1
     assert len(json.loads((tmp_path / "out.json").read_text())) == 12
-    assert b"Listening" in shown and b"missing.wav: no such file or directory" in shown and b"probability" not in shown
+    assert b"Classifying" in shown and b"missing.wav: no such file or directory" in shown
+    assert b"probability" not in shown
 
 
 def test_help_is_quick(quick_help: Callable[[str], str]) -> None:

@@ -66,7 +66,7 @@ def test_a_version_predicts_what_the_classifier_predicts(version: Registered, tm
         prediction = classifier.predict(path)
         assert row["genre"] == prediction.genre
         assert [row[f"p({genre})"] for genre in GENRES] == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
-    with pytest.raises(MlflowException, match="audio file 1 Format not recognised"):
+    with pytest.raises(MlflowException, match="audio file 1: Format not recognised"):
         loaded.predict(pd.DataFrame({"audio": [paths[0].read_bytes(), b"Dear diary"]}))
 
 

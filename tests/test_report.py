@@ -110,7 +110,7 @@ def test_a_disk_that_is_too_small_for_the_report_loses_nothing_else(
     one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", f"report_dir={folder}")
     done = command(train.main, "-m", *on_music, *one)
     assert done.code == 2 and [run.info.status for run in done.parents] == ["FINISHED"]
-    told = f"error: {folder}/report.html: no space left on device; once that is mended the same command goes on"
+    told = f"error: {folder}/report.html: no space left on device; fix that and run the command again"
     assert done.err.splitlines()[-1] == told and "Traceback" not in done.err and not list(folder.iterdir())
     small_disk(20_000)
     again = command(report.main, f"report_dir={folder}")

@@ -117,7 +117,7 @@ def ranking(outcome: Any) -> list[str]:
 
 
 @pytest.mark.usefixtures("store_here")
-def test_damaged_folds_are_trained_anew_and_the_others_are_kept(
+def test_damaged_folds_are_trained_again_and_the_others_are_kept(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
 ) -> None:
     first = command(train.main, "-m", *on_music, *ONE)
@@ -151,7 +151,7 @@ def test_a_command_that_is_killed_loses_no_fold_leaves_no_worker_and_goes_on(
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_the_next_configuration_begins_while_the_present_one_is_at_it_and_comes_to_the_same(
+def test_a_configuration_that_begins_early_has_the_same_results(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
     rates = "recipe.optimizer.lr=1e30,0.003,0.002"
@@ -178,7 +178,7 @@ def test_the_next_configuration_begins_while_the_present_one_is_at_it_and_comes_
 
 
 @pytest.mark.usefixtures("store_here")
-def test_pictures_that_others_draw_meanwhile_are_where_they_would_be(
+def test_figures_that_other_processes_draw_are_logged_with_their_runs(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "MANY_MODELS", 2)
@@ -191,7 +191,7 @@ def test_pictures_that_others_draw_meanwhile_are_where_they_would_be(
 
 
 @pytest.mark.usefixtures("store_here")
-def test_what_another_process_is_at_does_not_begin_before_its_turn(
+def test_a_configuration_locked_by_another_process_does_not_begin_early(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[bool] = []
@@ -208,7 +208,7 @@ def test_what_another_process_is_at_does_not_begin_before_its_turn(
 
 
 @pytest.mark.usefixtures("store_here")
-def test_workers_that_are_killed_cost_the_configuration_that_they_are_at_and_no_other(
+def test_killed_workers_fail_the_configuration_that_they_work_on_and_no_other(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[bool] = []
@@ -229,7 +229,7 @@ def test_workers_that_are_killed_cost_the_configuration_that_they_are_at_and_no_
     assert sorted(run.info.status for run in done.parents) == ["FAILED", "FINISHED"]
 
 
-def test_a_configuration_for_other_workers_does_not_begin_before_its_turn(
+def test_a_configuration_for_other_workers_does_not_begin_early(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[DictConfig] = []
@@ -259,7 +259,7 @@ def test_as_many_configurations_begin_as_give_each_worker_another_model(
     assert len(ahead.begun) == n_begun
 
 
-def test_nothing_that_has_begun_is_waited_for_once_its_workers_were_stopped() -> None:
+def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped() -> None:
     jobs = mock.Mock(lost=True), mock.Mock(lost=True)
     ahead = experiment._Next()
     ahead.begun = [None, *jobs]
@@ -326,7 +326,7 @@ def killed_after(n_writes: int) -> None:
 
 
 def in_a_fork(prepare: Callable[[], None], *arguments: str) -> int:
-    """The exit code of the command in a process that need not import all anew."""
+    """The exit code of the command in a process that need not import everything again."""
     return ended(fork(prepare, *arguments))
 
 
@@ -392,7 +392,7 @@ def test_two_at_once_train_each_fold_once_and_both_report(
 
 
 @pytest.mark.usefixtures("store_here")
-def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
+def test_one_job_per_fold_has_the_results_of_one_job_for_all_folds(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
 ) -> None:
     done = command(train.main, "-m", *on_music, *ONE, "fold=2,0,1")
@@ -412,7 +412,7 @@ def test_one_job_a_fold_comes_to_what_one_job_for_all_comes_to(
 
 
 @pytest.mark.usefixtures("store_here")
-def test_what_becomes_known_of_the_tracks_is_stored_though_all_folds_are_reused(
+def test_new_facts_about_tracks_are_stored_even_if_all_folds_are_reused(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int], tmp_path: Path
 ) -> None:
     (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
@@ -428,7 +428,7 @@ def test_what_becomes_known_of_the_tracks_is_stored_though_all_folds_are_reused(
 
 
 @pytest.mark.usefixtures("store_here")
-def test_a_configuration_that_lacks_folds_is_not_reported_and_goes_on_with_those_that_it_lacks(
+def test_a_configuration_that_lacks_folds_is_not_reported_and_resumes_with_the_missing_ones(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
 ) -> None:
     first = command(train.main, *on_music, *ONE, "fold=1")

@@ -112,7 +112,7 @@ def test_scores_are_those_of_scikit_learn(fold: FoldResult) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(folds(windows=True))
-def test_a_track_is_judged_by_the_mean_over_its_windows_and_windows_by_themselves(fold: FoldResult) -> None:
+def test_tracks_are_scored_by_the_mean_over_their_windows_and_windows_one_by_one(fold: FoldResult) -> None:
     windows = fold.windows
     assert windows is not None
     for track, probabilities in enumerate(fold.probabilities):
@@ -124,7 +124,9 @@ def test_a_track_is_judged_by_the_mean_over_its_windows_and_windows_by_themselve
 
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 5), st.floats(0, 300), st.integers(0, 10**6))
-def test_a_vote_is_what_the_models_mean_logits_say(n_models: int, n_genres: int, size: float, seed: int) -> None:
+def test_an_ensembles_probabilities_are_those_of_its_mean_logits(
+    n_models: int, n_genres: int, size: float, seed: int
+) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(0, size, (n_models, 6, n_genres)))
     expected = logits.mean(dim=0).softmax(dim=1).numpy()
     said = ensemble_probabilities(list(logits.softmax(dim=2).numpy()))
@@ -133,7 +135,7 @@ def test_a_vote_is_what_the_models_mean_logits_say(n_models: int, n_genres: int,
     np.testing.assert_allclose(said.sum(axis=1), 1)
 
 
-def test_the_order_of_windows_is_of_no_matter() -> None:
+def test_the_order_of_windows_does_not_matter() -> None:
     probabilities = guesses(np.random.default_rng(0), 7, 3)
     track = np.array([0, 0, 1, 2, 2, 2, 1])
     shuffle = np.array([3, 1, 6, 0, 5, 2, 4])
@@ -199,7 +201,7 @@ def test_a_folds_temperature_comes_from_the_tracks_of_the_others(result: ConfigR
 
 @settings(deadline=None, max_examples=40)
 @given(on_the_same_tracks())
-def test_no_temperature_comes_from_tracks_that_it_is_judged_by(some: list[ConfigResult]) -> None:
+def test_no_temperature_is_fitted_to_the_tracks_that_it_is_evaluated_on(some: list[ConfigResult]) -> None:
     for result in some:
         fold = result.folds[0]
         others = [
@@ -212,7 +214,7 @@ def test_no_temperature_comes_from_tracks_that_it_is_judged_by(some: list[Config
 
 @settings(deadline=None, max_examples=40)
 @given(on_the_same_tracks(single_test_set=True))
-def test_where_all_judge_the_same_tracks_the_votes_stay_as_they_are(some: list[ConfigResult]) -> None:
+def test_folds_that_test_the_same_tracks_keep_their_probabilities(some: list[ConfigResult]) -> None:
     for result in some:
         assert result.tempered.folds == result.folds
 
@@ -242,7 +244,7 @@ def a_track_apart(result: ConfigResult, tested: float) -> float:
 
 @settings(deadline=None, max_examples=40)
 @given(on_the_same_tracks(single_test_set=True))
-def test_trainings_that_judge_the_same_tracks_add_the_tracks_to_the_error(some: list[ConfigResult]) -> None:
+def test_trainings_that_test_the_same_tracks_add_their_variance_to_the_error(some: list[ConfigResult]) -> None:
     for result in some:
         assert result.single_test_set
         expected = crossed(np.stack([fold.hits for fold in result.folds]))
@@ -292,7 +294,7 @@ def _with_copies(fold: FoldResult, times: int) -> FoldResult:
 
 @settings(deadline=None, max_examples=40)
 @given(results(), st.booleans(), st.booleans())
-def test_few_tracks_that_are_all_right_or_all_wrong_do_not_make_the_accuracy_certain(
+def test_few_tracks_all_right_or_all_wrong_do_not_make_the_accuracy_certain(
     result: ConfigResult, right: bool, one: bool
 ) -> None:
     folds = [

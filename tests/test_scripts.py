@@ -30,7 +30,7 @@ def ui(clone: Path, port: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_a_port_in_use_is_reported_in_one_line_and_nobody_elses_page_is_named(clone: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line_without_naming_the_others_page(clone: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = ui(clone, port)

@@ -1,4 +1,4 @@
-"""Settings: every one has a rule, every option works, and any value is good or told in one line."""
+"""Settings: every one has a rule, every option works, and any value is accepted or refused in one line."""
 
 from math import inf, nan
 from typing import Any
@@ -20,7 +20,7 @@ OPTIONS = sorted(
     for group in GROUPS
     for path in (CONF / group).rglob("*.yaml")
 )  # fmt: skip
-FREE = ("model.", "recipe.optimizer.", "recipe.schedule.")  # judged by the classes that they are arguments of
+FREE = ("model.", "recipe.optimizer.", "recipe.schedule.")  # checked by the classes that they are arguments of
 HUGE = 10**400  # more than a float can hold
 
 
@@ -92,7 +92,7 @@ def test_a_range_ends_where_it_says(key: str, rule: Number) -> None:
 
 
 @pytest.mark.parametrize(("key", "rule"), [(key, rule) for key, rule in RULES.items() if isinstance(rule, Text)])
-def test_a_text_is_one_of_those_there_are(key: str, rule: Text) -> None:
+def test_a_text_rule_allows_only_its_choices(key: str, rule: Text) -> None:
     assert all(map(rule.allows, rule.choices or ["any text"]))
     assert rule.allows(None) == rule.optional
     assert rule.allows("") == rule.empty
@@ -101,7 +101,7 @@ def test_a_text_is_one_of_those_there_are(key: str, rule: Text) -> None:
 
 
 @pytest.mark.parametrize("key", RULES)
-def test_a_value_outside_is_named_with_its_key_and_what_would_do(key: str) -> None:
+def test_a_refused_value_is_named_with_its_key_and_rule(key: str) -> None:
     cfg = OmegaConf.create()
     OmegaConf.update(cfg, key, [1])
     with pytest.raises(UserError) as error:
@@ -113,11 +113,11 @@ def test_rules_say_what_they_allow() -> None:
     assert str(Number(1, integer=True)) == "a whole number, at least 1"
     assert str(Number(0, 1)) == "a number from 0 to 1"
     assert str(Text(("a", "b"))) == "one of a, b"
-    assert str(Text(longest=3)) == "a text that is not empty, at most 3 characters"
+    assert str(Text(longest=3)) == "a non-empty text, at most 3 characters"
     assert Text(longest=3).allows("abc") and not Text(longest=3).allows("abcd")
 
 
-def test_what_is_taken_from_elsewhere_is_checked_where_it_arrives(composed: Compose) -> None:
+def test_interpolated_values_are_checked(composed: Compose) -> None:
     with pytest.raises(UserError, match=r"recipe\.epochs=0\.3"):
         check(composed("recipe.epochs=${recipe.schedule.warmup}"))
 
@@ -164,7 +164,7 @@ LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 @example(key="dataset", value="[1,[2]]", sign="")
 @example(key="@", value="", sign="+")
 @example(key="", value="1", sign="~")
-def test_any_value_of_any_setting_is_good_or_told_in_one_line(
+def test_any_value_of_any_setting_is_accepted_or_refused_in_one_line(
     command: Command, key: str, value: str, sign: str
 ) -> None:
     _fuzz(command, key, value, sign)
@@ -174,7 +174,7 @@ def test_any_value_of_any_setting_is_good_or_told_in_one_line(
 @pytest.mark.usefixtures("no_work")
 @settings(max_examples=1500, deadline=None, suppress_health_check=LENIENT)
 @given(**FUZZED)
-def test_many_values_of_all_settings_are_good_or_told_in_one_line(
+def test_many_values_of_all_settings_are_accepted_or_refused_in_one_line(
     command: Command, key: str, value: str, sign: str
 ) -> None:
     _fuzz(command, key, value, sign)

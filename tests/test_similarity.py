@@ -61,10 +61,3 @@ def test_the_page_shows_similarity_in_per_cent_the_most_similar_first() -> None:
     shares = [int(row[0].removesuffix(" %")) for row in rows]
     assert shares == sorted(shares, reverse=True) and shares[0] == 100
     assert rows[0][1] == fold.track_ids[0]
-
-
-def test_a_track_in_several_folds_has_the_mean_of_its_predictions() -> None:
-    first, second = (a_result(accuracy).folds[0] for accuracy in (0.9, 0.1))
-    tracks = controller_of((first, second)).tracks
-    assert tracks.track_ids == tuple(sorted(first.track_ids)) == first.track_ids
-    np.testing.assert_allclose(tracks.probabilities, (first.probabilities + second.probabilities) / 2)

@@ -258,7 +258,7 @@ LEDGERS = ["", "{", "[]", "null", "7", '{"a": 1}', '{"a": [1]}', '{"a": null}', 
 
 
 @pytest.mark.parametrize("content", LEDGERS, ids=ascii)
-def test_a_damaged_ledger_is_survived_and_repaired(tracks: list[Track], cache: Path, content: str) -> None:
+def test_a_damaged_ledger_is_tolerated_and_repaired(tracks: list[Track], cache: Path, content: str) -> None:
     FeatureStore(cache).load(tracks, [MEL])
     ledger = cache / "features" / "ledger.json"
     ledger.write_bytes(content.encode(errors="surrogateescape"))
@@ -266,7 +266,7 @@ def test_a_damaged_ledger_is_survived_and_repaired(tracks: list[Track], cache: P
     assert len(json.loads(ledger.read_text())) == 10  # five tracks, five entries
 
 
-def test_a_deleted_ledger_and_a_deleted_cache_are_survived(tracks: list[Track], cache: Path) -> None:
+def test_a_deleted_ledger_and_a_deleted_cache_are_tolerated(tracks: list[Track], cache: Path) -> None:
     FeatureStore(cache).load(tracks, [MEL])
     (cache / "features" / "ledger.json").unlink()
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
@@ -304,7 +304,7 @@ def test_an_aborted_extraction_is_completed(tracks: list[Track], cache: Path, mo
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"npy: no space left on device; .* goes on"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"npy: no space left on device; .* again"):
         patch.setattr("genre_cls.store.np.save", save_half)
         FeatureStore(cache).load(tracks, [MEL])
     assert entries(cache) == []
@@ -598,7 +598,7 @@ def test_the_command_prints_the_size_and_clears(
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
 
 
-def test_the_command_clears_nothing_that_is_no_cache(
+def test_the_command_clears_nothing_that_is_not_a_cache(
     tmp_path: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "features").mkdir()

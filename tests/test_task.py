@@ -36,7 +36,7 @@ def cfg(composed: Compose, music: Path, tmp_path: Path) -> Callable[..., DictCon
     )  # fmt: skip
 
 
-def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_is_listed_once_per_process(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[Any] = []
     load = FeatureStore.load
     monkeypatch.setattr(FeatureStore, "load", lambda *asked: passes.append(asked[2]) or load(*asked))
@@ -58,13 +58,13 @@ def test_a_dataset_is_looked_at_once_a_process(cfg: Callable[..., DictConfig], m
         ("m" * 255, "m" * task.LONGEST_NAME),
     ],
 )
-def test_a_folder_of_music_is_called_by_its_own_name(cfg: Callable[..., DictConfig], folder: str, name: str) -> None:
+def test_a_folder_of_music_is_named_after_itself(cfg: Callable[..., DictConfig], folder: str, name: str) -> None:
     judged_on = task.load(cfg("folds=random"))
     assert judged_on and judged_on.dataset("folder") == "music"
     assert replace(judged_on, catalogue=replace(judged_on.catalogue, name=folder)).dataset("folder") == name
 
 
-def test_a_genre_of_which_nothing_can_be_read_is_reported(cfg: Callable[..., DictConfig], music: Path) -> None:
+def test_a_genre_without_readable_tracks_is_reported(cfg: Callable[..., DictConfig], music: Path) -> None:
     for path in (music / "hiss & noise").iterdir():
         path.write_text("no audio")
     with pytest.raises(UserError, match="genre hiss & noise: none of its tracks can be read"):
@@ -83,7 +83,7 @@ def test_copies_of_a_file_are_on_one_side(cfg: Callable[..., DictConfig], music:
 
 
 @pytest.mark.parametrize("split", ["random", "artist"])
-def test_held_out_tracks_of_which_a_copy_teaches_are_reported(
+def test_held_out_tracks_with_a_copy_among_the_training_tracks_are_reported(
     cfg: Callable[..., DictConfig], music: Path, caplog: pytest.LogCaptureFixture, split: str
 ) -> None:
     first, *others = sorted((music / "hiss & noise").iterdir())[1:]
@@ -101,7 +101,7 @@ def test_held_out_tracks_of_which_a_copy_teaches_are_reported(
     assert ("same recording" in caplog.text) == bool(n)
 
 
-def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[..., DictConfig]) -> None:
+def test_splits_that_differ_in_early_stopping_are_each_tried(cfg: Callable[..., DictConfig]) -> None:
     few, enough = "recipe.early_stopping.val_fraction=0.01", "recipe.early_stopping.val_fraction=0.5"
     for order in ((few, enough), (enough, few)):
         sweep = [cfg("folds=random", "recipe.early_stopping.patience=1", fraction) for fraction in order]
@@ -109,7 +109,7 @@ def test_splits_that_differ_in_what_stops_early_are_tried_each(cfg: Callable[...
             task.load_all(sweep)
 
 
-def test_who_shares_an_artist_matters_to_a_single_test_set_as_its_error_depends_on_it(
+def test_shared_artists_matter_to_a_single_test_set_as_its_error_depends_on_them(
     cfg: Callable[..., DictConfig],
 ) -> None:
     several, single = task.load(cfg("folds=random")), task.load(cfg("folds=random", "fold=0", "alone=true"))
@@ -128,14 +128,14 @@ def test_who_shares_an_artist_matters_to_a_single_test_set_as_its_error_depends_
         (["fold=0", "inside=true", "folds=random"], "Evaluated within one fold's training tracks, to choose"),
     ],
 )
-def test_what_is_judged_in_an_unusual_way_says_so(
+def test_an_unusual_evaluation_is_labelled_as_such(
     cfg: Callable[..., DictConfig], settings: list[str], note: str
 ) -> None:
     found = task.load(cfg(*settings))
     assert found and found.note.startswith(note) and bool(found.note) == bool(note)
 
 
-def test_features_of_one_task_are_of_the_same_tracks_whatever_has_happened_to_the_files(
+def test_features_of_one_task_are_of_the_same_tracks_whatever_happens_to_the_files(
     cfg: Callable[..., DictConfig], music: Path
 ) -> None:
     before = task.load(cfg("features=mel"))

@@ -75,7 +75,7 @@ def test_a_configurations_numbers_are_those_of_its_folds(sweep: Any) -> None:
         assert {"recall_hiss _ noise", "recall_tones_ pure", "seconds", "seconds_per_fold"} <= metrics.keys()
 
 
-def test_the_settings_of_a_run_can_be_read_off_it(sweep: Any) -> None:
+def test_a_run_has_its_settings(sweep: Any) -> None:
     for run in sweep.parents:
         stored = OmegaConf.load(sweep.files(run)["config.yaml"])
         assert stored.recipe.epochs == EPOCHS and stored.dataset.root == run.data.params["dataset.root"]
@@ -154,7 +154,7 @@ def test_the_same_command_gives_the_same_bits_in_another_process(
             assert again.files(a)[name].read_bytes() == sweep.files(b)[name].read_bytes()
 
 
-def test_a_file_that_is_no_audio_is_skipped_and_named(sweep: Any) -> None:
+def test_a_file_that_is_not_audio_is_skipped_and_named(sweep: Any) -> None:
     lines = [line for line in sweep.err.splitlines() if "broken.wav" in line]
     assert len(lines) == 1 and lines[0].startswith("skipped ")
     for parent in sweep.parents:
@@ -223,7 +223,7 @@ def test_too_many_unreadable_files_stop_the_command_and_are_named(
     assert len(done.err.splitlines()) == 1 and not (done.folder / "mlruns").exists()
 
 
-def test_links_to_nothing_are_unreadable_and_named(command: Command, on_music: tuple[str, ...], tmp_path: Path) -> None:
+def test_broken_links_are_unreadable_and_named(command: Command, on_music: tuple[str, ...], tmp_path: Path) -> None:
     for genre in GENRES:
         (tmp_path / "music" / genre).mkdir(parents=True)
         for number in range(2):
@@ -231,7 +231,7 @@ def test_links_to_nothing_are_unreadable_and_named(command: Command, on_music: t
     done = command(train.main, *on_music, f"dataset.root={tmp_path}/music")
     (line,) = done.err.splitlines()
     assert done.code == 2 and "4 of 4 tracks are unreadable" in line and line.endswith("; and 1 more")
-    assert "0.wav is a link to nothing (/no such disk/song.wav)" in line
+    assert "0.wav is a broken link (/no such disk/song.wav)" in line
 
 
 @pytest.mark.parametrize("splits", ["folds=filtered", "folds=random,filtered", "experiment=[leak_gap,smoke]"])
@@ -239,9 +239,10 @@ def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tupl
     shared = [argument for argument in on_music if not argument.startswith("folds")]
     preset = () if splits.startswith("experiment") else ("experiment=smoke",)
     done = command(train.main, "-m", *shared, *preset, splits, "features=mel", "model=basic", "batch_size=4")
-    assert (
-        "error: folds=filtered: GTZAN's published split is not complete" in done.err or "skipped: folds=fil" in done.err
-    )
+    if preset:
+        assert done.code == 2 and "error: folds=filtered: GTZAN's published split is not complete" in done.err
+    else:  # leak_gap skips splits that are impossible
+        assert done.code == 0 and "skipped: folds=filtered" in done.err
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def test_a_folder_with_too_little_in_it_is_reported_in_one_line(
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_a_job_that_fails_does_not_take_the_others_with_it_and_what_is_easy_is_learned(
+def test_a_job_that_fails_leaves_the_others_and_easy_genres_are_learned(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "brittle.py").write_text(
@@ -307,7 +308,7 @@ def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(command: Command,
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_one_command_lays_splits_beside_each_other_and_leaves_out_what_is_not_possible(
+def test_one_command_compares_splits_and_skips_impossible_ones(
     command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path
 ) -> None:
     music = shutil.copytree(tiny_music, tmp_path / "music")
@@ -370,7 +371,7 @@ def test_features_are_not_compared_across_an_edit_of_the_code_and_the_report_say
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_the_published_split_is_trained_several_times_and_judged_by_its_test_part(
+def test_the_published_split_is_trained_several_times_and_evaluated_on_its_test_part(
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
     facts: dict[tuple[str, str], list[str]] = {}
@@ -395,7 +396,7 @@ def test_the_published_split_is_trained_several_times_and_judged_by_its_test_par
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_a_search_chooses_inside_of_a_fold_and_is_judged_by_the_tracks_that_took_no_part(
+def test_a_search_chooses_inside_a_fold_and_is_evaluated_on_its_held_out_tracks(
     command: Command, store_here: Path, on_music: tuple[str, ...]
 ) -> None:
     space = ("features=choice(mel,mfcc)", "model=basic", "batch_size=4", "recipe.window=0.5")
@@ -430,7 +431,7 @@ def test_a_trial_that_cannot_be_built_is_refused_before_it_is_trained(
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_a_search_inside_of_several_folds_judges_each_ones_winner_by_that_fold(
+def test_a_search_inside_several_folds_evaluates_each_winner_on_its_fold(
     command: Command, on_music: tuple[str, ...]
 ) -> None:
     space = ("features=mel", "model=basic", "batch_size=4", "fold=0,1", "inside=true", "trainer.workers=1")
@@ -459,7 +460,7 @@ def test_a_trial_that_diverges_loses_the_search_but_does_not_end_it(
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
-def test_a_search_that_breaks_off_judges_no_winner_by_the_tracks_that_took_no_part(
+def test_an_interrupted_search_evaluates_no_winner_on_the_held_out_tracks(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaking_off(cfg: DictConfig, *rest: Any) -> Any:
@@ -535,7 +536,9 @@ def test_the_tutorials_networks_train_on_whole_clips(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_ends_it_soon_quietly_and_as_killed(store_here: Path, on_music: tuple[str, ...]) -> None:
+def test_ctrl_c_ends_the_command_soon_quietly_and_with_its_runs_killed(
+    store_here: Path, on_music: tuple[str, ...]
+) -> None:
     arguments = (*on_music, "model=basic", "recipe.epochs=100000")
     process = subprocess.Popen(
         [sys.executable, "-m", "genre_cls.train", *arguments],
