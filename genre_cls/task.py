@@ -116,20 +116,25 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         by_data.setdefault(_data_settings(cfg), []).append(cfg)
     for same in by_data.values():
-        data = _data(same[0])
-        specs = [spec for cfg in same for spec in (instantiate(cfg.features), *_fingerprint(cfg, data.catalogue))]
-        features = _features(same[0], data, specs)
-        splits = {_split_settings(cfg): cfg for cfg in same}
-        tasks = [task for cfg in splits.values() if (task := load(cfg))]
-        if not tasks:
-            raise SplitError("none of these splits is possible on this dataset")
-        _announce(same[0], data.catalogue, features[0])
-        if any(_fingerprint(cfg, data.catalogue) for cfg in same):
-            _announce_artists(features[0].tracks)
-        for line in dict.fromkeys(line for cfg in same for line in _oddities(cfg, features[0], tasks)):
-            log.warning(line)
-        for task in {task.inputs: task for task in tasks}.values():
-            _announce_split(task)
+        _load_same(same)
+
+
+def _load_same(configurations: Sequence[DictConfig]) -> None:
+    """Do so for configurations on the same data."""
+    first, data = configurations[0], _data(configurations[0])
+    specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
+    features = _features(first, data, specs)[0]
+    splits = {_split_settings(cfg): cfg for cfg in configurations}
+    tasks = [task for cfg in splits.values() if (task := load(cfg))]
+    if not tasks:
+        raise SplitError("none of these splits is possible on this dataset")
+    _announce(first, data.catalogue, features)
+    if FINGERPRINT in specs:
+        _announce_artists(features.tracks)
+    for line in dict.fromkeys(line for cfg in configurations for line in _oddities(cfg, features, tasks)):
+        log.warning(line)
+    for task in {task.inputs: task for task in tasks}.values():
+        _announce_split(task)
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class _Data:
 def _load(cfg: DictConfig) -> Task:
     data = _data(cfg)
     catalogue = data.catalogue
-    features, *fingerprints = _features(cfg, data, [instantiate(cfg.features), *_fingerprint(cfg, catalogue)])
+    features, *fingerprints = _features(cfg, data, _specs(cfg, catalogue))
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     if unreadable := set(catalogue.genres).difference(genres):
         raise UserError(f"genre {min(unreadable)}: none of its tracks can be read; repair them, or remove its folder")
@@ -259,10 +264,11 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
     return features
 
 
-def _fingerprint(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
-    """Return the features that find repetitions, if the split needs them because only some artists are known."""
+def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
+    """Return which features to extract: the models', and those that find repetitions if only some artists are known."""
     known = [track.artist is not None for track in catalogue.tracks]
-    return [FINGERPRINT] if cfg.folds._target_.endswith(".artist") and any(known) and not all(known) else []
+    needs_repetitions = cfg.folds._target_.endswith(".artist") and any(known) and not all(known)
+    return [instantiate(cfg.features), *[FINGERPRINT] * needs_repetitions]
 
 
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
