@@ -35,9 +35,8 @@ def main() -> None:
         check_command_line(sys.argv[1:])
         for word in sys.argv[1:]:
             key = word.lstrip("+~").partition("=")[0]
-            if word.startswith("-"):  # an option of Hydra, such as --cfg=job
-                continue
-            if "=" in word and key not in SETTINGS and not key.startswith("hydra"):
+            is_option = word.startswith("-")  # of Hydra, such as --cfg=job
+            if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
                 raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
         report_only()
 
