@@ -4,12 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genre_cls.audio import UnreadableAudio
     from genre_cls.classifier import GenreClassifier
+    from genre_cls.errors import UserError
     from genre_cls.onnx_model import OnnxClassifier
     from genre_cls.prediction import Prediction
 
-__all__ = ["GenreClassifier", "OnnxClassifier", "Prediction"]
-MODULES = {"GenreClassifier": "classifier", "OnnxClassifier": "onnx_model", "Prediction": "prediction"}
+__all__ = ["GenreClassifier", "OnnxClassifier", "Prediction", "UnreadableAudio", "UserError"]
+MODULES = {
+    "GenreClassifier": "classifier",
+    "OnnxClassifier": "onnx_model",
+    "Prediction": "prediction",
+    "UnreadableAudio": "audio",
+    "UserError": "errors",
+}
 __version__ = "0.1.0"
 
 

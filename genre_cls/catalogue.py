@@ -296,7 +296,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in reader.fieldnames:
-                raise csv.Error("no path")
+                raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
             rows = list(reader)
             if any(None in row for row in rows):
                 raise csv.Error("a name with a comma needs quotes around it")

@@ -216,7 +216,7 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not database.is_store(tracking):
-        raise UserError(f"tracking {tracking}: no tracking store in this folder; train a model, or name one")
+        raise UserError(f"tracking {tracking}: no store of runs there; go to where you trained, or name the store")
     from genre_cls.stored_runs import StoredRuns  # takes seconds to import; model files do without it
 
     runs = StoredRuns.at(str(tracking))

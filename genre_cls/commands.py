@@ -152,7 +152,8 @@ def _check_words(words: Sequence[str]) -> None:
         raise UserError(f"{n_folds}: the split of folds=filtered is fixed; leave folds.k out")
     presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
     if len(presets) > 1:
-        raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(presets)}]' takes both")
+        each = dict.fromkeys(name for preset in presets for name in preset.strip("[]").split(","))
+        raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(each)}]' takes both")
 
 
 def _no_pair(word: str, parts: Sequence[str]) -> str:

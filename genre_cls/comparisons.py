@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from genre_cls.estimates import Estimate, holm
+from genre_cls.estimates import ROUNDING, Estimate, holm
 from genre_cls.scoring import AXES, ConfigResult, complete, differing, names, rank, setting
 
 RISK = 0.05  # significance level, for all comparisons of a kind together
@@ -131,6 +131,8 @@ def _difference(first: str, second: str, pairs: Sequence[Pair], rope: float) -> 
     ]
     of_tracks = np.mean([a.tracks.hits - b.tracks.hits for a, b in pairs], axis=0)
     gain = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
+    if abs(gain.mean) < ROUNDING:  # so that of equals the first one stays first
+        gain = replace(gain, mean=0.0)
     if gain.mean < 0:
         first, second, gain = second, first, replace(gain, mean=-gain.mean)
     return Difference(first, second, gain, gain.p_value, None, rope)

@@ -213,7 +213,8 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
     rarest = min(counts, key=lambda genre: counts[genre])
     if (n := counts[rarest]) < k:
         few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
-        raise SplitError(f"folds.k={k}: genre {rarest} has only {few}; every fold needs one to test")
+        hint = f"; at most folds.k={n} is possible" if n > 1 else ""
+        raise SplitError(f"folds.k={k}: genre {rarest} has only {few}; every fold needs one to test{hint}")
 
 
 def _even_sets(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
@@ -282,7 +283,8 @@ def _train_val(
             kept = np.setdiff1d(train, val)
     except ValueError as error:
         raise SplitError(
-            f"recipe.early_stopping.val_fraction={fraction:g}: {len(genres)} training tracks are too few: {error}"
+            f"recipe.early_stopping.val_fraction={fraction:g}: {len(genres)} training tracks are too few for "
+            "validation tracks of each genre; raise the share, or add tracks"
         ) from error
     if missing := set(genres) - {labels[i] for i in kept}:
         raise SplitError(

@@ -237,7 +237,9 @@ def no_such_key(key: str) -> str:
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
-    others = [known for known in (*RULES, *GROUPS) if known != key]
+    options = (CONF / group).glob("*.yaml") if group in GROUPS else ()
+    of_options = {f"{group}.{own!s}" for path in options for own in OmegaConf.load(path) or {}}
+    others = [known for known in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""

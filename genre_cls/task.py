@@ -294,8 +294,8 @@ def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Ite
 
 
 def _announce_artists(tracks: Sequence[Track]) -> None:
-    unknown = sum(track.artist is None for track in tracks)
-    log.info("artists: unknown for %d of %d tracks; each counts as an artist of its own", unknown, len(tracks))
+    if unknown := sum(track.artist is None for track in tracks):
+        log.info("artists: unknown for %d of %d tracks; each counts as an artist of its own", unknown, len(tracks))
 
 
 def _announce_split(task: Task) -> None:

@@ -294,7 +294,7 @@ def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_pic
         (("song.mp3",), "unrecognized arguments: song.mp3"),
         (("--host", "no.such.host.invalid"), "no.such.host.invalid:7860: "),
         (("--model", "a.onnx"), "an .onnx file cannot be explained"),
-        ((), "tracking mlruns: no tracking store in this folder"),
+        ((), "tracking mlruns: no store of runs there"),
         (("--model", "worst"), "model worst: no such file"),
     ],
 )
@@ -328,7 +328,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(
 def test_a_file_named_app_can_still_be_classified(command: Callable[..., Any]) -> None:
     Path("app").touch()
     done = command(__main__.main, "./app")
-    assert done.code == 2 and done.err.startswith("error: tracking mlruns: no tracking store")
+    assert done.code == 2 and done.err.startswith("error: tracking mlruns: no store of runs")
 
 
 def test_help_is_quick(quick_help: Callable[[str], str]) -> None:

@@ -218,8 +218,8 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("0" * 32, "no tracking store in this folder"),
-        ("best", "no tracking store in this folder"),
+        ("0" * 32, "no store of runs there"),
+        ("best", "no store of runs there"),
         ("here.safetensors", "no such file; must be best, the full id of a run, "),
         ("wo\nrd", "no such file; must be best, the full id of a run, "),
         (".", "no .safetensors file in this folder"),

@@ -33,6 +33,11 @@ class Doubled(torch.nn.Module):
 
 MISTAKES = {
     "a typo": (["recipe.epocs=3"], ["recipe.epocs", "did you mean recipe.epochs"]),
+    "a typo in a model's own setting": (["model.dropuot=1"], ["model.dropuot", "did you mean model.dropout"]),
+    "two experiments, one in two": (
+        ["experiment=smoke", "experiment=[best,smoke]"],
+        ["'experiment=[smoke,best]' takes both"],
+    ),
     "a setting without its group": (["epochs=3"], ["epochs", "did you mean recipe.epochs"]),
     "a setting that nothing takes": (["+foo=1"], ["foo: no such setting"]),
     "a setting that nothing takes in a group": (["+recipe.lr=1"], ["recipe.lr", "recipe.optimizer.lr"]),

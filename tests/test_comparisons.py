@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmode
 from genre_cls.comparisons import Difference, each_pair, main_effects, mcnemar
 from genre_cls.estimates import Estimate, crossed, estimate, holm
 from genre_cls.findings import verdict
-from genre_cls.scoring import ConfigResult, FoldResult, names
+from genre_cls.scoring import ConfigResult, FoldResult, names, rank
 
 ROPE = 0.01
 N_TRACKS = 8  # that a fold tests; a power of two, so that accuracies are exact
@@ -133,6 +133,17 @@ def test_each_pair_is_compared_once_and_the_better_one_has_the_higher_mean(grid:
         assert pair.accuracy.mean == pytest.approx(means[pair.better] - means[pair.worse], abs=1e-12)
         assert pair.accuracy.mean >= 0
     assert means[pairs[0].better] == max(means.values())
+
+
+def test_of_two_that_are_equally_good_the_one_that_ranks_first_is_named_first() -> None:
+    hits = np.ones((2, 3, 10))
+    hits[0, 0, 0] = hits[0, 1, :2] = hits[1, 2, :3] = (
+        0  # gains of -0.1, -0.2 and 0.3, whose sum rounding makes negative
+    )
+    for order in (hits, hits[::-1]):
+        results = rank([a_result(own, model=model) for own, model in zip(order, ("basic", "deep"), strict=True)])
+        (pair,) = each_pair(results, ROPE)
+        assert pair.better == names(results)[0] and pair.accuracy.mean == 0
 
 
 @settings(deadline=None, max_examples=10)

@@ -271,11 +271,11 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
         (("a.wav", "--explain", "/no/why.png"), "--explain /no/why.png: no such folder"),
         (("--export", "/no/m.onnx"), "--export /no/m.onnx: no such folder"),
-        ((__file__,), "tracking mlruns: no tracking store in this folder"),
+        ((__file__,), "tracking mlruns: no store of runs there"),
         ((__file__, "--model", "worst"), "model worst: no such file; must be best, "),
-        ((__file__, "--model", "0" * 32, "--tracking", "there"), "tracking there: no tracking store"),
+        ((__file__, "--model", "0" * 32, "--tracking", "there"), "tracking there: no store of runs"),
         ((__file__, "--tracking", "http://127.0.0.1:9"), "tracking.uri=http://127.0.0.1:9: "),
-        ((__file__, "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no tracking store"),
+        ((__file__, "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no store of runs"),
     ],
 )
 def test_a_wrong_command_is_reported_in_one_line(command: Command, arguments: tuple[str, ...], reason: str) -> None:
