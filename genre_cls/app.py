@@ -36,6 +36,7 @@ VISITS = 16  # sessions whose last clip is kept in memory, some 6 MB each at the
 FORGET = 600  # s until an unused upload is deleted; the clip of one that was classified is kept six times as long
 N_SIMILAR = 8  # tracks
 COLUMNS = ["similarity", "track", "genre", "artist"]
+TEMPORARY = ("GRADIO_TEMP_DIR", "TORCHINDUCTOR_CACHE_DIR")  # what is left in these folders goes with the page
 FONTS = ("system-ui", "sans-serif")
 # No browser may ask another machine for anything on the page's behalf.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
@@ -57,7 +58,7 @@ def _serve(arguments: Namespace) -> None:
     """Serve the page; uploads are in a temporary folder."""
     _check_address(arguments.host, arguments.port)
     with TemporaryDirectory(prefix="genre_cls-") as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        os.environ |= dict.fromkeys(TEMPORARY, folder) | {"GRADIO_ANALYTICS_ENABLED": "False"}
         with needs("app"):
             import gradio  # noqa: F401  # so that it is reported before a model is loaded in vain
         page = _page(_controller(arguments.model, arguments.tracking, trust=arguments.trust))
