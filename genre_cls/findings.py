@@ -20,6 +20,7 @@ from genre_cls.scoring import (
     names,
     rank,
     setting,
+    short_keys,
 )
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
@@ -365,10 +366,8 @@ def _scores(result: ConfigResult) -> dict[str, str]:
 
 def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
     """Return a configuration's name with only the last part of each axis, if that is unambiguous."""
-    last = [axis.rpartition(".")[2] for axis in axes]
-    short = [name if last.count(name) == 1 else axis for name, axis in zip(last, axes, strict=True)]
     values = [result.params.get(axis, "?").replace(",", ", ") for axis in axes]  # lets long lists wrap
-    return ", ".join(map(setting, short, values))
+    return ", ".join(map(setting, short_keys(axes), values))
 
 
 def _accuracy(result: ConfigResult) -> str:

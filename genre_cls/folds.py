@@ -183,11 +183,16 @@ def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence
     tests = [fold.test for fold in folds]
     if len(folds) == 1:
         return f"1 fold of {len(tests[0])} test tracks"
-    if all(np.array_equal(test, tests[0]) for test in tests):
+    if share_test_set(folds):
         return f"{len(folds)} trainings on one split: {_present(parts)}"
     sizes = sorted({len(test) for test in tests})
     how_many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
     return f"{len(folds)} folds of {how_many} test tracks{_unevenness(labels, tests)}"
+
+
+def share_test_set(folds: Sequence[Fold]) -> bool:
+    """Return whether all folds test the same tracks, as several trainings on a published split and a single fold do."""
+    return all(np.array_equal(fold.test, folds[0].test) for fold in folds)
 
 
 def _unevenness(labels: Sequence[str], tests: Sequence[Indices]) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import genre_cls
 from genre_cls.errors import in_one_line, without_credentials
 from genre_cls.provenance import provenance
-from genre_cls.scoring import AXES
+from genre_cls.scoring import AXES, short_keys
 from genre_cls.settings import is_incidental, leaves
 from genre_cls.windows import is_of_statistics
 
@@ -132,8 +132,7 @@ def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, st
     no_network = all(map(is_of_statistics, cfg.recipe.members))  # so neither model nor batch size matters
     axes = [named[axis] for axis in (AXES[:1] if no_network else AXES)]
     more = {key: value for key, value in overrides.items() if key not in (*AXES, "dataset") and not is_incidental(key)}
-    last_parts = [key.rpartition(".")[2] for key in more]
-    short = {key: last if last_parts.count(last) == 1 else key for key, last in zip(more, last_parts, strict=True)}
+    short = dict(zip(more, short_keys(list(more)), strict=True))
     short |= dict.fromkeys(("recipe", "folds", "experiment"), "")  # of a group's option the name is enough
     return _cut(" ".join([*axes, *(_word(short[key], value) for key, value in more.items())]), LONGEST_TITLE)
 

@@ -369,7 +369,8 @@ class MissedTrack:
 def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
     """Return the results of which no fold is missing, which so have the same test tracks fold by fold."""
     tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    return [result for result, ids in zip(results, tested, strict=True) if ids == max(tested, key=len)]
+    longest = max(tested, key=len)
+    return [result for result, ids in zip(results, tested, strict=True) if ids == longest]
 
 
 def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
@@ -407,6 +408,12 @@ def names(results: Sequence[ConfigResult]) -> list[str]:
 def setting(axis: str, value: str) -> str:
     """Return a setting as a part of a name: `mel`, `deep`, `batch 16`, `recipe.epochs 60`."""
     return value if axis in ("features", "model") else f"{axis.removesuffix('_size')} {value}"
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each dotted key, or all of it where several keys end in the same part."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
 
 
 def differing(results: Sequence[ConfigResult]) -> list[str]:

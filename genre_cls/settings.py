@@ -211,8 +211,9 @@ def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
 
 def as_yaml(cfg: DictConfig, *keys: str) -> str:
     """Return some settings, or groups of them, as resolved YAML: equal for configurations that agree in them."""
-    resolved = OmegaConf.to_container(without_hydra(cfg), resolve=True)  # of all: a group may refer to others
-    return OmegaConf.to_yaml({key: OmegaConf.select(OmegaConf.create(resolved), key) for key in keys})
+    # All are resolved, since a group may refer to others.
+    resolved = OmegaConf.create(OmegaConf.to_container(without_hydra(cfg), resolve=True))
+    return OmegaConf.to_yaml({key: OmegaConf.select(resolved, key) for key in keys})
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
@@ -231,14 +232,15 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def no_such_key(key: str) -> str:
     """Return the message about a setting that does not exist, with what may have been meant."""
     group, _, name = key.rpartition(".")
+    options = sorted((CONF / group).glob("*.yaml")) if group in GROUPS else []
+    own = {path.stem: [str(setting) for setting in OmegaConf.load(path) or ()] for path in options}
     if key in RULES and group in GROUPS:
-        own = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if name in (OmegaConf.load(path) or {})]
-        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(own)} has it"
+        having = [option for option, names in own.items() if name in names]
+        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(having)} has it"
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
-    options = (CONF / group).glob("*.yaml") if group in GROUPS else ()
-    of_options = {f"{group}.{own!s}" for path in options for own in OmegaConf.load(path) or {}}
+    of_options = {f"{group}.{setting}" for names in own.values() for setting in names}
     others = [known for known in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, others, n=1)

@@ -121,10 +121,12 @@ class StoredRuns:
         ended = datetime.fromtimestamp(max(run.info.end_time for run, *_ in loaded) / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
         commands = Counter(filter(None, (run.data.tags.get("command") for run, *_ in loaded)))
-        other_splits = {index: self._other_splits(run, parents) for index, (run, *_) in enumerate(loaded)}
+        others = {run.info.run_id: naming.under_other_splits(run, parents) for run in comparable}
+        other_splits = {index: self._loaded(others[run.info.run_id]) for index, (run, *_) in enumerate(loaded)}
         means, tracks = _summaries([folder for *_, folder in loaded])
         results = tuple(result for _, result, _ in loaded)
-        n_left_out = len(_left_out(parents, comparable, sweep)) if sweep else 0
+        reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
+        n_left_out = len(_left_out(parents, reported, sweep)) if sweep else 0
         return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out, other_splits)
 
     def best(self) -> str | None:
@@ -214,11 +216,10 @@ class StoredRuns:
         runs = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
         return sorted(runs, key=naming.moment, reverse=True)
 
-    def _other_splits(self, run: Run, parents: Sequence[Run]) -> dict[str, ConfigResult]:
-        """Return what the same configuration and code last scored on the same dataset under other splits."""
-        others = naming.under_other_splits(run, parents)
-        loaded = {split: (other, self._load(other, naming.named(other))) for split, other in others.items()}
-        return {split: parts[0] for split, (other, parts) in loaded.items() if parts and _is_complete(other, parts[0])}
+    def _loaded(self, by_split: Mapping[str, Run]) -> dict[str, ConfigResult]:
+        """Load a configuration's results under other splits; those that lack a fold are left out."""
+        loaded = {split: (run, self._load(run, naming.named(run))) for split, run in by_split.items()}
+        return {split: parts[0] for split, (run, parts) in loaded.items() if parts and _is_complete(run, parts[0])}
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
@@ -314,11 +315,10 @@ def _is_complete(run: Run, result: ConfigResult) -> bool:
     return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))
 
 
-def _left_out(parents: Sequence[Run], comparable: Sequence[Run], sweep: str) -> set[str]:
-    """Return the identities of a sweep's configurations that are neither compared nor other splits of those."""
-    others = [other for run in comparable for other in naming.under_other_splits(run, parents).values()]
+def _left_out(parents: Sequence[Run], reported: Sequence[Run], sweep: str) -> set[str]:
+    """Return the identities of a sweep's configurations that are not reported, as they are or as another split."""
     identities = {run.data.tags["identity"] for run in parents if _is_of(run, sweep)}
-    return identities - {run.data.tags["identity"] for run in (*comparable, *others)}
+    return identities - {run.data.tags["identity"] for run in reported}
 
 
 def _is_of(run: Run, sweep: str) -> bool:

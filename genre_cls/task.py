@@ -18,7 +18,7 @@ from genre_cls.errors import UserError, in_one_line
 from genre_cls.extras import program
 from genre_cls.features import FeatureSpec
 from genre_cls.files import expanduser, make_folder
-from genre_cls.folds import Fold, Indices, SplitError, describe, within
+from genre_cls.folds import Fold, Indices, SplitError, describe, share_test_set, within
 from genre_cls.identity import digest, is_part
 from genre_cls.settings import CONF, as_yaml
 from genre_cls.store import Features, FeatureStore
@@ -77,8 +77,7 @@ class Task:
         On a single test set it depends on who shares an artist, too, as the standard error does.
         """
         parts = [(fold.train.tolist(), fold.val.tolist()) for fold in self.folds]
-        is_single = all(np.array_equal(fold.test, self.folds[0].test) for fold in self.folds)
-        groups = self.groups.tolist() if is_single and self.groups is not None else None
+        groups = self.groups.tolist() if self.groups is not None and share_test_set(self.folds) else None
         return digest(self.digest, self.catalogue.genres, parts, groups)
 
 
