@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.commands import AGAIN, as_word, check_command_line, one_line_errors
 from genre_cls.errors import UserError, without_credentials
-from genre_cls.extras import program
+from genre_cls.extras import how_to_install, program
 from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
@@ -171,10 +172,13 @@ def _report_command(config: DictConfig) -> str:
 
 
 def _check_launcher(config: DictConfig) -> None:
-    """Refuse a launcher that cannot start jobs here; submitit itself would fail only after all the preparation."""
-    if str(config.hydra.launcher._target_).endswith(".SlurmLauncher") and not shutil.which("srun"):
+    """Refuse a launcher that cannot start jobs here; by itself it would fail only after all the preparation."""
+    launcher = str(config.hydra.launcher._target_)
+    if launcher.endswith(".SlurmLauncher") and not shutil.which("srun"):
         hint = "no srun on this machine; submitit_local or joblib start jobs here"
         raise UserError(f"hydra/launcher=submitit_slurm: {hint}")
+    if launcher.endswith(".RayLauncher") and not find_spec("ray"):
+        raise UserError(f"hydra/launcher=ray: Ray is not installed; {how_to_install('ray')} installs it")
 
 
 def _runs_here(config: DictConfig) -> bool:

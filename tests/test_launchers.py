@@ -2,9 +2,12 @@
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +21,10 @@ from test_resume import OnServer, Server
 
 from genre_cls import train, voting
 from genre_cls.errors import UserError
+from genre_cls.extras import how_to_install
 
 GRID = ("-m", "features=mel", "model=basic", "batch_size=4,6")
-PLUGINS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
+PLUGINS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher", "ray": "ray"}
 
 
 def needs(launcher: str) -> pytest.MarkDecorator:
@@ -43,6 +47,42 @@ def launched(folder: Path, *arguments: str) -> Outcome:
         env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
     return Outcome(folder, done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def two_jobs_at_once(launcher: str, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The settings with which two jobs run at once; on Ray, one on each of two machines (here, two on the loopback)."""
+    if launcher != "ray":
+        yield ("hydra.launcher.n_jobs=2",) if launcher == "joblib" else ()
+        return
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    head = ["--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
+    machines = []
+    try:
+        for options in (head, [f"--address={address}"]):
+            machines.append(ray_machine(folder / f"machine{len(machines)}.log", *options))
+        yield (f"hydra.launcher.ray.init.address={address}",)
+    finally:
+        for machine in reversed(machines):
+            machine.terminate()
+            machine.wait(60)
+
+
+def ray_machine(log: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start a machine of one core in a cluster of Ray's, and wait until it has joined."""
+    program = Path(sys.executable).with_name("ray")
+    with log.open("w") as output:
+        machine = subprocess.Popen(
+            [program, "start", "--num-cpus=1", "--block", "--disable-usage-stats", *options],
+            stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+    waited_until = time.monotonic() + 60
+    while "--block" not in log.read_text():  # its last words
+        assert machine.poll() is None and time.monotonic() < waited_until, log.read_text()
+        time.sleep(0.2)
+    return machine
 
 
 def numbers(outcome: Any) -> dict[tuple[str, ...], dict[str, float]]:
@@ -89,7 +129,7 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
         "    def forward(self, features):\n"
         "        if self.training:\n"
         "            with open(os.environ['NOTES'], 'a') as notes:\n"
-        "                notes.write(f'{os.getpid()} {torch.get_num_threads()}\\n')\n"
+        "                notes.write(f'{os.getpid()} {torch.get_num_threads()} {os.getppid()}\\n')\n"
         "        return super().forward(features)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -105,15 +145,17 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
     server = Server(folder)
     try:
         jobs = ("fold=0,1,2", f"hydra/launcher={launcher}", f"tracking.uri={server.uri}")
-        two = ("hydra.launcher.n_jobs=2",) if launcher == "joblib" else ()
-        there = launched(folder, *one, *on_three, *jobs, *two)
+        with two_jobs_at_once(launcher, folder) as settings:
+            there = launched(folder, *one, *on_three, *jobs, *settings)
     finally:
         server.stop()
     assert there.code == 0, there.err
     stored = OnServer(folder, 0, "", "")
     assert numbers(stored) == numbers(here) and len(stored.parents) == 1
     assert {line.split()[1] for line in notes["there"].read_text().splitlines()} == {"1"}
-    assert len({line.split()[0] for line in notes["there"].read_text().splitlines()}) > 1
+    processes, _, parents = zip(*(line.split() for line in notes["there"].read_text().splitlines()), strict=True)
+    assert len(set(processes)) > 1
+    assert launcher != "ray" or len(set(parents)) == 2  # jobs of Ray's are children of their machine's own process
     report = (folder / "report" / "report.md").read_text()
     assert "| 1 |" in report and "| 2 |" not in report and not list(folder.glob("mlruns/spool/*"))
 
@@ -183,6 +225,31 @@ def test_a_job_for_slurm_where_there_is_none_is_refused_before_any_work(
 ) -> None:
     got = command(train.main, *GRID, *on_music, "hydra/launcher=submitit_slurm")
     reason = "hydra/launcher=submitit_slurm: no srun on this machine; submitit_local or joblib start jobs here"
+    assert got.code == 2 and got.err.splitlines() == [f"error: {reason}"] and not list(here.iterdir())
+
+
+@needs("ray")
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("init.address=127.0.0.1:1", "Connection refused"),
+        ("init.colour=red", "RuntimeError: Unknown keyword argument(s): colour"),
+    ],
+)
+def test_a_cluster_that_ray_cannot_use_is_named_in_one_line(
+    command: Command, on_music: tuple[str, ...], setting: str, reason: str
+) -> None:
+    got = command(train.main, *GRID, *on_music, "hydra/launcher=ray", f"++hydra.launcher.ray.{setting}")
+    (line,) = (line for line in got.err.splitlines() if line.startswith("error: "))
+    assert got.code == 2 and line.startswith("error: hydra.launcher.ray.init={") and line.endswith(reason)
+
+
+def test_without_ray_its_launcher_says_how_to_install_it(
+    command: Command, on_music: tuple[str, ...], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    got = command(train.main, *GRID, *on_music, "hydra/launcher=ray")
+    reason = f"hydra/launcher=ray: Ray is not installed; {how_to_install('ray')} installs it"
     assert got.code == 2 and got.err.splitlines() == [f"error: {reason}"] and not list(here.iterdir())
 
 
