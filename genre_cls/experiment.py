@@ -131,13 +131,13 @@ class _Job:
         """The finished folds."""
         return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
 
-    def begin(self) -> bool:
+    def begin(self, n_at_once: int) -> bool:
         """Start training before the job's turn; return False if another process holds its locks, or the store fails."""
         try:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):
                 self._take_over()
-            self.trainings = Trainings(self.cfg, self.task, self._unfinished)
+            self.trainings = Trainings(self.cfg, self.task, self._unfinished, n_at_once)
         except (Timeout, UserError, *FAILURES):
             self.locks.close()  # or its turn would wait for this very process
             return False
@@ -195,10 +195,12 @@ class _Job:
 
     def _train(self, outbox: Outbox | None) -> None:
         """Train the unfinished folds; log each when it is finished, if there is an outbox, or leave it in the spool."""
-        trainings = self.trainings or Trainings(self.cfg, self.task, self._unfinished)
         n_at_once = n_workers(self.cfg, self.task)
+        if not self.trainings:
+            is_last = len(self._unfinished) * len(self.cfg.recipe.members) == 1 and not _next.coming
+            self.trainings = Trainings(self.cfg, self.task, self._unfinished, 1 if is_last else n_at_once)
         _next.begin(n_at_once)
-        for result, weights in trainings.results(self.identity.title):
+        for result, weights in self.trainings.results(self.identity.title):
             self.spool.put(result.index, evidence.of_fold(self.task, self.identity, self.precision, weights, result))
             self.done[result.index] = result
             if n_at_once >= MANY_MODELS:
@@ -312,7 +314,7 @@ def _begun(config: DictConfig, n_at_once: int) -> _Job | None:
     with suppress(UserError, *FAILURES):
         if (task := load(cfg, silently=True)) and n_workers(cfg, task) == n_at_once:
             job = _Job(cfg, task, identify(cfg, config.hydra))
-            return job if job.begin() else None
+            return job if job.begin(n_at_once) else None
     return None
 
 

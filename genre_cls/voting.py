@@ -31,12 +31,12 @@ class Trainings:
         cfg: the configuration.
         task: its data.
         folds: to train.
+        n_at_once: number of models to train at once, usually `n_workers`; one is trained in this process.
     """
 
-    def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold]) -> None:
+    def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold], n_at_once: int) -> None:
         self.cfg, self.task, self.n_members = cfg, task, len(cfg.recipe.members)
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
-        n_at_once = n_workers(cfg, task) if len(self.models) > 1 else 1
         if n_at_once > 1 and resolve_device(cfg.trainer.device).type == "cuda":
             nvidia_mps.start()
         for_workers = self.models if n_at_once > 1 else []

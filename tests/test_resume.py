@@ -159,9 +159,9 @@ def test_a_configuration_that_begins_early_has_the_same_results(
     rivals: list[int] = []
     real = experiment._Job.begin
 
-    def noted(job: Any) -> bool:
+    def noted(job: Any, n_at_once: int) -> bool:
         rate = job.cfg.recipe.optimizer.lr
-        began.append((rate, real(job), len(open_runs(Outcome(here, 0, "", "")))))
+        began.append((rate, real(job, n_at_once), len(open_runs(Outcome(here, 0, "", "")))))
         if rate == 0.002:
             rivals.append(fork(lambda: os.chdir(here), *on_music, *ONE, f"recipe.optimizer.lr={rate}"))
         return began[-1][1]
@@ -190,6 +190,24 @@ def test_figures_that_other_processes_draw_are_logged_with_their_runs(
         assert min(path.stat().st_size for path in pictures) > 10_000  # not the blank ones of this process
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+@pytest.mark.parametrize(("jobs", "calls"), [("fold=0,1,2", [1, 1, 1]), ("fold=0", [0])])
+def test_jobs_of_one_model_each_are_trained_in_parallel_and_a_sole_one_in_this_process(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, jobs: str, calls: list[int]
+) -> None:
+    trainings: list[voting.Trainings] = []
+
+    class Noted(voting.Trainings):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            trainings.append(self)
+
+    monkeypatch.setattr(experiment, "Trainings", Noted)
+    one_model = (*ONE[:-1], "recipe.members=[plain]", "trainer.workers=2")
+    done = command(train.main, "-m", *on_music, *one_model, jobs)
+    assert done.code == 0 and [len(each.calls) for each in trainings] == calls
+
+
 @pytest.mark.usefixtures("store_here")
 def test_a_configuration_locked_by_another_process_does_not_begin_early(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -197,9 +215,9 @@ def test_a_configuration_locked_by_another_process_does_not_begin_early(
     began: list[bool] = []
     real = experiment._Job.begin
 
-    def beside(job: Any) -> bool:
+    def beside(job: Any, n_at_once: int) -> bool:
         with job.tracker.held([f"{job.key}/1"], ""):  # one of its folds
-            began.append(real(job))
+            began.append(real(job, n_at_once))
         return began[-1]
 
     monkeypatch.setattr(experiment._Job, "begin", beside)
@@ -214,8 +232,8 @@ def test_killed_workers_fail_the_configuration_that_they_work_on_and_no_other(
     began: list[bool] = []
     real = experiment._Job.begin
 
-    def before_they_are_killed(job: Any) -> bool:
-        began.append(real(job))
+    def before_they_are_killed(job: Any, n_at_once: int) -> bool:
+        began.append(real(job, n_at_once))
         for process in active_children():
             process.kill()
         return began[-1]
@@ -235,7 +253,7 @@ def test_a_configuration_for_other_workers_does_not_begin_early(
     begun: list[DictConfig] = []
     monkeypatch.setattr(experiment, "load", mock.Mock())
     monkeypatch.setattr(experiment, "identify", mock.Mock())
-    monkeypatch.setattr(experiment, "_Job", lambda cfg, *_: mock.Mock(begin=lambda: begun.append(cfg)))
+    monkeypatch.setattr(experiment, "_Job", lambda cfg, *_: mock.Mock(begin=lambda _: begun.append(cfg)))
     for workers in (1, 2, 3):
         ahead = experiment._Next()
         ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
