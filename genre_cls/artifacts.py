@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def fold_files(fold: FoldResult) -> Files:
         "fold.json": json.dumps(rest, indent=1).encode(),
         "predictions.csv": csv_file(_predictions(fold)),
         "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
-        **({"windows.npz": _npz(fold.windows.__dict__)} if fold.windows else {}),
+        **({"windows.npz": _npz(asdict(fold.windows))} if fold.windows else {}),
     }
 
 
@@ -91,7 +92,7 @@ def load_tracks(path: Path) -> dict[str, dict[str, str]]:
 
 def genre_means_file(means: GenreMeans) -> bytes:
     """Return average features as an npz file without pickles."""
-    return _npz(means.__dict__ | {"genres": list(means.genres)})
+    return _npz(asdict(means) | {"genres": list(means.genres)})
 
 
 def load_genre_means(path: Path) -> GenreMeans:

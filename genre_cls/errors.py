@@ -49,7 +49,7 @@ def place_of(error: BaseException) -> str:
 
 def without_credentials(text: str) -> str:
     """Remove user names and passwords from the addresses in a text."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    return re.sub(r"(?<=://)[^/?#\s]+@", "", text)  # a password may hold an @
 
 
 def in_one_line(text: object) -> str:

@@ -1,5 +1,7 @@
 """The artifacts that a configuration logs: files and pictures of its folds and of the whole."""
 
+from dataclasses import asdict
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +31,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, re
     (fold,) = [fold for fold in task.folds if fold.index == result.index]
     description = {
         "config": identity.yaml,
-        "features": task.features.spec.__dict__,
+        "features": asdict(task.features.spec),
         "genres": task.catalogue.genres,
         "precision": precision,
         "dataset_digest": task.features.digest,

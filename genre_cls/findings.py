@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genre_cls.comparisons import CODE, Difference, each_pair, main_effects
+from genre_cls.comparisons import CODE, RISK, SURE, Difference, each_pair, main_effects
 from genre_cls.estimates import Estimate, unpaired
 from genre_cls.scoring import (
     AXES,
@@ -335,10 +335,10 @@ def _about_verdicts(best: ConfigResult, rope: float) -> str:
         test = "a t-test with the standard error of that interval"
         posterior = "by the posterior with the same standard error"
     return (
-        f"Two things are compared on the same folds. One beats the other if {test} gives p < 0.05 after Holm's "
+        f"Two things are compared on the same folds. One beats the other if {test} gives p < {RISK:g} after Holm's "
         "correction (1979) for all comparisons of its kind, which keeps the chance of any false claim among them below "
-        f"5 %. They are practically equal if the difference is below {points} with a probability of at least 95 % "
-        f"({posterior}). "
+        f"{100 * RISK:g} %. They are practically equal if the difference is below {points} with a probability of at "
+        f"least {100 * SURE:g} % ({posterior}). "
         "Otherwise the data do not decide: they differ, but not significantly, if the interval of that single "
         "comparison lies above zero, else they cannot be told apart."
     )

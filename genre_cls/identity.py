@@ -22,14 +22,14 @@ from genre_cls.windows import is_of_statistics
 
 # The package as it was when this process began; edits made meanwhile do not change what is running.
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
-# Modules on which no fold's stored result depends. A new module counts until it is listed here: to train once too often
-# is better than to reuse what the present code would not compute.
+# Modules on which no fold's stored result depends, or only by way of its tracks and folds (`Task.inputs`). A new module
+# counts until it is listed: to train once too often is better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
-    "die_with_parent", "download", "errors", "estimates", "evidence", "explanation", "extras", "files", "findings",
-    "lifeline", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export", "onnx_model", "outbox", "page",
-    "plots", "predict", "prediction", "progress", "provenance", "registry", "report", "served", "similarity", "spool",
-    "stored_runs", "tracking", "train", "workers",
+    "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "evidence", "explanation", "extras",
+    "files", "findings", "lifeline", "locks", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
+    "onnx_model", "outbox", "page", "plots", "predict", "prediction", "progress", "provenance", "registry", "report",
+    "served", "similarity", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
 

@@ -93,6 +93,8 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
         raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
+    if arguments.top and arguments.format == "csv":
+        raise UserError("--top: --format csv always has all genres, a column each")
     if arguments.explain and len(files) != 1:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
     if arguments.explain and arguments.explain.suffix.lower() != ".png":

@@ -177,7 +177,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
 }
 # Settings that say where and how a run happens, not what it computes.
 INCIDENTAL = (
-    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible",
+    "alone", "cache_dir", "report_dir", "max_unreadable", "rope", "force", "skip_impossible", "folds.tolerance",
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
 )  # fmt: skip
 

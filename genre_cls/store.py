@@ -7,7 +7,6 @@ Below the cache's folder: `features/<key of spec and code>/<digest of the file's
 import inspect
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
@@ -329,29 +328,3 @@ def _digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def main() -> None:
-    """Print where the cache is and its size, or clear it."""
-    from genre_cls.commands import OneLineParser, one_line_errors  # imports Hydra, not needed to read features
-
-    parser = OneLineParser(prog="genre_cls.store", description=main.__doc__)
-    parser.add_argument("cache_dir", type=expanduser, help="the folder that the training printed")
-    parser.add_argument("--clear", action="store_true", help="delete all cached features")
-    with one_line_errors():
-        arguments = parser.parse_args()
-        _print_size(arguments.cache_dir, clear=arguments.clear)
-
-
-def _print_size(cache_dir: Path, *, clear: bool) -> None:
-    if not (cache_dir / "features" / "ledger.json").exists():
-        raise UserError(f"{cache_dir}: no cache of features in it")
-    store = FeatureStore(cache_dir)
-    print(f"{store.root}: {store.size() / 1e6:.1f} MB")
-    if clear:
-        shutil.rmtree(store.root)
-        print("cleared")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.catalogue import Catalogue, Track, artist_groups, recordings
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.extras import program
 from genre_cls.features import FeatureSpec
 from genre_cls.files import expanduser, make_folder
 from genre_cls.folds import Fold, Indices, SplitError, describe, share_test_set, within
@@ -181,6 +180,8 @@ def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts
     split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
     _check_arguments(split)
     folds: list[Fold] = split(genres, groups, parts)
+    if cfg.inside and cfg.alone:
+        raise UserError("inside=true alone=true: a fold is either split again or evaluated; choose one")
     if cfg.fold is None:
         if cfg.inside:
             raise UserError("inside=true: needs the fold within which settings are chosen, such as fold=0")
@@ -275,10 +276,8 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
     log.info("%s: %d tracks in %d genres", catalogue.name, len(features.tracks), len(catalogue.genres))
     for line in (*catalogue.notes, *(f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)):
         log.warning(in_one_line(line))
-    log.info(
-        "features: %.0f MB in %s (%s -m genre_cls.store %s --clear deletes them)",
-        store.size() / 1e6, store.root, program("python"), shlex.quote(cfg.cache_dir),
-    )  # fmt: skip
+    root = shlex.quote(str(store.root))
+    log.info("features: %.0f MB in %s (rm -r %s deletes them)", store.size() / 1e6, store.root, root)
 
 
 def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:

@@ -48,8 +48,8 @@ def test_an_address_without_a_server_is_reported_at_once(uri: str, tmp_path: Pat
 
 def test_no_password_of_an_address_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tracking\.uri=http://127\.0\.0\.1:9: ") as told:
-        connect("http://me:secret@127.0.0.1:9", tmp_path)
-    assert "secret" not in str(told.value) and "secret" not in ui_command("https://me:secret@server")
+        connect("http://me:a@secret@127.0.0.1:9", tmp_path)
+    assert "secret" not in str(told.value) and "secret" not in ui_command("https://me:a@secret@server")
 
 
 class _Refusing(BaseHTTPRequestHandler):

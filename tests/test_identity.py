@@ -72,6 +72,11 @@ def test_where_and_how_it_runs_does_not_change_it(identity_of: Callable[..., Ide
         assert other.params != plain.params
 
 
+def test_how_uneven_folds_may_be_does_not_change_it(identity_of: Callable[..., Identity]) -> None:
+    one, other = (identity_of("folds=artist", f"folds.tolerance={tolerance}") for tolerance in (0.3, 0.4))
+    assert one.fingerprint == other.fingerprint and one.title == other.title and one.params != other.params
+
+
 def test_the_folder_of_the_music_does_not_change_it(identity_of: Callable[..., Identity]) -> None:
     here, there = (identity_of("dataset=folder", f"dataset.root=/{place}") for place in ("here", "there"))
     assert here.fingerprint == there.fingerprint and here.named == there.named

@@ -263,6 +263,7 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
     [
         ((), "nothing to do"),
         (("a.wav", "--top", "0"), "--top: 0: must be a whole number, at least 1"),
+        (("a.wav", "--top", "2", "--format", "csv"), "--top: --format csv always has all genres, a column each"),
         (("a.wav", "--top", "few"), "--top: few: must be a whole number"),
         (("a.wav", "--format", "xml"), "invalid choice: 'xml'"),
         (("a.wav", "--formatt", "csv"), "unrecognized arguments: --formatt"),

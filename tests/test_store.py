@@ -4,11 +4,10 @@ import json
 import multiprocessing
 import os
 import pickle
-import runpy
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -570,75 +569,10 @@ def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_pa
     assert list(cache.rglob("*.partial")) == []
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """`python -m genre_cls.store ARGUMENTS`."""
-
-    def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["store", *arguments])
-        monkeypatch.delitem(sys.modules, "genre_cls.store", raising=False)
-        runpy.run_module("genre_cls.store", run_name="__main__")
-
-    yield run
-
-
-def test_the_command_prints_the_size_and_clears(
-    tracks: list[Track], cache: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_size_is_that_of_all_entries(tracks: list[Track], cache: Path) -> None:
     store = FeatureStore(cache)
     store.load(tracks, [MEL])
     assert store.size() == sum(entry.stat().st_size for entry in entries(cache)) > 0
-    command(str(cache))
-    assert f"{store.root}: {store.size() / 1e6:.1f} MB" in capsys.readouterr().out
-    assert len(entries(cache)) == 5
-    command(str(cache), "--clear")
-    assert "cleared" in capsys.readouterr().out
-    assert not store.root.exists()
-    assert all(track.path.exists() for track in tracks)
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
-
-
-def test_the_command_clears_nothing_that_is_not_a_cache(
-    tmp_path: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "features").mkdir()
-    (tmp_path / "features" / "thesis.txt").write_text("years of work")
-    for folder in (tmp_path, tmp_path / "typo"):
-        with pytest.raises(SystemExit) as end:
-            command(str(folder), "--clear")
-        assert end.value.code == 2
-        assert capsys.readouterr().err == f"error: {folder}: no cache of features in it\n"
-    assert (tmp_path / "features" / "thesis.txt").exists()
-    assert not (tmp_path / "typo").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["cache", "--claer"], ["x" * 300]], ids=["none", "a typo", "too long a name"]
-)
-def test_the_command_reports_a_mistake_in_one_line(
-    command: Callable[..., None], capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        command(*arguments)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and line.startswith("error: ")
-
-
-def test_the_command_reports_a_cache_that_it_may_not_delete_in_one_line(
-    tracks: list[Track],
-    cache: Path,
-    command: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuses(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    FeatureStore(cache).load(tracks, [MEL])
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(shutil, "rmtree", refuses)
-        command(str(cache), "--clear")
-    assert end.value.code == 2 and capsys.readouterr().err == f"error: {cache / 'features'}: Permission denied\n"
 
 
 def test_features_are_pickled_as_file_names_not_values(tracks: list[Track], cache: Path) -> None:

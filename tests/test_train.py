@@ -485,6 +485,10 @@ def test_an_interrupted_search_evaluates_no_winner_on_the_held_out_tracks(
         (("fold=2",), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
         (("alone=true",), "alone=true: needs the fold to evaluate, such as fold=0"),
         (("-m", "fold=2,0"), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
+        (
+            ("fold=0", "inside=true", "alone=true"),
+            "inside=true alone=true: a fold is either split again or evaluated; choose one",
+        ),
         (("inside=true",), "inside=true: needs the fold within which settings are chosen, such as fold=0"),
     ],
 )
