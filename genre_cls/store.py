@@ -51,7 +51,7 @@ class Unreadable:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """The features of a catalogue's readable tracks, in its order.
 

@@ -4,7 +4,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from inspect import signature
 from pathlib import Path
 
@@ -150,13 +150,18 @@ def _load(cfg: DictConfig) -> Task:
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     if unreadable := set(catalogue.genres).difference(genres):
         raise UserError(f"genre {min(unreadable)}: none of its tracks can be read; repair them, or remove its folder")
-    unknown = np.array([track.artist is None for track in tracks])
-    repetitions = near_duplicates(fingerprints[0].clips, unknown) if fingerprints else []
+    repetitions = _repetitions(fingerprints[0]) if fingerprints else []
     groups = artist_groups(tracks, [*_same_files(features), *((pair.first, pair.second) for pair in repetitions)])
     folds = _folds(cfg, genres, groups, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     to_train = [folds[cfg.fold]] if is_part(cfg) else folds
     return Task(catalogue, features, labels, folds, to_train, groups, repetitions, _note(cfg, catalogue))
+
+
+@lru_cache(maxsize=1)  # all configurations of a sweep share the last pass's
+def _repetitions(fingerprints: Features) -> list[Duplicate]:
+    unknown = np.array([track.artist is None for track in fingerprints.tracks])
+    return near_duplicates(fingerprints.clips, unknown)
 
 
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
