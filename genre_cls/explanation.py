@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from genre_cls.features import FeatureSpec, cosines
-from genre_cls.modelfile import Network, Usage
+from genre_cls.modelfile import Usage
 from genre_cls.prediction import Clip, Explanation
-from genre_cls.views import medians, mfccs
+from genre_cls.views import Network, medians, mfccs
 from genre_cls.windows import cover_starts, is_levelled, is_of_mfccs, is_of_statistics, sees_modulations, treatment
 
 FIRST_STEP = 5  # decades from the first log-spaced step to the end of the path

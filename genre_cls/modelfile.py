@@ -26,7 +26,7 @@ from genre_cls.features import FeatureSpec
 from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
 from genre_cls.settings import RULES
-from genre_cls.views import shape_of, standardised, view_of
+from genre_cls.views import Network, shape_of, view_of
 from genre_cls.windows import cover_starts, is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
@@ -71,43 +71,11 @@ class SavedModel:
         description: the JSON, as written by the training.
     """
 
-    networks: tuple["Network", ...]
+    networks: tuple[Network, ...]
     usage: Usage
     dataset: str
     temperature: float
     description: Mapping[str, Any]
-
-
-class Network(nn.Module):
-    """A model with its view and standardisation; its weights are named as in training.
-
-    Args:
-        model: from standardised views to logits `(batch, n_genres)`; a `KernelMachine` for views of statistics.
-        n_bins: rows of the feature matrices.
-        view: one of `windows.VIEWS`; for levelled views, the input comes without the clip's mean spectrum.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, model: nn.Module, n_bins: int, view: str) -> None:
-        super().__init__()
-        self.model, self.view = model, view
-        self.register_buffer("mean", torch.zeros(shape_of(view, n_bins)))
-        self.register_buffer("deviation", torch.ones(shape_of(view, n_bins)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.logits(view_of(features, self.view))
-
-    def logits(self, values: Tensor) -> Tensor:
-        """Return the logits `(batch, n_genres)` of windows in the network's view.
-
-        Args:
-            values: `view_of(features, view)`, `(batch, 1, *shape_of(view, n_bins))`; plain and levelled views have
-                `n_frames` columns where `shape_of` gives one.
-        """
-        return self.model(standardised(values, self.mean, self.deviation))
 
 
 def serialised(weights: Weights, description: Mapping[str, Any]) -> bytes:
@@ -220,16 +188,17 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
             model: nn.Module = _kernel_machine(weights["model.centres"], len(usage.genres))
         else:
             model = _model(settings, len(usage.genres), trust)
-        network = Network(model, usage.spec.n_bins, view)
+        shape = shape_of(view, usage.spec.n_bins)
+        network = Network(model, view, torch.zeros(shape), torch.ones(shape))
     network.load_state_dict(weights, assign=True)
     # Channels last, as in training.
     network.to(dtype=torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if isinstance(model, KernelMachine):  # its centres are stored as float16, and are to be saved again as they were
         model.centres = model.centres.half()
     with torch.inference_mode():
-        shape = tuple(network(torch.zeros(2, 1, usage.spec.n_bins, usage.spec.n_frames(usage.window))).shape)
-    if shape != (2, len(usage.genres)):
-        raise UserError(f"gives {shape} for two windows and {len(usage.genres)} genres")
+        outputs = tuple(network(torch.zeros(2, 1, usage.spec.n_bins, usage.spec.n_frames(usage.window))).shape)
+    if outputs != (2, len(usage.genres)):
+        raise UserError(f"gives {outputs} for two windows and {len(usage.genres)} genres")
     return network
 
 

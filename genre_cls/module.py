@@ -20,66 +20,39 @@ from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import DivergenceError
 from genre_cls.graphs import Graphs
 from genre_cls.memory import keep_freed
-from genre_cls.modelfile import Weights
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions
-from genre_cls.views import standardised, view_of
+from genre_cls.views import Network, view_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
 
 
 class GenreModule(pl.LightningModule):
-    """A model with its standardisation, loss and learning curves.
+    """A network with its loss, augmentation and learning curves.
 
     Args:
-        model: maps a standardised view `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
-        standardisation: mean and standard deviation of each value of the view, each of shape `views.shape_of`.
+        network: maps features `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
         augmentation: of training batches.
         make_optimizer: from parameters to optimiser.
         make_schedule: from optimiser and total number of steps to schedule.
-        view: the model's input, one of `windows.VIEWS`.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(
-        self,
-        model: nn.Module,
-        standardisation: tuple[Tensor, Tensor],
-        augmentation: Augmentation,
-        make_optimizer: MakeOptimizer,
-        make_schedule: MakeSchedule,
-        view: str = "plain",
+        self, network: Network, augmentation: Augmentation, make_optimizer: MakeOptimizer, make_schedule: MakeSchedule
     ) -> None:
         super().__init__()
-        self.view = view
         # Channels last: about twice as fast on CPUs and on tensor cores.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
-        mean, std = standardisation
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", std)  # saved models name it so
         self.curves: dict[str, list[float]] = {}  # a value per epoch
         self.graphs: Graphs | None = None  # if steps are to be replayed
         self._sums: dict[str, tuple[Tensor, int]] = {}  # per part: sums of losses and hits, number of windows
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
-        return self.model(self.standardised_view(features))
-
-    def standardised_view(self, features: Tensor) -> Tensor:
-        """Return the model's input: the view of windows with zero mean and unit variance.
-
-        Args:
-            features: `(batch, 1, n_bins, n_frames)` as extracted.
-
-        Returns:
-            Float32, `(batch, 1, n_bins, n_frames)` for plain and levelled views, else `(batch, 1, *shape_of(view))`.
-        """
-        return standardised(view_of(features, self.view), self.mean, self.deviation)
+        return self.network(features)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy, nats, of logits `(batch, n_genres)` and smoothed labels `(batch,)`, int64."""
@@ -108,9 +81,9 @@ class GenreModule(pl.LightningModule):
         Returns:
             The mean loss, nats, and the sums of losses and hits for the curves `(2,)`.
         """
-        masked = self.augmentation.mask(self.standardised_view(features))
+        masked = self.augmentation.mask(self.network.standardised(view_of(features, self.network.view)))
         mixed, partner, share = self.augmentation.mix(masked, weight)
-        logits = self.model(mixed.contiguous(memory_format=torch.channels_last))
+        logits = self.network.model(mixed.contiguous(memory_format=torch.channels_last))
         loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
         return loss, _totals(loss.detach(), logits, labels)
 
@@ -145,10 +118,6 @@ class GenreModule(pl.LightningModule):
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def weights(self) -> Weights:
-        """Return weights and standardisation by name, on the CPU."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
     def _count(self, part: str, sums: Tensor, n: int) -> None:
         # The sums stay on the device: reading a number at each step would make a GPU wait.

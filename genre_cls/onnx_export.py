@@ -18,9 +18,10 @@ from torch.nn.functional import conv1d, pad
 from genre_cls.errors import UserError, in_short
 from genre_cls.extras import needs
 from genre_cls.features import FeatureSpec, decibels, filterbank, finished
-from genre_cls.modelfile import Network, Usage
+from genre_cls.modelfile import Usage
 from genre_cls.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.prediction import longest_clip
+from genre_cls.views import Network
 from genre_cls.windows import is_levelled
 
 with needs("onnx"):

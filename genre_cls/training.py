@@ -24,7 +24,7 @@ from genre_cls.modelfile import Weights
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
-from genre_cls.views import standardised, view_of
+from genre_cls.views import Network, standardised, view_of
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
 
 LESS_MEMORY = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
@@ -93,18 +93,12 @@ def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
     from genre_cls.module import GenreModule, Training, fit
 
     recipe, view = cfg.recipe, data.windowing.view
-    module = GenreModule(
-        new_model(cfg, n_genres, view),
-        data.standardisation(),
-        _augmentation(cfg),
-        instantiate(recipe.optimizer),
-        instantiate(recipe.schedule),
-        view,
-    )
+    network = Network(new_model(cfg, n_genres, view), view, *data.standardisation())
+    module = GenreModule(network, _augmentation(cfg), instantiate(recipe.optimizer), instantiate(recipe.schedule))
     trainer, patience = cfg.trainer, recipe.early_stopping.patience
     training = Training(recipe.epochs, patience, trainer.device, trainer.precision, trainer.graphs)
     windows = fit(module, data, training)
-    return module.weights(), module.curves, windows
+    return network.weights(), module.curves, windows
 
 
 def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
@@ -119,11 +113,10 @@ def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
         statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
         mean, deviation = mean_and_deviation_per_value(statistics)
         machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
+        network = Network(machine, view, mean, deviation)
         held_out = (view_of(features, view).cpu() for features, _ in data.predict_dataloader())
-        logits = torch.cat([machine(standardised(values, mean, deviation)) for values in held_out])
-    weights = {f"model.{name}": tensor for name, tensor in machine.state_dict().items()}
-    predictions = data.predictions(logits.double().softmax(dim=1).numpy())
-    return {"mean": mean, "deviation": deviation, **weights}, {}, predictions
+        logits = torch.cat([network.logits(values) for values in held_out])
+    return network.weights(), {}, data.predictions(logits.double().softmax(dim=1).numpy())
 
 
 def check_buildable(cfg: DictConfig) -> None:

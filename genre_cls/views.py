@@ -1,10 +1,10 @@
-"""Views: the representations of a window that models take as input (`windows.VIEWS`), and their standardisation."""
+"""Views: the representations of a window that models take as input (`windows.VIEWS`), and models with theirs."""
 
 import math
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genre_cls.features import CPU, constants, cosines
 from genre_cls.windows import is_of_mfccs, treatment
@@ -15,6 +15,42 @@ SLOWEST = 2  # cycles per window: the lowest modulation rate
 FINEST = 4  # bins per cycle of the narrowest wavelets
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of each bin's levels
 QUIETEST = 1e-3  # dB², variance below which a fluctuation may be mere rounding
+
+
+class Network(nn.Module):
+    """A model with its view of windows and the standardisation of that view.
+
+    Args:
+        model: from a standardised view to logits `(batch, n_genres)`; a `KernelMachine` for views of statistics.
+        view: one of `windows.VIEWS`; for levelled views, the input comes without the clip's mean spectrum.
+        mean: of each value of the view, `shape_of(view, n_bins)`.
+        deviation: standard deviation of each value, likewise.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, model: nn.Module, view: str, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.model, self.view = model, view
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits `(batch, n_genres)` of features `(batch, 1, n_bins, n_frames)` as extracted."""
+        return self.logits(view_of(features, self.view))
+
+    def logits(self, values: Tensor) -> Tensor:
+        """Return the logits `(batch, n_genres)` of what `view_of` returns for windows."""
+        return self.model(self.standardised(values))
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """Return the model's input for what `view_of` returns for windows."""
+        return standardised(values, self.mean, self.deviation)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return weights and standardisation by name, as model files hold them, on the CPU."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
 
 def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:

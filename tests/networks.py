@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from genre_cls import GenreClassifier
 from genre_cls.features import FeatureSpec, extract
 from genre_cls.kernel import KernelMachine
-from genre_cls.modelfile import Network, SavedModel, Usage
+from genre_cls.modelfile import SavedModel, Usage
 from genre_cls.models import GenreCNN
-from genre_cls.views import shape_of, standardised, view_of
+from genre_cls.views import Network, shape_of, standardised, view_of
 from genre_cls.windows import VIEWS, is_of_statistics, repeat_to, treatment
 
 GENRES = ("hiss & noise", "tones, pure", "else")
@@ -38,14 +38,18 @@ def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
     torch.manual_seed(seed)
     if is_of_statistics(view):
         return a_kernel_machine(spec, seed, view)
-    network = Network(GenreCNN(len(GENRES), **SHAPE), spec.n_bins, view)
-    network.mean += (
-        torch.randn(network.mean.shape) * 10 - {"plain": 40, "levelled": 0, "modulation": -4}[treatment(view)]
-    )
-    network.deviation *= 15
+    shape = shape_of(view, spec.n_bins)
+    model = GenreCNN(len(GENRES), **SHAPE)
+    mean = torch.randn(shape) * 10 - {"plain": 40, "levelled": 0, "modulation": -4}[treatment(view)]
+    network = Network(model, view, mean, torch.full(shape, 15.0))
     for weights in network.model.parameters():
         weights.data *= 2
     return network.eval()
+
+
+def unstandardised(n_bins: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of a plain view that change nothing."""
+    return torch.zeros(n_bins, 1), torch.ones(n_bins, 1)
 
 
 def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
@@ -54,9 +58,8 @@ def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
     windows = torch.stack([torch.from_numpy(repeat_to(clip, 20)[None, :, :20]).float() for clip in clips])
     mean, deviation = torch.zeros(shape_of(view, spec.n_bins)), torch.full(shape_of(view, spec.n_bins), 15.0)
     values = standardised(view_of(windows, view), mean, deviation).flatten(1)
-    network = Network(KernelMachine.fitted(values, torch.arange(9) % len(GENRES), len(GENRES)), spec.n_bins, view)
-    network.mean, network.deviation = mean, deviation
-    return network.eval()
+    machine = KernelMachine.fitted(values, torch.arange(9) % len(GENRES), len(GENRES))
+    return Network(machine, view, mean, deviation).eval()
 
 
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:

@@ -26,6 +26,7 @@ from genre_cls.modelfile import serialised
 from genre_cls.models import GenreCNN
 from genre_cls.module import GenreModule, Training, fit
 from genre_cls.recipe import Augmentation, constant, one_cycle
+from genre_cls.views import Network
 from genre_cls.windows import VIEWS, is_of_statistics
 
 MakeData = Callable[..., FoldData]
@@ -44,8 +45,8 @@ def clips(labels: Iterable[int] = LABELS) -> list[np.ndarray]:
 def a_module(data: FoldData, augmentation: Augmentation = FULL, lr: float = 0.01, **model: Any) -> GenreModule:
     shape = {"channels": [4, 8], "kernel_sizes": [3, 3], "strides": [[2, 2], [2, 2]], "bands": 2, "dropout": 0.1}
     cnn = GenreCNN(2, **(shape | model))
-    standardisation, schedule = data.standardisation(), partial(one_cycle, warmup=0.3)
-    return GenreModule(cnn, standardisation, augmentation, partial(AdamW, lr=lr), schedule, data.windowing.view)
+    network = Network(cnn, data.windowing.view, *data.standardisation())
+    return GenreModule(network, augmentation, partial(AdamW, lr=lr), partial(one_cycle, warmup=0.3))
 
 
 def trained(
@@ -57,7 +58,7 @@ def trained(
 
 
 def weights(module: GenreModule) -> bytes:
-    return serialised(module.weights(), {})
+    return serialised(module.network.weights(), {})
 
 
 @settings(deadline=None, max_examples=25)
@@ -121,8 +122,8 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
     torch.manual_seed(3)
     loss = module.training_step((features, labels), 0)
     torch.manual_seed(3)
-    blends, partner, share = module.augmentation.mix(module.standardised_view(features))
-    logits = module.model(blends)  # in training mode as before; the batch's own statistics are the same
+    blends, partner, share = module.augmentation.mix(module.network.standardised(features))
+    logits = module.network.model(blends)  # in training mode as before; the batch's own statistics are the same
     smooth = torch.full((len(labels), 2), 0.1)
     targets = [smooth + 0.8 * nn.functional.one_hot(own, 2) for own in (labels, labels[partner])]
     expected = cross_entropy(logits, share * targets[0] + (1 - share) * targets[1])
@@ -132,7 +133,7 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
 def test_standardised_features_have_no_mean_and_unit_deviation(fold_data: MakeData) -> None:
     data = fold_data(clips(), LABELS, FOLD)
     frames = torch.cat([data.clips[i] for i in FOLD.train], dim=1)[None, None]
-    standard = a_module(data).standardised_view(frames)
+    standard = a_module(data).network.standardised(frames)
     assert standard.dtype == torch.float32
     assert torch.allclose(standard.mean(dim=3), torch.zeros(12), atol=1e-4)
     assert torch.allclose(standard.std(dim=3, correction=0), torch.ones(12), atol=1e-3)
@@ -226,7 +227,7 @@ def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_we
     pl.seed_everything(0, verbose=False)
     model = GenreCNN(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=2, dropout=0)
     make = partial(SGD, lr=0.05)
-    module = Recorder(model, data.standardisation(), Augmentation(), make, constant)
+    module = Recorder(Network(model, "plain", *data.standardisation()), Augmentation(), make, constant)
     fit(module, data, Training(30, 3, "cpu", "32-true"))
     val, held_out = module.curves["val_loss"], module.curves["held_out_loss"]
     best = int(np.argmin(val))
@@ -277,10 +278,10 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup
 def test_a_saved_module_is_read_back_with_its_description(fold_data: MakeData, tmp_path: Path) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD))
     description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
-    (tmp_path / "model.safetensors").write_bytes(serialised(module.weights(), description))
+    (tmp_path / "model.safetensors").write_bytes(serialised(module.network.weights(), description))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["genre_cls"]) == description
         back = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    state = module.state_dict()
+    state = module.network.state_dict()
     assert back.keys() == state.keys() and {"mean", "deviation"} < back.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())

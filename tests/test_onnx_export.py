@@ -17,15 +17,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import GENRES, SPECS, a_classifier, music
+from networks import GENRES, SPECS, a_classifier, music, unstandardised
 from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
-from genre_cls.modelfile import Network, SavedModel, Usage
+from genre_cls.modelfile import SavedModel, Usage
 from genre_cls.onnx_export import exported
 from genre_cls.onnx_model import session
+from genre_cls.views import Network
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 
@@ -139,7 +140,11 @@ def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_left(tmp_pat
     usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
     opaque = GenreClassifier(
-        [SavedModel((Network(Opaque(), spec.n_bins, "plain").eval(),), usage, "folder", 1.0, description)]
+        [
+            SavedModel(
+                (Network(Opaque(), "plain", *unstandardised(spec.n_bins)).eval(),), usage, "folder", 1.0, description
+            )
+        ]
     )
     with pytest.raises(UserError, match="cannot be written as ONNX: ") as error:
         opaque.save(tmp_path / "a.onnx")
@@ -157,7 +162,7 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
     usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
     with pytest.raises(UserError, match="differ from PyTorch's"):
         exported(
-            [Network(Fickle(), spec.n_bins, "plain").eval()],
+            [Network(Fickle(), "plain", *unstandardised(spec.n_bins)).eval()],
             usage,
             1.0,
             {"genres": [], "origin": {"dataset": "folder"}},
