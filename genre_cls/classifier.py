@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls import database, modelfile
-from genre_cls.audio import path_noted
+from genre_cls.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.calibration import Floats
 from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
@@ -20,7 +20,7 @@ from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.modelfile import AT_ONCE, SavedModel
-from genre_cls.prediction import Classifier, Clip, Explanation, first_waveform, is_onnx, longest_clip
+from genre_cls.prediction import Classifier, Clip, Explanation, is_onnx, longest_clip
 from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
 
@@ -34,7 +34,7 @@ class GenreClassifier(Classifier):
     """An ensemble of trained models that classifies audio files.
 
     A file is decoded, turned into features, cut into windows and classified as in evaluation. A file longer than
-    `longest_clip` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
+    `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
     averaged: memory does not grow with the file, and a model trained on clips sees clips. A shorter file is one clip,
     so the numbers are those of evaluation; in a longer one, the floor of the features (`top_db` below the peak) is
     each clip's own, and windows do not cross clips.
@@ -58,8 +58,7 @@ class GenreClassifier(Classifier):
             )
         (usage,) = usages
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
-        longest = longest_clip(usage.window)
-        super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, longest, temperature)
+        super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)
         self._usage, self._parts = usage, tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
 
@@ -124,7 +123,7 @@ class GenreClassifier(Classifier):
         return explained(self._networks, self._usage, clip, self.genres.index(genre))
 
     def first_clip(self, path: str | Path) -> Clip:
-        """Return the first of the clips that `predict` classifies: all of a file of up to `longest_clip`.
+        """Return the first part of a file, of a minute at most unless windows are longer, for pictures of it.
 
         Args:
             path: as `predict` takes it.
@@ -132,9 +131,11 @@ class GenreClassifier(Classifier):
         Raises:
             UnreadableAudio: the clip cannot be classified.
         """
-        spec = replace(self._usage.spec, kind="mel")
+        spec, longest = replace(self._usage.spec, kind="mel"), longest_clip(self._usage.window)
         with path_noted(path):
-            waveform = first_waveform(expanduser(path), sample_rate=self._sample_rate, longest=self._longest)
+            waveform = next(segments(expanduser(path), spec.sample_rate, longest), np.zeros(0, np.float32))
+            if reason := no_music(waveform, spec.sample_rate):
+                raise UnreadableAudio(reason)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)

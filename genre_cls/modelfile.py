@@ -45,6 +45,7 @@ class Usage:
         genres: names in the order of its outputs.
         window: length of a window, s.
         overlap: smallest share of a window that its neighbour overlaps.
+        longest: length of the longest clip that is classified in one piece, s.
         views: the view of each member of a fold's ensemble; a file of several folds repeats them in turn.
         precision: `32-true` or `bf16-mixed`, in which it was evaluated; `auto` in files that do not say.
         model: its class and arguments, as JSON.
@@ -54,6 +55,7 @@ class Usage:
     genres: tuple[str, ...]
     window: float
     overlap: float
+    longest: float
     views: tuple[str, ...]
     precision: str
     model: str
@@ -84,7 +86,7 @@ def serialised(weights: Weights, description: Mapping[str, Any]) -> bytes:
     Args:
         weights: of trained modules, named `<member>.<name>`.
         description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was evaluated
-            in, and its `origin`.
+            in, the length of the dataset's `longest` clip (s), and its `origin`.
     """
     apart = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors refuses shared (tied) weights
     return save(apart, metadata={KEY: json.dumps(description)})
@@ -144,11 +146,12 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
             raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
-    spec = FeatureSpec(**features)
-    model = json.dumps(config["model"], sort_keys=True)
     window, overlap, views, precision = settings.values()
-    _check_size("features and views take", _largest(spec, window, overlap, views))
-    return Usage(spec, tuple(genres), window, overlap, tuple(views), precision, model)
+    longest = longest_clip(window, float(description.get("longest", 0)))  # absent in folds that were kept earlier
+    model = json.dumps(config["model"], sort_keys=True)
+    usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
+    _check_size("features and views take", _largest(usage))
+    return usage
 
 
 def _check_size(what: str, n_values: float) -> None:
@@ -156,12 +159,13 @@ def _check_size(what: str, n_values: float) -> None:
         raise UserError(f"would fill the memory: its {what} a matrix of {n_values:.0e} values")
 
 
-def _largest(spec: FeatureSpec, window: float, overlap: float, views: Sequence[str]) -> float:
+def _largest(usage: Usage) -> float:
     """Number of values in the largest matrix between a clip and the networks' views."""
-    n_frames, windows_share = longest_clip(window) * spec.sample_rate / spec.hop_length, 1 / (1 - overlap)
+    spec, windows_share = usage.spec, 1 / (1 - usage.overlap)
+    n_frames = usage.longest * spec.sample_rate / spec.hop_length
     sizes = [spec.n_fft / 2 * n_frames, spec.n_fft / 2 * spec.n_mels, spec.n_bins * n_frames * windows_share]
-    if any(map(sees_modulations, views)):
-        sizes += [float(spec.n_frames(window)) ** 2, float(spec.n_bins) ** 2]
+    if any(map(sees_modulations, usage.views)):
+        sizes += [float(spec.n_frames(usage.window)) ** 2, float(spec.n_bins) ** 2]
     return max(sizes)
 
 
@@ -205,7 +209,7 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
 def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
     """Number of values in the largest tensor that a model computes for a batch of windows."""
     spec = usage.spec
-    n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(longest_clip(usage.window))
+    n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(usage.longest)
     n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
     window = view_of(torch.zeros(1, 1, spec.n_bins, n_frames), view)
     with torch.device("meta"), torch.no_grad():

@@ -20,7 +20,6 @@ from genre_cls.extras import needs
 from genre_cls.features import FeatureSpec, decibels, filterbank, finished
 from genre_cls.modelfile import Usage
 from genre_cls.onnx_model import INPUT, KEY, OUTPUTS, session
-from genre_cls.prediction import longest_clip
 from genre_cls.views import Network
 from genre_cls.windows import is_levelled
 
@@ -51,9 +50,8 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
     """
     model = TraceableClassifier(networks, usage, temperature)
     graph = _traced(model, usage.spec.sample_rate)
-    segment = longest_clip(usage.window)
-    metadata = {KEY: dict(description) | {"segment": segment}, "genres": list(usage.genres)}
-    plain = {"sample_rate": usage.spec.sample_rate, "longest_clip": segment, "origin": description["origin"]}
+    metadata = {KEY: dict(description) | {"segment": usage.longest}, "genres": list(usage.genres)}
+    plain = {"sample_rate": usage.spec.sample_rate, "longest_clip": usage.longest, "origin": description["origin"]}
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in (metadata | plain).items()})
     content = graph.SerializeToString()
     _compare(content, model, usage)

@@ -13,7 +13,8 @@ from genre_cls.audio import UnreadableAudio, duration, no_music, path_noted, ref
 from genre_cls.calibration import Floats, tempered
 from genre_cls.files import expanduser
 
-SEGMENT = 60.0  # s of audio in memory at once
+SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
+LONGEST_CLIP = 600.0  # s in one piece at most, if it was trained on longer clips
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
 
 
@@ -212,32 +213,16 @@ class Classifier(ABC):
         return Prediction(self.genres, seconds, starts, ends, windows, self._temperature)
 
 
-def first_waveform(path: Path, *, sample_rate: int, longest: float) -> NDArray[np.float32]:
-    """Return the first of the clips that a file is classified in, as a waveform `(n_samples,)`.
-
-    Args:
-        path: as `Classifier.predict` takes it.
-        sample_rate: of the waveform, Hz.
-        longest: length of the longest clip, s.
-
-    Raises:
-        UnreadableAudio: the file, or this part of it, cannot be classified.
-    """
-    waveform = next(segments(path, sample_rate, longest), np.zeros(0, np.float32))
-    if reason := no_music(waveform, sample_rate):
-        raise UnreadableAudio(reason)
-    return waveform
-
-
 def is_onnx(path: str | Path) -> bool:
     """Tell by its name whether a model file is, or is to be, an ONNX graph."""
     return Path(path).suffix.lower() == ".onnx"
 
 
-def longest_clip(window: float) -> float:
+def longest_clip(window: float, trained_on: float = 0.0) -> float:
     """Return the length of the longest clip that is classified in one piece, s.
 
     Args:
         window: length of the model's windows, s.
+        trained_on: length of the longest clip of its dataset, s: so songs are classified as they were in evaluation.
     """
-    return max(SEGMENT, 2 * window)
+    return max(SEGMENT, 2 * window, min(trained_on, LONGEST_CLIP))

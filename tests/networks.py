@@ -14,6 +14,7 @@ from genre_cls.features import FeatureSpec, extract
 from genre_cls.kernel import KernelMachine
 from genre_cls.modelfile import SavedModel, Usage
 from genre_cls.models import GenreCNN
+from genre_cls.prediction import longest_clip
 from genre_cls.views import Network, shape_of, standardised, view_of
 from genre_cls.windows import VIEWS, is_of_statistics, repeat_to, treatment
 
@@ -64,7 +65,7 @@ def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
 
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:
     """A network of each view that vote, in float32; it can be saved and loaded again."""
-    usage = Usage(spec, GENRES, window, overlap, ("plain",), "32-true", "{}")
+    usage = Usage(spec, GENRES, window, overlap, longest_clip(window), ("plain",), "32-true", "{}")
     networks = tuple(a_network(spec, seed, view) for seed, view in enumerate(VIEWS))
     recipe = {"window": window, "overlap": overlap, "members": list(VIEWS)}
     model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE

@@ -336,6 +336,7 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda d, c, _: (d.pop("precision"), c["trainer"].update(precision="64")),
         "trainer.precision=64: must be",
     ),
+    "a longest clip in words": (lambda d, *_: d.update(longest="long"), "is not a usable model"),
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
     "more bands than memory": (lambda d, *_: d["features"].update(n_mels=32768, n_fft=65536), "would fill the memory"),
@@ -450,6 +451,30 @@ def test_a_file_up_to_the_length_of_a_segment_is_classified_as_one_clip(
     whole = classifier.predict(path)
     for part in ("starts", "ends", "windows", "probabilities"):
         np.testing.assert_array_equal(getattr(segmented, part), getattr(whole, part))
+
+
+@pytest.mark.parametrize(
+    ("longest", "clips"), [(100.5, 1), (99, 2), (1, 2), (-5, 2), (float("nan"), 2), (1e300, 1), (float("inf"), 1)]
+)
+def test_a_model_of_long_clips_classifies_as_long_ones_in_one_piece_as_in_evaluation(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: float, clips: int
+) -> None:
+    classified: list[int] = []
+    real = GenreClassifier._predict_clip
+
+    def counted(classifier: GenreClassifier, waveform: Any) -> Any:
+        classified.append(len(waveform))
+        return real(classifier, waveform)
+
+    monkeypatch.setattr(GenreClassifier, "_predict_clip", counted)
+    own = forged(tmp_path / "own.safetensors", model, lambda d, *_: d.update(longest=longest))
+    GenreClassifier.load(own).predict(sound(tmp_path / "a.wav", 100))
+    assert len(classified) == clips and sum(classified) == 100 * RATE
+
+
+def test_a_model_file_names_the_longest_clip_of_its_data_set(trained: Any, model: Path, tiny_music: Path) -> None:
+    seconds = max(soundfile.info(path).duration for path in tiny_music.rglob("*.wav"))
+    assert seconds < contents(model)[0]["longest"] < seconds + 0.1
 
 
 def test_a_longer_file_is_classified_in_segments_with_similar_results(

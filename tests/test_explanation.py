@@ -36,7 +36,7 @@ class Listener(nn.Module):
 
 
 def usage_of(spec: Any) -> Usage:
-    return Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
+    return Usage(spec, GENRES, 0.7, 0.3, 60.0, ("plain",), "32-true", "{}")
 
 
 def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:

@@ -137,7 +137,7 @@ def test_the_file_states_its_inputs_and_origin(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_left(tmp_path: Path) -> None:
     spec = SPECS["another rate"]
-    usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
+    usage = Usage(spec, GENRES, 0.7, 0.3, 60.0, ("plain",), "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
     opaque = GenreClassifier(
         [
@@ -159,7 +159,7 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
             return features.mean(dim=(2, 3)).repeat(1, 3) * torch.tensor([0.0, 1, 2]) * (1 if len(features) > 2 else -1)
 
     spec = SPECS["another rate"]
-    usage = Usage(spec, GENRES, 0.7, 0.3, ("plain",), "32-true", "{}")
+    usage = Usage(spec, GENRES, 0.7, 0.3, 60.0, ("plain",), "32-true", "{}")
     with pytest.raises(UserError, match="differ from PyTorch's"):
         exported(
             [Network(Fickle(), "plain", *unstandardised(spec.n_bins)).eval()],
