@@ -89,8 +89,7 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
     if not (run := run_of(model, tracking)):
         return Controller(GenreClassifier.load(model, trust=trust), tracking)
     runs, run_id = run
-    classifier = GenreClassifier.load(run_id, tracking=tracking, trust=trust)
-    return Controller(classifier, tracking, *runs.predictions_of(run_id))
+    return Controller(GenreClassifier.of_run(*run, trust=trust), tracking, *runs.predictions_of(run_id))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,7 @@ import numpy as np
 import soundfile
 from joblib import cpu_count
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 
 from genre_cls import demo as synthesiser
 from genre_cls import workers
@@ -138,12 +137,12 @@ def _connected(
     """Number tracks' connected components `(n_tracks,)`, connected by links, pairs, and recordings (maybe absent)."""
     links = [*links, *((_node(track), ("recording", track.repeats or track.id)) for track in tracks)]
     links += [(_node(tracks[first]), _node(tracks[second])) for first, second in pairs]
-    nodes = dict.fromkeys([*map(_node, tracks), *(end for _, end in links)])
-    index = {node: i for i, node in enumerate(nodes)}
-    edges = np.array([(index[one], index[other]) for one, other in links])
-    graph = coo_array((np.ones(len(edges)), edges.T), shape=(len(index), len(index)))
-    numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1][: len(tracks)]
-    return numbers
+    sets = DisjointSet([*map(_node, tracks), *(end for _, end in links)])
+    for link in links:
+        sets.merge(*link)
+    roots = [sets[_node(track)] for track in tracks]
+    numbers = {root: number for number, root in enumerate(dict.fromkeys(roots))}
+    return np.array([numbers[root] for root in roots])
 
 
 def _credited(credit: str) -> set[str]:

@@ -77,11 +77,23 @@ class GenreClassifier(Classifier):
             UserError: there is no such model, or a file cannot be used.
         """
         if run := run_of(source, tracking):
-            runs, run_id = run
-            paths, temperature = runs.model_files(run_id), runs.temperature(run_id)
-        else:
-            paths, temperature = _model_files(source), None
-        return cls([modelfile.read(path, trust=trust) for path in paths], temperature)
+            return cls.of_run(*run, trust=trust)
+        return cls([modelfile.read(path, trust=trust) for path in _model_files(source)])
+
+    @classmethod
+    def of_run(cls, runs: "StoredRuns", run_id: str, *, trust: bool = False) -> Self:
+        """Load the models of a run, as `load` does.
+
+        Args:
+            runs: the tracking store.
+            run_id: of a configuration or a fold.
+            trust: as `load` takes it.
+
+        Raises:
+            UserError: there is no such run, or a file cannot be used.
+        """
+        models = [modelfile.read(path, trust=trust) for path in runs.model_files(run_id)]
+        return cls(models, runs.temperature(run_id))
 
     @property
     def configuration(self) -> str:
