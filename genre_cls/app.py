@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.commands import OneLineParser, one_line_errors
+from genre_cls.commands import OneLineParser, find_modules_here, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
 
@@ -61,7 +61,10 @@ def _serve(arguments: Namespace) -> None:
         os.environ |= dict.fromkeys(TEMPORARY, folder) | {"GRADIO_ANALYTICS_ENABLED": "False"}
         with needs("app"):
             import gradio  # noqa: F401  # so that it is reported before a model is loaded in vain
-        page = _page(_controller(arguments.model, arguments.tracking, trust=arguments.trust))
+        controller = _controller(arguments.model, arguments.tracking, trust=arguments.trust)
+        if arguments.trust and (warning := controller.classifier.code_warning()):
+            print(f"model {arguments.model}: {warning}", file=sys.stderr)
+        page = _page(controller)
         address = _launch(page, arguments.host, arguments.port)
         with suppress(KeyboardInterrupt):
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -86,6 +89,8 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
         raise UserError(f"model {model}: an .onnx file cannot be explained; name what it comes from")
     from genre_cls.classifier import GenreClassifier, run_of
 
+    if trust:
+        find_modules_here()
     if not (run := run_of(model, tracking)):
         return Controller(GenreClassifier.load(model, trust=trust), tracking)
     runs, run_id = run

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 from unicodedata import category, normalize  # file names have letters in pieces on macOS
 
@@ -198,6 +199,9 @@ def folder(root: str | None) -> Catalogue:
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
     facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
+    unmatched = sorted(facts.keys() - set(names))
+    if facts and len(unmatched) == len(facts):
+        raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
@@ -205,8 +209,8 @@ def folder(root: str | None) -> Catalogue:
         known = ", ".join(EXTENSIONS)
         raise UserError(f"dataset.root={root}: {count} with audio ({known}); at least two are needed")
     empty = [genre.name for genre in folders if genre.name not in genres]
-    unmatched = sorted(facts.keys() - set(names))
-    notes = _folder_notes(empty, other_files(base), len(every) - len(tracks), unmatched)
+    loose = [path for path in audio_files(base) if path.parent == base]
+    notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 
@@ -228,22 +232,26 @@ def _with_metadata(tracks: Sequence[Track], facts: Sequence[Mapping[str, str]]) 
 
 
 def _folder_notes(
-    empty: Sequence[str], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
+    empty: Sequence[str], loose: Sequence[Path], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
 ) -> tuple[str, ...]:
-    """Notes on folders without tracks, files of other formats, exclusions, and metadata.csv's lines without a track."""
+    """Notes on folders without tracks, files in no genre's folder or of other formats, and on metadata.csv."""
     notes = []
     if empty:
         notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
+    if loose:
+        notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
     if unread:
         notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name}.")
     if n_excluded:
         notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
     if unmatched:
-        paths = f"1 path matches no track ({unmatched[0]!r})"
-        if len(unmatched) > 1:
-            paths = f"{len(unmatched)} paths match no track (such as {unmatched[0]!r})"
-        notes.append(f"metadata.csv: {paths}; write paths like rock/a.wav.")
+        notes.append(f"metadata.csv: {_unmatched(unmatched)}.")
     return tuple(notes)
+
+
+def _unmatched(paths: Sequence[str]) -> str:
+    paths_match = f"{len(paths)} paths match no track (such as " if len(paths) > 1 else "1 path matches no track ("
+    return f"{paths_match}{paths[0]!r}); write paths like rock/a.wav"
 
 
 def demo(
@@ -279,7 +287,7 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
         return {}
     facts: dict[str, dict[str, str]] = {}
     for row in _rows(path):
-        track = normalize("NFC", row["path"])
+        track = normpath(normalize("NFC", row["path"]))  # without ./
         fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
         if facts.setdefault(track, fact) != fact:
             raise UserError(f"{path}: {track} is listed twice with different facts; keep one")

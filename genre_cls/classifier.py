@@ -101,6 +101,16 @@ class GenreClassifier(Classifier):
         named = json.loads(self._parts[0].description["origin"].get("named", "{}"))
         return " ".join(f"{key}={value}" for key, value in named.items())
 
+    def code_warning(self) -> str:
+        """Return a warning if the file that defines a trusted model's class was edited after the training, else ""."""
+        from genre_cls.identity import is_edited  # which reads the package's sources
+
+        target = json.loads(self._usage.model)["_target_"]
+        sources = [json.loads(part.description["origin"].get("sources", "{}")) for part in self._parts]
+        if any(is_edited(target, each) for each in sources):
+            return f"{target} was edited after the training, so predictions may be wrong"
+        return ""
+
     @property
     def n_networks(self) -> int:
         """Number of networks in the ensemble."""

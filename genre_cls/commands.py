@@ -69,6 +69,12 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         sys.unraisablehook = before
 
 
+def find_modules_here() -> None:
+    """Let own models be imported from the current folder, as `python -m` does and a console script does not."""
+    if "" not in sys.path:
+        sys.path.append("")
+
+
 Hook = Callable[["sys.UnraisableHookArgs"], Any]
 
 

@@ -91,7 +91,7 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
             job.run()
     except DivergenceError as error:
         if not cfg.inside:
-            raise
+            raise DivergenceError(f"{identity.title}: {error}") from error
         log.warning("%s: %s; the search goes on", identity.title, error)
         return 0.0
     log.info("%s: %s", identity.title, _in_words(job.result, job.missing, _next.folds))

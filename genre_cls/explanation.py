@@ -8,6 +8,7 @@ from torch import Tensor
 from genre_cls.features import FeatureSpec, cosines
 from genre_cls.modelfile import Usage
 from genre_cls.prediction import Clip, Explanation
+from genre_cls.progress import progress_bar
 from genre_cls.views import Network, medians, mfccs
 from genre_cls.windows import cover_starts, is_levelled, is_of_mfccs, is_of_statistics, sees_modulations, treatment
 
@@ -34,7 +35,7 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     frames = torch.arange(max(n_clip, n_frames)) % n_clip  # a short clip is repeated until it fills a window
     mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
-    for network in networks:
+    for network in progress_bar(networks, "Explaining", total=len(networks)):
         levelled = mel - mel.mean(dim=1, keepdim=True) if is_levelled(network.view) else mel
         starts = cover_starts(mel.shape[1], n_frames, overlap(network.view, usage.overlap))
         weight = 1 / (len(networks) * len(starts))

@@ -170,6 +170,16 @@ def _package() -> list[tuple[str, str]]:
     return sorted((name, text) for name, text in SOURCES.items() if name not in NO_EFFECT_ON_RESULTS)
 
 
+def is_edited(target: str, sources: Mapping[str, str]) -> bool:
+    """Return whether the file that defines a class has another content than when a run was stored; imports the file.
+
+    Args:
+        target: the class, a `_target_` outside of this package.
+        sources: the run's, as in `Identity`.
+    """
+    return target in sources and sources[target] != digest(_source(target))
+
+
 @cache  # as it was when this process first asked: workers keep what they have imported then
 def _source(target: str) -> str:
     """Return the source of the file that defines a `_target_`, such as a user's model; empty if there is none."""

@@ -7,12 +7,14 @@ refused before anything is allocated.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from inspect import isclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -239,9 +241,14 @@ def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:
 
 
 def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module:
-    if trust:
-        return instantiate(settings, n_genres=n_genres)
     module, _, name = str(settings["_target_"]).rpartition(".")
+    if trust:
+        try:
+            return instantiate(settings, n_genres=n_genres)
+        except InstantiationException as error:
+            if not module or find_spec(module.partition(".")[0]):
+                raise
+            raise UserError(f"uses {module}.py, which is not here; add its folder to PYTHONPATH") from error
     target = vars(models).get(name) if module == models.__name__ else None
     if not (isclass(target) and issubclass(target, nn.Module) and target.__module__ == models.__name__):
         raise UserError(

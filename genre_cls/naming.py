@@ -12,6 +12,15 @@ from genre_cls.settings import is_incidental
 CONFIRMED = "confirmed"  # the tag with the time when a command last found a configuration complete, ms since 1970
 
 
+def of_one_experiment(parents: Sequence[Run]) -> list[Run]:
+    """Return the runs of the newest one's experiment, so that trials under a name of their own stay apart.
+
+    Args:
+        parents: runs of configurations, newest first.
+    """
+    return [run for run in parents if run.info.experiment_id == parents[0].info.experiment_id]
+
+
 def comparable(parents: Sequence[Run]) -> list[Run]:
     """Return the last run of each configuration that can be compared with the newest one.
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
-from genre_cls.commands import OneLineParser, one_line_errors
+from genre_cls.commands import OneLineParser, find_modules_here, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.prediction import is_onnx
@@ -73,7 +73,8 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
         clip = classifier.first_clip(file)
     except UnreadableAudio as error:  # though the rest could be classified
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
-    _log(f"explaining {file}, which takes a second or two for each of {classifier.n_networks} networks")
+    n_models = classifier.n_networks
+    _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
     explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))
@@ -112,7 +113,11 @@ def _classifier(arguments: Namespace) -> "Classifier":
         return OnnxClassifier.load(arguments.model)
     from genre_cls.classifier import BEST, GenreClassifier
 
+    if arguments.trust:
+        find_modules_here()
     classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    if arguments.trust and (warning := classifier.code_warning()):
+        _log(f"model {arguments.model}: {warning}")
     if arguments.model == BEST and classifier.configuration:  # another one may be best tomorrow
         _log(f"best: {classifier.configuration}, of {classifier.dataset}")
     if arguments.export:
@@ -164,7 +169,7 @@ def _print_table(predictions: Predictions, genres: Sequence[str], top: int | Non
     """Print a few lines per file: its most probable genres and, if it is long, the genres over time."""
     console = Console(highlight=False, soft_wrap=True)
     for path, prediction in predictions:
-        lines = [Text(f"{in_one_line(path)}  {_clock(prediction.seconds)}", "bold")]
+        lines = [Text(f"{in_one_line(path)}  {_clock(max(1, prediction.seconds))}", "bold")]
         lines += [
             Text(f"  {100 * probability:6.1f} %  {in_one_line(genre)}")
             for genre, probability in prediction.ranked[: top or FEW]
@@ -263,7 +268,7 @@ def _parser() -> ArgumentParser:
         "the same: genre-cls app.",
     )
     take = parser.add_argument
-    take("inputs", nargs="*", type=expanduser, metavar="FILE|FOLDER", help=f"audio files ({READABLE}) or folders")
+    take("inputs", nargs="*", type=_path, metavar="FILE|FOLDER", help=f"audio files ({READABLE}) or folders")
     parser.add_model(
         "best (default: the most accurate configuration of the newest comparison, an ensemble of all its folds), an "
         "MLflow run's id, a .safetensors file, a folder of them, an .onnx file"
@@ -280,6 +285,12 @@ def _parser() -> ArgumentParser:
     )
     take("--register", metavar="NAME", help="register the model as a new version of NAME in MLflow, to be served")
     return parser
+
+
+def _path(text: str) -> Path:
+    if not text:  # would be the current folder
+        raise ArgumentTypeError("an empty name is no file or folder")
+    return expanduser(text)
 
 
 def _count(text: str) -> int:

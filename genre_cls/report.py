@@ -48,7 +48,7 @@ def report_only(cfg: DictConfig) -> None:
         check(cfg)
         if not write_newest(cfg):
             where = " ".join(f"tracking.{key}={value}" for key, value in cfg.tracking.items() if value)
-            raise UserError(f"{where}: no configuration has finished there; run python -m genre_cls.train -m first")
+            raise UserError(f"{where}: no configuration has finished there; {_what_to_do(cfg)}")
 
 
 def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
@@ -68,6 +68,18 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
         if comparison:
             _write(cfg, tracker, comparison)
     return comparison is not None
+
+
+def _what_to_do(cfg: DictConfig) -> str:
+    """Return what leads to a finished configuration where there is none."""
+    if cfg.tracking.uri or database.is_there(cfg.tracking.folder):
+        from genre_cls.tracking import Tracker
+
+        tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+        with tracker.failures_in_one_line():
+            if titles := tracker.incomplete(cfg.tracking.experiment):
+                return f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
+    return "run python -m genre_cls.train -m first"
 
 
 def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> None:

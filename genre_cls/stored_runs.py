@@ -105,7 +105,7 @@ class StoredRuns:
         """Return the configuration that finished last and all comparable ones; None if none has finished.
 
         Args:
-            experiment: name of the experiment to look in; None for all.
+            experiment: name of the experiment to look in; None for that of the configuration.
             sweep: id of the command that must have confirmed the last one, whatever the clock says; None for any.
         """
         parents = self._finished(experiment)
@@ -113,6 +113,7 @@ class StoredRuns:
             parents.sort(key=lambda run: _is_of(run, sweep), reverse=True)
         if not parents or (sweep and not _is_of(parents[0], sweep)):
             return None
+        parents = naming.of_one_experiment(parents)
         comparable = naming.comparable(parents)
         names = naming.names(comparable)
         loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
@@ -134,10 +135,20 @@ class StoredRuns:
 
         Configurations that were trained on shuffled genres are left out; None if there are no others.
         """
-        runs = naming.comparable([run for run in self._finished(None) if not _is_shuffled(run)])
+        finished = [run for run in self._finished(None) if not _is_shuffled(run)]
+        runs = naming.comparable(naming.of_one_experiment(finished))
         scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
         best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
         return best.info.run_id if best else None
+
+    def incomplete(self, experiment: str | None) -> list[str]:
+        """Return the titles of configurations that lack folds or are being trained, the newest first.
+
+        Args:
+            experiment: name of the experiment to look in; None for all.
+        """
+        runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status != 'FINISHED'")
+        return [run.info.run_name for run in runs]
 
     def model_files(self, run_id: str) -> list[Path]:
         """Return the saved models of a run: of all folds of a configuration, or of one fold.
@@ -212,9 +223,11 @@ class StoredRuns:
 
     def _finished(self, experiment: str | None) -> list[Run]:
         """Return the runs of configurations that have finished, newest first."""
-        ids = [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
-        runs = self._search(ids, "tags.kind = 'config' and attributes.status = 'FINISHED'")
+        runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
         return sorted(runs, key=naming.moment, reverse=True)
+
+    def _ids(self, experiment: str | None) -> list[str]:
+        return [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
 
     def _loaded(self, by_split: Mapping[str, Run]) -> dict[str, ConfigResult]:
         """Load a configuration's results under other splits; those that lack a fold are left out."""

@@ -177,7 +177,8 @@ def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
 def _same_files(features: Features) -> list[tuple[int, int]]:
     """Return pairs of tracks whose files are equal byte by byte."""
     first: dict[Path, int] = {}
-    return [(first.setdefault(entry, place), place) for place, entry in enumerate(features.entries)]
+    pairs = [(first.setdefault(entry, place), place) for place, entry in enumerate(features.entries)]
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
@@ -291,6 +292,9 @@ def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Ite
     if cfg.recipe.window > longest + features.spec.seconds_per_frame:
         window = f"recipe.window={cfg.recipe.window:g}"
         yield f"{window}: longer than every track (the longest has {longest:.1f} s), so tracks are repeated to fill it"
+    for one, other in _same_files(features):
+        if (first := features.tracks[one]).genre != (second := features.tracks[other]).genre:
+            yield in_one_line(f"the same file is in two genres: {first.id} and {second.id}")
     n_train = max(len(fold.train) for task in tasks for fold in task.folds)
     if cfg.batch_size > n_train:
         yield f"batch_size={cfg.batch_size}: more than the {n_train} training tracks of a fold, so an epoch is one step"

@@ -23,11 +23,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.commands import AGAIN, as_word, check_command_line, one_line_errors
+from genre_cls.commands import AGAIN, as_word, check_command_line, find_modules_here, one_line_errors
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
+from genre_cls.files import expanduser
 from genre_cls.lifeline import end_with
 from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import import_ahead, stopped_by_failure
@@ -40,6 +42,7 @@ TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what 
 def main() -> None:
     """Run what the command line asks for; a mistake in it is reported in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
+    find_modules_here()
     with one_line_errors(AGAIN), stopped_by_failure():
         check_command_line(sys.argv[1:])
         try:
@@ -89,6 +92,8 @@ class Sweep(Callback):
             if not at_least(1).allows(trials):
                 raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
             _check_launcher(config)
+            if config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+                _silence_optuna()
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search runs with hydra/launcher=basic alone")
             _prepare(config, expand(config) or [config])
@@ -153,11 +158,18 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
     for cfg in configurations:
         check(cfg)
+        _check_root(cfg)
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*TRAINING)
     from genre_cls.experiment import prepare
 
     prepare(configurations)
+
+
+def _check_root(cfg: DictConfig) -> None:
+    """Let a data set say what is wrong with its folder before all else is imported, which takes seconds."""
+    if "root" in cfg.dataset and not (cfg.dataset.root and expanduser(cfg.dataset.root).is_dir()):
+        instantiate(cfg.dataset)
 
 
 def _report_command(config: DictConfig) -> str:
@@ -179,6 +191,13 @@ def _check_launcher(config: DictConfig) -> None:
         raise UserError(f"hydra/launcher=submitit_slurm: {hint}")
     if launcher.endswith(".RayLauncher") and not find_spec("ray"):
         raise UserError(f"hydra/launcher=ray: Ray is not installed; {how_to_install('ray')} installs it")
+
+
+def _silence_optuna() -> None:
+    """Keep Optuna from announcing its study on stderr; our own lines name each trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
 
 
 def _runs_here(config: DictConfig) -> bool:

@@ -206,8 +206,9 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert ids(found) == ["dub/a.wav", "dub/b/c/d.FLAC", "dub/x.wav/y.wav", "ska punk/a.ogg", "ska punk/b/a.mp3"]
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
+    loose = "Files outside of the genres' folders, ignored: 1, such as top.wav."
     unreadable = "Files in unreadable formats, ignored: 1, such as b.m4a."
-    assert found.notes == ("Folders without tracks, ignored: art.", unreadable)
+    assert found.notes == ("Folders without tracks, ignored: art.", loose, unreadable)
 
 
 def test_a_folders_ids_do_not_depend_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,6 +594,30 @@ def test_metadata_that_matches_no_track_is_reported(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
     (note,) = folder(str(tmp_path)).notes
     assert note.startswith("metadata.csv: 1 path matches no track ('rock") and "rock/a.wav" in note
+
+
+def test_metadata_of_which_not_one_line_matches_a_track_is_refused(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz\\c.wav,Bob\n")
+    reason = told(lambda: folder(str(tmp_path)))
+    assert reason.startswith(f"{tmp_path / 'metadata.csv'}: 2 paths match no track (such as 'jazz")
+    assert reason.endswith("; write paths like rock/a.wav")
+
+
+def test_paths_in_metadata_may_begin_with_the_folder_that_they_are_in(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,artist\n./rock/a.wav,Ann\njazz//c.wav,Bob\n")
+    assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Bob", "Ann"]
+
+
+def test_audio_outside_of_the_genres_folders_is_mentioned(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav", "loose.wav"):
+        touch(tmp_path / name)
+    found = folder(str(tmp_path))
+    assert len(found.tracks) == 2
+    assert found.notes == ("Files outside of the genres' folders, ignored: 1, such as loose.wav.",)
 
 
 def test_a_genre_whose_tracks_are_all_excluded_is_reported(tmp_path: Path) -> None:

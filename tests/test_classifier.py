@@ -26,6 +26,7 @@ from genre_cls import GenreClassifier, Prediction
 from genre_cls.calibration import tempered
 from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
+from genre_cls.identity import digest
 from genre_cls.modelfile import serialised
 from genre_cls.scoring import ensemble_probabilities
 
@@ -293,6 +294,30 @@ def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
     expected = GenreClassifier.load(model).predict(track).windows
     np.testing.assert_array_equal(GenreClassifier.load(path, trust=True).predict(track).windows, expected)
     assert (tmp_path / "ran").exists()
+
+
+def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n"
+    (tmp_path / "edited_model.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    path, warnings = tmp_path / "a.safetensors", []
+    for trained_with in (source, f"{source}# and more\n", None):
+        sources = {} if trained_with is None else {"edited_model.Mine": digest(trained_with)}
+
+        def edit(description: dict[str, Any], config: dict[str, Any], _: object, sources: Any = sources) -> None:
+            config["model"].update(_target_="edited_model.Mine")
+            description["origin"]["sources"] = json.dumps(sources)
+
+        warnings.append(GenreClassifier.load(forged(path, model, edit), trust=True).code_warning())
+    assert warnings == ["", "edited_model.Mine was edited after the training, so predictions may be wrong", ""]
+
+
+def test_a_trusted_class_in_a_module_that_is_not_there_is_reported(model: Path, tmp_path: Path) -> None:
+    path = forged(tmp_path / "a.safetensors", model, lambda _, c, __: c["model"].update(_target_="nowhere.Mine"))
+    with pytest.raises(UserError, match=r"uses nowhere\.py, which is not here; add its folder to PYTHONPATH"):
+        GenreClassifier.load(path, trust=True)
 
 
 def test_code_in_the_configuration_and_in_nested_arguments_does_not_run(model: Path, tmp_path: Path) -> None:

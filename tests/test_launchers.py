@@ -171,7 +171,8 @@ def test_a_job_that_fails_elsewhere_is_reported_in_one_line_and_the_others_are_r
     got = launched(tmp_path, *grid, *on_music, "recipe.epochs=4", f"hydra/launcher={launcher}")
     assert got.code == 2 and "Traceback" not in got.err
     assert [line for line in got.err.splitlines() if line.startswith("error: ")] == [
-        "error: training has diverged to infinity; a lower recipe.optimizer.lr may help"
+        "error: mel basic 4 lr=1e+30 epochs=4 window=0.5 k=2 members=plain: training has diverged to infinity; "
+        "a lower recipe.optimizer.lr may help"
     ]
     assert sorted(run.info.status for run in got.parents) == ["FAILED", "FINISHED"]
     assert (tmp_path / "report" / "report.html").exists()

@@ -168,7 +168,8 @@ def test_a_configuration_that_begins_early_has_the_same_results(
 
     monkeypatch.setattr(experiment._Job, "begin", noted)
     done = command(train.main, "-m", *on_music, *ONE[:-1], rates, "trainer.workers=2")
-    assert done.code == 2 and "diverged" in done.err  # of the first one, which spoils nothing that has begun
+    # Of the first one, which spoils nothing that has begun.
+    assert done.code == 2 and f"error: {TITLE} lr=1e+30: training has diverged" in done.err
     assert began == [(0.003, True, 1), (0.002, True, 1)]
     assert list(map(ended, rivals)) == [0]  # another command that wanted the same has waited, and found it done
     assert sorted(run.info.status for run in done.parents) == ["FAILED", "FINISHED", "FINISHED"]
@@ -454,7 +455,8 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_resumes_with_the_m
     assert (first.code, parent.info.status, trained) == (0, "SCHEDULED", [1])
     assert f"{TITLE}: 1 of 3 folds is done; the same command without fold= trains fold=0,2 too" in first.err
     none = command(report.main)
-    assert none.code == 2 and "no configuration has finished there" in none.err
+    lacking = f"no configuration has finished there; {TITLE} lacks folds, which the command that began it trains"
+    assert none.code == 2 and lacking in none.err
     assert in_a_fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2") == -signal.SIGKILL
     done = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2")
     assert trained == [1, 0, 2] and "1 of 1 folds reused" in done.err and len(ranking(done)) == 3

@@ -153,6 +153,18 @@ def test_the_genres_of_a_large_catalogue_are_found_once() -> None:
     assert np.unique([catalogue.genres.index(track.genre) for track in tracks]).tolist() == list(range(10))
 
 
+def test_a_file_that_is_in_two_genres_is_reported(
+    cfg: Callable[..., DictConfig], music: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    genres = sorted(path.name for path in music.iterdir() if path.is_dir())
+    first, second = (sorted((music / genre).iterdir())[0] for genre in genres)
+    shutil.copy(first, second)
+    with caplog.at_level("WARNING"):
+        task.load_all([cfg("folds=random")])
+    ids = (path.relative_to(music).as_posix() for path in (first, second))
+    assert caplog.text.count("the same file is in two genres: {} and {}".format(*ids)) == 1
+
+
 def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set_are_reported_once(
     cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:

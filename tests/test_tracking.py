@@ -338,7 +338,7 @@ def test_moving_a_store_confuses_no_experiments_whose_names_begin_alike(tracker:
     runs = {name: store(tracker, name, 1.0, experiment=name) for name in ("e", "e 2", "ee")}
     there = Tracker("", folder.rename(folder.with_name("else where")))
     assert all(artifacts(there, run_id).is_dir() for run_id in runs.values())
-    assert found(there) == dict.fromkeys(runs, 1.0)
+    assert [found(there, name) for name in runs] == [{name: 1.0} for name in runs]
 
 
 def test_a_copied_store_is_independent_of_the_original(tracker: Tracker, folder: Path) -> None:
@@ -364,6 +364,14 @@ def test_the_newest_configurations_can_be_limited_to_one_experiment(tracker: Tra
     store(tracker, "a", 1.0, experiment="mine")
     store(tracker, "b", 0.5, experiment="yours")
     assert found(tracker, "mine") == {"a": 1.0} and found(tracker, "nobody's") == {}
+
+
+def test_trials_under_a_name_of_their_own_stay_out_of_other_comparisons(tracker: Tracker) -> None:
+    store(tracker, "trial", 1.0, experiment="trials")
+    usual = store(tracker, "usual", 0.5, experiment="e")
+    assert found(tracker) == {"usual": 0.5} and tracker.best() == usual
+    better = store(tracker, "another trial", 0.9, experiment="trials")
+    assert found(tracker).keys() == {"trial", "another trial"} and tracker.best() != better
 
 
 def test_a_configuration_that_finished_before_does_not_belong_to_this_sweep(
