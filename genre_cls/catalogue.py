@@ -209,7 +209,7 @@ def folder(root: str | None) -> Catalogue:
         known = ", ".join(EXTENSIONS)
         raise UserError(f"dataset.root={root}: {count} with audio ({known}); at least two are needed")
     empty = [genre.name for genre in folders if genre.name not in genres]
-    loose = [path for path in audio_files(base) if path.parent == base]
+    loose = [path for path in sorted(base.iterdir()) if path.suffix.lower() in EXTENSIONS and path.is_file()]
     notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
