@@ -142,6 +142,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     from genre_cls.models import TutorialCNN, n_parameters
     from genre_cls.module import GenreModule, Training, fit
     from genre_cls.recipe import Augmentation, constant
+    from genre_cls.views import Network
 
     class Timed(GenreModule):
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -157,7 +158,8 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     model = TutorialCNN(N_GENRES, channels=CHANNELS, units=UNITS, dropout=DROPOUT)
     model(torch.from_numpy(work.features[:2, None]))
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE)
-    fit(Timed(model, data.standardisation(), Augmentation(), adam, constant), data, Training(1, 0, "cpu", precision))
+    network = Network(model, "plain", *data.standardisation())
+    fit(Timed(network, Augmentation(), adam, constant), data, Training(1, 0, "cpu", precision))
     return Trained(stamps, n_parameters(model))
 
 

@@ -16,7 +16,8 @@ from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # about each track
 RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads; the last one is optional
-SUMMARIES = ("tracks.csv", "genre_means_mel.npz", "genre_means_mfcc.npz")  # a configuration's, that reports read
+TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
+SUMMARIES = (TRACKS, *map(GENRE_MEANS.format, ("mel", "mfcc")))  # a configuration's, that reports read
 DAMAGED = (ValueError, LookupError, TypeError)  # that loading damaged files raises
 
 Files = Mapping[str, bytes]  # name of an artifact to its content

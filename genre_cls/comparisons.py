@@ -85,7 +85,7 @@ def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Differenc
     compared = _with_folds(results)
     differences = []
     for axis in (*AXES, *differing(compared)):
-        settings = sorted({result.params.get(axis, "?") for result in compared})
+        settings = sorted({result.value(axis) for result in compared})
         for one, other in combinations(settings, 2):
             if pairs := _differ_in(compared, axis, one, other):
                 differences.append(_difference(setting(axis, one), setting(axis, other), pairs, rope))
@@ -116,9 +116,9 @@ def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str)
     """Return the pairs of configurations that differ in one axis alone."""
 
     def rest(result: ConfigResult) -> dict[str, str]:
-        return {key: value for key, value in result.params.items() if key != axis}
+        return {key: value for key, value in result.named.items() if key != axis}
 
-    firsts, seconds = ([r for r in results if r.params.get(axis, "?") == value] for value in (one, other))
+    firsts, seconds = ([r for r in results if r.value(axis) == value] for value in (one, other))
     return [(first, second) for first in firsts for second in seconds if rest(first) == rest(second)]
 
 

@@ -70,7 +70,12 @@ class Estimate:
 
     @property
     def _half(self) -> float:
-        return float(stats.t.ppf(0.975, self.df)) * self.standard_error if self.standard_error else 0.0
+        return _quantile(self.df) * self.standard_error if self.standard_error else 0.0
+
+
+def _quantile(df: float) -> float:
+    """Half of the 95 % interval of Student's t."""
+    return float(stats.t.ppf(0.975, df))
 
 
 def estimate(values: Sequence[float], test_share: float) -> Estimate:
@@ -124,7 +129,7 @@ def with_error_floor(
         return of_folds
     joined = np.append(values, pseudo_values)
     df = len(joined) - 1
-    shift = abs(float(joined.mean()) - of_folds.mean) / float(stats.t.ppf(0.975, df))  # the two centres differ
+    shift = abs(float(joined.mean()) - of_folds.mean) / _quantile(df)  # the two centres differ
     of_tracks = replace(of_folds, standard_error=float(joined.std()) / len(joined) ** 0.5 + shift, df=df)
     return max(of_folds, of_tracks, key=lambda each: each.high)
 

@@ -6,7 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genre_cls import modelfile, plots
-from genre_cls.artifacts import Files, confusion_file, csv_file, fold_files, genre_means_file, tracks_file
+from genre_cls.artifacts import (
+    GENRE_MEANS,
+    TRACKS,
+    Files,
+    confusion_file,
+    csv_file,
+    fold_files,
+    genre_means_file,
+    tracks_file,
+)
 from genre_cls.catalogue import Track
 from genre_cls.features import mel_frequencies
 from genre_cls.folds import Indices
@@ -75,7 +84,7 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
         "confusion_matrix.png": plots.png(matrix),
         "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
         "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
-        f"genre_means_{task.features.spec.kind}.npz": genre_means_file(_genre_means(task)),
+        GENRE_MEANS.format(task.features.spec.kind): genre_means_file(_genre_means(task)),
         **of_tracks(task),
     }
 
@@ -86,7 +95,7 @@ def of_tracks(task: Task) -> Files:
     They may change while the folds stay as they are, such as when artists become known or a folder is moved.
     """
     ids = [track.id for track in task.features.tracks]
-    files = {"tracks.csv": tracks_file({track.id: _facts(track) for track in task.features.tracks})}
+    files = {TRACKS: tracks_file({track.id: _facts(track) for track in task.features.tracks})}
     if unreadable := [(str(each.track.path), each.reason) for each in task.features.unreadable]:
         files["unreadable.csv"] = csv_file([("path", "reason"), *unreadable])
     if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:

@@ -119,7 +119,7 @@ class Report:
         results = {}
         for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
             (index,) = (index for index, other in enumerate(self.results) if other is result)
-            by_split = {result.params.get("folds", "?"): result, **self.other_splits.get(index, {})}
+            by_split = {result.value("folds"): result, **self.other_splits.get(index, {})}
             results[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
         return {name: by_split for name, by_split in results.items() if len(by_split) > 1}
 
@@ -184,7 +184,7 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
     unequal = len({len(result.folds) for result in report.results}) > 1
     rows = []
     for place, result in enumerate(report.ranked, start=1):
-        settings = {axis.replace("batch_size", "batch size"): result.params.get(axis, "?") for axis in axes}
+        settings = {axis.replace("batch_size", "batch size"): result.value(axis) for axis in axes}
         if narrow and more:
             settings = {"configuration": _in_short(result, axes)}
         folds = {"folds": str(len(result.folds))} if unequal else {}
@@ -366,7 +366,7 @@ def _scores(result: ConfigResult) -> dict[str, str]:
 
 def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
     """Return a configuration's name with only the last part of each axis, if that is unambiguous."""
-    values = [result.params.get(axis, "?").replace(",", ", ") for axis in axes]  # lets long lists wrap
+    values = [result.value(axis).replace(",", ", ") for axis in axes]  # lets long lists wrap
     return ", ".join(map(setting, short_keys(axes), values))
 
 

@@ -158,14 +158,18 @@ class ConfigResult:
     """The result of one configuration.
 
     Args:
-        params: the settings that name it: features, model, batch_size and others that were set.
+        named: the settings that name it: features, model, batch_size and others that were set.
         folds: results of its folds, by index.
         n_parameters: trainable weights of its networks; kernel machines have none.
     """
 
-    params: Mapping[str, str]
+    named: Mapping[str, str]
     folds: tuple[FoldResult, ...]
     n_parameters: int
+
+    def value(self, key: str) -> str:
+        """Return the value of a setting that names it, or `?`."""
+        return self.named.get(key, "?")
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -402,7 +406,7 @@ def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
 def names(results: Sequence[ConfigResult]) -> list[str]:
     """Name configurations by features, model, batch size and other settings that differ between them."""
     axes = (*AXES, *differing(results))
-    return [" · ".join(setting(axis, result.params.get(axis, "?")) for axis in axes) for result in results]
+    return [" · ".join(setting(axis, result.value(axis)) for axis in axes) for result in results]
 
 
 def setting(axis: str, value: str) -> str:
@@ -418,5 +422,5 @@ def short_keys(keys: Sequence[str]) -> list[str]:
 
 def differing(results: Sequence[ConfigResult]) -> list[str]:
     """Return the settings, other than features, model and batch size, that differ between configurations."""
-    keys = {key for result in results for key in result.params}.difference(AXES)
-    return [key for key in sorted(keys) if len({result.params.get(key) for result in results}) > 1]
+    keys = {key for result in results for key in result.named}.difference(AXES)
+    return [key for key in sorted(keys) if len({result.named.get(key) for result in results}) > 1]

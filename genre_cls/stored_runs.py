@@ -18,7 +18,16 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from genre_cls import database, naming
-from genre_cls.artifacts import DAMAGED, RESULTS, SUMMARIES, load_fold, load_genre_means, load_tracks
+from genre_cls.artifacts import (
+    DAMAGED,
+    GENRE_MEANS,
+    RESULTS,
+    SUMMARIES,
+    TRACKS,
+    load_fold,
+    load_genre_means,
+    load_tracks,
+)
 from genre_cls.connection import connect, store_uri
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import disk_failure, expanduser
@@ -191,7 +200,7 @@ class StoredRuns:
             folds = self._folds(run_id)
             parent = self._parent(run_id)
             is_complete = parent.info.status == "FINISHED"  # before that, nothing is logged about the tracks
-            tracks = load_tracks(self._file(parent, "tracks.csv")) if is_complete else {}
+            tracks = load_tracks(self._file(parent, TRACKS)) if is_complete else {}
             return in_order([self._fold(fold) for fold in folds]), tracks
 
     def report(self) -> str | None:
@@ -315,8 +324,8 @@ def _summaries(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[st
     tracks: dict[str, dict[str, str]] = {}
     for folder in folders:
         try:
-            means |= {mean.kind: mean for mean in map(load_genre_means, folder.glob("genre_means_*.npz"))}
-            tracks |= {track: facts for path in folder.glob("tracks.csv") for track, facts in load_tracks(path).items()}
+            means |= {mean.kind: mean for mean in map(load_genre_means, folder.glob(GENRE_MEANS.format("*")))}
+            tracks |= load_tracks(folder / TRACKS) if (folder / TRACKS).exists() else {}
         except DAMAGED as error:
             log.warning("%s: average features or facts of tracks are damaged: %s", folder, in_one_line(error))
     return tuple(means.values()), tracks

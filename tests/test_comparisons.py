@@ -191,7 +191,7 @@ def test_a_main_effect_is_that_of_the_mean_over_all_else(grid: list[ConfigResult
 
 
 def effect_name(axis: str, result: ConfigResult) -> str:
-    return result.params[axis] if axis != "batch_size" else f"batch {result.params[axis]}"
+    return result.named[axis] if axis != "batch_size" else f"batch {result.named[axis]}"
 
 
 @settings(deadline=None, max_examples=10)

@@ -93,7 +93,7 @@ def store(
 def found(tracker: Tracker, experiment: str | None = None) -> dict[str, float]:
     """Return the mean accuracy of each configuration that `newest` returns, by its model."""
     comparison = tracker.newest(experiment)
-    return {r.params["model"]: r.estimate("accuracy").mean for r in comparison.results} if comparison else {}
+    return {r.named["model"]: r.estimate("accuracy").mean for r in comparison.results} if comparison else {}
 
 
 def run(tracker: Tracker, run_id: str) -> Run:
@@ -171,7 +171,7 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     comparison = tracker.newest()
     assert comparison and len(comparison.results) == 1
     (result,) = comparison.results
-    assert result.params == {"features": "mel", "model": "a", "batch_size": "16"} and result.n_parameters == 12
+    assert result.named == {"features": "mel", "model": "a", "batch_size": "16"} and result.n_parameters == 12
     for index, fold in enumerate(result.folds):
         expected = a_fold(index, (0.8, 0.6)[index])
         assert fold.probabilities.tobytes() == expected.probabilities.tobytes()
@@ -259,12 +259,12 @@ def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(
         client.set_tag(run_id, "named", json.dumps(named))
     comparison = tracker.newest()
     assert comparison
-    assert {r.params["model"]: r.params["recipe.epochs"] for r in comparison.results} == {
+    assert {r.named["model"]: r.named["recipe.epochs"] for r in comparison.results} == {
         "a": "30",
         "b": "30",
         "c": "60",
     }
-    assert [[r.params[key] for key in ("experiment", "old")] for r in comparison.results][:2] == [
+    assert [[r.named[key] for key in ("experiment", "old")] for r in comparison.results][:2] == [
         ["best", "1"],
         ["none", "?"],
     ]
@@ -299,7 +299,7 @@ def test_configurations_are_distinguished_by_code_that_has_changed_between_them(
     for identity, sources in zip("abc", of, strict=True):
         store_of(tracker, sources, identity, 1.0)
     comparison = tracker.newest()
-    assert comparison is not None and [result.params.get("code") for result in comparison.results] == codes
+    assert comparison is not None and [result.named.get("code") for result in comparison.results] == codes
     assert bool(of_several_codes(comparison.results)) == (codes[0] is not None)
 
 
@@ -395,7 +395,7 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
     for run_id in of_sweep:
         tracker.confirm(run_id)
     got = tracker.newest(sweep="mine")
-    assert got and [result.params["model"] for result in got.results] == ["b", "C"]
+    assert got and [result.named["model"] for result in got.results] == ["b", "C"]
     assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 1
 
 
@@ -432,7 +432,7 @@ def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
         tracker.confirm(store(tracker, name, 1.0, comparison=name))
     for name in "abc":
         comparison = tracker.newest(sweep=f"sweep_of_{name}")
-        assert comparison is not None and [r.params["model"] for r in comparison.results] == [name]
+        assert comparison is not None and [r.named["model"] for r in comparison.results] == [name]
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
