@@ -199,17 +199,18 @@ def folder(root: str | None) -> Catalogue:
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
     facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
-    unmatched = sorted(facts.keys() - set(names))
-    if facts and len(unmatched) == len(facts):
-        raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
         count = "only 1 genre folder" if genres else "no genre folder"
         known = ", ".join(EXTENSIONS)
         raise UserError(f"dataset.root={root}: {count} with audio ({known}); at least two are needed")
+    unmatched = sorted(facts.keys() - set(names))
+    if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
+        raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre.name for genre in folders if genre.name not in genres]
-    loose = [path for path in sorted(base.iterdir()) if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    visible = (path for path in sorted(base.iterdir()) if not path.name.startswith("."))
+    loose = [path for path in visible if path.suffix.lower() in EXTENSIONS and path.is_file()]
     notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 

@@ -34,10 +34,10 @@ class GenreClassifier(Classifier):
     """An ensemble of trained models that classifies audio files.
 
     A file is decoded, turned into features, cut into windows and classified as in evaluation. A file longer than
-    `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
-    averaged: memory does not grow with the file, and a model trained on clips sees clips. A shorter file is one clip,
-    so the numbers are those of evaluation; in a longer one, the floor of the features (`top_db` below the peak) is
-    each clip's own, and windows do not cross clips.
+    `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows
+    are averaged: memory does not grow with the file, and a model sees no longer clips than in its training. A
+    shorter file is one clip, so the numbers are those of evaluation; in a longer one, the floor of the features
+    (`top_db` below the peak) is each clip's own, and windows do not cross clips.
 
     Args:
         parts: contents of model files, all of equal `Usage`.
@@ -56,7 +56,7 @@ class GenreClassifier(Classifier):
                 "these models cannot vote together, as they differ in model, genres, features, windows, views or "
                 "precision"
             )
-        (usage,) = usages
+        usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)
         self._usage, self._parts = usage, tuple(parts)

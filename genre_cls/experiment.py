@@ -132,7 +132,11 @@ class _Job:
         return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
 
     def begin(self, n_at_once: int) -> bool:
-        """Start training before the job's turn; return False if another process holds its locks, or the store fails."""
+        """Start training before the job's turn; return False if another process holds its locks, or the store fails.
+
+        Args:
+            n_at_once: number of models that workers train at once.
+        """
         try:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):

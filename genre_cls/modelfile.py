@@ -6,7 +6,7 @@ refused before anything is allocated.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from inspect import isclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class Usage:
         genres: names in the order of its outputs.
         window: length of a window, s.
         overlap: smallest share of a window that its neighbour overlaps.
-        longest: length of the longest clip that is classified in one piece, s.
+        longest: length of the longest clip that is classified in one piece, s; an ensemble takes its models' least.
         views: the view of each member of a fold's ensemble; a file of several folds repeats them in turn.
         precision: `32-true` or `bf16-mixed`, in which it was evaluated; `auto` in files that do not say.
         model: its class and arguments, as JSON.
@@ -57,7 +57,7 @@ class Usage:
     genres: tuple[str, ...]
     window: float
     overlap: float
-    longest: float
+    longest: float = field(compare=False)
     views: tuple[str, ...]
     precision: str
     model: str
@@ -152,6 +152,8 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     longest = longest_clip(window, float(description.get("longest", 0)))  # absent in folds that were kept earlier
     model = json.dumps(config["model"], sort_keys=True)
     usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
+    if _largest(usage) > LARGEST:
+        usage = replace(usage, longest=longest_clip(window))
     _check_size("features and views take", _largest(usage))
     return usage
 
@@ -248,7 +250,8 @@ def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module
         except InstantiationException as error:
             if not module or find_spec(module.partition(".")[0]):
                 raise
-            raise UserError(f"uses {module}.py, which is not here; add its folder to PYTHONPATH") from error
+            package = module.partition(".")[0]
+            raise UserError(f"uses the module {package}, which is not here; add its folder to PYTHONPATH") from error
     target = vars(models).get(name) if module == models.__name__ else None
     if not (isclass(target) and issubclass(target, nn.Module) and target.__module__ == models.__name__):
         raise UserError(

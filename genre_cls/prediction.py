@@ -104,7 +104,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A part of a file that is classified in one piece, for pictures and explanations.
+    """The first part of a file, for pictures and explanations.
 
     Args:
         waveform: `(n_samples,)`, mono, full scale at +-1.

@@ -1,7 +1,6 @@
 """Cache the features of whole tracks on disk, extracting those that are missing.
 
 Below the cache's folder: `features/<key of spec and code>/<digest of the file's bytes>.npy` and `features/ledger.json`.
-`python -m genre_cls.store FOLDER [--clear]` prints its size, or clears it.
 """
 
 import inspect

@@ -122,7 +122,7 @@ class StoredRuns:
             parents.sort(key=lambda run: _is_of(run, sweep), reverse=True)
         if not parents or (sweep and not _is_of(parents[0], sweep)):
             return None
-        parents = naming.of_one_experiment(parents)
+        finished, parents = parents, naming.of_one_experiment(parents)
         comparable = naming.comparable(parents)
         names = naming.names(comparable)
         loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
@@ -136,7 +136,7 @@ class StoredRuns:
         means, tracks = _summaries([folder for *_, folder in loaded])
         results = tuple(result for _, result, _ in loaded)
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-        n_left_out = len(_left_out(parents, reported, sweep)) if sweep else 0
+        n_left_out = len(_left_out(finished, reported, sweep)) if sweep else 0
         return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out, other_splits)
 
     def best(self) -> str | None:
@@ -151,13 +151,16 @@ class StoredRuns:
         return best.info.run_id if best else None
 
     def incomplete(self, experiment: str | None) -> list[str]:
-        """Return the titles of configurations that lack folds or are being trained, the newest first.
+        """Return the titles of configurations that lack folds, as they were stopped or wait for other jobs.
+
+        The one that began last comes first.
 
         Args:
             experiment: name of the experiment to look in; None for all.
         """
         runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status != 'FINISHED'")
-        return [run.info.run_name for run in runs]
+        lacking = [run.info for run in runs if run.info.status in ("SCHEDULED", "KILLED")]
+        return [info.run_name for info in sorted(lacking, key=lambda info: info.start_time, reverse=True)]
 
     def model_files(self, run_id: str) -> list[Path]:
         """Return the saved models of a run: of all folds of a configuration, or of one fold.

@@ -37,7 +37,7 @@ class Trainings:
     def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold], n_at_once: int) -> None:
         self.cfg, self.task, self.n_members = cfg, task, len(cfg.recipe.members)
         self.models = [(fold, member) for fold in folds for member in range(self.n_members)]
-        if n_at_once > 1 and resolve_device(cfg.trainer.device).type == "cuda":
+        if self.models and n_at_once > 1 and resolve_device(cfg.trainer.device).type == "cuda":
             nvidia_mps.start()
         for_workers = self.models if n_at_once > 1 else []
         self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in for_workers]

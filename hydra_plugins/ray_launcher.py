@@ -9,7 +9,7 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,21 @@ class RayLauncher(Launcher):
         """Run one job per list of overrides; a job that Ray could not run counts as failed.
 
         Raises:
-            UserError: the cluster cannot be reached, or Ray refuses a setting.
+            UserError: the cluster cannot be reached, has no room for a job, or Ray refuses a setting.
         """
         ray = _connect(self.settings["init"])
+        if self.settings["init"].get("address") == "local":  # other clusters may grow
+            self._check_resources(ray.cluster_resources())
         numbered = enumerate(job_overrides, start=initial_job_idx)
         tasks = [self._submit(ray, number, overrides) for number, overrides in numbered]
         return [_outcome(ray, task) for task in tasks]
+
+    def _check_resources(self, present: Mapping[str, float]) -> None:
+        """Refuse jobs that this machine will never have room for, for which Ray would wait for ever."""
+        for option, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+            wanted, there = self.settings["remote"].get(option), present.get(resource, 0)
+            if isinstance(wanted, int | float) and wanted > there:
+                raise UserError(f"hydra.launcher.ray.remote.{option}={wanted}: this machine has {there:g}")
 
     def _submit(self, ray: Any, number: int, overrides: Sequence[str]) -> Any:
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -75,7 +84,7 @@ def _connect(settings: dict[str, Any]) -> Any:
         try:
             _check_address(settings.get("address"))
             ray.init(**settings)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(f"hydra.launcher.ray.init={settings}: {in_short(error)}") from error
     return ray
 

@@ -603,6 +603,8 @@ def test_metadata_of_which_not_one_line_matches_a_track_is_refused(tmp_path: Pat
     reason = told(lambda: folder(str(tmp_path)))
     assert reason.startswith(f"{tmp_path / 'metadata.csv'}: 2 paths match no track (such as 'jazz")
     assert reason.endswith("; write paths like rock/a.wav")
+    (tmp_path / "metadata.csv").write_text("path,exclude\nrock/deleted.wav,1\n")  # of which nothing is lost
+    assert folder(str(tmp_path)).notes[0].startswith("metadata.csv: 1 path matches no track ('rock/deleted.wav')")
 
 
 def test_paths_in_metadata_may_begin_with_the_folder_that_they_are_in(tmp_path: Path) -> None:
@@ -613,7 +615,7 @@ def test_paths_in_metadata_may_begin_with_the_folder_that_they_are_in(tmp_path: 
 
 
 def test_audio_outside_of_the_genres_folders_is_mentioned(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav", "loose.wav"):
+    for name in ("rock/a.wav", "jazz/c.wav", "loose.wav", "._loose.wav"):
         touch(tmp_path / name)
     found = folder(str(tmp_path))
     assert len(found.tracks) == 2

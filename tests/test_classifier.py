@@ -316,7 +316,7 @@ def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
 
 def test_a_trusted_class_in_a_module_that_is_not_there_is_reported(model: Path, tmp_path: Path) -> None:
     path = forged(tmp_path / "a.safetensors", model, lambda _, c, __: c["model"].update(_target_="nowhere.Mine"))
-    with pytest.raises(UserError, match=r"uses nowhere\.py, which is not here; add its folder to PYTHONPATH"):
+    with pytest.raises(UserError, match="uses the module nowhere, which is not here; add its folder to PYTHONPATH"):
         GenreClassifier.load(path, trust=True)
 
 
@@ -495,6 +495,20 @@ def test_a_model_of_long_clips_classifies_as_long_ones_in_one_piece_as_in_evalua
     own = forged(tmp_path / "own.safetensors", model, lambda d, *_: d.update(longest=longest))
     GenreClassifier.load(own).predict(sound(tmp_path / "a.wav", 100))
     assert len(classified) == clips and sum(classified) == 100 * RATE
+
+
+def test_an_ensemble_takes_clips_as_long_as_each_of_its_models_does(model: Path, tmp_path: Path) -> None:
+    for name, longest in (("a", 100), ("b", 80), ("c", 90)):
+        forged(tmp_path / f"{name}.safetensors", model, lambda d, *_, longest=longest: d.update(longest=longest))
+    assert GenreClassifier.load(tmp_path)._longest == 80
+
+
+def test_clips_are_no_longer_than_memory_allows(model: Path, tmp_path: Path) -> None:
+    def edit(description: dict[str, Any], *_: object) -> None:
+        description["longest"] = 600
+        description["features"].update(sample_rate=44100, n_fft=8192, hop_length=256)
+
+    assert GenreClassifier.load(forged(tmp_path / "own.safetensors", model, edit))._longest == 60
 
 
 def test_a_model_file_names_the_longest_clip_of_its_data_set(trained: Any, model: Path, tiny_music: Path) -> None:

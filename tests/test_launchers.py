@@ -22,6 +22,7 @@ from test_resume import OnServer, Server
 from genre_cls import train, voting
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
+from hydra_plugins import ray_launcher
 
 GRID = ("-m", "features=mel", "model=basic", "batch_size=4,6")
 PLUGINS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher", "ray": "ray"}
@@ -62,7 +63,9 @@ def two_jobs_at_once(launcher: str, folder: Path) -> Iterator[tuple[str, ...]]:
     machines = []
     try:
         for options in (head, [f"--address={address}"]):
-            machines.append(ray_machine(folder / f"machine{len(machines)}.log", *options))
+            log = folder / f"machine{len(machines)}.log"
+            machines.append(ray_machine(log, *options))
+            wait_until_joined(machines[-1], log)
         yield (f"hydra.launcher.ray.init.address={address}",)
     finally:
         for machine in reversed(machines):
@@ -71,18 +74,20 @@ def two_jobs_at_once(launcher: str, folder: Path) -> Iterator[tuple[str, ...]]:
 
 
 def ray_machine(log: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Start a machine of one core in a cluster of Ray's, and wait until it has joined."""
+    """Start a machine of one core in a cluster of Ray's."""
     program = Path(sys.executable).with_name("ray")
     with log.open("w") as output:
-        machine = subprocess.Popen(
+        return subprocess.Popen(
             [program, "start", "--num-cpus=1", "--block", "--disable-usage-stats", *options],
             stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         )  # fmt: skip
+
+
+def wait_until_joined(machine: subprocess.Popen[bytes], log: Path) -> None:
     waited_until = time.monotonic() + 60
     while "--block" not in log.read_text():  # its last words
         assert machine.poll() is None and time.monotonic() < waited_until, log.read_text()
         time.sleep(0.2)
-    return machine
 
 
 def numbers(outcome: Any) -> dict[tuple[str, ...], dict[str, float]]:
@@ -238,11 +243,46 @@ def test_a_job_for_slurm_where_there_is_none_is_refused_before_any_work(
     ],
 )
 def test_a_cluster_that_ray_cannot_use_is_named_in_one_line(
-    command: Command, on_music: tuple[str, ...], setting: str, reason: str
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, setting: str, reason: str
 ) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as the launcher sets it, but not for other tests
     got = command(train.main, *GRID, *on_music, "hydra/launcher=ray", f"++hydra.launcher.ray.{setting}")
     (line,) = (line for line in got.err.splitlines() if line.startswith("error: "))
     assert got.code == 2 and line.startswith("error: hydra.launcher.ray.init={") and line.endswith(reason)
+
+
+@pytest.mark.slow
+@needs("ray")
+@pytest.mark.usefixtures("here")
+def test_a_job_of_rays_trains_as_many_models_at_once_as_it_has_cores_and_is_refused_more_than_there_are(
+    on_music: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "counting.py").write_text(
+        "import os\n"
+        "from genre_cls.models import GenreCNN\n"
+        "class Counting(GenreCNN):\n"
+        "    def forward(self, features):\n"
+        "        with open('processes', 'a') as notes:\n"
+        "            self.training and notes.write(f'{os.getpid()}\\n')\n"
+        "        return super().forward(features)\n"
+    )
+    one = ("-m", *on_music, "features=mel", "model=basic", "batch_size=4", "model._target_=counting.Counting")
+    jobs = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "trainer.workers=0", "force=true")
+    got = launched(tmp_path, *one, *jobs, "hydra.launcher.ray.remote.num_cpus=2")
+    assert got.code == 0 and len(set((tmp_path / "processes").read_text().split())) == 2, got.err
+    refused = launched(tmp_path, *one, *jobs, "hydra.launcher.ray.remote.num_cpus=3")
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == "error: hydra.launcher.ray.remote.num_cpus=3: this machine has 2"
+
+
+@needs("ray")
+def test_a_job_of_rays_has_the_commands_environment_but_for_what_ray_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GTZAN_ROOT", "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "mine")
+    environment = ray_launcher._environment(cores=4.0)
+    assert environment["LOKY_MAX_CPU_COUNT"] == "4" and environment["GTZAN_ROOT"] == "mine"
+    assert not environment.keys() & {"RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"}
+    assert ray_launcher._environment(cores=0.5)["LOKY_MAX_CPU_COUNT"] == "1"
 
 
 def test_without_ray_its_launcher_says_how_to_install_it(

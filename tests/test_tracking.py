@@ -390,13 +390,14 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
     monkeypatch.setenv(COMMAND_ID, "mine")
     of_sweep = [store(tracker, "a", 0.5, comparison="seed 0"), store(tracker, "b", 0.5, comparison="seed 1")]
     of_sweep.append(store(tracker, "c", 0.5, comparison="by artist", split="artist"))
+    of_sweep.append(store(tracker, "d", 0.5, experiment="of another data set"))
     of_sweep.append(store(tracker, "C", 0.5, comparison="seed 1"))
-    store(tracker, "d", 0.5, comparison="another sweep's")
+    store(tracker, "e", 0.5, comparison="another sweep's")
     for run_id in of_sweep:
         tracker.confirm(run_id)
     got = tracker.newest(sweep="mine")
     assert got and [result.named["model"] for result in got.results] == ["b", "C"]
-    assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 1
+    assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 2
 
 
 def test_only_what_has_changed_of_a_finished_run_is_logged_again(tracker: Tracker) -> None:
