@@ -35,9 +35,9 @@ class GenreClassifier(Classifier):
 
     A file is decoded, turned into features, cut into windows and classified as in evaluation. A file longer than
     `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows
-    are averaged: memory does not grow with the file, and a model sees no longer clips than in its training. A
-    shorter file is one clip, so the numbers are those of evaluation; in a longer one, the floor of the features
-    (`top_db` below the peak) is each clip's own, and windows do not cross clips.
+    are averaged: memory does not grow with the file, and no clip is longer than a minute, two windows, or those of
+    the training. A shorter file is one clip, so the numbers are those of evaluation; in a longer one, the floor of
+    the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
 
     Args:
         parts: contents of model files, all of equal `Usage`.
@@ -174,7 +174,8 @@ class GenreClassifier(Classifier):
         """
         first, *others = (part.description for part in self._parts)
         folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
-        description = {**first, **({"folds": folds} if others else {}), "temperature": self._temperature}
+        own = {"temperature": self._temperature, "longest": self._longest}
+        description = {**first, **({"folds": folds} if others else {}), **own}
         content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
         with atomic_write(expanduser(path)) as file:
             file.write(content)
