@@ -194,7 +194,8 @@ def folder(root: str | None) -> Catalogue:
         UserError: no root, no such folder, fewer than two genres with audio, or an invalid metadata.csv.
     """
     base = _folder_root(root)
-    folders = sorted(entry for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
     every = [
         Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
     ]
@@ -209,8 +210,7 @@ def folder(root: str | None) -> Catalogue:
     if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre.name for genre in folders if genre.name not in genres]
-    visible = (path for path in sorted(base.iterdir()) if not path.name.startswith("."))
-    loose = [path for path in visible if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
     notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 

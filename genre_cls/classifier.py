@@ -187,9 +187,9 @@ class GenreClassifier(Classifier):
 
     def _saved(self, description: Mapping[str, Any]) -> bytes:
         weights = {
-            f"{member}.{name}": tensor.contiguous()
+            f"{member}.{name}": tensor
             for member, network in enumerate(self._networks)
-            for name, tensor in network.state_dict().items()
+            for name, tensor in network.weights().items()
         }
         return modelfile.serialised(weights, description)
 

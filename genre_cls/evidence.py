@@ -43,7 +43,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, re
         "features": asdict(task.features.spec),
         "genres": task.catalogue.genres,
         "precision": precision,
-        "longest": max(clip.shape[1] for clip in task.features.clips) * task.features.spec.seconds_per_frame,
+        "longest": task.features.longest,
         "dataset_digest": task.features.digest,
         "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
         "scores": result.scores,

@@ -24,9 +24,9 @@ from genre_cls.outbox import Outbox, Pictures, spooled
 from genre_cls.scoring import ConfigResult, FoldResult
 from genre_cls.settings import as_yaml, without_hydra
 from genre_cls.spool import Spool
-from genre_cls.stored_runs import FAILURES, PARENT, Texts
+from genre_cls.stored_runs import FAILURES, PARENT, WAITING, Texts
 from genre_cls.task import Task, load, load_all
-from genre_cls.tracking import NOTE, WAITING, Earlier, OpenRun, Tracker
+from genre_cls.tracking import NOTE, Earlier, OpenRun, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
 from genre_cls.voting import Trainings, n_workers
 

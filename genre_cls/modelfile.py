@@ -248,9 +248,9 @@ def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module
         try:
             return instantiate(settings, n_genres=n_genres)
         except InstantiationException as error:
-            if not module or find_spec(module.partition(".")[0]):
-                raise
             package = module.partition(".")[0]
+            if not package or find_spec(package):
+                raise
             raise UserError(f"uses the module {package}, which is not here; add its folder to PYTHONPATH") from error
     target = vars(models).get(name) if module == models.__name__ else None
     if not (isclass(target) and issubclass(target, nn.Module) and target.__module__ == models.__name__):

@@ -58,11 +58,9 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
         cfg: with `tracking`, `rope` and `report_dir`.
         sweep: id of the command that must have confirmed the last one; None for any.
     """
-    if not cfg.tracking.uri and not database.is_there(cfg.tracking.folder):
-        return False  # connecting would create a store
-    from genre_cls.tracking import Tracker
-
-    tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+    tracker = _tracker(cfg)
+    if not tracker:
+        return False
     with tracker.failures_in_one_line():
         comparison = tracker.newest(cfg.tracking.experiment, sweep=sweep)
         if comparison:
@@ -70,12 +68,18 @@ def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
     return comparison is not None
 
 
+def _tracker(cfg: DictConfig) -> "Tracker | None":
+    """Return the tracking store; None if there is none, as connecting would create it."""
+    if not cfg.tracking.uri and not database.is_there(cfg.tracking.folder):
+        return None
+    from genre_cls.tracking import Tracker
+
+    return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+
+
 def _what_to_do(cfg: DictConfig) -> str:
     """Return what leads to a finished configuration where there is none."""
-    if cfg.tracking.uri or database.is_there(cfg.tracking.folder):
-        from genre_cls.tracking import Tracker
-
-        tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+    if tracker := _tracker(cfg):
         with tracker.failures_in_one_line():
             if titles := tracker.incomplete(cfg.tracking.experiment):
                 return f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"

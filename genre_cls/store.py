@@ -70,6 +70,11 @@ class Features:
     digest: str
     entries: tuple[Path, ...] = ()
 
+    @property
+    def longest(self) -> float:
+        """Length of the longest clip, s."""
+        return max(clip.shape[1] for clip in self.clips) * self.spec.seconds_per_frame
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | ({"clips": ()} if self.entries else {})
 

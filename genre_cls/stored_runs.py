@@ -36,6 +36,7 @@ from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
+WAITING = "SCHEDULED"  # the status of a configuration that waits for folds that other jobs train
 COUNTED_BY = "sweeps"  # the tag with the ids of the last commands that included a configuration
 
 FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
@@ -159,7 +160,7 @@ class StoredRuns:
             experiment: name of the experiment to look in; None for all.
         """
         runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status != 'FINISHED'")
-        lacking = [run.info for run in runs if run.info.status in ("SCHEDULED", "KILLED")]
+        lacking = [run.info for run in runs if run.info.status in (WAITING, "KILLED")]
         return [info.run_name for info in sorted(lacking, key=lambda info: info.start_time, reverse=True)]
 
     def model_files(self, run_id: str) -> list[Path]:

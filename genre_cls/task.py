@@ -280,7 +280,12 @@ def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
     store = FeatureStore(Path(cfg.cache_dir))
     log.info("%s: %d tracks in %d genres", catalogue.name, len(features.tracks), len(catalogue.genres))
-    for line in (*catalogue.notes, *(f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)):
+    skipped = (f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)
+    same = ((features.tracks[one], features.tracks[other]) for one, other in _same_files(features))
+    contradictions = (
+        f"the same file is in two genres: {one.id} and {other.id}" for one, other in same if one.genre != other.genre
+    )
+    for line in (*catalogue.notes, *skipped, *contradictions):
         log.warning(in_one_line(line))
     root = shlex.quote(str(store.root))
     log.info("features: %.0f MB in %s (rm -r %s deletes them)", store.size() / 1e6, store.root, root)
@@ -288,13 +293,10 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
 
 def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
     """Warn of settings that are allowed but too large for these tracks."""
-    longest = max(clip.shape[1] for clip in features.clips) * features.spec.seconds_per_frame
+    longest = features.longest
     if cfg.recipe.window > longest + features.spec.seconds_per_frame:
         window = f"recipe.window={cfg.recipe.window:g}"
         yield f"{window}: longer than every track (the longest has {longest:.1f} s), so tracks are repeated to fill it"
-    for one, other in _same_files(features):
-        if (first := features.tracks[one]).genre != (second := features.tracks[other]).genre:
-            yield in_one_line(f"the same file is in two genres: {first.id} and {second.id}")
     n_train = max(len(fold.train) for task in tasks for fold in task.folds)
     if cfg.batch_size > n_train:
         yield f"batch_size={cfg.batch_size}: more than the {n_train} training tracks of a fold, so an epoch is one step"

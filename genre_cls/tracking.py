@@ -31,7 +31,6 @@ KEY = "resume_key"  # the tag that says which runs' folds are interchangeable
 LOCK = "lock"  # the tag that names the lock that a live run's process holds
 LAST_COMMAND = "at_work"  # the tag with the id of the last command that worked on a run
 COMMAND_ID = "GENRE_CLS_SWEEP"  # the environment variable with the random id of the present command
-WAITING = "SCHEDULED"  # the status of a configuration that waits for folds that other jobs train
 N_COMMANDS = 20  # ids to keep in `COUNTED_BY`
 BATCH = 1000  # metrics that MLflow takes in one call
 
