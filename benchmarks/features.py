@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -31,9 +32,9 @@ OURS, FLOOR = "genre_cls", "decoding alone"
 def main() -> None:
     """Time all ways in turn, round by round, so that another load on the machine slows them all alike."""
     options = _options()
-    ways = available()
     with tempfile.TemporaryDirectory() as folder:
         paths = chosen(audio_files(options.folder or generated(Path(folder), options)), options.tracks)
+        ways = available(Path(folder))
         for way in ways.values():
             way(paths[:1])  # loads and compiles what the first call does
         rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
@@ -68,13 +69,15 @@ def torchaudio(paths: Paths) -> None:
         mfcc(waveform)
 
 
-def genre_cls(paths: Paths) -> None:
-    """Fill a cold cache: digests, one decode and one STFT for both kinds, and writing the cache's files."""
+def genre_cls(paths: Paths, scratch: Path) -> None:
+    """Fill a cold cache: digests, one decode and one STFT for both kinds, and writing the cache's files.
+
+    No call deletes its cache: on ext4, files that were deleted seconds ago slow down the making of others.
+    """
     tracks = [Track(str(path), path, "") for path in paths]
-    with tempfile.TemporaryDirectory() as folder:
-        both = FeatureStore(Path(folder)).load(tracks, SPECS)
-        if unreadable := both[0].unreadable:
-            raise SystemExit(f"{unreadable[0].track.path}: {unreadable[0].reason}")
+    both = FeatureStore(Path(tempfile.mkdtemp(dir=scratch))).load(tracks, SPECS)
+    if unreadable := both[0].unreadable:
+        raise SystemExit(f"{unreadable[0].track.path}: {unreadable[0].reason}")
 
 
 def decoding(paths: Paths) -> None:
@@ -84,9 +87,10 @@ def decoding(paths: Paths) -> None:
             pass
 
 
-def available() -> dict[str, Way]:
-    """Return the ways whose libraries are installed, and print the name of a missing one."""
-    ways: dict[str, Way] = {"torchaudio": torchaudio, OURS: genre_cls, FLOOR: decoding}
+def available(scratch: Path) -> dict[str, Way]:
+    """Return the ways whose libraries are installed, and print the name of a missing one; caches go into a folder."""
+    ours = partial(genre_cls, scratch=scratch)
+    ways: dict[str, Way] = {"torchaudio": torchaudio, OURS: ours, FLOOR: decoding}
     if find_spec("librosa"):
         return {"librosa": librosa, **ways}
     print("left out librosa: not installed (the extra `bench` has it)\n")

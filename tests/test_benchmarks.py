@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_is_not_timed_as_if_it_had_been(
 ) -> None:
     (tmp_path / "a.wav").write_text("no audio")
     with pytest.raises(SystemExit, match=r"a\.wav: "):
-        script("features").genre_cls([tmp_path / "a.wav"])
+        script("features").genre_cls([tmp_path / "a.wav"], tmp_path)
 
 
 def test_training_steps_are_timed_on_both_inputs_and_a_missing_peer_is_named(
