@@ -24,10 +24,10 @@ from genre_cls import demo as synthesiser
 from genre_cls import workers
 from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError
-from genre_cls.files import atomic_write, expanduser
-from genre_cls.locks import locked
+from genre_cls.files import atomic_write, expanduser, locked
 from genre_cls.progress import progress_bar
 
+SYNTHESISER = inspect.getsource(synthesiser)  # as it was when this process began
 GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
@@ -96,7 +96,7 @@ class Catalogue:
         """
         genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
         tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
-        note = "Genres are assigned at random (shuffle_genres=true): accuracy should be at chance."
+        note = "Genres are permuted among the tracks (shuffle_genres=true): accuracy should be at chance."
         return replace(self, tracks=tracks, notes=(*self.notes, note))
 
     def without_faults(self) -> "Catalogue":
@@ -271,7 +271,7 @@ def demo(
     plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
     recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
     # A change to the synthesiser makes a new set, never a mixture of old and new.
-    key = blake2b((inspect.getsource(synthesiser) + repr(recipe)).encode(), digest_size=6).hexdigest()
+    key = blake2b((SYNTHESISER + repr(recipe)).encode(), digest_size=6).hexdigest()
     base = expanduser(cache_dir) / "demo" / key
     tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
     base.mkdir(parents=True, exist_ok=True)

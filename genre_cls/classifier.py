@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls import database, modelfile
-from genre_cls.audio import UnreadableAudio, no_music, path_noted, segments
+from genre_cls.audio import no_music, path_noted, refusal, segments
 from genre_cls.calibration import Floats
 from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from genre_cls.stored_runs import StoredRuns
 
 BEST = "best"
+OF_A_FOLD = ("trained_on", "scores")  # what the description of a fold's model says of this fold
 
 
 class GenreClassifier(Classifier):
     """An ensemble of trained models that classifies audio files.
 
     A file is decoded, turned into features, cut into windows and classified as in evaluation. A file longer than
-    `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows
-    are averaged: memory does not grow with the file, and no clip is longer than a minute, two windows, or those of
-    the training. A shorter file is one clip, so the numbers are those of evaluation; in a longer one, the floor of
-    the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
+    `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
+    averaged: memory does not grow with the file, and no clip is longer than a minute, two windows or the longest clip
+    of the training (of ten minutes at most). A shorter file is one clip, so the numbers are those of evaluation; in a
+    longer one, the floor of the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
 
     Args:
         parts: contents of model files, all of equal `Usage`.
@@ -157,7 +158,7 @@ class GenreClassifier(Classifier):
         with path_noted(path):
             waveform = next(segments(expanduser(path), spec.sample_rate, longest), np.zeros(0, np.float32))
             if reason := no_music(waveform, spec.sample_rate):
-                raise UnreadableAudio(reason)
+                raise refusal(expanduser(path), reason)
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
@@ -172,10 +173,11 @@ class GenreClassifier(Classifier):
         Raises:
             UserError: the extra is not installed, the model cannot be exported, or writing fails.
         """
-        first, *others = (part.description for part in self._parts)
-        folds = [{key: one.get(key) for key in ("trained_on", "scores")} for one in (first, *others)]
+        descriptions = [part.description for part in self._parts]
+        folds = [{key: fold.get(key) for key in OF_A_FOLD} for one in descriptions for fold in one.get("folds", [one])]
+        shared = {key: value for key, value in descriptions[0].items() if key not in (*OF_A_FOLD, "folds")}
         own = {"temperature": self._temperature, "longest": self._longest}
-        description = {**first, **({"folds": folds} if others else {}), **own}
+        description = {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
         content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
         with atomic_write(expanduser(path)) as file:
             file.write(content)

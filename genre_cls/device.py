@@ -1,10 +1,10 @@
-"""What `trainer.device` and `trainer.precision` come to on this machine, and how many models its GPU has room for."""
+"""What `trainer.device` and `trainer.precision` mean on this machine, and how many models its GPU has room for."""
 
 import torch
 
 from genre_cls.errors import UserError
 
-MODEL, TRACKS = 5e9, 1e9  # bytes of a GPU's memory for each model that shares it, and at least for its tracks
+BYTES_PER_MODEL, LEAST_FEATURES = 5e9, 1e9  # of a GPU's memory, for each model that shares it and for its features
 
 
 def resolve_device(setting: str) -> torch.device:
@@ -20,7 +20,7 @@ def resolve_device(setting: str) -> torch.device:
     if setting == "auto":
         gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return gpu if gpu and gpu.type in present else torch.device("cpu")
-    if not present.get(setting, True):
+    if not present[setting]:
         here = ", ".join(["auto", *(name for name, is_present in present.items() if is_present)])
         raise UserError(f"trainer.device={setting}: not on this machine, which has {here}")
     return torch.device(setting)
@@ -50,4 +50,4 @@ def models_that_fit(n_bytes: int) -> int:
         n_bytes: of the features that each of them holds.
     """
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
-    return max(1, int(memory / (MODEL + max(TRACKS, n_bytes))))
+    return max(1, int(memory / (BYTES_PER_MODEL + max(LEAST_FEATURES, n_bytes))))

@@ -7,7 +7,6 @@ it is complete. Neither the mirrors nor the archive are trusted.
 import logging
 import os
 import re
-import shlex
 import shutil
 import tarfile
 import time
@@ -24,10 +23,12 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
+from omegaconf import OmegaConf
+
 from genre_cls.commands import AGAIN, OneLineParser, as_word, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
-from genre_cls.files import disk_failure, expanduser
-from genre_cls.locks import locked
+from genre_cls.files import disk_failure, expanduser, locked
+from genre_cls.provenance import typed
 from genre_cls.settings import CONF
 
 log = logging.getLogger(__name__)
@@ -85,14 +86,14 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(prog="genre_cls.download", description=main.__doc__)
     default = Path(os.environ.get("GTZAN_ROOT") or "gtzan")
     parser.add_argument("folder", type=Path, nargs="?", default=default, help="default: $GTZAN_ROOT, else ./gtzan")
-    parser.add_argument("--mirror", action="append", help="another address of the same archive; may be repeated")
+    parser.add_argument(
+        "--mirror", action="append", help="address to take the archive from instead of the usual ones; may be repeated"
+    )
     return parser
 
 
 def configured() -> Source:
     """Return the source that `conf/download.yaml` describes."""
-    from omegaconf import OmegaConf
-
     values = {str(key): value for key, value in OmegaConf.load(CONF / "download.yaml").items()}
     return Source(**values | {"mirrors": tuple(values["mirrors"])})
 
@@ -128,7 +129,7 @@ def _print_summary(folder: Path) -> None:
     from genre_cls.catalogue import gtzan
 
     catalogue = gtzan(str(folder))
-    root = shlex.quote(as_word("dataset.root", str(folder)))
+    root = typed([as_word("dataset.root", str(folder))])
     print(f"{folder}: {len(catalogue.tracks)} tracks; train on them with dataset=gtzan {root}")
     for note in catalogue.notes:
         print(note)

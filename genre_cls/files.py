@@ -1,12 +1,19 @@
-"""Write files that are whole or absent, expand and check paths, and report disk errors with the file's name."""
+"""Write files that are whole or absent, lock them, check paths, and report disk errors with the file's name."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from genre_cls.errors import UserError, system_reason
+
+PATIENCE = 5.0  # s, before a process that waits for a lock logs why
+
+log = logging.getLogger(__name__)
 
 
 def expanduser(path: str | Path) -> Path:
@@ -82,14 +89,38 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock; the system releases it if the process dies.
+
+    Args:
+        path: of the lock file; missing folders are made.
+        name: of what is locked, for messages.
+        wait: whether to wait for another process that holds the lock.
+
+    Raises:
+        Timeout: another process holds the lock, and `wait` is false.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=PATIENCE if wait else 0)
+    except Timeout:
+        if not wait:
+            raise
+        log.info("%s: another process is working on it; waiting", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def sync(*paths: Path) -> None:
     """Wait until files' contents and folders' lists of names are on the disk itself.
 
     Args:
         paths: of files and folders.
     """
-    if os.name != "posix":  # Windows opens no folders
-        return
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -98,7 +129,7 @@ def sync(*paths: Path) -> None:
             os.close(handle)
 
 
-def disk_failure(path: Path | str, error: OSError) -> str:
+def disk_failure(path: Path, error: OSError) -> str:
     """Describe a disk's failure in one line.
 
     Args:

@@ -36,7 +36,7 @@ class OnnxClassifier(Classifier):
     def __init__(self, graph: onnxruntime.InferenceSession, description: Mapping[str, Any]) -> None:
         sample_rate, longest = int(description["features"]["sample_rate"]), float(description["segment"])
         if not 1000 <= sample_rate <= 192000 or not 1 <= longest < np.inf:
-            raise ValueError("no such rate or length of clips")
+            raise ValueError(f"rate {sample_rate} must be 1000 to 192000 Hz, length of clips {longest:g} at least 1 s")
         genres, dataset = tuple(map(str, description["genres"])), str(description["origin"]["dataset"])
         temperature = checked_temperature(description.get("temperature", 1.0))
         super().__init__(genres, dataset, sample_rate, longest, temperature)

@@ -40,7 +40,7 @@ class Number:
     def __str__(self) -> str:
         kind = ("null or " if self.optional else "") + ("a whole number" if self.integer else "a number")
         if self.high == math.inf:
-            return f"{kind}, at least {self.low:g}"
+            return f"{kind}, above 0" if self.low == TINY else f"{kind}, at least {self.low:g}"
         return f"{kind} from {self.low:g} to {self.high:g}"
 
 

@@ -28,14 +28,15 @@ from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
 from genre_cls.errors import UserError, system_reason
 from genre_cls.features import FeatureSpec
-from genre_cls.files import atomic_write, expanduser
-from genre_cls.locks import locked
+from genre_cls.files import atomic_write, expanduser, locked
 from genre_cls.progress import progress_bar
 
 CHANGED = "changed while it was read; the next start reads it again"
 TOO_MANY = "as the system limits how many files a process maps; sudo sysctl vm.max_map_count=1000000 allows more"
 SAVE_EVERY = 10.0  # s between two saves of the ledger: the most work that a kill during extraction loses
 DIGEST = partial(blake2b, digest_size=10)
+# As it was when this process began; edits made meanwhile do not change what is running.
+CODE = inspect.getsource(audio) + inspect.getsource(features)
 
 Matrix = NDArray[np.float16]
 Item = TypeVar("Item")
@@ -245,9 +246,8 @@ def spec_key(spec: FeatureSpec) -> str:
     """Return the name of a spec's folder, which changes with the spec's values, the code and its libraries."""
     kind, *numbers = astuple(spec if spec.kind == "mfcc" else replace(spec, n_mfcc=1))
     values = json.dumps([kind, *map(float, numbers)])  # 11025 and 11025.0 give one key
-    code = inspect.getsource(audio) + inspect.getsource(features)
     libraries = torch.__version__.partition("+")[0], soxr.__version__, soundfile.__libsndfile_version__
-    return f"{kind}-{_digest([values.encode(), code.encode(), ' '.join(libraries).encode()])}"
+    return f"{kind}-{_digest([values.encode(), CODE.encode(), ' '.join(libraries).encode()])}"
 
 
 @dataclass(frozen=True)

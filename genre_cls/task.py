@@ -167,7 +167,7 @@ def _repetitions(fingerprints: Features) -> list[Duplicate]:
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
     notes = {
         "Synthetic demo set: no real music.": catalogue.synthetic,
-        "Genres permuted among tracks: any score above chance is leakage.": cfg.shuffle_genres,
+        "Genres are permuted among the tracks: any accuracy above chance is leakage.": cfg.shuffle_genres,
         "Evaluated within one fold's training tracks, to choose settings: not the score of what is chosen.": cfg.inside,
         "Evaluated on one fold only.": cfg.alone,
     }

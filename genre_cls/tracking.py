@@ -19,8 +19,7 @@ from mlflow.tracking import MlflowClient
 from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.errors import UserError
-from genre_cls.files import sync
-from genre_cls.locks import locked
+from genre_cls.files import locked, sync
 from genre_cls.scoring import FoldResult
 from genre_cls.stored_runs import COUNTED_BY, FAILURES, StoredRuns, Texts, changed_metrics, in_order
 

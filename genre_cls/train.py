@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed, so that `--help` and typos are an
 
 import logging
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,15 +23,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from genre_cls.commands import AGAIN, as_word, check_command_line, find_modules_here, one_line_errors
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
-from genre_cls.lifeline import end_with
+from genre_cls.provenance import typed
 from genre_cls.settings import CONF, at_least, check, without_hydra
-from genre_cls.workers import import_ahead, stopped_by_failure
+from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +141,9 @@ def _evaluate_winner(config: DictConfig) -> None:
     log.info("tested on fold=%d, which was not used for selection:", config.fold)
     cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True
+    with read_write(config.hydra):
+        words = config.hydra.overrides.task  # which name the run
+        config.hydra.overrides.task = [word for word in words if not word.lstrip("+").startswith("inside=")]
     evaluate(cfg, identify(cfg, config.hydra))
 
 
@@ -179,8 +181,8 @@ def _report_command(config: DictConfig) -> str:
     keys = ("tracking.uri", "tracking.folder", "tracking.experiment", "report_dir", "rope")
     values = {key: OmegaConf.select(config, key) for key in keys}
     others = {key: value for key, value in values.items() if value != OmegaConf.select(defaults, key)}
-    words = (shlex.quote(without_credentials(as_word(key, value))) for key, value in others.items())
-    return " ".join([program("python"), "-m genre_cls.report", *words])
+    words = (without_credentials(as_word(key, value)) for key, value in others.items())
+    return f"{program('python')} -m genre_cls.report {typed(words)}".rstrip()
 
 
 def _check_launcher(config: DictConfig) -> None:

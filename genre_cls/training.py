@@ -129,7 +129,7 @@ def check_buildable(cfg: DictConfig) -> None:
     if cfg.features.kind == "mfcc" and (views := [v for v in cfg.recipe.members if is_of_mfccs(v)]):
         raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
     spec: FeatureSpec = instantiate(cfg.features)
-    crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}, 1 if it takes whole windows only)"
+    crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}; 1 suits a model that takes whole windows only)"
     for view in dict.fromkeys(network_views(cfg)):
         model = new_model(cfg, 2, view)
         _check_output(model, _silence(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)

@@ -22,10 +22,10 @@ from genre_cls.training import Member, train_member
 class Trainings:
     """The ensemble members of several folds: workers train them from now on, or this process when they are asked for.
 
-    Each model has few threads, and as many models are trained at once as there are cores: that is faster than one model
-    on all cores, whose threads wait for each other, and the numbers do not depend on the number of cores. A GPU is
-    shared by as many models as it has memory for (`nvidia_mps`). A job that runs beside others trains its models in
-    turn (for jobs of `submitit_local`, `trainer.workers` may allow more).
+    Each model has few threads, and as many models are trained at once as the cores have room for: that is faster than
+    one model on all cores, whose threads wait for each other, and the numbers do not depend on the number of cores. A
+    GPU is shared by as many models as it has memory for (`nvidia_mps`). A job that runs beside others trains its models
+    in turn (for jobs of `submitit_local`, `trainer.workers` may allow more).
 
     Args:
         cfg: the configuration.

@@ -1,4 +1,7 @@
-"""Worker processes that compute in parallel for this one. Nothing heavy is imported: one can end as it starts."""
+"""Worker processes that compute in parallel for this one, and end with it.
+
+Nothing heavy is imported, so that a worker can end even while it starts.
+"""
 
 import atexit
 import os
@@ -6,21 +9,24 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children, connection, get_context, resource_tracker
+from multiprocessing import active_children, connection, get_context, parent_process, resource_tracker
+from threading import Thread
 from typing import Any
 
 from genre_cls.errors import UserError
-from genre_cls.lifeline import end_with_parent
 
 # Workers are forked from a process that has imported what they need and done nothing else. On systems other than Linux
 # some imported libraries do not survive a fork.
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 PATIENCE = 5.0  # s without a result, or to end a pool, after which it may never come
+
+INTERVAL = 1.0  # s between two checks whether a parent still lives
 
 TRAINING = "training"  # the usual purpose of workers
 
@@ -152,15 +158,41 @@ def _report_failure(failure: threading.ExceptHookArgs) -> None:
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Block Ctrl-C (SIGINT) meanwhile; processes that start inside keep it blocked for good."""
-    if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        yield
-        return
     resource_tracker.ensure_running()  # first, as Python unblocks signals after starting it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """Make this process end as soon as the one that started it by `multiprocessing`, even if another forked it."""
+    Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def end_with(parent: int) -> None:
+    """Make this process, a launcher's worker, end soon after its parent, even if that is killed.
+
+    Otherwise workers train on when that happens, and then wait for ever. Launchers start them in ways that leave
+    no handle to wait for, as `end_with_parent` does, so the parent's process id is polled.
+
+    Args:
+        parent: process id.
+    """
+    Thread(target=_exit_once_reparented, args=(parent,), daemon=True).start()
+
+
+def _exit_once_reparented(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(INTERVAL)
+    os._exit(1)
 
 
 def _begin(environment: dict[str, str]) -> None:

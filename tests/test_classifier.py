@@ -163,6 +163,18 @@ def test_one_exported_file_holds_all_the_models_and_their_origin(
     assert {path.name for path in tmp_path.iterdir()} == {"one.safetensors", "again.safetensors"}
 
 
+def test_a_file_of_exported_files_says_of_each_fold_what_it_was_trained_on(trained: Any, tmp_path: Path) -> None:
+    parent, both = trained.parents[0], tmp_path / "both"
+    both.mkdir()
+    load(trained, parent.info.run_id).save(both / "a.safetensors")
+    fold, _ = trained.children(parent)
+    load(trained, fold.info.run_id).save(both / "b.safetensors")
+    GenreClassifier.load(both).save(tmp_path / "all.safetensors")
+    a, b, merged = (contents(path)[0] for path in (*sorted(both.iterdir()), tmp_path / "all.safetensors"))
+    assert len(a["folds"]) == 2 and merged["folds"] == [*a["folds"], {key: b[key] for key in ("trained_on", "scores")}]
+    assert not {"trained_on", "scores"} & (a.keys() | merged.keys())
+
+
 def test_no_models_and_onnx_files_are_refused_with_what_is_needed() -> None:
     with pytest.raises(UserError, match="needs at least one"):
         GenreClassifier([])

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shared import held_for_a_second
 
-from genre_cls import catalogue, download, locks
+from genre_cls import catalogue, download, files
 from genre_cls.catalogue import GTZAN_GENRES, Catalogue
 from genre_cls.download import Source, configured, fetch, get, unpack
 from genre_cls.errors import UserError
@@ -311,7 +311,7 @@ def test_a_complete_archive_needs_no_network(archive: bytes, tmp_path: Path) -> 
 def test_waiting_for_another_download_is_reported(
     archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
     (tmp_path / "genres.tar.gz.partial").write_bytes(archive)
     held_for_a_second(tmp_path / "download.lock")
     with caplog.at_level("INFO"):

@@ -442,6 +442,7 @@ def test_a_search_inside_several_folds_evaluates_each_winner_on_its_fold(
     for fold, (*trials, winner) in enumerate(of):
         best = max(trials, key=lambda run: run.data.metrics["accuracy_mean"])
         assert winner.data.params["recipe.optimizer.lr"] == best.data.params["recipe.optimizer.lr"]
+        assert winner.info.run_name == best.info.run_name.replace(" inside=True", "") != best.info.run_name
         (judged,) = got.children(winner)
         assert json.loads(got.files(judged)["fold.json"].read_text())["index"] == fold
         assert f"tested on fold={fold}, which was not used" in got.err
