@@ -226,7 +226,7 @@ class Controller:
                 report = runs.report()
         if report is None:
             where = html.escape(without_credentials(in_one_line(self.tracking)))
-            return f"<p>No report in {where}; <code>genre-cls-report</code> writes one.</p>"
+            return f"<p>No report in {where}; <code>python -m genre_cls.report</code> writes one.</p>"
         style = "width: 100%; height: 85vh; border: 0; background: white"
         return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'
 

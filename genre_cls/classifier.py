@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +19,7 @@ from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
 from genre_cls.files import atomic_write, expanduser
-from genre_cls.modelfile import AT_ONCE, SavedModel
+from genre_cls.modelfile import AT_ONCE, SavedModel, Usage
 from genre_cls.prediction import Classifier, Clip, Explanation, is_onnx, longest_clip
 from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, repeat_to
@@ -53,10 +53,9 @@ class GenreClassifier(Classifier):
         if not usages:
             raise UserError("no models: a classifier needs at least one")
         if len(usages) > 1:
-            raise UserError(
-                "these models cannot vote together, as they differ in model, genres, features, windows, views or "
-                "precision"
-            )
+            compared = [each.name for each in fields(Usage) if each.compare]
+            differing = [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]
+            raise UserError(f"these models cannot vote together, as they differ in {', '.join(differing)}")
         usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)
@@ -242,13 +241,15 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not database.is_store(tracking):
-        raise UserError(f"tracking {tracking}: no store of runs there; go to where you trained, or name the store")
+        hint = "go to where you trained, or name the store (--tracking)"
+        raise UserError(f"tracking {tracking}: no store of runs there; {hint}")
     from genre_cls.stored_runs import StoredRuns  # takes seconds to import; model files do without it
 
     runs = StoredRuns.at(str(tracking))
     run_id = runs.best() if source == BEST else str(source)
     if not run_id:
-        raise UserError(f"tracking {tracking}: no configuration has finished there; run genre_cls.train first")
+        hint = "run python -m genre_cls.train first"
+        raise UserError(f"tracking {tracking}: no configuration has finished there; {hint}")
     return runs, run_id
 
 
