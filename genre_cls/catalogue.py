@@ -3,7 +3,7 @@
 import csv
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
@@ -31,6 +31,7 @@ SYNTHESISER = inspect.getsource(synthesiser)  # as it was when this process bega
 GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
+CONVERT = "(ffmpeg -i SONG.m4a SONG.flac converts one)"
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # values of `exclude`; pandas writes integers beside gaps as floats
 JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # between artists in one credit
 GTZAN_HELP = (
@@ -179,6 +180,10 @@ def gtzan(root: str | None) -> Catalogue:
         if folders:
             return _gtzan_from(folders, Path(root))
     problem = "has no folder named after a GTZAN genre" if expanduser(root).is_dir() else "no such folder"
+    if audio_files(expanduser(root)):
+        raise UserError(
+            f"dataset.root={root}: {problem}; its audio must lie in folders called {', '.join(GTZAN_GENRES)}"
+        )
     raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
@@ -203,9 +208,7 @@ def folder(root: str | None) -> Catalogue:
     tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
-        count = "only 1 genre folder" if genres else "no genre folder"
-        known = ", ".join(EXTENSIONS)
-        raise UserError(f"dataset.root={root}: {count} with audio ({known}); at least two are needed")
+        raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}")
     unmatched = sorted(facts.keys() - set(names))
     if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
@@ -213,6 +216,15 @@ def folder(root: str | None) -> Catalogue:
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
     notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
+
+
+def _too_few_genres(base: Path, genres: Collection[str]) -> str:
+    """Say that there are not two genres below a folder, and what else is there."""
+    found = f"only 1 genre folder with audio, {next(iter(genres))}" if genres else "no genre folder with audio"
+    text = f"{found} ({', '.join(EXTENSIONS)}); at least two are needed"
+    if unread := other_files(base):
+        text += f"; files in unreadable formats: {len(unread)}, such as {unread[0].relative_to(base)} {CONVERT}"
+    return text
 
 
 def _folder_root(root: str | None) -> Path:
@@ -242,7 +254,7 @@ def _folder_notes(
     if loose:
         notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
     if unread:
-        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name}.")
+        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name} {CONVERT}.")
     if n_excluded:
         notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
     if unmatched:
@@ -301,7 +313,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """The lines of a metadata.csv that name a path, by its columns' names in lower case."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            head = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=";" if ";" in head and "," not in head else ",")  # as Excel may
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in reader.fieldnames:
                 raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")

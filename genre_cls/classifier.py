@@ -241,7 +241,7 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not database.is_store(tracking):
-        hint = "go to where you trained, or name the store (--tracking)"
+        hint = "go to where you trained, name that place (--tracking FOLDER), or run python -m genre_cls.train first"
         raise UserError(f"tracking {tracking}: no store of runs there; {hint}")
     from genre_cls.stored_runs import StoredRuns  # takes seconds to import; model files do without it
 

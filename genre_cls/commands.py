@@ -150,9 +150,11 @@ def _check_words(words: Sequence[str]) -> None:
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
             raise UserError(f"{word}: names no setting; --cfg job lists them")
-        name = word.lstrip("-").partition("=")[0]
-        if word.startswith("-") and name in (*GROUPS, *RULES):
-            raise UserError(f"{word}: settings have no dashes; write {name}=VALUE")
+        name, _, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and (key := name.replace("-", "_")) in (*GROUPS, *RULES):
+            raise UserError(f"{word}: settings have no dashes; write {key}={value or 'VALUE'}")
+        if name in GROUPS and name != "experiment":
+            _check_option(name, value)
     n_folds = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
     if n_folds and "folds=filtered" in words:
         raise UserError(f"{n_folds}: the split of folds=filtered is fixed; leave folds.k out")
@@ -160,6 +162,21 @@ def _check_words(words: Sequence[str]) -> None:
     if len(presets) > 1:
         each = dict.fromkeys(name for preset in presets for name in preset.strip("[]").split(","))
         raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(each)}]' takes both")
+
+
+def _check_option(group: str, value: str) -> None:
+    """Refuse what cannot be the name of a group's option, but may be taken for one."""
+    if value.startswith("["):
+        raise UserError(f"{group}={value}: takes one option; -m {group}={value.strip('[]')} compares several")
+    if re.search(r"\s\w[\w.]*=", value):
+        raise UserError(f'"{group}={value}": is more than one setting; write each without these quotes')
+    if value.startswith(("/", "~", "./", "../")):
+        options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        hint = f"; for a folder write dataset=folder dataset.root={value}" if group == "dataset" else ""
+        raise UserError(f"{group}={value}: no such option; {group} may be {options}{hint}")
+    if re.fullmatch(r"\d+", value):
+        hint = f"; the number of folds is folds.k={value}" if group == "folds" else ""
+        raise UserError(f"{group}={value}: an option is chosen by its name, as in model=deep (--help lists them){hint}")
 
 
 def _no_pair(word: str, parts: Sequence[str]) -> str:
@@ -247,5 +264,8 @@ def _bad_argument(cause: BaseException, text: str) -> str:
         return reason
     key = text.rpartition("full_key: ")[2]
     if (match := re.match("Error loading '(.+?)'", reason)) and cause.__cause__:
-        return f"{key}: {_not_loaded(match[1], cause.__cause__) or reason}"
+        hint = "" if "." in match[1] else "; write module.Class, such as mine.Net for the class Net in mine.py"
+        return f"{key}: {_not_loaded(match[1], cause.__cause__) or reason}{hint}"
+    if match := re.search(r"unexpected keyword argument '(\w+)'", reason):
+        return f"{key}: {reason}; '~{key}.{match[1]}' removes it"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -59,8 +59,8 @@ def store_uri(uri: str, folder: Path) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """Return the command that opens MLflow's pages on a store, or a server's address."""
-    local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1, then open {PAGE}"
+    """Return the command that serves MLflow's pages on a store and, on a second line, their address; or a server's."""
+    local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1\nthen open {PAGE}"
     return local if uri.startswith("sqlite:") else without_credentials(uri)
 
 

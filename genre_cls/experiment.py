@@ -316,7 +316,7 @@ def _begun(config: DictConfig, n_at_once: int) -> _Job | None:
     """Begin a configuration's job if the same workers can train it; a reason why not is reported at its turn."""
     cfg = without_hydra(config)
     with suppress(UserError, *FAILURES):
-        if (task := load(cfg, silently=True)) and n_workers(cfg, task) == n_at_once:
+        if (task := load(cfg)) and n_workers(cfg, task) == n_at_once:
             job = _Job(cfg, task, identify(cfg, config.hydra))
             return job if job.begin(n_at_once) else None
     return None

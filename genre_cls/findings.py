@@ -33,7 +33,8 @@ TWO_FOLDS = " Two folds are too few for an interval to say much (the default is 
 ABOUT_MCNEMAR = (
     "McNemar's test compares the models as trained, track by track (if several classified a track, the first). It "
     "treats tracks as independent: where artists have several, it finds a difference where there is none in a fifth to "
-    "two thirds of all simulated grids. No verdict uses it."
+    "two thirds of all simulated grids. No verdict uses it. Practically equal: the probability that their accuracies "
+    "differ by less than the setting rope, a point by default."
 )
 ABOUT_SPLITS = (
     "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
@@ -167,7 +168,7 @@ def verdict(difference: Difference) -> str:
     if difference.finding == "different":
         return f"{better} beats {worse} by {points} ({between})."
     if low <= 0:
-        return f"{better} and {worse} cannot be told apart: {points}, {between}."
+        return f"{better} and {worse} cannot be told apart: {points} in favour of {better} ({between})."
     adjusted = f"not significantly after Holm's correction for {difference.n_comparisons} comparisons"
     return f"{better} and {worse} differ by {points} ({between}), but {adjusted}."
 
@@ -195,7 +196,7 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
 
 def each_against_each(report: Report) -> Sheet:
     """Return the difference between each two configurations with its p-values."""
-    columns = {"better": "left", "worse": "left"} | dict.fromkeys(
+    columns = {"ahead": "left", "behind": "left"} | dict.fromkeys(
         ("points", "p, corrected t", "p, McNemar", "practically equal"), "right"
     )
     return Sheet(columns, [_pair(pair) for pair in report.pairs])

@@ -22,7 +22,8 @@ def table(report: Report) -> Table:
     for name, side in sheet.columns.items():
         # Headers on two lines leave room for the cells in 80 columns.
         head = Text(fill(name, 8, break_long_words=False))
-        grid.add_column(head, justify="left" if side == "left" else "right", no_wrap=side == "right", overflow="fold")
+        may_be_long = name in ("model", "configuration")
+        grid.add_column(head, justify="left" if side == "left" else "right", no_wrap=not may_be_long, overflow="fold")
     for place, row in enumerate(sheet.rows):
         grid.add_row(*map(Text, row), style=None if place else "bold")
     return grid

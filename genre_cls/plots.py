@@ -233,7 +233,7 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
         values[filled] for values in (100 * calibration.confidence, 100 * calibration.accuracy, calibration.counts)
     )
     (ideal,) = axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
-    axes.vlines(confidence, confidence, accuracy, color=RED, linewidth=1.2, alpha=0.6)
+    gap = axes.vlines(confidence, confidence, accuracy, color=RED, linewidth=1.2, alpha=0.6, label="gap to it")
     areas = np.maximum(LARGEST_DOT**2 * counts / counts.max(), SMALLEST_DOT**2)
     axes.scatter(confidence, accuracy, s=areas, color=BLUE, edgecolors="white", linewidths=0.7, zorder=3)
     axes.vlines(confidence, *_wilson(accuracy / 100, counts), color=BLUE, linewidth=0.8, alpha=0.5, zorder=1)
@@ -242,10 +242,10 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
     axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     tidy(axes)
-    area = f"area: number of tracks (at most {counts.max()}; at least the smallest dot)"
+    area = f"tracks (area: their number, up to {counts.max()})"
     dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=area)
     bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % CI, were tracks independent")
-    _legend(figure, [ideal, dot, bar], f"expected calibration error {100 * calibration.error:.1f} %", n_columns=1)
+    _legend(figure, [ideal, gap, dot, bar], f"expected calibration error {100 * calibration.error:.1f} %", n_columns=1)
     return figure
 
 

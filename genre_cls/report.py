@@ -189,4 +189,6 @@ def _commands(commands: Mapping[str, int]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    from genre_cls import report  # as __main__ it would log under another name, whose lines are not shown
+
+    report.main()

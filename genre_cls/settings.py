@@ -243,6 +243,7 @@ def no_such_key(key: str) -> str:
     of_options = {f"{group}.{setting}" for names in own.values() for setting in names}
     others = [known for known in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
-    close = same_name or difflib.get_close_matches(key, others, n=1)
+    longer = [known for known in others if known.startswith(key) and "." in key]
+    close = same_name or longer or difflib.get_close_matches(key, others, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     return f"{key}: no such setting in this configuration{hint} (--cfg job lists them all)"

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
@@ -24,6 +25,7 @@ from genre_cls.store import Features, FeatureStore
 
 log = logging.getLogger(__name__)
 
+N_LISTED = 10  # genres whose sizes are logged
 N_NAMED = 3  # unreadable tracks that the error names if there are too many
 LONGEST_NAME = 100  # letters of a dataset's name, which names MLflow's folder of the experiment
 RESERVED = ("search", "reports", "models")  # names of experiments that hold something else
@@ -80,15 +82,11 @@ class Task:
         return digest(self.digest, self.catalogue.genres, parts, groups)
 
 
-def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:
+def load(cfg: DictConfig) -> Task | None:
     """Load a configuration's features and split their tracks.
 
-    Args:
-        cfg: the configuration.
-        silently: whether not to log a skipped split.
-
     Returns:
-        The task; None if the split is impossible and `skip_impossible` is set.
+        The task; None if the split is impossible and `skip_impossible` is set, which `load_all` has logged.
 
     Raises:
         SplitError: the tracks do not allow the split.
@@ -96,11 +94,9 @@ def load(cfg: DictConfig, *, silently: bool = False) -> Task | None:
     """
     try:
         return _load(cfg)
-    except SplitError as error:
+    except SplitError:
         if not cfg.skip_impossible:
             raise
-        if not silently:
-            log.warning("skipped: %s", error)
         return None
 
 
@@ -123,7 +119,7 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]
     splits = {_split_settings(cfg): cfg for cfg in configurations}
-    tasks = [task for cfg in splits.values() if (task := load(cfg))]
+    tasks = [task for cfg in splits.values() if (task := _load_or_log(cfg))]
     if not tasks:
         raise SplitError("none of these splits is possible on this dataset")
     _announce(first, data.catalogue, features)
@@ -133,6 +129,17 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
         log.warning(line)
     for task in {task.inputs: task for task in tasks}.values():
         _announce_split(task)
+
+
+def _load_or_log(cfg: DictConfig) -> Task | None:
+    """Load a task, or log that its split is skipped."""
+    try:
+        return _load(cfg)
+    except SplitError as error:
+        if not cfg.skip_impossible:
+            raise
+        log.warning("skipped: %s", error)
+        return None
 
 
 @dataclass(frozen=True)
@@ -279,7 +286,8 @@ def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
 
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
     store = FeatureStore(Path(cfg.cache_dir))
-    log.info("%s: %d tracks in %d genres", catalogue.name, len(features.tracks), len(catalogue.genres))
+    genres = f"{len(catalogue.genres)} genres ({in_one_line(_sizes(catalogue.genres, features.tracks))})"
+    log.info("%s: %d tracks in %s", catalogue.name, len(features.tracks), genres)
     skipped = (f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)
     same = ((features.tracks[one], features.tracks[other]) for one, other in _same_files(features))
     contradictions = (
@@ -289,6 +297,13 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
         log.warning(in_one_line(line))
     root = shlex.quote(str(store.root))
     log.info("features: %.0f MB in %s (rm -r %s deletes them)", store.size() / 1e6, store.root, root)
+
+
+def _sizes(genres: Sequence[str], tracks: Sequence[Track]) -> str:
+    """List the first genres with their numbers of tracks."""
+    counts = Counter(track.genre for track in tracks)
+    more = ", …" if len(genres) > N_LISTED else ""
+    return ", ".join(f"{genre} {counts[genre]}" for genre in genres[:N_LISTED]) + more
 
 
 def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:

@@ -89,7 +89,8 @@ class Tracker(StoredRuns):
         if known.lifecycle_stage != "active" and restore:
             self._client.restore_experiment(known.experiment_id)
         elif known.lifecycle_stage != "active":
-            raise UserError(f"experiment {name!r} was deleted in MLflow; name another one: tracking.experiment=NAME")
+            remedy = "restore it there, or start under another name: tracking.experiment=NAME"
+            raise UserError(f"experiment {name!r} was deleted in MLflow; {remedy}")
         return str(known.experiment_id)
 
     @contextmanager

@@ -145,6 +145,8 @@ def network_views(cfg: DictConfig) -> list[str]:
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
     """Build a new model and show it a window, since lazy layers take their shape from it."""
+    if "_target_" not in cfg.model:
+        raise UserError("model: its file in conf/model lacks a line _target_: module.Class")
     model = instantiate(cfg.model, n_genres=n_genres)
     if not isinstance(model, nn.Module):
         raise UserError(

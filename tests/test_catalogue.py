@@ -125,6 +125,10 @@ def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
     assert f"{tmp_path}: has no folder named after a GTZAN genre" in told(lambda: gtzan(str(tmp_path)))
     for text in (told(lambda: gtzan(None)), told(lambda: gtzan(str(tmp_path)))):
         assert "GTZAN_ROOT" in text and "dataset=demo" in text
+    touch(tmp_path / "blues.00000.wav")
+    assert told(lambda: gtzan(str(tmp_path))).endswith(
+        "; its audio must lie in folders called " + ", ".join(GTZAN_GENRES)
+    )
 
 
 # Both
@@ -207,7 +211,7 @@ def test_a_folders_genres_are_its_folders_at_any_depth(tmp_path: Path) -> None:
     assert all(track.path == tmp_path / track.id and track.genre == track.id.split("/")[0] for track in found.tracks)
     assert found.name == tmp_path.name
     loose = "Files outside of the genres' folders, ignored: 1, such as top.wav."
-    unreadable = "Files in unreadable formats, ignored: 1, such as b.m4a."
+    unreadable = "Files in unreadable formats, ignored: 1, such as b.m4a (ffmpeg -i SONG.m4a SONG.flac converts one)."
     assert found.notes == ("Folders without tracks, ignored: art.", loose, unreadable)
 
 
@@ -250,7 +254,9 @@ def test_too_little_in_a_folder_is_reported(tmp_path: Path) -> None:
     touch(tmp_path / "dub" / "a.wav")
     touch(tmp_path / "art" / "cover.png")
     text = told(lambda: folder(str(tmp_path)))
-    assert ": only 1 genre folder" in text and "at least two" in text and str(tmp_path) in text
+    assert ": only 1 genre folder with audio, dub (" in text and "at least two" in text and str(tmp_path) in text
+    touch(tmp_path / "jazz" / "b.m4a")
+    assert "unreadable formats: 1, such as jazz/b.m4a (ffmpeg" in told(lambda: folder(str(tmp_path)))
 
 
 # The demo set
@@ -612,6 +618,13 @@ def test_paths_in_metadata_may_begin_with_the_folder_that_they_are_in(tmp_path: 
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("path,artist\n./rock/a.wav,Ann\njazz//c.wav,Bob\n")
     assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Bob", "Ann"]
+
+
+def test_columns_of_metadata_may_be_separated_by_semicolons_as_excel_does_in_some_countries(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_bytes("\ufeffpath;artist\r\nrock/a.wav;Ann, Bob\r\njazz/c.wav;Cy\r\n".encode())
+    assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Cy", "Ann, Bob"]
 
 
 def test_audio_outside_of_the_genres_folders_is_mentioned(tmp_path: Path) -> None:

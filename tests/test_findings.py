@@ -36,7 +36,7 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
 def test_each_against_each_lists_every_pair_once() -> None:
     sheet = findings.each_against_each(REPORT)
     assert len(sheet.rows) == 28
-    assert column(sheet, "better") == [pair.better for pair in each_pair(GRID, 0.01)]
+    assert column(sheet, "ahead") == [pair.better for pair in each_pair(GRID, 0.01)]
     assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in each_pair(GRID, 0.01)]
 
 

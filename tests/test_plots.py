@@ -245,7 +245,7 @@ def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
     hits = np.arange(5001) > 0
     figure = plots.reliability(calibration(np.where(hits, 1.0, 0.2), hits.astype(float)))
     assert figure.axes[0].collections[1].get_sizes().min() >= 10
-    assert "area: number of tracks (at most 5000; at least the smallest dot)" in legend(figure)
+    assert "tracks (area: their number, up to 5000)" in legend(figure)
 
 
 def test_splits_are_compared_by_a_dot_for_each_and_each_genre_with_the_largest_drop_on_top() -> None:

@@ -249,7 +249,7 @@ def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tupl
     ("tracks", "reason"),
     [
         ({}, "no genre folder with audio"),
-        ({"a": 1}, "only 1 genre folder with audio"),
+        ({"a": 1}, "only 1 genre folder with audio, a ("),
         ({"a": 3, "b": 0}, "only 1 genre folder with audio"),
         ({"a": 3, "b": 1}, "genre b has only 1 track"),
         ({"a": 1, "b": 1}, "genre a has only 1 track"),
