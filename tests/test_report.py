@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +31,13 @@ def test_it_equals_what_training_wrote(command: Command, sweep: Any, store: Path
         assert (done.folder / "report" / name).read_bytes() == (sweep.folder / "report" / name).read_bytes()
     assert done.out == sweep.out
     assert {path.name for path in done.folder.iterdir()} == {"report"}
+
+
+def test_run_as_a_module_it_says_where_the_report_is_too(store: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "genre_cls.report", f"tracking.folder={store}", f"report_dir={tmp_path}/there"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, *others = done.stderr.splitlines()
+    assert first == f"report: {tmp_path}/there/report.html" and others[0].startswith("compare the runs: ")
 
 
 def test_it_names_the_tracks_and_each_command_with_the_number_of_its_configurations(
