@@ -296,7 +296,7 @@ def demo(
 
 def _metadata(path: Path) -> dict[str, dict[str, str]]:
     """Artist and exclusion by a metadata.csv's paths, "" where a cell is empty; {} if there is no such file."""
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return {}
     facts: dict[str, dict[str, str]] = {}
     for row in _rows(path):
@@ -315,7 +315,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=";" if ";" in head and "," not in head else ",")  # as Excel may
+            delimiter = ";" if ";" in head and "," not in head else ","  # Excel's in some countries
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in reader.fieldnames:
                 raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")

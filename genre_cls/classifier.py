@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genre_cls import database, modelfile
-from genre_cls.audio import no_music, path_noted, refusal, segments
+from genre_cls.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.calibration import Floats
 from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
@@ -157,7 +157,7 @@ class GenreClassifier(Classifier):
         with path_noted(path):
             waveform = next(segments(expanduser(path), spec.sample_rate, longest), np.zeros(0, np.float32))
             if reason := no_music(waveform, spec.sample_rate):
-                raise refusal(expanduser(path), reason)
+                raise UnreadableAudio(reason)  # not `refusal`, as the rest of the file may be audible
         (mel,) = extract(waveform, [spec])
         centres = mel_frequencies(spec)
         return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
@@ -254,6 +254,8 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
 
 
 def _model_files(source: str | Path) -> list[Path]:
+    if source == "":
+        raise UserError("model '': an empty name is no model")  # it would be the current folder
     path = expanduser(source)
     if is_onnx(path):
         raise UserError(f"model {source}: is an .onnx file, which genre_cls.OnnxClassifier and genre_cls.predict take")

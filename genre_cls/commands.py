@@ -2,12 +2,13 @@
 
 import atexit
 import difflib
+import errno
 import gc
 import os
 import re
 import signal
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -50,6 +51,8 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
     before, sys.unraisablehook = sys.unraisablehook, _raising_ctrl_c_again(sys.unraisablehook)
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:
@@ -113,9 +116,16 @@ class OneLineParser(ArgumentParser):
             help: on `--model`.
         """
         take = self.add_argument
-        take("--model", default="best", help=help)
+        take("--model", type=named, default="best", help=help)
         take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
         take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
+
+
+def named(text: str) -> str:
+    """Return an argument that is a name, unless it is empty, such as from an unset variable of the shell."""
+    if not text:
+        raise ArgumentTypeError("an empty name")
+    return text
 
 
 def check_command_line(words: Sequence[str]) -> None:
@@ -192,6 +202,8 @@ def error_message(error: Exception) -> str:
     """Return the one line that reports a user's mistake."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk that the output goes to is full"
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException):
         return _no_such_option(str(error.missing_cfg_file), error.options or [])

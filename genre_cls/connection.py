@@ -24,11 +24,11 @@ PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
-def connect(uri: str, folder: Path) -> MlflowClient:
+def connect(uri: str | None, folder: Path) -> MlflowClient:
     """Return a connection to a store; a missing local database is created.
 
     Args:
-        uri: of a tracking server or a database; empty for the local store.
+        uri: of a tracking server or a database; None for the local store.
         folder: of the local store.
 
     Raises:
@@ -36,6 +36,8 @@ def connect(uri: str, folder: Path) -> MlflowClient:
     """
     _prepare_mlflow()
     address = store_uri(uri, folder)
+    if "://" not in address:
+        raise UserError(f"tracking.uri={uri}: must begin with http:// or https://, or a database's sqlite:///")
     if not uri:
         setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
         make_folder(folder, setting)
@@ -45,7 +47,7 @@ def connect(uri: str, folder: Path) -> MlflowClient:
     return _client(address)
 
 
-def store_uri(uri: str, folder: Path) -> str:
+def store_uri(uri: str | None, folder: Path) -> str:
     """Return the URI of a store: the server's, or that of the database in a folder.
 
     Raises:

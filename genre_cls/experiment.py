@@ -51,6 +51,8 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
             Tracker(uri, Path(folder))  # reports an unreachable server or a damaged store before the work, not after
         else:
             check_place(expanduser(folder), f"tracking.folder={folder}")
+    for report_dir in {cfg.report_dir for cfg in configurations}:
+        check_place(expanduser(report_dir), f"report_dir={report_dir}")
     for cfg in configurations:
         _check_buildable(cfg)
     if len(configurations) > 1 and not all(map(network_views, configurations)):

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
-from genre_cls.commands import OneLineParser, find_modules_here, one_line_errors
+from genre_cls.commands import OneLineParser, find_modules_here, named, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.prediction import is_onnx
@@ -283,7 +283,9 @@ def _parser() -> ArgumentParser:
         metavar="FILE.png",
         help="plot the evidence for the predicted genre (one audio file)",
     )
-    take("--register", metavar="NAME", help="register the model as a new version of NAME in MLflow, to be served")
+    take(
+        "--register", type=named, metavar="NAME", help="register the model as a version of NAME in MLflow, to be served"
+    )
     return parser
 
 

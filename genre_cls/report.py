@@ -33,6 +33,8 @@ def main() -> None:
     """Write the report of the configurations that finished last."""
     with one_line_errors():
         check_command_line(sys.argv[1:])
+        if {"-m", "--multirun"} & {*sys.argv[1:]}:
+            raise UserError("-m: there is only one report of a store; leave it out")
         for word in sys.argv[1:]:
             key = word.lstrip("+~").partition("=")[0]
             is_option = word.startswith("-")  # of Hydra, such as --cfg=job
@@ -48,7 +50,7 @@ def report_only(cfg: DictConfig) -> None:
         check(cfg)
         if not write_newest(cfg):
             where = " ".join(f"tracking.{key}={value}" for key, value in cfg.tracking.items() if value)
-            raise UserError(f"{where}: no configuration has finished there; {_what_to_do(cfg)}")
+            raise UserError(f"{where}: {_why_none(cfg)}")
 
 
 def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
@@ -77,13 +79,16 @@ def _tracker(cfg: DictConfig) -> "Tracker | None":
     return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
 
-def _what_to_do(cfg: DictConfig) -> str:
-    """Return what leads to a finished configuration where there is none."""
+def _why_none(cfg: DictConfig) -> str:
+    """Return why there is nothing to report, and what leads to something."""
     if tracker := _tracker(cfg):
         with tracker.failures_in_one_line():
+            if tracker.any_finished(cfg.tracking.experiment):
+                return "no configuration can be read there; restore its files, or train it again with force=true"
             if titles := tracker.incomplete(cfg.tracking.experiment):
-                return f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
-    return "run python -m genre_cls.train -m first"
+                hint = f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
+                return f"no configuration has finished there; {hint}"
+    return "no configuration has finished there; run python -m genre_cls.train -m first"
 
 
 def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> None:

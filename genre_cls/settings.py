@@ -46,11 +46,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A string, one of `choices` if there are any; `empty` allows the empty one, `optional` null."""
+    """A string, one of `choices` if there are any; `optional` allows null."""
 
     choices: tuple[str, ...] = ()
     optional: bool = False
-    empty: bool = False
     longest: int | None = None  # characters
 
     def allows(self, value: object) -> bool:
@@ -59,13 +58,12 @@ class Text:
             return self.optional
         if self.choices or not isinstance(value, str):
             return value in self.choices
-        return (bool(value) or self.empty) and (self.longest is None or len(value) <= self.longest)
+        return bool(value) and (self.longest is None or len(value) <= self.longest)
 
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        text = "a text" if self.empty else "a non-empty text"
-        return f"{text}, at most {self.longest} characters" if self.longest else text
+        return f"a non-empty text, at most {self.longest} characters" if self.longest else "a non-empty text"
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "trainer.threads": at_least(1),
     "trainer.workers": at_least(0),
     "trainer.graphs": Switch(),
-    "tracking.uri": Text(empty=True),
+    "tracking.uri": Text(optional=True),
     "tracking.folder": Text(),
     "tracking.experiment": Text(optional=True, longest=100),  # it names a folder
 }
@@ -194,7 +192,9 @@ def check(cfg: DictConfig) -> None:
     for key, value in sorted(leaves(cfg), key=lambda leaf: "." in leaf[0]):  # groups take values from the top level
         rule = RULES.get(key)
         if rule and not rule.allows(value):
-            raise UserError(f"{key}={value}: must be {rule}")
+            needs_quotes = isinstance(rule, Text) and not rule.choices and isinstance(value, (int, float))
+            hint = f"""; as text it is "{key}='{value}'\"""" if needs_quotes else ""
+            raise UserError(f"{key}={value}: must be {rule}{hint}")
         if not rule and not key.startswith(ARGUMENTS):
             raise UserError(no_such_key(key))
 

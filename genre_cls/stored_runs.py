@@ -73,14 +73,14 @@ class StoredRuns:
     """A connection to an MLflow store, to read from it.
 
     Args:
-        uri: of a tracking server or a database; empty for the local store.
+        uri: of a tracking server or a database; None for the local store.
         folder: of the local store, which has `mlflow.db` and `artifacts/` in it; made if it is missing.
 
     Raises:
         UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
     """
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    def __init__(self, uri: str | None, folder: Path) -> None:
         self._folder = expanduser(folder).resolve()
         self.uri = store_uri(uri, folder)
         self._client = connect(uri, folder)
@@ -147,9 +147,18 @@ class StoredRuns:
         """
         finished = [run for run in self._finished(None) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
+        names = naming.names(runs)
         scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
-        best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
-        return best.info.run_id if best else None
+        ranked = sorted(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], reverse=True)
+        return next((run.info.run_id for run in ranked if self._load(run, names[run.info.run_id])), None)
+
+    def any_finished(self, experiment: str | None) -> bool:
+        """Return whether any configuration has finished, readable or not.
+
+        Args:
+            experiment: name of the experiment to look in; None for all.
+        """
+        return bool(self._finished(experiment))
 
     def incomplete(self, experiment: str | None) -> list[str]:
         """Return the titles of configurations that lack folds, as they were stopped or wait for other jobs.

@@ -55,14 +55,14 @@ class Tracker(StoredRuns):
     """A connection to an MLflow store, to write to it as well.
 
     Args:
-        uri: of a tracking server or a database; empty for the local store.
+        uri: of a tracking server or a database; None for the local store.
         folder: of the local store; `locks/` is in it for every store.
 
     Raises:
         UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
     """
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    def __init__(self, uri: str | None, folder: Path) -> None:
         super().__init__(uri, folder)
         self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"
@@ -75,8 +75,10 @@ class Tracker(StoredRuns):
             restore: whether to restore one that was deleted in MLflow; for those whose name users cannot choose.
 
         Raises:
-            UserError: it was deleted.
+            UserError: it was deleted, or has the name of MLflow's own.
         """
+        if name == "Default":  # whose files MLflow keeps in the folder where it happens to run
+            raise UserError(f"tracking.experiment={name}: is MLflow's own; choose another name")
         location = (self._artifacts / re.sub(r"^\.|[^\w.-]", "_", name)).as_uri() if self._artifacts else None
         known = self._client.get_experiment_by_name(name)
         if not known:

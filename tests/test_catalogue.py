@@ -627,6 +627,18 @@ def test_columns_of_metadata_may_be_separated_by_semicolons_as_excel_does_in_som
     assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Cy", "Ann, Bob"]
 
 
+def test_metadata_that_cannot_be_read_is_not_ignored(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(OSError):
+        folder(str(tmp_path))
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "metadata.csv").mkdir()
+    with pytest.raises(OSError):
+        folder(str(tmp_path))
+
+
 def test_audio_outside_of_the_genres_folders_is_mentioned(tmp_path: Path) -> None:
     for name in ("rock/a.wav", "jazz/c.wav", "loose.wav", "._loose.wav"):
         touch(tmp_path / name)
@@ -644,7 +656,9 @@ def test_a_genre_whose_tracks_are_all_excluded_is_reported(tmp_path: Path) -> No
     assert found.notes[1] == "1 track is excluded by metadata.csv."
 
 
-@pytest.mark.parametrize("content", [b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"])
+@pytest.mark.parametrize(
+    "content", [b'path,artist\na,"B\nc,D\n', b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"]
+)
 def test_an_invalid_metadata_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with a column path, and artist or exclude"):

@@ -236,6 +236,7 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
         ("here.safetensors", "no such file; must be best, the full id of a run, "),
         ("wo\nrd", "no such file; must be best, the full id of a run, "),
         (".", "no .safetensors file in this folder"),
+        ("", "an empty name is no model"),
     ],
 )
 def test_a_missing_model_is_reported_with_what_may_be_given(

@@ -1,5 +1,6 @@
 """Commands: every mistake is reported in one line before any work, and Ctrl-C ends a running command."""
 
+import csv
 import sys
 import time
 import zlib
@@ -43,6 +44,10 @@ MISTAKES = {
     "a setting that nothing takes in a group": (["+recipe.lr=1"], ["recipe.lr", "recipe.optimizer.lr"]),
     "an option that is none": (["model=depe"], ["model=depe", "basic, deep"]),
     "an option by number": (["model=3"], ["model=deep"]),
+    "an empty address": (["tracking=server", "tracking.uri="], ["tracking.uri=: must be a non-empty text"]),
+    "an address without its scheme": (["tracking.uri=localhost:5000"], ["tracking.uri=localhost:5000", "http://"]),
+    "a number for a text": (["report_dir=2026"], ["report_dir=2026", "\"report_dir='2026'\""]),
+    "a folder for reports that is a file": (["report_dir=/dev/null"], ["report_dir=/dev/null", "not a folder"]),
     "a number of folds for a split": (["folds=5"], ["folds=5", "folds.k=5"]),
     "a list of options": (["features=[mel,mfcc]"], ["features=[mel,mfcc]", "-m features=mel,mfcc compares several"]),
     "a folder for a data set": (["dataset=/my/music"], ["dataset=/my/music", "dataset=folder dataset.root=/my/music"]),
@@ -161,6 +166,8 @@ def test_a_mistake_is_reported_in_one_line_before_any_work(
         (["recipe.epochs=1,0"], ["recipe.epochs=0"]),
         (["model=basic,depe"], ["model=depe", "basic, deep"]),
         (["recipe.epocs=1,2"], ["recipe.epocs", "did you mean recipe.epochs"]),
+        (["tracking.folder=one,two"], ["tracking", "the same for all configurations"]),
+        (["report_dir=one,two"], ["report_dir", "the same for all configurations"]),
         (["folds.k=2,7"], ["folds.k=7", "only 6 tracks"]),
         (["model=basic", "model.dropout=0.1,7"], ["model: dropout"]),
         (["batch_size=16,'x'"], ["batch_size=x"]),
@@ -217,7 +224,15 @@ def test_a_mistake_in_a_users_own_model_is_reported_with_its_place(
 
 
 def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -> None:
-    for argument in ("tracking.folder=3", "model=deep", "report_dri=x", "dataset=gtzan", "tracking.folder", "-x=1"):
+    for argument in (
+        "tracking.folder=3",
+        "model=deep",
+        "report_dri=x",
+        "dataset=gtzan",
+        "tracking.folder",
+        "-x=1",
+        "-m",
+    ):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
         assert "dataset." not in done.err, "the report has no such setting"
@@ -258,6 +273,13 @@ class Deaf:
 
     def __del__(self) -> None:
         raise KeyboardInterrupt
+
+
+def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with one_line_errors():
+        csv.writer(sys.stdout).writerow(["a"])
+    assert error_message(OSError(28, "No space left on device")) == "the disk that the output goes to is full"
 
 
 def test_ctrl_c_that_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:

@@ -474,6 +474,16 @@ def test_configurations_with_deleted_files_are_left_out(
     assert found(tracker) == {"a": 0.95}
 
 
+@pytest.mark.parametrize("damage", [lose_artifacts, lose_a_folds_artifacts])
+def test_the_best_is_one_whose_files_are_there(tracker: Tracker, damage: Callable[[Tracker, str], None]) -> None:
+    kept, lost = store(tracker, "a", 0.5, 0.4), store(tracker, "b", 1.0, 0.9)
+    assert tracker.best() == lost
+    damage(tracker, lost)
+    assert tracker.best() == kept
+    damage(tracker, kept)
+    assert tracker.best() is None and tracker.any_finished(None)
+
+
 def test_a_deleted_model_is_reported_with_the_way_to_train_it_again(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0, 0.9)
     with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*train it again with force=true"):
@@ -555,6 +565,11 @@ def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
     MlflowClient(tracker.uri).delete_experiment(tracker.experiment("gone"))
     with pytest.raises(UserError, match=r"'gone' was deleted.*tracking\.experiment="):
         tracker.experiment("gone")
+
+
+def test_mlflows_own_experiment_whose_files_would_lie_elsewhere_is_refused(tracker: Tracker) -> None:
+    with pytest.raises(UserError, match=r"tracking\.experiment=Default: is MLflow's own"):
+        tracker.experiment("Default")
 
 
 def test_an_experiment_of_a_fixed_name_is_restored_if_it_was_deleted(tracker: Tracker) -> None:

@@ -173,6 +173,7 @@ def test_stderr_has_nothing_but_a_line_for_what_happens(sweep: Any) -> None:
         "mfcc ",
         "report: ",
         "compare ",
+        "then open ",
     )
     assert [line for line in sweep.err.splitlines() if not line.startswith(kinds)] == []
     assert sum(" accuracy " in line for line in sweep.err.splitlines()) == 8
