@@ -65,7 +65,7 @@ def random(
     Raises:
         SplitError: k below 2, a genre with fewer tracks than folds, or too few tracks to hold some back.
     """
-    _check(labels, np.arange(len(labels)), k, "track")
+    _check(labels, np.arange(len(labels)), k, "track", "folds=random")
     train_val = partial(_train_val, labels=labels, groups=None, fraction=val_fraction, seed=seed)
     seeds = (seed + SEEDS_APART * repeat for repeat in range(repeats))
     shuffles = (StratifiedKFold(k, shuffle=True, random_state=each) for each in seeds)
@@ -102,7 +102,7 @@ def artist(
     """
     if groups is None:
         raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
-    _check(labels, groups, k, "artist")
+    _check(labels, groups, k, "artist", "folds=artist")
     train_val = partial(_train_val, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
     tests = [test for repeat in range(repeats) for test in _even_sets(labels, groups, k, [seed, repeat])]
     _check_even(labels, tests, k, tolerance)
@@ -209,7 +209,7 @@ def _present(parts: Sequence[str | None]) -> str:
     return ", ".join(counts) + " tracks"
 
 
-def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
+def _check(labels: Sequence[str], groups: Indices, k: int, unit: str, split: str) -> None:
     if k < 2:
         raise SplitError(f"folds.k={k}: must be at least 2")
     if not len(labels):
@@ -219,7 +219,7 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str) -> None:
     if (n := counts[rarest]) < k:
         few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
         hint = f"; at most folds.k={n} is possible" if n > 1 else ""
-        raise SplitError(f"folds.k={k}: genre {rarest} has only {few}; every fold needs one to test{hint}")
+        raise SplitError(f"{split}, folds.k={k}: genre {rarest} has only {few}; every fold needs one to test{hint}")
 
 
 def _even_sets(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
