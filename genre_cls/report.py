@@ -53,18 +53,18 @@ def report_only(cfg: DictConfig) -> None:
             raise UserError(f"{where}: {_why_none(cfg)}")
 
 
-def write_newest(cfg: DictConfig, *, sweep: str | None = None) -> bool:
+def write_newest(cfg: DictConfig, *, command: str | None = None) -> bool:
     """Report the configuration that finished last and all comparable ones; return False if there is none.
 
     Args:
         cfg: with `tracking`, `rope` and `report_dir`.
-        sweep: id of the command that must have confirmed the last one; None for any.
+        command: id of the one that must have confirmed the last one; None for any.
     """
     tracker = _tracker(cfg)
     if not tracker:
         return False
     with tracker.failures_in_one_line():
-        comparison = tracker.newest(cfg.tracking.experiment, sweep=sweep)
+        comparison = tracker.newest(cfg.tracking.experiment, command=command)
         if comparison:
             _write(cfg, tracker, comparison)
     return comparison is not None

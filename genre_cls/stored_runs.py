@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds that other jobs train
-COUNTED_BY = "sweeps"  # the tag with the ids of the last commands that included a configuration
+COMMAND_IDS = "command_ids"  # the tag with the ids of the last commands that included a configuration
 
 FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
 STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
@@ -55,7 +55,7 @@ class Comparison:
         results: one per configuration.
         means: average features per genre, one per kind of feature.
         tracks: `artist`, `fault` and `path` of each track by its id, empty where unknown.
-        n_left_out: configurations of the sweep that were tested on other tracks or folds, and are not in any of these.
+        n_left_out: the command's configurations that were tested on other tracks or folds, and are in none of these.
         other_splits: by a result's index, what the same configuration scored on the same dataset under other splits, by
             the name of the split; results that lack a fold are left out.
     """
@@ -111,17 +111,17 @@ class StoredRuns:
         where, hint = self._folder / "spool", "the same command (without force=true) logs them"
         return f"; {n_folds} finished folds are kept in {where}, {hint}" if n_folds else ""
 
-    def newest(self, experiment: str | None = None, *, sweep: str | None = None) -> Comparison | None:
+    def newest(self, experiment: str | None = None, *, command: str | None = None) -> Comparison | None:
         """Return the configuration that finished last and all comparable ones; None if none has finished.
 
         Args:
             experiment: name of the experiment to look in; None for that of the configuration.
-            sweep: id of the command that must have confirmed the last one, whatever the clock says; None for any.
+            command: id of the one that must have confirmed the last one, whatever the clock says; None for any.
         """
         parents = self._finished(experiment)
-        if sweep:  # its configurations come first, even if the clock was set back
-            parents.sort(key=lambda run: _is_of(run, sweep), reverse=True)
-        if not parents or (sweep and not _is_of(parents[0], sweep)):
+        if command:  # its configurations come first, even if the clock was set back
+            parents.sort(key=lambda run: _is_of(run, command), reverse=True)
+        if not parents or (command and not _is_of(parents[0], command)):
             return None
         finished, parents = parents, naming.of_one_experiment(parents)
         comparable = naming.comparable(parents)
@@ -137,7 +137,7 @@ class StoredRuns:
         means, tracks = _summaries([folder for *_, folder in loaded])
         results = tuple(result for _, result, _ in loaded)
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-        n_left_out = len(_left_out(finished, reported, sweep)) if sweep else 0
+        n_left_out = len(_left_out(finished, reported, command)) if command else 0
         return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out, other_splits)
 
     def best(self) -> str | None:
@@ -350,14 +350,14 @@ def _is_complete(run: Run, result: ConfigResult) -> bool:
     return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))
 
 
-def _left_out(parents: Sequence[Run], reported: Sequence[Run], sweep: str) -> set[str]:
-    """Return the identities of a sweep's configurations that are not reported, as they are or as another split."""
-    identities = {run.data.tags["identity"] for run in parents if _is_of(run, sweep)}
+def _left_out(parents: Sequence[Run], reported: Sequence[Run], command: str) -> set[str]:
+    """Return the identities of a command's configurations that are not reported, as they are or as another split."""
+    identities = {run.data.tags["identity"] for run in parents if _is_of(run, command)}
     return identities - {run.data.tags["identity"] for run in reported}
 
 
-def _is_of(run: Run, sweep: str) -> bool:
-    return sweep in run.data.tags.get(COUNTED_BY, "").split()
+def _is_of(run: Run, command: str) -> bool:
+    return command in run.data.tags.get(COMMAND_IDS, "").split()
 
 
 def _is_shuffled(run: Run) -> bool:

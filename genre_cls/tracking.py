@@ -21,16 +21,16 @@ from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.errors import UserError
 from genre_cls.files import locked, sync
 from genre_cls.scoring import FoldResult
-from genre_cls.stored_runs import COUNTED_BY, FAILURES, StoredRuns, Texts, changed_metrics, in_order
+from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics, in_order
 
 log = logging.getLogger(__name__)
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 KEY = "resume_key"  # the tag that says which runs' folds are interchangeable
 LOCK = "lock"  # the tag that names the lock that a live run's process holds
-LAST_COMMAND = "at_work"  # the tag with the id of the last command that worked on a run
-COMMAND_ID = "GENRE_CLS_SWEEP"  # the environment variable with the random id of the present command
-N_COMMANDS = 20  # ids to keep in `COUNTED_BY`
+LAST_COMMAND_ID = "last_command_id"  # the tag with the id of the last command that worked on a run
+COMMAND_ID = "GENRE_CLS_COMMAND"  # the environment variable with the random id of the present command
+N_COMMAND_IDS = 20  # ids to keep in `COMMAND_IDS`
 BATCH = 1000  # metrics that MLflow takes in one call
 
 
@@ -219,10 +219,10 @@ class Tracker(StoredRuns):
 
     def confirm(self, run_id: str) -> None:
         """Mark a configuration as part of the present command, so that the command's report includes it."""
-        commands = self._client.get_run(run_id).data.tags.get(COUNTED_BY, "").split()
+        commands = self._client.get_run(run_id).data.tags.get(COMMAND_IDS, "").split()
         if (present := os.environ.get(COMMAND_ID)) and present not in commands:
             commands.append(present)
-        tags = {naming.CONFIRMED: str(int(time.time() * 1000)), COUNTED_BY: " ".join(commands[-N_COMMANDS:])}
+        tags = {naming.CONFIRMED: str(int(time.time() * 1000)), COMMAND_IDS: " ".join(commands[-N_COMMAND_IDS:])}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     @contextmanager
@@ -246,7 +246,8 @@ class Tracker(StoredRuns):
             seconds: how long its work took, s, shown as its duration; models trained in parallel add up.
             run_id: of a run to continue; None for a new one.
         """
-        began, tags = int((time.time() - seconds) * 1000), dict(tags) | {LAST_COMMAND: os.environ.get(COMMAND_ID, "")}
+        began = int((time.time() - seconds) * 1000)
+        tags = dict(tags) | {LAST_COMMAND_ID: os.environ.get(COMMAND_ID, "")}
         run_id = run_id or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
             artifacts = self._write_tags(run_id, tags, params)
@@ -324,4 +325,4 @@ def _check_reachable(folder: Path) -> None:
 def _is_own(run: Run) -> bool:
     """Whether the present command has worked on a run."""
     present = os.environ.get(COMMAND_ID)
-    return bool(present) and run.data.tags.get(LAST_COMMAND) == present
+    return bool(present) and run.data.tags.get(LAST_COMMAND_ID) == present

@@ -126,7 +126,7 @@ class Sweep(Callback):
         from genre_cls.report import write_newest
 
         (config, command_id), cls._under_way = cls._under_way, None
-        write_newest(config, sweep=command_id)
+        write_newest(config, command=command_id)
         best, cls._best = cls._best, {}
         for _, winner in best.values() if complete else ():
             _evaluate_winner(winner)

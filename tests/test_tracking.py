@@ -378,10 +378,10 @@ def test_a_configuration_that_finished_before_does_not_belong_to_this_sweep(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = store(tracker, "a", 1.0)
-    assert tracker.newest(sweep="mine") is None
+    assert tracker.newest(command="mine") is None
     monkeypatch.setenv(COMMAND_ID, "mine")
     tracker.confirm(run_id)
-    assert tracker.newest(sweep="mine") is not None
+    assert tracker.newest(command="mine") is not None
 
 
 def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
@@ -395,7 +395,7 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
     store(tracker, "e", 0.5, comparison="another sweep's")
     for run_id in of_sweep:
         tracker.confirm(run_id)
-    got = tracker.newest(sweep="mine")
+    got = tracker.newest(command="mine")
     assert got and [result.named["model"] for result in got.results] == ["b", "C"]
     assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 2
 
@@ -432,7 +432,7 @@ def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
         monkeypatch.setenv(COMMAND_ID, f"sweep of {name}".replace(" ", "_"))
         tracker.confirm(store(tracker, name, 1.0, comparison=name))
     for name in "abc":
-        comparison = tracker.newest(sweep=f"sweep_of_{name}")
+        comparison = tracker.newest(command=f"sweep_of_{name}")
         assert comparison is not None and [r.named["model"] for r in comparison.results] == [name]
 
 
@@ -741,11 +741,11 @@ def test_a_configuration_that_several_commands_confirm_is_new_to_each_of_them(
 ) -> None:
     old = store(tracker, "a", 1.0, comparison="old")
     store(tracker, "b", 0.5, comparison="new")
-    assert found(tracker) == {"b": 0.5} and tracker.newest(sweep="one") is None
+    assert found(tracker) == {"b": 0.5} and tracker.newest(command="one") is None
     for word in ("one", "other"):
         monkeypatch.setenv(COMMAND_ID, word)
         tracker.confirm(old)
-    assert found(tracker) == {"a": 1.0} and tracker.newest(sweep="one") and tracker.newest(sweep="other")
+    assert found(tracker) == {"a": 1.0} and tracker.newest(command="one") and tracker.newest(command="other")
 
 
 def test_genres_that_share_a_metric_name_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
