@@ -13,7 +13,7 @@ from typing import cast
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls import database, evidence
+from genre_cls import database, logged_files
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import DivergenceError, UserError
 from genre_cls.files import check_place, expanduser
@@ -207,7 +207,8 @@ class _Job:
             self.trainings = Trainings(self.cfg, self.task, self._unfinished, 1 if is_last else n_at_once)
         _next.begin(n_at_once)
         for result, weights in self.trainings.results(self.identity.title):
-            self.spool.put(result.index, evidence.of_fold(self.task, self.identity, self.precision, weights, result))
+            files = logged_files.of_fold(self.task, self.identity, self.precision, weights, result)
+            self.spool.put(result.index, files)
             self.done[result.index] = result
             if n_at_once >= MANY_MODELS:
                 self.pictures.begin(result)
@@ -221,7 +222,7 @@ class _Job:
             earlier = self._take_over()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
                 run_id = earlier.run_id
-                self.tracker.refresh(run_id, self.result.summary, evidence.of_tracks(self.task))
+                self.tracker.refresh(run_id, self.result.summary, logged_files.of_tracks(self.task))
                 yield None
             else:
                 with self._open(earlier, claim) as (parent, outbox):
@@ -261,7 +262,7 @@ class _Job:
         if self.missing:
             parent.status = WAITING
         else:
-            parent.log(self.result.summary, {}, evidence.of_configuration(self.task, self.identity, self.result))
+            parent.log(self.result.summary, {}, logged_files.of_configuration(self.task, self.identity, self.result))
 
 
 class _Next:

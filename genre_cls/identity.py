@@ -26,8 +26,8 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # counts until it is listed: to train once too often is better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
-    "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "evidence", "explanation", "extras",
-    "files", "findings", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
+    "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation", "extras",
+    "files", "findings", "logged_files", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
     "onnx_model", "outbox", "page", "plots", "predict", "prediction", "progress", "provenance", "registry", "report",
     "served", "similarity", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip

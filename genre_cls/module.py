@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from genre_cls.cuda_graphs import Graphs
 from genre_cls.data import Batch, FoldData
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import DivergenceError
-from genre_cls.graphs import Graphs
 from genre_cls.memory import keep_freed
 from genre_cls.recipe import Augmentation
 from genre_cls.scoring import WindowPredictions

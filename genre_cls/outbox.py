@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from genre_cls import evidence, workers
+from genre_cls import logged_files, workers
 from genre_cls.artifacts import DAMAGED, Files, load_fold
 from genre_cls.errors import in_one_line
 from genre_cls.scoring import FoldResult
@@ -35,7 +35,7 @@ class Pictures:
     def begin(self, fold: FoldResult) -> None:
         """Have another process draw a fold's pictures."""
         arguments = fold, self.title, self.note
-        self.calls[fold.index] = workers.call(N_DRAWING, evidence.pictures_of_fold, *arguments, purpose="drawing")
+        self.calls[fold.index] = workers.call(N_DRAWING, logged_files.pictures_of_fold, *arguments, purpose="drawing")
 
     def pending(self, index: int) -> bool:
         """Return whether a fold's pictures are being drawn."""
@@ -46,7 +46,7 @@ class Pictures:
         if call := self.calls.pop(fold.index, None):
             (pictures,) = workers.results([call])
             return cast(Files, pictures)
-        return evidence.pictures_of_fold(fold, self.title, self.note)
+        return logged_files.pictures_of_fold(fold, self.title, self.note)
 
 
 @dataclass
