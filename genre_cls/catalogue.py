@@ -179,11 +179,11 @@ def gtzan(root: str | None) -> Catalogue:
         folders = _gtzan_genre_folders(folder)
         if folders:
             return _gtzan_from(folders, Path(root))
-    problem = "has no folder named after a GTZAN genre" if expanduser(root).is_dir() else "no such folder"
-    if audio_files(expanduser(root)):
-        raise UserError(
-            f"dataset.root={root}: {problem}; its audio must lie in folders called {', '.join(GTZAN_GENRES)}"
-        )
+    base = expanduser(root)
+    problem = "has no folder named after a GTZAN genre" if base.is_dir() else "no such folder"
+    if base.is_dir() and any(entry.suffix.lower() in EXTENSIONS for entry in base.iterdir()):
+        sort = "sort them into folders called blues, classical and so on (dataset=folder takes other music)"
+        raise UserError(f"dataset.root={root}: {problem}, but audio files; {sort}")
     raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
@@ -320,12 +320,19 @@ def _rows(path: Path) -> list[dict[str, str]]:
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in reader.fieldnames:
                 raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
-            rows = list(reader)
+            rows = _strictly_read(reader)
             if any(None in row for row in rows):
-                raise csv.Error("a name with a comma needs quotes around it")
+                raise csv.Error(f"a name with a {'comma' if delimiter == ',' else 'semicolon'} needs quotes around it")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
     return [row for row in rows if row["path"]]
+
+
+def _strictly_read(reader: "csv.DictReader[str]") -> list[dict[str, str]]:
+    try:
+        return list(reader)
+    except csv.Error as error:  # such as a quote that is opened and not closed
+        raise csv.Error(f"line {reader.line_num}: {error}; a quote within quotes is written twice") from error
 
 
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:

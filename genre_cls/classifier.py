@@ -55,7 +55,8 @@ class GenreClassifier(Classifier):
         if len(usages) > 1:
             compared = [each.name for each in fields(Usage) if each.compare]
             differing = [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]
-            raise UserError(f"these models cannot vote together, as they differ in {', '.join(differing)}")
+            reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
+            raise UserError(f"these models cannot vote together, as {reason}")
         usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)

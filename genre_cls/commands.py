@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line, in_short, place_of
 from genre_cls.extras import how_to_install
+from genre_cls.provenance import typed
 from genre_cls.settings import CONF, GROUPS, RULES, Text, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
@@ -154,8 +155,8 @@ def _check_words(words: Sequence[str]) -> None:
     """Refuse words that Hydra fails on, or silently accepts.
 
     Raises:
-        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a second experiment;
-            a number of folds for the split that is fixed.
+        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a list, a folder or a
+            number for an option; a second experiment; a number of folds for the split that is fixed.
     """
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
@@ -176,17 +177,19 @@ def _check_words(words: Sequence[str]) -> None:
 
 def _check_option(group: str, value: str) -> None:
     """Refuse what cannot be the name of a group's option, but may be taken for one."""
-    if value.startswith("["):
+    if value.startswith("[") and group in ("dataset", "features", "model"):  # whose choice names a run
         raise UserError(f"{group}={value}: takes one option; -m {group}={value.strip('[]')} compares several")
     if re.search(r"\s\w[\w.]*=", value):
         raise UserError(f'"{group}={value}": is more than one setting; write each without these quotes')
     if value.startswith(("/", "~", "./", "../")):
-        options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
-        hint = f"; for a folder write dataset=folder dataset.root={value}" if group == "dataset" else ""
-        raise UserError(f"{group}={value}: no such option; {group} may be {options}{hint}")
-    if re.fullmatch(r"\d+", value):
-        hint = f"; the number of folds is folds.k={value}" if group == "folds" else ""
-        raise UserError(f"{group}={value}: an option is chosen by its name, as in model=deep (--help lists them){hint}")
+        hint = f"write dataset=folder {typed([as_word('dataset.root', value)])}"
+        raise UserError(
+            f"{group}={value}: no name of an option" + (f"; for a folder {hint}" if group == "dataset" else "")
+        )
+    if group == "folds" and value.isdecimal():
+        raise UserError(
+            f"folds={value}: the number of folds is folds.k={value}; folds=random and others are ways to split"
+        )
 
 
 def _no_pair(word: str, parts: Sequence[str]) -> str:
@@ -279,5 +282,7 @@ def _bad_argument(cause: BaseException, text: str) -> str:
         hint = "" if "." in match[1] else "; write module.Class, such as mine.Net for the class Net in mine.py"
         return f"{key}: {_not_loaded(match[1], cause.__cause__) or reason}{hint}"
     if match := re.search(r"unexpected keyword argument '(\w+)'", reason):
-        return f"{key}: {reason}; '~{key}.{match[1]}' removes it"
+        hint = f"; '~{key}.{match[1]}' removes it" if f"{key}.{match[1]}" in RULES else ""
+        hint = "; its first argument must be n_genres" if match[1] == "n_genres" else hint
+        return f"{key}: {reason}{hint}"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

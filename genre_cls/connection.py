@@ -32,12 +32,14 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
         folder: of the local store.
 
     Raises:
-        UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
+        UserError: it is no address, no server answers, the database is damaged or locked, or the folder cannot hold a
+            store.
     """
     _prepare_mlflow()
     address = store_uri(uri, folder)
-    if "://" not in address:
-        raise UserError(f"tracking.uri={uri}: must begin with http:// or https://, or a database's sqlite:///")
+    if "://" not in address and address != "databricks":
+        shown = address.rpartition("@")[2]  # there may be a password before it
+        raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
     if not uri:
         setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
         make_folder(folder, setting)

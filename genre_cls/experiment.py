@@ -39,30 +39,34 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     """Check that configurations can run, and extract their features.
 
     Args:
-        configurations: composed, their settings checked.
+        configurations: composed, their settings checked, all with one tracking store and `report_dir`.
 
     Raises:
         UserError: no data, too much of it unreadable, too little for the folds, no such device or server.
     """
     gc.freeze()  # or each garbage collection among thousands of tracks visits all that is loaded, which takes 0.3 s
-    stores = {(cfg.tracking.uri, cfg.tracking.folder) for cfg in configurations}
-    for uri, folder in stores:
-        if uri or database.is_there(folder):
-            Tracker(uri, Path(folder))  # reports an unreachable server or a damaged store before the work, not after
-        else:
-            check_place(expanduser(folder), f"tracking.folder={folder}")
-    for report_dir in {cfg.report_dir for cfg in configurations}:
-        check_place(expanduser(report_dir), f"report_dir={report_dir}")
+    first = configurations[0]
+    _check_store(first.tracking)
+    check_place(expanduser(first.report_dir), f"report_dir={first.report_dir}")
     for cfg in configurations:
         _check_buildable(cfg)
     if len(configurations) > 1 and not all(map(network_views, configurations)):
         log.warning("recipe.members: where no network votes, model, batch_size and epochs change nothing")
     load_all(configurations)
-    for uri, folder in stores:
-        tracker = Tracker(uri, Path(folder))
-        with tracker.failures_in_one_line():
-            tracker.close_dead()
+    tracker = _tracker(first)
+    with tracker.failures_in_one_line():
+        tracker.close_dead()
     _next.expect(configurations)
+
+
+def _check_store(tracking: DictConfig) -> None:
+    """Report an unreachable server or a damaged store before the work, not after."""
+    if not tracking.uri and tracking.experiment == "Default":  # whose files MLflow keeps wherever it is run
+        raise UserError("tracking.experiment=Default: is MLflow's own; choose another name")
+    if tracking.uri or database.is_there(tracking.folder):
+        Tracker(tracking.uri, Path(tracking.folder))
+    else:
+        check_place(expanduser(tracking.folder), f"tracking.folder={tracking.folder}")
 
 
 def evaluate(cfg: DictConfig, identity: Identity) -> float:
@@ -75,8 +79,8 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
         identity: of the configuration.
 
     Returns:
-        Mean accuracy of the finished folds; NaN if the split is impossible and `skip_impossible` is set; 0 for a
-        diverged trial of a search.
+        Mean accuracy of the finished folds; NaN if the split is impossible and `skip_impossible` is set; 0 for a trial
+        of a search that has diverged, or whose split is impossible.
 
     Raises:
         UserError: the data or the device do not allow it.
@@ -86,7 +90,7 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
         _check_buildable(cfg)  # `prepare` does not know a search's trials
         task = load(cfg)
         if task is None:
-            return math.nan
+            return 0.0 if cfg.inside else math.nan
         job = _Job(cfg, task, identity)
     try:
         with job.tracker.failures_in_one_line():

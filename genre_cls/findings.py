@@ -30,7 +30,7 @@ ABOUT_SELECTION = (
     "these same tracks; its interval does not account for that"
 )
 TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
-ABOUT_MCNEMAR = (
+ABOUT_PAIRS = (
     "McNemar's test compares the models as trained, track by track (if several classified a track, the first). It "
     "treats tracks as independent: where artists have several, it finds a difference where there is none in a fifth to "
     "two thirds of all simulated grids. No verdict uses it. Practically equal: the probability that their accuracies "
@@ -168,7 +168,8 @@ def verdict(difference: Difference) -> str:
     if difference.finding == "different":
         return f"{better} beats {worse} by {points} ({between})."
     if low <= 0:
-        return f"{better} and {worse} cannot be told apart: {points} in favour of {better} ({between})."
+        favour = f" in favour of {better}" if round(100 * difference.accuracy.mean, 1) else ""
+        return f"{better} and {worse} cannot be told apart: {points}{favour} ({between})."
     adjusted = f"not significantly after Holm's correction for {difference.n_comparisons} comparisons"
     return f"{better} and {worse} differ by {points} ({between}), but {adjusted}."
 

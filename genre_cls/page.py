@@ -33,7 +33,7 @@ def markdown(report: Report) -> str:
     """Return the whole report without its figures as GitHub Markdown."""
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
     sections = (
-        ("Each against each", findings.each_against_each(report), findings.ABOUT_MCNEMAR),
+        ("Each against each", findings.each_against_each(report), findings.ABOUT_PAIRS),
         ("The same under other splits", findings.under_other_splits(report), findings.ABOUT_SPLITS),
         ("Which genres the best one recognises", findings.genres(report), ""),
         ("Which tracks are missed most", findings.missed_tracks(report), findings.about_missed(report)),

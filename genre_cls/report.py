@@ -32,14 +32,14 @@ EXPERIMENT = "genre_cls reports"  # separate, so that the other experiments list
 def main() -> None:
     """Write the report of the configurations that finished last."""
     with one_line_errors():
-        check_command_line(sys.argv[1:])
-        if {"-m", "--multirun"} & {*sys.argv[1:]}:
-            raise UserError("-m: there is only one report of a store; leave it out")
         for word in sys.argv[1:]:
+            if word == "-m" or (word.startswith("--mu") and "--multirun".startswith(word)):
+                raise UserError(f"{word}: there is only one report of a store; leave it out")
             key = word.lstrip("+~").partition("=")[0]
             is_option = word.startswith("-")  # of Hydra, such as --cfg=job
             if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
                 raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
+        check_command_line(sys.argv[1:])
         report_only()
 
 
@@ -84,7 +84,8 @@ def _why_none(cfg: DictConfig) -> str:
     if tracker := _tracker(cfg):
         with tracker.failures_in_one_line():
             if tracker.any_finished(cfg.tracking.experiment):
-                return "no configuration can be read there; restore its files, or train it again with force=true"
+                hint = "restore its files, train it again with force=true, or name another experiment"
+                return f"what finished last cannot be read there; {hint} (tracking.experiment=NAME)"
             if titles := tracker.incomplete(cfg.tracking.experiment):
                 hint = f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
                 return f"no configuration has finished there; {hint}"

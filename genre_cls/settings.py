@@ -192,8 +192,8 @@ def check(cfg: DictConfig) -> None:
     for key, value in sorted(leaves(cfg), key=lambda leaf: "." in leaf[0]):  # groups take values from the top level
         rule = RULES.get(key)
         if rule and not rule.allows(value):
-            needs_quotes = isinstance(rule, Text) and not rule.choices and isinstance(value, (int, float))
-            hint = f"""; as text it is "{key}='{value}'\"""" if needs_quotes else ""
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            hint = f"""; as text it is "{key}='{value}'\"""" if isinstance(rule, Text) and is_number else ""
             raise UserError(f"{key}={value}: must be {rule}{hint}")
         if not rule and not key.startswith(ARGUMENTS):
             raise UserError(no_such_key(key))
@@ -240,7 +240,9 @@ def no_such_key(key: str) -> str:
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
-    of_options = {f"{group}.{setting}" for names in own.values() for setting in names}
+    of_options = {
+        f"{group}.{name}" for names in own.values() for name in names if name != "defaults" and name[0] != "_"
+    }
     others = [known for known in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
     longer = [known for known in others if known.startswith(key) and "." in key]

@@ -88,7 +88,7 @@ class StoredRuns:
     @classmethod
     def at(cls, place: str) -> Self:
         """Connect to the store in a folder, which is made if it is missing, or to the server at an address."""
-        return cls(place, Path()) if "://" in place else cls("", Path(place))
+        return cls(place, Path()) if "://" in place else cls(None, Path(place))
 
     @contextmanager
     def failures_in_one_line(self) -> Iterator[None]:
@@ -147,10 +147,9 @@ class StoredRuns:
         """
         finished = [run for run in self._finished(None) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
-        names = naming.names(runs)
         scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
-        ranked = sorted(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], reverse=True)
-        return next((run.info.run_id for run in ranked if self._load(run, names[run.info.run_id])), None)
+        best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
+        return best.info.run_id if best else None
 
     def any_finished(self, experiment: str | None) -> bool:
         """Return whether any configuration has finished, readable or not.

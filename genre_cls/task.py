@@ -86,7 +86,7 @@ def load(cfg: DictConfig) -> Task | None:
     """Load a configuration's features and split their tracks.
 
     Returns:
-        The task; None if the split is impossible and `skip_impossible` is set, which `load_all` has logged.
+        The task; None if the split is impossible and `skip_impossible` is set.
 
     Raises:
         SplitError: the tracks do not allow the split.
@@ -94,10 +94,16 @@ def load(cfg: DictConfig) -> Task | None:
     """
     try:
         return _load(cfg)
-    except SplitError:
+    except SplitError as error:
         if not cfg.skip_impossible:
             raise
+        _log_skipped(str(error))
         return None
+
+
+@cache  # each reason once in a command
+def _log_skipped(reason: str) -> None:
+    log.warning("skipped: %s", reason)
 
 
 def load_all(configurations: Sequence[DictConfig]) -> None:
@@ -106,6 +112,7 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
     Raises:
         UserError: as `load`; with `skip_impossible` set, only if no split is possible.
     """
+    _log_skipped.cache_clear()
     by_data: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
         by_data.setdefault(_data_settings(cfg), []).append(cfg)
@@ -119,7 +126,7 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]
     splits = {_split_settings(cfg): cfg for cfg in configurations}
-    tasks = [task for cfg in splits.values() if (task := _load_or_log(cfg))]
+    tasks = [task for cfg in splits.values() if (task := load(cfg))]
     if not tasks:
         raise SplitError("none of these splits is possible on this dataset")
     _announce(first, data.catalogue, features)
@@ -129,17 +136,6 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
         log.warning(line)
     for task in {task.inputs: task for task in tasks}.values():
         _announce_split(task)
-
-
-def _load_or_log(cfg: DictConfig) -> Task | None:
-    """Load a task, or log that its split is skipped."""
-    try:
-        return _load(cfg)
-    except SplitError as error:
-        if not cfg.skip_impossible:
-            raise
-        log.warning("skipped: %s", error)
-        return None
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,8 @@ class Tracker(StoredRuns):
             restore: whether to restore one that was deleted in MLflow; for those whose name users cannot choose.
 
         Raises:
-            UserError: it was deleted, or has the name of MLflow's own.
+            UserError: it was deleted.
         """
-        if name == "Default":  # whose files MLflow keeps in the folder where it happens to run
-            raise UserError(f"tracking.experiment={name}: is MLflow's own; choose another name")
         location = (self._artifacts / re.sub(r"^\.|[^\w.-]", "_", name)).as_uri() if self._artifacts else None
         known = self._client.get_experiment_by_name(name)
         if not known:

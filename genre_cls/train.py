@@ -161,9 +161,9 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         check(cfg)
         _check_root(cfg)
-    for key in ("tracking", "report_dir", "rope"):
-        if len({as_yaml(cfg, key) for cfg in configurations}) > 1:
-            raise UserError(f"{key}: must be the same for all configurations of a command, which get one report")
+    one = ("tracking", "report_dir", "rope")
+    if len(configurations) > 1 and len({as_yaml(cfg, *one) for cfg in configurations}) > 1:
+        raise UserError(f"{', '.join(one)}: must be the same for all configurations of a command, which get one report")
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*TRAINING)
     from genre_cls.experiment import prepare

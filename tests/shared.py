@@ -194,7 +194,7 @@ def fold_data() -> Callable[..., FoldData]:
 def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store in which nothing is yet; making one takes seconds, so most tests begin with a copy."""
     folder = tmp_path_factory.mktemp("fresh")
-    Tracker("", folder)
+    Tracker(None, folder)
     return folder
 
 

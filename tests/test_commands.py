@@ -1,6 +1,7 @@
 """Commands: every mistake is reported in one line before any work, and Ctrl-C ends a running command."""
 
 import csv
+import subprocess
 import sys
 import time
 import zlib
@@ -48,6 +49,8 @@ MISTAKES = {
     "an address without its scheme": (["tracking.uri=localhost:5000"], ["tracking.uri=localhost:5000", "http://"]),
     "a number for a text": (["report_dir=2026"], ["report_dir=2026", "\"report_dir='2026'\""]),
     "a folder for reports that is a file": (["report_dir=/dev/null"], ["report_dir=/dev/null", "not a folder"]),
+    "an experiment that is MLflow's own": (["tracking.experiment=Default"], ["tracking.experiment=Default", "own"]),
+    "an address with a password": (["tracking.uri=me:secret@host:5000"], ["error: tracking.uri=host:5000: must begin"]),
     "a number of folds for a split": (["folds=5"], ["folds=5", "folds.k=5"]),
     "a list of options": (["features=[mel,mfcc]"], ["features=[mel,mfcc]", "-m features=mel,mfcc compares several"]),
     "a folder for a data set": (["dataset=/my/music"], ["dataset=/my/music", "dataset=folder dataset.root=/my/music"]),
@@ -235,6 +238,7 @@ def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -
     ):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
+        assert argument != "-m" or done.err.startswith("error: -m: there is only one report")
         assert "dataset." not in done.err, "the report has no such setting"
 
 
@@ -279,7 +283,11 @@ def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeyp
     monkeypatch.setattr(sys, "stdout", None)
     with one_line_errors():
         csv.writer(sys.stdout).writerow(["a"])
-    assert error_message(OSError(28, "No space left on device")) == "the disk that the output goes to is full"
+    if Path("/dev/full").exists():  # on Linux
+        words = [sys.executable, "-m", "genre_cls.train", "--cfg", "job"]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (2, "error: the disk that the output goes to is full\n")
 
 
 def test_ctrl_c_that_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, fresh_store: Path) -> Path:
 
 
 def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_machine_only(folder: Path) -> None:
-    uri = store_uri("", folder)
+    uri = store_uri(None, folder)
     assert "--host 127.0.0.1" in ui_command(uri)
     assert str(folder) in ui_command(uri) and f"'{uri}'" in ui_command(uri)
 
@@ -94,7 +94,7 @@ def test_a_damaged_database_is_reported_at_once_with_what_to_do(folder: Path, da
             connection.execute("create table experiments (name text)")
     began = time.monotonic()
     with pytest.raises(UserError, match="restore a backup, or move it away") as told:
-        connect("", folder)
+        connect(None, folder)
     assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
     assert time.monotonic() - began < 5
 
@@ -102,12 +102,12 @@ def test_a_damaged_database_is_reported_at_once_with_what_to_do(folder: Path, da
 @pytest.mark.parametrize("name", ["50%20off", "who?"])
 def test_a_folder_that_mlflow_would_mistake_for_another_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(f"tracking.folder={tmp_path / name}: ")) as told:
-        connect("", tmp_path / name)
+        connect(None, tmp_path / name)
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_is_too_small_for_a_store_is_reported_and_leaves_none(small_disk: Callable[..., Path]) -> None:
     folder = small_disk(400) / "mlruns"
     with pytest.raises(UserError, match=r"(?i)full.*make room") as told:
-        connect("", folder)
+        connect(None, folder)
     assert "\n" not in str(told.value) and not (folder / "mlflow.db").exists()

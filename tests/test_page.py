@@ -186,7 +186,7 @@ def test_both_pages_state_the_limits_of_mcnemars_test_and_of_other_splits(html: 
     report = replace(REPORT, other_splits=others)
     for text in (html, page.html(report), page.markdown(report)):
         plain = " ".join(Reader(text).text.split()) if text.startswith("<!") else text
-        assert findings.ABOUT_MCNEMAR in plain
+        assert findings.ABOUT_PAIRS in plain
         assert (findings.ABOUT_SPLITS in plain) == (text is not html)
     assert "McNemar" not in page.markdown(TINY)
 

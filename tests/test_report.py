@@ -48,7 +48,7 @@ def test_it_names_the_tracks_and_each_command_with_the_number_of_its_configurati
     assert f"Data: my music, {n_tracks} tested tracks in 2 genres, folds=random" in text
     typed = page._escaped(sweep.parents[1].data.tags["command"])  # shown as it was stored
     assert f"| command | {typed} |" in text and typed.startswith("python -m genre_cls.train")
-    client = MlflowClient(store_uri("", store))
+    client = MlflowClient(store_uri(None, store))
     client.set_tag(sweep.parents[0].info.run_id, "command", "another \"a='b c'\"")
     done = command(report.main, f"tracking.folder={store}")
     told = (done.folder / "report" / "report.md").read_text()

@@ -1,5 +1,6 @@
 """The feature cache: nothing is computed twice, and no damage to its files leads to wrong features."""
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -162,6 +163,7 @@ def test_equal_specs_have_one_key_however_their_numbers_are_written() -> None:
 def test_new_code_makes_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = spec_key(MEL)
     spec_key.cache_clear()
+    assert inspect.getsource(audio) + inspect.getsource(features) == store.CODE
     monkeypatch.setattr("genre_cls.store.CODE", "another")
     assert spec_key(MEL) != before
     spec_key.cache_clear()

@@ -54,7 +54,7 @@ def folder(tmp_path: Path, fresh_store: Path) -> Path:
 
 @pytest.fixture
 def tracker(folder: Path) -> Tracker:
-    return Tracker("", folder)
+    return Tracker(None, folder)
 
 
 def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
@@ -106,7 +106,7 @@ def artifacts(tracker: Tracker, run_id: str) -> Path:
 
 def test_a_fresh_store_is_one_database_beside_its_artifacts(tracker: Tracker, folder: Path) -> None:
     run_id = store(tracker, "a", 1.0)
-    assert tracker.uri == store_uri("", folder) == f"sqlite:///{folder}/mlflow.db"
+    assert tracker.uri == store_uri(None, folder) == f"sqlite:///{folder}/mlflow.db"
     assert artifacts(tracker, run_id).is_relative_to(folder / "artifacts")
     assert not (folder.parent / "artifacts").exists()
     with sqlite3.connect(folder / "mlflow.db") as connection:
@@ -325,10 +325,10 @@ def test_a_store_whose_folder_was_moved_has_all_its_runs_and_is_written_at_its_n
 ) -> None:
     store(tracker, "a", 1.0)
     moved = folder.rename(folder.with_name("else where"))
-    there = Tracker("", moved)
+    there = Tracker(None, moved)
     assert found(there) == {"a": 1.0}
     store(there, "b", 0.5)
-    assert found(Tracker("", moved)) == {"a": 1.0, "b": 0.5} and not folder.exists()
+    assert found(Tracker(None, moved)) == {"a": 1.0, "b": 0.5} and not folder.exists()
     for name in ("a", "b"):
         (parent,) = MlflowClient(there.uri).search_runs(["1"], f"tags.kind = 'config' and tags.identity = '{name}'")
         assert artifacts(there, parent.info.run_id).is_relative_to(moved)
@@ -336,7 +336,7 @@ def test_a_store_whose_folder_was_moved_has_all_its_runs_and_is_written_at_its_n
 
 def test_moving_a_store_confuses_no_experiments_whose_names_begin_alike(tracker: Tracker, folder: Path) -> None:
     runs = {name: store(tracker, name, 1.0, experiment=name) for name in ("e", "e 2", "ee")}
-    there = Tracker("", folder.rename(folder.with_name("else where")))
+    there = Tracker(None, folder.rename(folder.with_name("else where")))
     assert all(artifacts(there, run_id).is_dir() for run_id in runs.values())
     assert [found(there, name) for name in runs] == [{name: 1.0} for name in runs]
 
@@ -345,11 +345,11 @@ def test_a_copied_store_is_independent_of_the_original(tracker: Tracker, folder:
     store(tracker, "a", 1.0)
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy)
-    there = Tracker("", copy)
+    there = Tracker(None, copy)
     new = store(there, "b", 0.5)
-    assert artifacts(there, new).is_relative_to(copy) and found(Tracker("", folder)) == {"a": 1.0}
+    assert artifacts(there, new).is_relative_to(copy) and found(Tracker(None, folder)) == {"a": 1.0}
     shutil.rmtree(folder)
-    assert found(Tracker("", copy)) == {"a": 1.0, "b": 0.5}
+    assert found(Tracker(None, copy)) == {"a": 1.0, "b": 0.5}
 
 
 def test_a_configuration_trained_on_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
@@ -474,16 +474,6 @@ def test_configurations_with_deleted_files_are_left_out(
     assert found(tracker) == {"a": 0.95}
 
 
-@pytest.mark.parametrize("damage", [lose_artifacts, lose_a_folds_artifacts])
-def test_the_best_is_one_whose_files_are_there(tracker: Tracker, damage: Callable[[Tracker, str], None]) -> None:
-    kept, lost = store(tracker, "a", 0.5, 0.4), store(tracker, "b", 1.0, 0.9)
-    assert tracker.best() == lost
-    damage(tracker, lost)
-    assert tracker.best() == kept
-    damage(tracker, kept)
-    assert tracker.best() is None and tracker.any_finished(None)
-
-
 def test_a_deleted_model_is_reported_with_the_way_to_train_it_again(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 1.0, 0.9)
     with pytest.raises(UserError, match=rf"run {run_id} .*model\.safetensors.*train it again with force=true"):
@@ -502,7 +492,7 @@ def test_only_the_files_that_are_read_are_downloaded_from_a_server_and_deleted_w
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(database, "local_path", lambda artifacts: None)
-    tracker = Tracker("", folder)
+    tracker = Tracker(None, folder)
     MlflowClient(tracker.uri).log_text(store(tracker, "a", 1.0, 0.8), "", "reliability.png")
     assert found(tracker) == {"a": 0.9}
     fetched = {path.name for path in tmp_path.glob("genre_cls-*/*")}
@@ -567,11 +557,6 @@ def test_an_experiment_deleted_in_mlflow_is_named(tracker: Tracker) -> None:
         tracker.experiment("gone")
 
 
-def test_mlflows_own_experiment_whose_files_would_lie_elsewhere_is_refused(tracker: Tracker) -> None:
-    with pytest.raises(UserError, match=r"tracking\.experiment=Default: is MLflow's own"):
-        tracker.experiment("Default")
-
-
 def test_an_experiment_of_a_fixed_name_is_restored_if_it_was_deleted(tracker: Tracker) -> None:
     experiment = tracker.experiment("ours", restore=True)
     MlflowClient(tracker.uri).delete_experiment(experiment)
@@ -580,7 +565,7 @@ def test_an_experiment_of_a_fixed_name_is_restored_if_it_was_deleted(tracker: Tr
 
 def log_one(folder: Path, names: Sequence[str], gate: "multiprocessing.synchronize.Barrier") -> None:
     gate.wait()
-    store(Tracker("", folder), names[0], 1.0)
+    store(Tracker(None, folder), names[0], 1.0)
 
 
 def test_processes_can_make_a_fresh_store_together(tmp_path: Path) -> None:
@@ -593,8 +578,8 @@ def test_processes_can_make_a_fresh_store_together(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert found(Tracker("", folder)) == dict.fromkeys("abc", 1.0)
-    experiments = MlflowClient(store_uri("", folder)).search_experiments()
+    assert found(Tracker(None, folder)) == dict.fromkeys("abc", 1.0)
+    experiments = MlflowClient(store_uri(None, folder)).search_experiments()
     assert sorted(e.name for e in experiments) == ["Default", "e"]
 
 
@@ -604,12 +589,12 @@ def test_a_store_makes_no_folder_where_the_command_runs(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert found(Tracker("", folder)) == {} and store(Tracker("", folder), "a", 1.0)
+    assert found(Tracker(None, folder)) == {} and store(Tracker(None, folder), "a", 1.0)
     assert not list(elsewhere.iterdir())
 
 
 def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
-    tracker = Tracker("", folder)
+    tracker = Tracker(None, folder)
     with tracker.claim("k", "it") as claim, tracker.run(tracker.experiment("e"), "held", claim, {}):
         ready.set()
         time.sleep(600)
@@ -643,9 +628,9 @@ def test_a_copied_folder_of_locks_gets_an_id_of_its_own(tracker: Tracker, folder
         shutil.copytree(locks, folder / "copied")
         shutil.rmtree(locks)
         (folder / "copied").rename(locks)
-        with Tracker("", folder).claim("k", "it", wait=False) as others:
+        with Tracker(None, folder).claim("k", "it", wait=False) as others:
             assert tags.keys() == others.keys() and tags["lock"] != others["lock"]
-            with Tracker("", folder).claim("l", "it") as again:
+            with Tracker(None, folder).claim("l", "it") as again:
                 assert again["lock"].partition("/")[0] == others["lock"].partition("/")[0]
 
 
@@ -673,7 +658,7 @@ def test_a_read_only_store_can_be_read_and_attempts_to_write_to_it_are_reported(
     store(tracker, "a", 1.0)
     disk = shutil.copytree(folder, small_disk(20_000) / "mlruns")
     small_disk(20_000, "ro")
-    read_only = Tracker("", disk)
+    read_only = Tracker(None, disk)
     assert found(read_only) == {"a": 1.0}
     with (
         pytest.raises(UserError, match=r"mlflow\.db: .*make the folder writable") as told,
@@ -685,21 +670,21 @@ def test_a_read_only_store_can_be_read_and_attempts_to_write_to_it_are_reported(
 
 def test_a_store_may_be_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    Tracker("", Path("~/runs"))
+    Tracker(None, Path("~/runs"))
     Spool(Path("~/runs"), "key").put(0, {"fold.json": b"{}"})
     assert (tmp_path / "runs" / "mlflow.db").exists() and (tmp_path / "runs" / "spool" / "key" / "0").is_dir()
 
 
 def test_a_store_is_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
     folder = tmp_path / "50% off, a#b & my 'music' ä" / "mlruns"
-    store(Tracker("", folder), "a", 1.0)
+    store(Tracker(None, folder), "a", 1.0)
     assert found(Tracker.at(str(folder))) == {"a": 1.0}
     assert (folder / "mlflow.db").exists() and list(tmp_path.iterdir()) == [folder.parent]
 
 
 def test_a_full_disk_is_reported_by_the_store(tracker: Tracker, folder: Path, small_disk: Callable[..., Path]) -> None:
     disk = small_disk(20_000)
-    full = Tracker("", shutil.copytree(folder, disk / "mlruns"))
+    full = Tracker(None, shutil.copytree(folder, disk / "mlruns"))
     fill(disk)
     told_so = pytest.raises(UserError, match=r"(?i)(full|no space left on device).*run the command again")
     with told_so as told, full.failures_in_one_line():
@@ -731,7 +716,7 @@ def test_a_database_whose_creation_was_killed_is_created_again(tmp_path: Path) -
     folder.mkdir()
     with sqlite3.connect(folder / "mlflow.partial") as connection:
         connection.execute("create table experiments (experiment_id integer)")
-    tracker = Tracker("", folder)
+    tracker = Tracker(None, folder)
     assert store(tracker, "a", 1.0) and found(tracker) == {"a": 1.0}
     assert not (folder / "mlflow.partial").exists()
 
