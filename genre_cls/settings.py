@@ -192,11 +192,16 @@ def check(cfg: DictConfig) -> None:
     for key, value in sorted(leaves(cfg), key=lambda leaf: "." in leaf[0]):  # groups take values from the top level
         rule = RULES.get(key)
         if rule and not rule.allows(value):
-            is_number = isinstance(value, int) and not isinstance(value, bool)
-            hint = f"""; as text it is "{key}='{value}'\"""" if isinstance(rule, Text) and is_number else ""
-            raise UserError(f"{key}={value}: must be {rule}{hint}")
+            raise UserError(f"{key}={value}: must be {rule}{_as_text(key, value, rule)}")
         if not rule and not key.startswith(ARGUMENTS):
             raise UserError(no_such_key(key))
+
+
+def _as_text(key: str, value: object, rule: object) -> str:
+    """How to write a whole number, such as a year, where a text is expected."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    expected = isinstance(rule, Text) and not rule.choices
+    return f"""; as text it is "{key}='{value}'\"""" if is_number and expected else ""
 
 
 def is_incidental(key: str) -> bool:
@@ -241,7 +246,7 @@ def no_such_key(key: str) -> str:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
     of_options = {
-        f"{group}.{name}" for names in own.values() for name in names if name != "defaults" and name[0] != "_"
+        f"{group}.{each}" for names in own.values() for each in names if each != "defaults" and each[0] != "_"
     }
     others = [known for known in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if known != key]
     same_name = [known for known in others if known.rpartition(".")[2] == name]
