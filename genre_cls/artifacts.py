@@ -15,7 +15,7 @@ from genre_cls.calibration import Ints
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # about each track
-RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads
+RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads; the last one is optional
 TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
 SUMMARIES = (TRACKS, *map(GENRE_MEANS.format, ("mel", "mfcc")))  # a configuration's, that reports read
 DAMAGED = (ValueError, LookupError, TypeError)  # that loading damaged files raises

@@ -30,7 +30,7 @@ from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
 from genre_cls.provenance import typed
-from genre_cls.settings import CONF, as_yaml, at_least, check, without_hydra
+from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -161,9 +161,9 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         check(cfg)
         _check_root(cfg)
-    one = ("tracking", "report_dir", "rope")
-    if len(configurations) > 1 and len({as_yaml(cfg, *one) for cfg in configurations}) > 1:
-        raise UserError(f"{', '.join(one)}: must be the same for all configurations of a command, which get one report")
+    if len({str((dict(cfg.tracking), cfg.report_dir, cfg.rope)) for cfg in configurations}) > 1:
+        one = "tracking, report_dir, rope"
+        raise UserError(f"{one}: must be the same for all configurations of a command, which get one report")
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*TRAINING)
     from genre_cls.experiment import prepare

@@ -15,7 +15,6 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidS
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, connection, get_context, parent_process, resource_tracker
-from threading import Thread
 from typing import Any
 
 from genre_cls.errors import UserError
@@ -168,7 +167,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def end_with_parent() -> None:
     """Make this process end as soon as the one that started it by `multiprocessing`, even if another forked it."""
-    Thread(target=_exit_after_parent, daemon=True).start()
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
 def _exit_after_parent() -> None:
@@ -186,7 +185,7 @@ def end_with(parent: int) -> None:
     Args:
         parent: process id.
     """
-    Thread(target=_exit_once_reparented, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_once_reparented, args=(parent,), daemon=True).start()
 
 
 def _exit_once_reparented(parent: int) -> None:

@@ -227,19 +227,17 @@ def test_a_mistake_in_a_users_own_model_is_reported_with_its_place(
 
 
 def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -> None:
-    for argument in (
-        "tracking.folder=3",
-        "model=deep",
-        "report_dri=x",
-        "dataset=gtzan",
-        "tracking.folder",
-        "-x=1",
-        "-m",
-    ):
+    for argument in ("tracking.folder=3", "model=deep", "report_dri=x", "dataset=gtzan", "tracking.folder", "-x=1"):
         done = command(report.main, argument)
         assert done.code == 2 and len(done.err.splitlines()) == 1 and argument.partition("=")[0] in done.err
-        assert argument != "-m" or done.err.startswith("error: -m: there is only one report")
         assert "dataset." not in done.err, "the report has no such setting"
+
+
+@pytest.mark.parametrize("option", ["-m", "--multirun", "--mu"])
+def test_the_report_command_takes_no_sweep(command: Command, option: str) -> None:
+    done = command(report.main, option)
+    assert done.code == 2 and done.err.startswith(f"error: {option}: there is only one report")
+    assert len(done.err.splitlines()) == 1 and not list(done.folder.iterdir())
 
 
 def test_the_report_command_takes_hydras_options_written_with_an_equals_sign(command: Command, tmp_path: Path) -> None:
