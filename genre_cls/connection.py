@@ -6,6 +6,7 @@ import shlex
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
+from typing import Any, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 from urllib.request import urlopen
@@ -19,6 +20,7 @@ from genre_cls import database
 from genre_cls.errors import UserError, system_reason, without_credentials
 from genre_cls.extras import program
 from genre_cls.files import expanduser, make_folder, sync
+from genre_cls.interrupts import held_back
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
@@ -82,7 +84,7 @@ def _client(uri: str) -> MlflowClient:
     try:
         if uri.startswith("http"):
             _check_answers(uri)
-        client = MlflowClient(uri)
+        client = MlflowClient(uri) if uri.startswith("http") else cast(MlflowClient, _Unbroken(uri))
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while tables are created
         raise UserError(database.what_failed(uri, error)) from error
@@ -91,6 +93,19 @@ def _client(uri: str) -> MlflowClient:
     except (ModuleNotFoundError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
+
+
+class _Unbroken:
+    """A client of a database, whose calls Ctrl-C does not break off.
+
+    A call that is broken off leaves its transaction open: the next one fails, or waits 20 s for the database.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._client = MlflowClient(uri)
+
+    def __getattr__(self, name: str) -> Any:
+        return held_back()(getattr(self._client, name))
 
 
 def _check_answers(uri: str) -> None:

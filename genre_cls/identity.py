@@ -27,7 +27,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 NO_EFFECT_ON_RESULTS = (
     "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
     "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation", "extras",
-    "files", "findings", "logged_files", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
+    "files", "findings", "interrupts", "logged_files", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
     "onnx_model", "outbox", "page", "plots", "predict", "prediction", "progress", "provenance", "registry", "report",
     "served", "similarity", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip

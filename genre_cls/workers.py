@@ -18,6 +18,7 @@ from multiprocessing import active_children, connection, get_context, parent_pro
 from typing import Any
 
 from genre_cls.errors import UserError
+from genre_cls.interrupts import held_back
 
 # Workers are forked from a process that has imported what they need and done nothing else. On systems other than Linux
 # some imported libraries do not survive a fork.
@@ -46,7 +47,7 @@ def import_ahead(*modules: str) -> None:
         from multiprocessing import forkserver  # not on every system
 
         forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules])
-        with _interrupts_blocked():
+        with _without_interrupts():
             forkserver.ensure_running()
 
 
@@ -73,7 +74,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str 
         threading.excepthook = _report_failure
         _pools[purpose, size] = ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
     try:
-        with _interrupts_blocked():  # inherited by workers that start now, whose traceback Python would print otherwise
+        with _without_interrupts():  # inherited by workers that start now, whose traceback Python would print otherwise
             return _pools[purpose, size].submit(_pickled, pickle.dumps((function, arguments)))
     except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter two if the fork server has died
         stop()
@@ -155,14 +156,11 @@ def _report_failure(failure: threading.ExceptHookArgs) -> None:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C (SIGINT) meanwhile; processes that start inside keep it blocked for good."""
+def _without_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C, so that no worker is forgotten while it starts; workers keep it blocked."""
     resource_tracker.ensure_running()  # first, as Python unblocks signals after starting it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with held_back():
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:
