@@ -210,7 +210,7 @@ def is_incidental(key: str) -> bool:
 
 
 def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yield every setting as (dotted key, resolved value); lists are values."""
+    """Yield every setting as (dotted key, resolved value); lists are values, and so is whatever has a rule."""
     yield from _flatten(OmegaConf.to_container(without_hydra(cfg), resolve=True), "")
 
 
@@ -227,7 +227,7 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
+    if isinstance(node, dict) and prefix not in RULES:
         for key, value in node.items():
             yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:

@@ -109,6 +109,16 @@ def test_a_refused_value_is_named_with_its_key_and_rule(key: str) -> None:
     assert str(error.value) == f"{key}=[1]: must be {RULES[key]}"
 
 
+@pytest.mark.parametrize("key", RULES)
+@pytest.mark.parametrize("group", [{}, {"a": 1}])
+def test_a_group_is_refused_where_a_value_is_expected(key: str, group: dict[str, int]) -> None:
+    cfg = OmegaConf.create()
+    OmegaConf.update(cfg, key, group)
+    with pytest.raises(UserError) as error:
+        check(cfg)
+    assert str(error.value) == f"{key}={group}: must be {RULES[key]}"
+
+
 def test_rules_say_what_they_allow() -> None:
     assert str(Number(1, integer=True)) == "a whole number, at least 1"
     assert str(Number(0, 1)) == "a number from 0 to 1"
