@@ -81,6 +81,12 @@ class FoldData:
         """Return windows that cover the held-out tracks."""
         return Windows(self, self.cover(self.fold.test))
 
+    def known(self, most: int) -> "Windows":
+        """Return windows that cover the training and the inner validation tracks, at most `most`, evenly chosen."""
+        cover = self.cover(np.union1d(self.fold.train, self.fold.val))
+        places = np.linspace(0, len(cover) - 1, min(len(cover), most)).astype(int)
+        return Windows(self, [cover[place] for place in places])
+
     def standardisation(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each value of the view (`views.shape_of`), over the training tracks.
 
@@ -145,6 +151,11 @@ class Windows:
 
     def __iter__(self) -> Iterator[Batch]:
         return self.data.batches(self.windows, self.data.windowing.n_frames, self.batch_size)
+
+    @property
+    def labels(self) -> Tensor:
+        """The genre of each window's track `(n_windows,)`, int64."""
+        return self.data.labels[[track for track, _ in self.windows]]
 
 
 class Crops:

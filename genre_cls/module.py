@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -16,11 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.cuda_graphs import Graphs
-from genre_cls.data import Batch, FoldData
+from genre_cls.data import Batch, FoldData, Windows
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import DivergenceError
 from genre_cls.memory import keep_freed
 from genre_cls.recipe import Augmentation
+from genre_cls.refit import refit
 from genre_cls.scoring import WindowPredictions
 from genre_cls.views import Network, view_of
 
@@ -142,6 +144,7 @@ class Training:
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `32-true`, `bf16-mixed`, or `auto`: bfloat16 where the hardware computes with it.
         graphs: whether an NVIDIA GPU replays training steps.
+        ridge: penalty with which the last layer is fitted again at the end (`refit`); 0 leaves it as trained.
     """
 
     epochs: int
@@ -149,6 +152,7 @@ class Training:
     device: str
     precision: str
     graphs: bool = True
+    ridge: float = 0.0
 
 
 def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredictions:
@@ -179,13 +183,20 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             module.graphs = None  # frees their memory
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
-            batches = cast(list[Tensor], trainer.predict(module, data.predict_dataloader()))
+            predict = partial(_logits, trainer, module)
+            if training.ridge:
+                refit(module.network.model, predict, data, training.ridge)
+            return data.predictions(predict(data.predict_dataloader()).double().softmax(dim=1).numpy())
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-    windows = torch.cat(batches).cpu().double().softmax(dim=1)  # (n_windows, n_genres)
-    if not windows.isfinite().all():
+
+
+def _logits(trainer: pl.Trainer, module: GenreModule, windows: Windows) -> Tensor:
+    """Logits `(n_windows, n_genres)` on the CPU, of a module in evaluation mode."""
+    logits = torch.cat(cast(list[Tensor], trainer.predict(module, windows))).cpu()
+    if not logits.isfinite().all():
         raise DivergenceError("training has diverged to infinity; a lower recipe.optimizer.lr may help")
-    return data.predictions(windows.numpy())
+    return logits
 
 
 def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:

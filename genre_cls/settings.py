@@ -148,6 +148,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.overlap": Number(0, 0.95),
     "recipe.first_crop": Number(0.01, 1),
     "recipe.members": Several(VIEWS),
+    "recipe.ridge": Number(0, 1e6),
     "recipe.optimizer.lr": Number(TINY),
     "recipe.optimizer.weight_decay": Number(0),
     "recipe.optimizer.fused": Switch(),

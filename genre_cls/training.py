@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from genre_cls.data import FoldData, Windowing, Windows, mean_and_deviation_per_value
+from genre_cls.data import FoldData, Windowing, mean_and_deviation_per_value
 from genre_cls.device import resolve_device
 from genre_cls.errors import UserError, in_short, place_of
 from genre_cls.features import FeatureSpec
@@ -96,7 +95,7 @@ def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
     network = Network(new_model(cfg, n_genres, view), view, *data.standardisation())
     module = GenreModule(network, _augmentation(cfg), instantiate(recipe.optimizer), instantiate(recipe.schedule))
     trainer, patience = cfg.trainer, recipe.early_stopping.patience
-    training = Training(recipe.epochs, patience, trainer.device, trainer.precision, trainer.graphs)
+    training = Training(recipe.epochs, patience, trainer.device, trainer.precision, trainer.graphs, recipe.ridge)
     windows = fit(module, data, training)
     return network.weights(), module.curves, windows
 
@@ -106,13 +105,12 @@ def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
 
     Nothing is stopped early, so the inner validation tracks are used for training, too.
     """
-    view, cover = data.windowing.view, data.cover(np.union1d(data.fold.train, data.fold.val))
-    chosen = [cover[place] for place in np.linspace(0, len(cover) - 1, min(len(cover), MAX_WINDOWS)).astype(int)]
+    view, windows = data.windowing.view, data.known(MAX_WINDOWS)
     with torch.inference_mode():
-        windows = [(view_of(features, view).cpu(), labels.cpu()) for features, labels in Windows(data, chosen)]
-        statistics, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
+        statistics = torch.cat([view_of(features, view).cpu() for features, _ in windows])
         mean, deviation = mean_and_deviation_per_value(statistics)
-        machine = KernelMachine.fitted(standardised(statistics, mean, deviation).flatten(1), labels, n_genres)
+        values = standardised(statistics, mean, deviation).flatten(1)
+        machine = KernelMachine.fitted(values, windows.labels.cpu(), n_genres)
         network = Network(machine, view, mean, deviation)
         held_out = (view_of(features, view).cpu() for features, _ in data.predict_dataloader())
         logits = torch.cat([network.logits(values) for values in held_out])

@@ -50,11 +50,12 @@ def a_module(data: FoldData, augmentation: Augmentation = FULL, lr: float = 0.01
 
 
 def trained(
-    data: FoldData, *, epochs: int = 3, patience: int = 0, seed: int = 0, precision: str = "32-true", **module: Any
-) -> tuple[GenreModule, np.ndarray]:
+    data: FoldData, *, epochs: int = 3, patience: int = 0, seed: int = 0, precision: str = "32-true",
+    ridge: float = 0.0, **module: Any,
+) -> tuple[GenreModule, np.ndarray]:  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     fresh = a_module(data, **module)
-    return fresh, fit(fresh, data, Training(epochs, patience, "cpu", precision)).per_track
+    return fresh, fit(fresh, data, Training(epochs, patience, "cpu", precision, ridge=ridge)).per_track
 
 
 def weights(module: GenreModule) -> bytes:
@@ -167,30 +168,47 @@ def test_a_prediction_is_the_mean_probability_over_the_windows_of_a_track(fold_d
             assert np.allclose(module.eval()(windows).softmax(dim=1).mean(dim=0), prediction, atol=1e-5)
 
 
+def test_the_last_layer_is_fitted_again_at_the_end_and_predicts(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    untrained, _ = trained(data, epochs=1, lr=1e-9)
+    module, probabilities = trained(data, epochs=1, lr=1e-9, ridge=0.1)
+    assert probabilities.argmax(axis=1).tolist() == LABELS[FOLD.test].tolist()
+    before, after = untrained.network.state_dict(), module.network.state_dict()
+    changed = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert changed == {"model.classifier.weight", "model.classifier.bias"} and module.curves == untrained.curves
+    with torch.no_grad():
+        logits = torch.cat([module.eval()(features) for features, _ in data.predict_dataloader()])
+    expected = data.predictions(logits.double().softmax(dim=1).numpy()).per_track
+    assert np.allclose(probabilities, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("ridge", [0, 0.3])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "auto"])
-def test_the_same_seed_gives_the_same_bits(fold_data: MakeData, precision: str) -> None:
-    runs = [trained(fold_data(clips(), LABELS, FOLD), precision=precision) for _ in range(2)]
+def test_the_same_seed_gives_the_same_bits(fold_data: MakeData, precision: str, ridge: float) -> None:
+    runs = [trained(fold_data(clips(), LABELS, FOLD), precision=precision, ridge=ridge) for _ in range(2)]
     (first, predictions), (second, repeated) = runs
     assert weights(first) == weights(second)
     assert predictions.tobytes() == repeated.tobytes() and first.curves == second.curves
     assert weights(first) != weights(trained(fold_data(clips(), LABELS, FOLD), precision=precision, seed=1)[0])
 
 
-def test_held_out_labels_do_not_reach_the_weights(fold_data: MakeData) -> None:
+@pytest.mark.parametrize("ridge", [0, 0.3])
+def test_held_out_labels_do_not_reach_the_weights(fold_data: MakeData, ridge: float) -> None:
     swapped = LABELS.copy()
     swapped[FOLD.test] = 1 - swapped[FOLD.test]
-    honest, predictions = trained(fold_data(clips(), LABELS, FOLD))
-    blind, same = trained(fold_data(clips(), swapped, FOLD))
+    honest, predictions = trained(fold_data(clips(), LABELS, FOLD), ridge=ridge)
+    blind, same = trained(fold_data(clips(), swapped, FOLD), ridge=ridge)
     assert weights(honest) == weights(blind) and predictions.tobytes() == same.tobytes()
     assert honest.curves["held_out_loss"] != blind.curves["held_out_loss"]
 
 
-def test_held_out_sound_does_not_reach_the_weights(fold_data: MakeData) -> None:
+@pytest.mark.parametrize("ridge", [0, 0.3])
+def test_held_out_sound_does_not_reach_the_weights(fold_data: MakeData, ridge: float) -> None:
     sounds = clips()
-    honest, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6)
+    honest, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6, ridge=ridge)
     for track in STOPPING.test:
         sounds[track] = -10 * sounds[track]
-    deaf, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6)
+    deaf, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6, ridge=ridge)
     assert weights(honest) == weights(deaf)
 
 
@@ -251,9 +269,10 @@ def test_training_leaves_nothing_in_the_folder_it_runs_in(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_that_diverges_is_reported_as_such(fold_data: MakeData) -> None:
+@pytest.mark.parametrize("ridge", [0, 0.3])
+def test_a_training_that_diverges_is_reported_as_such(fold_data: MakeData, ridge: float) -> None:
     with pytest.raises(UserError, match=r"diverged.*recipe\.optimizer\.lr"):
-        trained(fold_data(clips(), LABELS, FOLD), lr=1e30, epochs=4)
+        trained(fold_data(clips(), LABELS, FOLD), lr=1e30, epochs=4, ridge=ridge)
 
 
 @settings(deadline=None, max_examples=60)

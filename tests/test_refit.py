@@ -1,0 +1,171 @@
+"""The last layer, fitted again in closed form: against scikit-learn, what it may change, and what it may learn from."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch.nn.utils.parametrizations import weight_norm
+
+from genre_cls import refit as module
+from genre_cls.data import FoldData, Windows
+from genre_cls.errors import UserError
+from genre_cls.folds import Fold
+from genre_cls.kernel import LOGIT_SCALE
+from genre_cls.refit import refit, ridge_regression
+
+MakeData = Callable[..., FoldData]
+N_BINS, N_GENRES = 12, 3
+LABELS = np.tile([0, 1, 2, 1], 4)
+FOLD = Fold(0, np.arange(2, 10), np.arange(10, 14), np.array([0, 1, 14, 15]))
+KNOWN = np.arange(2, 14)
+
+
+class Model(nn.Module):
+    """Some layers after the means of the bins over time."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features.float().mean(dim=3).flatten(1))
+
+
+class Unused(nn.Linear):
+    """A layer whose last one is not called."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__(n_inputs, n_outputs)
+        self.spare = nn.Linear(n_inputs, n_outputs)
+
+
+def clips(seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.normal(2, 1 + np.arange(N_BINS)[:, None], (N_BINS, 20)) for _ in LABELS]
+
+
+def predict(model: nn.Module) -> Callable[[Windows], Tensor]:
+    @torch.inference_mode()
+    def logits(windows: Windows) -> Tensor:
+        return torch.cat([model.eval()(features) for features, _ in windows])
+
+    return logits
+
+
+def refitted(data: FoldData, *layers: nn.Module, ridge: float = 0.3) -> tuple[Model, dict[str, Tensor]]:
+    """A model after it was fitted, and its weights before."""
+    torch.manual_seed(0)
+    model = Model(*layers)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    refit(model, predict(model), data, ridge)
+    return model, before
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 10))
+@example(0, 7, 7, 0.3)
+def test_the_regression_is_scikit_learns(seed: int, n_windows: int, n_inputs: int, ridge: float) -> None:
+    random = np.random.default_rng(seed)
+    inputs, targets = random.normal(size=(n_windows, n_inputs)), random.normal(size=(n_windows, N_GENRES))
+    expected = Ridge(n_windows * ridge, fit_intercept=False).fit(inputs, targets).coef_.T
+    assert np.allclose(ridge_regression(torch.tensor(inputs), torch.tensor(targets), ridge), expected, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.01, 10), st.floats(0.01, 100), st.floats(-10, 10))
+def test_the_layer_gives_the_regressions_outputs_as_logits_that_sum_to_zero(
+    fold_data: MakeData, ridge: float, factor: float, shift: float
+) -> None:
+    data = fold_data([factor * (clip + shift) for clip in clips()], LABELS, FOLD)
+    model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=ridge)
+    inputs = torch.cat([features.float().mean(dim=3).flatten(1) for features, _ in data.known(1000)]).double().numpy()
+    labels = data.known(1000).labels
+    penalty = len(inputs) * ridge * inputs.var(axis=0).mean()
+    expected = Ridge(penalty).fit(inputs, one_hot(labels, N_GENRES)).predict(inputs) - 1 / N_GENRES
+    logits = predict(model)(data.known(1000)).double().numpy()
+    assert np.allclose(logits, LOGIT_SCALE * expected, atol=2e-3)
+    assert np.allclose(logits.sum(axis=1), 0, atol=2e-3)
+
+
+def test_only_the_last_layer_changes(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    model, before = refitted(data, nn.Linear(N_BINS, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, N_GENRES))
+    changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+    assert changed == {"layers.3.weight", "layers.3.bias"}
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(N_BINS, N_GENRES), nn.LogSoftmax(dim=1)),
+        (nn.Linear(N_BINS, N_GENRES, bias=False),),
+        (weight_norm(nn.Linear(N_BINS, N_GENRES)),),
+        (nn.Linear(N_BINS, 5), nn.Linear(5, N_GENRES, bias=False)),
+        (nn.Unflatten(1, (1, N_BINS)), nn.Conv1d(1, N_GENRES, N_BINS), nn.Flatten()),
+        (nn.Unflatten(1, (3, 4)), nn.Linear(4, N_GENRES), nn.AvgPool2d((3, 1)), nn.Flatten()),
+        (Unused(N_BINS, N_GENRES),),
+    ],
+    ids=["not the end", "no bias", "computed weights", "no bias, after another", "none", "several a window", "unused"],
+)
+def test_a_model_that_does_not_end_in_such_a_layer_stays_as_it_is(
+    fold_data: MakeData, layers: tuple[nn.Module, ...]
+) -> None:
+    model, before = refitted(fold_data(clips(), LABELS, FOLD), *layers)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_it_learns_from_the_training_and_validation_tracks_and_no_others(fold_data: MakeData) -> None:
+    layers = {"layers.0.weight", "layers.0.bias"}
+
+    def fitted(sounds: list[np.ndarray], labels: np.ndarray) -> dict[str, Tensor]:
+        return refitted(fold_data(sounds, labels, FOLD), nn.Linear(N_BINS, N_GENRES))[0].state_dict()
+
+    honest = fitted(clips(), LABELS)
+    for track in range(len(LABELS)):
+        sounds, labels = clips(), LABELS.copy()
+        sounds[track], labels[track] = -sounds[track], (labels[track] + 1) % N_GENRES
+        now = fitted(sounds, labels)
+        assert {name for name in layers if not now[name].equal(honest[name])} == (layers if track in KNOWN else set())
+
+
+def test_of_more_windows_than_memory_is_meant_for_it_takes_some_of_each_part(
+    fold_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+    monkeypatch.setattr(module, "MOST_VALUES", 5 * N_BINS)
+    seen: list[Windows] = []
+    model = Model(nn.Linear(N_BINS, N_GENRES))
+    refit(model, lambda windows: (seen.append(windows), predict(model)(windows))[1], data, 0.3)
+    tracks = [track for track, _ in seen[0].windows]
+    assert len(tracks) == 5 and (tracks[0], tracks[-1]) == (KNOWN[0], KNOWN[-1]) and len(set(tracks)) == 5
+
+
+def test_inputs_that_never_change_leave_it_with_the_genres_shares(fold_data: MakeData) -> None:
+    data = fold_data([np.ones((N_BINS, 20)) for _ in LABELS], LABELS, FOLD)
+    model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES))
+    shares = np.bincount(LABELS[KNOWN]) / len(KNOWN)
+    assert np.allclose(predict(model)(data.known(1)).numpy(), LOGIT_SCALE * (shares - 1 / N_GENRES), atol=1e-5)
+
+
+def test_a_penalty_that_rounding_swallows_is_reported(fold_data: MakeData) -> None:
+    data = fold_data([np.repeat(clip[:1], N_BINS, axis=0) for clip in clips()], LABELS, FOLD)
+    with pytest.raises(UserError, match=r"recipe\.ridge=1e-12: too small .* 0 for no fit"):
+        refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=1e-12)
+
+
+def test_on_another_device_nothing_leaves_it_but_the_layer(fold_data: MakeData) -> None:
+    meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
+    data = fold_data(clips(), LABELS, FOLD, device=meta)
+    for n_inputs in (5, 500):
+        module._fit(
+            nn.Linear(n_inputs, N_GENRES, device=meta),
+            torch.zeros(36, n_inputs, device=meta),
+            data.known(36).labels,
+            0.3,
+        )
