@@ -1,12 +1,13 @@
 """Connect to an MLflow store: a server at an address, or a database in a folder."""
 
+import inspect
 import logging
 import os
 import shlex
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
-from typing import Any, cast
+from types import MethodType
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 from urllib.request import urlopen
@@ -84,7 +85,7 @@ def _client(uri: str) -> MlflowClient:
     try:
         if uri.startswith("http"):
             _check_answers(uri)
-        client = MlflowClient(uri) if uri.startswith("http") else cast(MlflowClient, _Unbroken(uri))
+        client = _unbroken(uri) if uri.startswith("sqlite:") else MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while tables are created
         raise UserError(database.what_failed(uri, error)) from error
@@ -95,17 +96,17 @@ def _client(uri: str) -> MlflowClient:
     return client
 
 
-class _Unbroken:
-    """A client of a database, whose calls Ctrl-C does not break off.
+@held_back()
+def _unbroken(uri: str) -> MlflowClient:
+    """Connect to a database, during whose calls Ctrl-C is held back.
 
     A call that is broken off leaves its transaction open: the next one fails, or waits 20 s for the database.
     """
-
-    def __init__(self, uri: str) -> None:
-        self._client = MlflowClient(uri)
-
-    def __getattr__(self, name: str) -> Any:
-        return held_back()(getattr(self._client, name))
+    client = MlflowClient(uri)
+    for name, function in inspect.getmembers(MlflowClient, inspect.isfunction):
+        if not name.startswith("_"):
+            setattr(client, name, held_back()(MethodType(function, client)))
+    return client
 
 
 def _check_answers(uri: str) -> None:

@@ -81,8 +81,11 @@ class FoldData:
         """Return windows that cover the held-out tracks."""
         return Windows(self, self.cover(self.fold.test))
 
-    def known(self, most: int) -> "Windows":
-        """Return windows that cover the training and the inner validation tracks, at most `most`, evenly chosen."""
+    def training_windows(self, most: int) -> "Windows":
+        """Return windows that cover the tracks it may learn from, validation included: at most `most`, evenly chosen.
+
+        For what is fitted in closed form, which nothing stops early.
+        """
         cover = self.cover(np.union1d(self.fold.train, self.fold.val))
         places = np.linspace(0, len(cover) - 1, min(len(cover), most)).astype(int)
         return Windows(self, [cover[place] for place in places])

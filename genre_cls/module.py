@@ -22,7 +22,7 @@ from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import DivergenceError
 from genre_cls.memory import keep_freed
 from genre_cls.recipe import Augmentation
-from genre_cls.refit import refit
+from genre_cls.refit import output_layer, refit
 from genre_cls.scoring import WindowPredictions
 from genre_cls.views import Network, view_of
 
@@ -168,9 +168,10 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
 
     Raises:
         DivergenceError: predictions are not finite.
-        UserError: a GPU cannot record the training step.
+        UserError: a GPU cannot record the training step, or the last layer cannot be fitted with so small a penalty.
     """
     keep_freed()
+    layer = _layer_to_refit(module.network, data) if training.ridge else None
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
     if training.graphs and resolve_device(training.device).type == "cuda":
         module.graphs = Graphs(module, module.augmented_loss)
@@ -184,11 +185,16 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
             predict = partial(_logits, trainer, module)
-            if training.ridge:
-                refit(module.network.model, predict, data, training.ridge)
+            if layer:
+                refit(layer, predict, data, training.ridge)
             return data.predictions(predict(data.predict_dataloader()).double().softmax(dim=1).numpy())
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+
+
+def _layer_to_refit(network: Network, data: FoldData) -> nn.Linear | None:
+    features, _ = next(iter(data.training_windows(16)))
+    return output_layer(network.model, network.standardised(view_of(features.cpu(), network.view)))
 
 
 def _logits(trainer: pl.Trainer, module: GenreModule, windows: Windows) -> Tensor:

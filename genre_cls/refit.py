@@ -1,7 +1,6 @@
-"""Fit a trained network's last layer again, in closed form, to all windows that cover the training tracks."""
+"""Fit a trained network's last layer again, in closed form, to windows as evaluation sees them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +10,46 @@ from genre_cls.data import FoldData, Windows
 from genre_cls.errors import UserError
 from genre_cls.kernel import LOGIT_SCALE
 
-MOST_VALUES = 2**26  # that the layer takes of all windows together: 250 MB, or 20 000 windows of the deep CNN
+MOST_VALUES = 2**25  # that a layer takes of all windows together: 11 000 windows of the deep CNN, some 400 MB meanwhile
 
 
-def refit(model: nn.Module, predict: Callable[[Windows], Tensor], data: FoldData, ridge: float) -> None:
-    """Fit the layer that gives a model's logits to the tracks it was trained on, by ridge regression on their genres.
-
-    By epochs, a layer learns from masked and mixed crops, each seen once; here from every window as evaluation sees it.
-    A model stays as it is if its last `nn.Linear` does not give its logits, or has no bias.
+def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:
+    """Return the layer whose outputs are a model's logits; None if it ends in anything but an `nn.Linear` with a bias.
 
     Args:
-        model: trained; its layer is changed in place.
-        predict: returns logits `(n_windows, n_genres)` in evaluation mode, by one call of the model per batch.
+        model: any; left as it was.
+        windows: some of its inputs `(batch, 1, n_bins, n_frames)`.
+    """
+    outputs: dict[nn.Linear, Tensor] = {}
+
+    def record(layer: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if arguments:
+            outputs[layer] = output.clone()  # the model may change it afterwards
+
+    hooks = [layer.register_forward_hook(record) for layer in model.modules() if _is_plain(layer)]
+    was_training = model.training
+    with torch.no_grad():
+        logits = model.eval()(windows)
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return next((layer for layer, output in outputs.items() if output.equal(logits)), None)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is an `nn.Linear` whose weights and bias are learned and not computed from others."""
+    own = {name for name, weights in layer.named_parameters(recurse=False) if weights.requires_grad}
+    return type(layer) is nn.Linear and own == {"weight", "bias"}
+
+
+def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData, ridge: float) -> None:
+    """Fit a network's output layer by ridge regression on the genres of the tracks that it may learn from.
+
+    By epochs, it learns from masked and mixed crops, each seen once; here from whole windows as they are.
+
+    Args:
+        layer: of a trained network; changed in place.
+        predict: calls that network, in evaluation mode, once for each batch of windows.
         data: the fold.
         ridge: penalty, relative to the mean variance of the layer's inputs.
 
@@ -32,55 +59,34 @@ def refit(model: nn.Module, predict: Callable[[Windows], Tensor], data: FoldData
     Source: Kirichenko, Izmailov & Wilson, Last layer re-training is sufficient for robustness to spurious correlations,
     ICLR 2023, here on the training data themselves.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _is_plain(layer)]
-    if not layers:
-        return
-    windows = data.known(MOST_VALUES // layers[-1].in_features)
-    with _recorded(layers[-1]) as (inputs, outputs):
-        logits = predict(windows)
-    if outputs and torch.equal(torch.cat(outputs).to(logits), logits):
-        try:
-            _fit(layers[-1], torch.cat(inputs).float(), windows.labels, ridge)
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            raise UserError(f"recipe.ridge={ridge:g}: too small to compute with; try 0.01, or 0 for no fit") from error
-
-
-def _is_plain(layer: nn.Linear) -> bool:
-    """Whether a layer's weights and bias are parameters, and not computed from others, as by weight normalisation."""
-    return {name for name, _ in layer.named_parameters(recurse=False)} == {"weight", "bias"}
-
-
-@contextmanager
-def _recorded(layer: nn.Linear) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Record what goes into a layer and what comes out, as far as that is a vector for each window."""
+    windows = data.training_windows(MOST_VALUES // layer.in_features)
     inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
-
-    def record(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if arguments and output.ndim == 2:
-            inputs.append(arguments[0])
-            outputs.append(output)
-
-    hook = layer.register_forward_hook(record)
+    # Copied, as a view would keep the whole of what it is a part of.
+    hook = layer.register_forward_hook(lambda _, arguments, __: inputs.append(arguments[0].to(torch.float, copy=True)))
     try:
-        yield inputs, outputs
+        predict(windows)
     finally:
         hook.remove()
+    together = torch.cat(inputs)
+    inputs.clear()
+    try:
+        _fit(layer, together, one_hot(windows.labels, layer.out_features).float(), ridge)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise UserError(f"recipe.ridge={ridge:g}: too small to compute with; try 0.01, or 0 for no fit") from error
 
 
 @torch.no_grad()
-def _fit(layer: nn.Linear, inputs: Tensor, labels: Tensor, ridge: float) -> None:
-    """Fit a layer to inputs `(n_windows, n_inputs)` and their genres `(n_windows,)`.
+def _fit(layer: nn.Linear, inputs: Tensor, targets: Tensor, ridge: float) -> None:
+    """Fit a layer to inputs `(n_windows, n_inputs)`, which are changed, and targets `(n_windows, n_genres)`.
 
     Inputs keep their scales relative to each other, so that what varies little counts little.
     """
-    mean, targets = inputs.mean(dim=0), one_hot(labels, layer.out_features).float()
-    centred = inputs - mean
-    scale = centred.square().mean().sqrt().clamp(min=1e-6)
-    weights = LOGIT_SCALE / scale * ridge_regression(centred / scale, targets - targets.mean(dim=0), ridge)
+    mean, shares = inputs.mean(dim=0), targets.mean(dim=0)
+    scale = inputs.sub_(mean).square().mean().sqrt().clamp(min=1e-6)
+    weights = LOGIT_SCALE / scale.cpu() * ridge_regression(inputs.div_(scale), targets - shares, ridge)
     layer.weight.copy_(weights.T)
-    # Without a common part: softmax is the same with one.
-    layer.bias.copy_(LOGIT_SCALE * (targets.mean(dim=0) - 1 / layer.out_features) - mean @ weights)
+    # Logits lose what all genres have in common, which softmax does not see.
+    layer.bias.copy_(LOGIT_SCALE * (shares.cpu() - 1 / layer.out_features) - mean.cpu() @ weights)
 
 
 def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> Tensor:
@@ -92,17 +98,19 @@ def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> Tensor:
         ridge: above 0.
 
     Returns:
-        Weights `(n_inputs, n_targets)`.
+        Weights `(n_inputs, n_targets)`, on the CPU.
 
     Source: Hastie, Tibshirani & Friedman, The elements of statistical learning (2009), eq. 3.44, and 18.15 where inputs
     outnumber windows.
     """
     n_windows, n_inputs = inputs.shape
     if n_windows < n_inputs:
-        return inputs.T @ _solved(inputs @ inputs.T, targets, n_windows * ridge)
+        dual = _solved(inputs @ inputs.T, targets, n_windows * ridge)
+        return (inputs.T @ dual.to(inputs.device)).cpu()
     return _solved(inputs.T @ inputs, inputs.T @ targets, n_windows * ridge)
 
 
 def _solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
+    matrix = matrix.cpu()  # not every kind of GPU can solve it
     matrix.diagonal().add_(ridge)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
+    return torch.cholesky_solve(right.cpu(), torch.linalg.cholesky(matrix))

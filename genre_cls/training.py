@@ -3,9 +3,11 @@
 Lightning takes seconds to import, so only a process that trains a network does.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from time import perf_counter
 
 import torch
@@ -21,10 +23,13 @@ from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.modelfile import Weights
 from genre_cls.recipe import Augmentation, crop_lengths
+from genre_cls.refit import output_layer
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
 from genre_cls.views import Network, standardised, view_of
 from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
+
+log = logging.getLogger(__name__)
 
 LESS_MEMORY = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
 
@@ -101,11 +106,7 @@ def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
 
 
 def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
-    """Fit a kernel machine to the windows that cover the training tracks, or to `MAX_WINDOWS` of them.
-
-    Nothing is stopped early, so the inner validation tracks are used for training, too.
-    """
-    view, windows = data.windowing.view, data.known(MAX_WINDOWS)
+    view, windows = data.windowing.view, data.training_windows(MAX_WINDOWS)
     with torch.inference_mode():
         statistics = torch.cat([view_of(features, view).cpu() for features, _ in windows])
         mean, deviation = mean_and_deviation_per_value(statistics)
@@ -130,10 +131,17 @@ def check_buildable(cfg: DictConfig) -> None:
     crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}; 1 suits a model that takes whole windows only)"
     for view in dict.fromkeys(network_views(cfg)):
         model = new_model(cfg, 2, view)
+        if cfg.recipe.ridge and not output_layer(model, _silence(spec, spec.n_frames(cfg.recipe.window), view)):
+            _say_left_as_trained(cfg.model._target_)
         _check_output(model, _silence(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
         optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
         instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)
+
+
+@cache  # once, whatever its views and features
+def _say_left_as_trained(model: str) -> None:
+    log.warning("%s: stays as trained, as it does not end in an nn.Linear that recipe.ridge could fit again", model)
 
 
 def network_views(cfg: DictConfig) -> list[str]:

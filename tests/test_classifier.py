@@ -83,19 +83,27 @@ def sound(path: Path, *seconds: float, rate: int = RATE) -> Path:
     return path
 
 
+def assert_predicts_as_in_evaluation(outcome: Any, child: Any, music: Path) -> int:
+    """Compare a fold's predictions for its tracks, and return their number."""
+    classifier = load(outcome, child.info.run_id)
+    with outcome.files(child)["predictions.csv"].open(newline="") as file:
+        _, *rows = csv.reader(file)
+    for track, _, predicted, *probabilities in rows:
+        prediction = classifier.predict(music / track)
+        assert prediction.vote == pytest.approx(np.array(probabilities, float), abs=1e-5)
+        assert prediction.genre == predicted and prediction.genres == GENRES
+    return len(rows)
+
+
 def test_a_folds_model_predicts_for_the_tracks_what_it_did_in_evaluation(trained: Any, tiny_music: Path) -> None:
-    n_predictions = 0
-    for parent in trained.parents:
-        for child in trained.children(parent):
-            classifier = load(trained, child.info.run_id)
-            with trained.files(child)["predictions.csv"].open(newline="") as file:
-                _, *rows = csv.reader(file)
-            for track, _, predicted, *probabilities in rows:
-                prediction = classifier.predict(tiny_music / track)
-                assert prediction.vote == pytest.approx(np.array(probabilities, float), abs=1e-5)
-                assert prediction.genre == predicted and prediction.genres == GENRES
-                n_predictions += 1
-    assert n_predictions == 4 * 12
+    children = [child for parent in trained.parents for child in trained.children(parent)]
+    assert sum(assert_predicts_as_in_evaluation(trained, child, tiny_music) for child in children) == 4 * 12
+
+
+def test_so_does_one_whose_last_layers_were_fitted_again(sweep: Any, tiny_music: Path) -> None:
+    assert all(float(parent.data.params["recipe.ridge"]) > 0 for parent in sweep.parents)
+    for parent in sweep.parents:
+        assert assert_predicts_as_in_evaluation(sweep, sweep.children(parent)[0], tiny_music) == 6
 
 
 def test_a_configuration_is_the_ensemble_of_its_folds(trained: Any, tiny_music: Path) -> None:

@@ -3,13 +3,15 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from genre_cls.connection import connect
+from genre_cls import connection, workers
 from genre_cls.interrupts import held_back
 
 
@@ -56,18 +58,29 @@ def test_an_error_in_the_block_is_not_lost_behind_it() -> None:
     assert isinstance(raised.value.__context__, ValueError)
 
 
-def test_one_that_another_thread_takes_is_held_back_too() -> None:
-    begin, done = threading.Event(), []
+@pytest.fixture
+def interrupt_elsewhere() -> Callable[[], None]:
+    """Have a thread that began before take the signal, as it has not blocked it."""
+    begin = threading.Event()
 
     def take() -> None:
         begin.wait()
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
-    thread = threading.Thread(target=take)
+    thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    with pytest.raises(KeyboardInterrupt), held_back():
+
+    def interrupt() -> None:
         begin.set()
         thread.join()
+
+    return interrupt
+
+
+def test_one_that_another_thread_takes_is_held_back_too(interrupt_elsewhere: Callable[[], None]) -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        interrupt_elsewhere()
         done.append("block")
     assert done == ["block"]
 
@@ -92,15 +105,38 @@ def test_where_it_is_ignored_it_stays_ignored() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_no_call_on_a_database_is_broken_off(fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, done, search = connect(None, fresh_store), [], MlflowClient.search_experiments
+@pytest.mark.parametrize("uri", [None, "http://127.0.0.1:9"])
+def test_a_call_on_a_local_store_is_not_broken_off_and_one_on_a_server_is(
+    fresh_store: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None
+) -> None:
+    done = []
 
-    def interrupted(self: MlflowClient, **arguments: object) -> object:
+    def call(self: MlflowClient, **_: object) -> None:
         interrupt()
         done.append("call")
-        return search(self, **arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(MlflowClient, "search_experiments", interrupted)
+    monkeypatch.setattr(MlflowClient, "search_experiments", call)
+    monkeypatch.setattr(connection, "_check_answers", lambda uri: None)
     with pytest.raises(KeyboardInterrupt):
-        client.search_experiments(max_results=1)
-    assert done == ["call"]
+        connection.connect(uri, fresh_store)
+    assert done == ([] if uri else ["call"])
+
+
+def test_a_worker_that_is_being_started_is_not_forgotten(
+    interrupt_elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, submit = [], ProcessPoolExecutor.submit
+
+    def interrupted(*arguments: Any) -> Any:
+        interrupt_elsewhere()
+        future = submit(*arguments)
+        done.append(future)
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            workers.call(1, os.getpid, purpose="a test")
+        assert len(done) == 1 and len(workers._pools["a test", 1]._processes) == 1
+    finally:
+        workers.stop()

@@ -256,6 +256,14 @@ def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_we
     assert not all(torch.equal(kept[name], tensor) for name, tensor in module.epochs[-1].items())
 
 
+def test_the_best_epochs_weights_are_restored_before_the_last_layer_is_fitted_again(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, STOPPING)
+    stopped, refitted = (trained(data, epochs=6, patience=2, ridge=ridge)[0] for ridge in (0, 0.3))
+    expected, actual = stopped.network.state_dict(), refitted.network.state_dict()
+    changed = {name for name, tensor in actual.items() if not tensor.equal(expected[name])}
+    assert changed == {"model.classifier.weight", "model.classifier.bias"}
+
+
 def test_without_patience_training_goes_on_to_the_end(fold_data: MakeData) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD), epochs=5)
     assert len(module.curves["train_loss"]) == 5 and "val_loss" not in module.curves

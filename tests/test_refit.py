@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import linear, normalize, one_hot
 from torch.nn.utils.parametrizations import weight_norm
 
 from genre_cls import refit as module
@@ -17,13 +17,14 @@ from genre_cls.data import FoldData, Windows
 from genre_cls.errors import UserError
 from genre_cls.folds import Fold
 from genre_cls.kernel import LOGIT_SCALE
-from genre_cls.refit import refit, ridge_regression
+from genre_cls.refit import output_layer, refit, ridge_regression
 
 MakeData = Callable[..., FoldData]
 N_BINS, N_GENRES = 12, 3
 LABELS = np.tile([0, 1, 2, 1], 4)
 FOLD = Fold(0, np.arange(2, 10), np.arange(10, 14), np.array([0, 1, 14, 15]))
 KNOWN = np.arange(2, 14)
+SOME = torch.randn(16, 1, N_BINS, 8, generator=torch.Generator().manual_seed(0))  # windows
 
 
 class Model(nn.Module):
@@ -37,12 +38,11 @@ class Model(nn.Module):
         return self.layers(features.float().mean(dim=3).flatten(1))
 
 
-class Unused(nn.Linear):
-    """A layer whose last one is not called."""
+class Cosine(nn.Linear):
+    """A linear layer of normalised weights."""
 
-    def __init__(self, n_inputs: int, n_outputs: int) -> None:
-        super().__init__(n_inputs, n_outputs)
-        self.spare = nn.Linear(n_inputs, n_outputs)
+    def forward(self, values: Tensor) -> Tensor:
+        return linear(values, normalize(self.weight), self.bias)
 
 
 def clips(seed: int = 0) -> list[np.ndarray]:
@@ -59,11 +59,13 @@ def predict(model: nn.Module) -> Callable[[Windows], Tensor]:
 
 
 def refitted(data: FoldData, *layers: nn.Module, ridge: float = 0.3) -> tuple[Model, dict[str, Tensor]]:
-    """A model after it was fitted, and its weights before."""
+    """A model after its output layer was fitted, and its weights before."""
     torch.manual_seed(0)
     model = Model(*layers)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    refit(model, predict(model), data, ridge)
+    layer = output_layer(model, SOME)
+    assert layer
+    refit(layer, predict(model), data, ridge)
     return model, before
 
 
@@ -84,11 +86,11 @@ def test_the_layer_gives_the_regressions_outputs_as_logits_that_sum_to_zero(
 ) -> None:
     data = fold_data([factor * (clip + shift) for clip in clips()], LABELS, FOLD)
     model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=ridge)
-    inputs = torch.cat([features.float().mean(dim=3).flatten(1) for features, _ in data.known(1000)]).double().numpy()
-    labels = data.known(1000).labels
+    windows = data.training_windows(1000)
+    inputs = torch.cat([features.float().mean(dim=3).flatten(1) for features, _ in windows]).double().numpy()
     penalty = len(inputs) * ridge * inputs.var(axis=0).mean()
-    expected = Ridge(penalty).fit(inputs, one_hot(labels, N_GENRES)).predict(inputs) - 1 / N_GENRES
-    logits = predict(model)(data.known(1000)).double().numpy()
+    expected = Ridge(penalty).fit(inputs, one_hot(windows.labels, N_GENRES)).predict(inputs) - 1 / N_GENRES
+    logits = predict(model)(windows).double().numpy()
     assert np.allclose(logits, LOGIT_SCALE * expected, atol=2e-3)
     assert np.allclose(logits.sum(axis=1), 0, atol=2e-3)
 
@@ -100,24 +102,41 @@ def test_only_the_last_layer_changes(fold_data: MakeData) -> None:
     assert changed == {"layers.3.weight", "layers.3.bias"}
 
 
+def ending_in(*layers: nn.Module) -> Model:
+    return Model(nn.Linear(N_BINS, 5), *layers)
+
+
+LAST = nn.Linear(5, N_GENRES)
+FROZEN = nn.Linear(5, N_GENRES).requires_grad_(False)
+
+
 @pytest.mark.parametrize(
-    "layers",
+    "model",
     [
-        (nn.Linear(N_BINS, N_GENRES), nn.LogSoftmax(dim=1)),
-        (nn.Linear(N_BINS, N_GENRES, bias=False),),
-        (weight_norm(nn.Linear(N_BINS, N_GENRES)),),
-        (nn.Linear(N_BINS, 5), nn.Linear(5, N_GENRES, bias=False)),
-        (nn.Unflatten(1, (1, N_BINS)), nn.Conv1d(1, N_GENRES, N_BINS), nn.Flatten()),
-        (nn.Unflatten(1, (3, 4)), nn.Linear(4, N_GENRES), nn.AvgPool2d((3, 1)), nn.Flatten()),
-        (Unused(N_BINS, N_GENRES),),
+        ending_in(LAST, nn.LogSoftmax(dim=1)),
+        ending_in(LAST, nn.ReLU(inplace=True)),
+        ending_in(nn.Linear(5, N_GENRES, bias=False)),
+        ending_in(weight_norm(nn.Linear(5, N_GENRES))),
+        ending_in(Cosine(5, N_GENRES)),
+        ending_in(FROZEN),
+        ending_in(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, N_GENRES, 5), nn.Flatten()),
+        Model(nn.Unflatten(1, (3, 4)), nn.Linear(4, N_GENRES), nn.AvgPool2d((3, 1)), nn.Flatten()),
     ],
-    ids=["not the end", "no bias", "computed weights", "no bias, after another", "none", "several a window", "unused"],
+    ids=["a softmax", "in place", "no bias", "weight norm", "cosine", "frozen", "convolution", "several a window"],
 )
-def test_a_model_that_does_not_end_in_such_a_layer_stays_as_it_is(
-    fold_data: MakeData, layers: tuple[nn.Module, ...]
-) -> None:
-    model, before = refitted(fold_data(clips(), LABELS, FOLD), *layers)
+def test_a_model_that_ends_in_anything_else_has_no_output_layer(model: Model) -> None:
+    assert output_layer(model, SOME) is None
+
+
+def test_the_output_layer_is_found_wherever_it_is_defined_and_the_model_stays_as_it_was() -> None:
+    model = Model(nn.BatchNorm1d(N_BINS), nn.Dropout(), last := nn.Linear(N_BINS, N_GENRES))
+    model.spare = nn.Linear(N_BINS, N_GENRES)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for training in (True, False):
+        assert output_layer(model.train(training), SOME) is last
+        assert model.training == training and model.layers[1].training == training
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_it_learns_from_the_training_and_validation_tracks_and_no_others(fold_data: MakeData) -> None:
@@ -140,8 +159,8 @@ def test_of_more_windows_than_memory_is_meant_for_it_takes_some_of_each_part(
     data = fold_data(clips(), LABELS, FOLD)
     monkeypatch.setattr(module, "MOST_VALUES", 5 * N_BINS)
     seen: list[Windows] = []
-    model = Model(nn.Linear(N_BINS, N_GENRES))
-    refit(model, lambda windows: (seen.append(windows), predict(model)(windows))[1], data, 0.3)
+    model = Model(layer := nn.Linear(N_BINS, N_GENRES))
+    refit(layer, lambda windows: (seen.append(windows), predict(model)(windows)), data, 0.3)
     tracks = [track for track, _ in seen[0].windows]
     assert len(tracks) == 5 and (tracks[0], tracks[-1]) == (KNOWN[0], KNOWN[-1]) and len(set(tracks)) == 5
 
@@ -150,22 +169,11 @@ def test_inputs_that_never_change_leave_it_with_the_genres_shares(fold_data: Mak
     data = fold_data([np.ones((N_BINS, 20)) for _ in LABELS], LABELS, FOLD)
     model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES))
     shares = np.bincount(LABELS[KNOWN]) / len(KNOWN)
-    assert np.allclose(predict(model)(data.known(1)).numpy(), LOGIT_SCALE * (shares - 1 / N_GENRES), atol=1e-5)
+    expected = LOGIT_SCALE * (shares - 1 / N_GENRES)
+    assert np.allclose(predict(model)(data.training_windows(1)).numpy(), expected, atol=1e-5)
 
 
 def test_a_penalty_that_rounding_swallows_is_reported(fold_data: MakeData) -> None:
     data = fold_data([np.repeat(clip[:1], N_BINS, axis=0) for clip in clips()], LABELS, FOLD)
     with pytest.raises(UserError, match=r"recipe\.ridge=1e-12: too small .* 0 for no fit"):
         refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=1e-12)
-
-
-def test_on_another_device_nothing_leaves_it_but_the_layer(fold_data: MakeData) -> None:
-    meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
-    data = fold_data(clips(), LABELS, FOLD, device=meta)
-    for n_inputs in (5, 500):
-        module._fit(
-            nn.Linear(n_inputs, N_GENRES, device=meta),
-            torch.zeros(36, n_inputs, device=meta),
-            data.known(36).labels,
-            0.3,
-        )
