@@ -69,10 +69,7 @@ def load_fold(folder: Path) -> FoldResult:
 
 
 def _load_windows(path: Path) -> WindowPredictions | None:
-    if not path.exists():
-        return None
-    arrays = _arrays(path)
-    return WindowPredictions(arrays["track"], arrays["start"], arrays["probabilities"])
+    return WindowPredictions(**_arrays(path)) if path.exists() else None
 
 
 def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:

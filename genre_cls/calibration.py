@@ -60,8 +60,7 @@ def tempered(probabilities: Floats, temperature: float) -> Floats:
     logits = logits_of(probabilities) / temperature
     # Not scipy's softmax: `OnnxClassifier` needs no scipy otherwise and would wait for the import.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def best_temperature(probabilities: Floats, labels: Ints) -> float:
@@ -105,5 +104,4 @@ def logits_of(probabilities: Floats) -> Floats:
         probabilities: of any shape.
     """
     tiny = np.finfo(np.float64).tiny  # instead of 0, which has no logarithm
-    logs: Floats = np.log(np.maximum(probabilities, tiny))
-    return logs
+    return np.log(np.maximum(probabilities, tiny))

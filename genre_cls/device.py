@@ -37,7 +37,8 @@ def resolve_precision(setting: str, device: torch.device) -> str:
         return setting
     if device.type == "cpu":
         # Without these instructions bfloat16 is emulated, and slower than float32.
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        capabilities = torch.cpu.get_capabilities()
+        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
     else:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if fast else "32-true"

@@ -17,6 +17,7 @@ from genre_cls import database, logged_files
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import DivergenceError, UserError
 from genre_cls.files import check_place, expanduser
+from genre_cls.findings import accuracy, interval
 from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
 from genre_cls.models import n_parameters
@@ -350,10 +351,4 @@ def _in_words(result: ConfigResult, missing: Sequence[int], coming: Container[in
         n, others = len(result.folds), ",".join(str(index) for index in missing if index not in coming)
         done = f"{n} of {n + len(missing)} folds {'is' if n == 1 else 'are'} done"
         return f"{done}; the same command without fold= trains fold={others} too" if others else done
-    accuracy = result.estimate("accuracy")
-    low, high = accuracy.share_interval
-    spread = f" ± {100 * accuracy.std:.1f}" if len(result.folds) > 1 else ""
-    return (
-        f"accuracy {100 * accuracy.mean:.1f}{spread} % (95 % CI {100 * low:.1f}–{100 * high:.1f}), "
-        f"{result.seconds_per_fold:.1f} s a fold"
-    )
+    return f"accuracy {accuracy(result)} % (95 % CI {interval(result)}), {result.seconds_per_fold:.1f} s a fold"

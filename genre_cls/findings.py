@@ -208,7 +208,7 @@ def under_other_splits(report: Report) -> Sheet:
     splits = sorted({split for by_split in report.splits.values() for split in by_split}, key=_split_order)
     rows = []
     for name, by_split in report.splits.items():
-        scores = [_accuracy(by_split[split]) if split in by_split else "" for split in splits]
+        scores = [accuracy(by_split[split]) if split in by_split else "" for split in splits]
         rows.append([name, *scores, _in_points(_drop(by_split))])
     return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
 
@@ -358,7 +358,7 @@ def interval(result: ConfigResult) -> str:
 
 def _scores(result: ConfigResult) -> dict[str, str]:
     return {
-        "accuracy, %": _accuracy(result),
+        "accuracy, %": accuracy(result),
         "95 % CI": interval(result),
         "macro F1, %": percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
@@ -372,7 +372,8 @@ def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
     return ", ".join(map(setting, short_keys(axes), values))
 
 
-def _accuracy(result: ConfigResult) -> str:
+def accuracy(result: ConfigResult) -> str:
+    """Return the mean accuracy over folds as text, in percent, with its standard deviation."""
     e = result.estimate("accuracy")
     return percent(e.mean) + ("" if len(result.folds) == 1 else f" ± {percent(e.std)}")
 

@@ -186,9 +186,5 @@ def _source(target: str) -> str:
     try:
         module = inspect.getmodule(get_object(target))
         return inspect.getsource(module) if module and module.__package__ != genre_cls.__name__ else ""
-    except (
-        ImportError,
-        OSError,
-        TypeError,
-    ):  # no such class (reported when it is built), or not Python
+    except (ImportError, OSError, TypeError):  # no such class (reported when it is built), or not Python
         return ""

@@ -52,10 +52,9 @@ class KernelMachine(nn.Module):
         machine = cls(len(values), values.shape[1], n_genres)
         machine.centres = values.clamp(-CLIP, CLIP).half()
         matrix = machine.kernel(machine._centres[0]).double()
-        matrix.diagonal().add_(RIDGE)
         # Centred, so that a window's logits sum to 0 as its targets do; softmax is the same either way.
         targets = one_hot(labels, n_genres).double() - 1 / n_genres
-        machine.weights = torch.cholesky_solve(targets, torch.linalg.cholesky(matrix)).float().contiguous()
+        machine.weights = solved(matrix, targets, RIDGE).float().contiguous()
         return machine
 
     def forward(self, values: Tensor) -> Tensor:
@@ -79,3 +78,22 @@ class KernelMachine(nn.Module):
         with constants(self.centres.device):
             centres = self.centres.float()
             return centres, centres.square().sum(dim=1)
+
+
+def solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """Solve (A + ridge I) x = b.
+
+    Args:
+        matrix: A `(n, n)`, symmetric and positive semi-definite; changed if it is on the CPU.
+        right: b `(n, n_columns)`.
+        ridge: above 0.
+
+    Returns:
+        x `(n, n_columns)`, on the CPU, as not every kind of GPU can solve it.
+
+    Raises:
+        torch.linalg.LinAlgError: the ridge is so small that rounding exceeds it.
+    """
+    matrix = matrix.cpu()
+    matrix.diagonal().add_(ridge)
+    return torch.cholesky_solve(right.cpu(), torch.linalg.cholesky(matrix))

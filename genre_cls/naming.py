@@ -109,8 +109,7 @@ def _of_other_code(run: Run, other: Run) -> bool:
 
 def _sources(run: Run) -> dict[str, str]:
     """Return the digests of a run's sources by their names; empty if it logged none."""
-    sources: dict[str, str] = json.loads(run.data.tags.get("sources", "{}"))
-    return sources
+    return json.loads(run.data.tags.get("sources", "{}"))
 
 
 def _same(one: Run, other: Run, tag: str) -> bool:
@@ -119,5 +118,4 @@ def _same(one: Run, other: Run, tag: str) -> bool:
 
 def _k(run: Run) -> str | None:
     """Return the number of folds of a cross-validation; None for a published split."""
-    k: str | None = run.data.params.get("folds.k")
-    return k
+    return run.data.params.get("folds.k")

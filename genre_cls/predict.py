@@ -187,8 +187,8 @@ def _strip(prediction: "Prediction", genres: Sequence[str]) -> Iterator[Text]:
         shown = (_letter(genre, letters) for _, _, genre in row)
         yield Text.assemble(f"  {_clock(row[0][0]):>8} ", *shown, f" {_clock(row[-1][1])}")
     present = {genre for *_, genre in stretches}
-    named = [genre for genre in genres if genre in present]
-    legend = [part for genre in named for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
+    listed = [genre for genre in genres if genre in present]
+    legend = [part for genre in listed for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
     if None in present:
         legend += [_letter(None, letters), " silence  "]
     yield Text.assemble(" " * 11, *legend, f"(a letter stands for {STRETCH:g} s)")

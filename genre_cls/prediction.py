@@ -41,8 +41,7 @@ class Prediction:
     @property
     def vote(self) -> Floats:
         """Mean over the windows `(n_genres,)`, as evaluation stores it for a track."""
-        mean: Floats = self.windows.mean(axis=0)
-        return mean
+        return self.windows.mean(axis=0)
 
     @property
     def probabilities(self) -> Floats:

@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from genre_cls.data import FoldData, Windows
 from genre_cls.errors import UserError
-from genre_cls.kernel import LOGIT_SCALE
+from genre_cls.kernel import LOGIT_SCALE, solved
 
 MOST_VALUES = 2**25  # that a layer takes of all windows together: 11 000 windows of the deep CNN, some 400 MB meanwhile
 
@@ -105,12 +105,6 @@ def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """
     n_windows, n_inputs = inputs.shape
     if n_windows < n_inputs:
-        dual = _solved(inputs @ inputs.T, targets, n_windows * ridge)
+        dual = solved(inputs @ inputs.T, targets, n_windows * ridge)
         return (inputs.T @ dual.to(inputs.device)).cpu()
-    return _solved(inputs.T @ inputs, inputs.T @ targets, n_windows * ridge)
-
-
-def _solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
-    matrix = matrix.cpu()  # not every kind of GPU can solve it
-    matrix.diagonal().add_(ridge)
-    return torch.cholesky_solve(right.cpu(), torch.linalg.cholesky(matrix))
+    return solved(inputs.T @ inputs, inputs.T @ targets, n_windows * ridge)

@@ -192,8 +192,7 @@ class ConfigResult:
     def first_hits(self) -> Floats:
         """1 for each track that the first fold to test it classified correctly, else 0, in the order of ids."""
         _, first = np.unique(self._pooled("track_ids"), return_index=True)
-        hits: Floats = self._pooled("hits")[first]
-        return hits
+        return self._pooled("hits")[first]
 
     @property
     def per_genre(self) -> GenreScores:
@@ -205,7 +204,7 @@ class ConfigResult:
     @cached_property
     def temperature(self) -> float:
         """The temperature fitted to all held-out tracks (`calibration.best_temperature`)."""
-        return best_temperature(*self._without(()))
+        return best_temperature(self._pooled("probabilities"), self._pooled("labels"))
 
     @cached_property
     def tempered(self) -> "ConfigResult":

@@ -101,14 +101,8 @@ def at_least(low: int) -> Number:
 GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
 # Groups that are passed as arguments to a class or function, which refuses unknown ones itself.
 ARGUMENTS = (
-    "dataset.",
-    "features.",
-    "model.",
-    "folds.",
-    "recipe.optimizer.",
-    "recipe.schedule.",
-    "recipe.augmentation.",
-)
+    "dataset.", "features.", "model.", "folds.", "recipe.optimizer.", "recipe.schedule.", "recipe.augmentation.",
+)  # fmt: skip
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, integer=True)  # random generators stop at 2³²

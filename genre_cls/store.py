@@ -292,8 +292,7 @@ def _map(entry: Path) -> Matrix:
         if "mmap" not in str(error):
             raise
         raise UserError(f"{entry}: {str(error).partition(':')[0]} {TOO_MANY}") from error
-    matrix: Matrix = values[start:].view(n_bins, n_frames).numpy()
-    return matrix
+    return values[start:].view(n_bins, n_frames).numpy()
 
 
 @cache  # parsing a header takes as long as the rest of mapping a file, and most headers are equal

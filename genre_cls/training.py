@@ -1,6 +1,6 @@
 """Trains one ensemble member on one fold and predicts the held-out tracks.
 
-Lightning takes seconds to import, so only a process that trains a network does.
+Lightning takes seconds to import, so only a process that trains does.
 """
 
 import logging

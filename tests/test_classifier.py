@@ -225,8 +225,7 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
     assert description["precision"] == resolve_precision("auto", torch.device("cpu"))
     windows: dict[tuple[str, bool], Any] = {}
     for precision, fast in product(("32-true", "bf16-mixed"), (True, False)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"avx512_bf16": fast})
         copy = forged(tmp_path / "own.safetensors", model, lambda d, *_, p=precision: d.update(precision=p))
         GenreClassifier.load(copy).save(tmp_path / "exported.safetensors")
         exported = GenreClassifier.load(tmp_path / "exported.safetensors")
