@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls import folds
-from genre_cls.catalogue import Track, artist_groups
+from genre_cls.artists import artist_groups
+from genre_cls.catalogue import Track
 from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
 from genre_cls.folds import Fold
 from genre_cls.scoring import ConfigResult, FoldResult, names

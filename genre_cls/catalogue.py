@@ -12,13 +12,11 @@ from io import BytesIO
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
-from unicodedata import category, normalize  # file names have letters in pieces on macOS
+from unicodedata import normalize  # file names have letters in pieces on macOS
 
 import numpy as np
 import soundfile
 from joblib import cpu_count
-from numpy.typing import NDArray
-from scipy.cluster.hierarchy import DisjointSet
 
 from genre_cls import demo as synthesiser
 from genre_cls import workers
@@ -33,7 +31,6 @@ GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 CONVERT = "(ffmpeg -i SONG.m4a SONG.flac converts one)"
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # values of `exclude`; pandas writes integers beside gaps as floats
-JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # between artists in one credit
 GTZAN_HELP = (
     "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
     'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
@@ -63,9 +60,6 @@ class Track:
     repeats: str | None = None
     fault: str | None = None
     part: str | None = None
-
-
-_Node = tuple[str, str]  # a track, an artist or a recording, by its name
 
 
 @dataclass(frozen=True)
@@ -105,59 +99,6 @@ class Catalogue:
         faultless = tuple(track for track in self.tracks if not track.fault)
         note = f"{len(self.tracks) - len(faultless)} tracks with known faults are left out (drop_faults=true)."
         return replace(self, tracks=faultless, notes=(*self.notes, note))
-
-
-def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64] | None:
-    """Number the groups of tracks that share an artist or a recording, directly or through other tracks.
-
-    Args:
-        tracks: those without an artist, and without a recording in common with another, are groups of their own. One by
-            several artists is in the group of each of them who is the sole artist of another track.
-        pairs: indices of tracks that were found to be the same recording.
-
-    Returns:
-        A number per track `(n_tracks,)`, int64, equal within a group; None if not a single artist is known.
-    """
-    known = [(track, track.artist) for track in tracks if track.artist]
-    listed = {_plain(artist) for _, artist in known}
-    links = [(_node(track), ("artist", name)) for track, artist in known for name in _credited(artist) & listed]
-    return _connected(tracks, pairs, links) if known else None
-
-
-def recordings(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64]:
-    """Number the groups of tracks that are the same recording `(n_tracks,)`, as `artist_groups` but without artists."""
-    return _connected(tracks, pairs, [])
-
-
-def _node(track: Track) -> _Node:
-    return "track", track.id
-
-
-def _connected(
-    tracks: Sequence[Track], pairs: Sequence[tuple[int, int]], links: Sequence[tuple[_Node, _Node]]
-) -> NDArray[np.int64]:
-    """Number tracks' connected components `(n_tracks,)`, connected by links, pairs, and recordings (maybe absent)."""
-    links = [*links, *((_node(track), ("recording", track.repeats or track.id)) for track in tracks)]
-    links += [(_node(tracks[first]), _node(tracks[second])) for first, second in pairs]
-    sets = DisjointSet([*map(_node, tracks), *(end for _, end in links)])
-    for link in links:
-        sets.merge(*link)
-    roots = [sets[_node(track)] for track in tracks]
-    numbers = {root: number for number, root in enumerate(dict.fromkeys(roots))}
-    return np.array([numbers[root] for root in roots])
-
-
-def _credited(credit: str) -> set[str]:
-    """All possible artists' names in a credit: "A, B and C" may be three artists, a pair and one, or a trio."""
-    pieces = JOINTS.split(credit)  # names, alternating with joints
-    ends = range(1, len(pieces) + 1, 2)
-    return {_plain("".join(pieces[first:end])) for end in ends for first in range(0, end, 2)}
-
-
-def _plain(name: str) -> str:
-    """Normalise a name for comparison: only its letters and digits, unless it has none; "&" and "+" as "and"."""
-    folded = re.sub("[&+]", "and", normalize("NFC", name).casefold())
-    return "".join(char for char in folded if category(char)[0] in "LMN") or "".join(folded.split())
 
 
 def gtzan(root: str | None) -> Catalogue:

@@ -13,7 +13,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from genre_cls.catalogue import Catalogue, Track, artist_groups, recordings
+from genre_cls.artists import artist_groups, recordings
+from genre_cls.catalogue import Catalogue, Track
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.features import FeatureSpec
