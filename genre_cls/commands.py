@@ -61,14 +61,14 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if _came_of_ctrl_c(error):
+            print(f"interrupted{interrupted}", file=sys.stderr)
+            raise SystemExit(130) from None
         if not _is_users(error):
             raise
         print(f"error: {in_one_line(error_message(error))}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(f"interrupted{interrupted}", file=sys.stderr)
-        raise SystemExit(130) from None
     finally:
         sys.unraisablehook = before
 
@@ -95,7 +95,14 @@ def _raising_ctrl_c_again(hook: Hook) -> Hook:
     return handle
 
 
-def _is_users(error: Exception) -> bool:
+def _came_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether a library has made another exception of Ctrl-C, or of what it broke off."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _came_of_ctrl_c(error.__cause__ or error.__context__)
+    )
+
+
+def _is_users(error: BaseException) -> bool:
     """Whether an exception is due to a user's mistake; Hydra raises built-in ones, too."""
     (*_, (frame, _)) = walk_tb(error.__traceback__)
     module = str(frame.f_globals.get("__name__", ""))
@@ -201,7 +208,7 @@ def _no_pair(word: str, parts: Sequence[str]) -> str:
     return f'{reason}; if it belongs to a value with spaces, quote it: "{_quoted(key, " ".join([value, *parts]))}"'
 
 
-def error_message(error: Exception) -> str:
+def error_message(error: BaseException) -> str:
     """Return the one line that reports a user's mistake."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

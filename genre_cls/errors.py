@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class DivergenceError(UserError):
-    """Training has diverged, so that predictions are not finite."""
+    """Training has failed for numerical reasons, such as predictions that are not finite."""
 
 
 def system_reason(error: OSError) -> str:

@@ -167,8 +167,8 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         Predictions for the windows that cover the held-out tracks.
 
     Raises:
-        DivergenceError: predictions are not finite.
-        UserError: a GPU cannot record the training step, or the last layer cannot be fitted with so small a penalty.
+        DivergenceError: predictions are not finite, or the last layer cannot be fitted with so small a penalty.
+        UserError: a GPU cannot record the training step.
     """
     keep_freed()
     layer = _layer_to_refit(module.network, data) if training.ridge else None

@@ -1,45 +1,61 @@
 """Fit a trained network's last layer again, in closed form, to windows as evaluation sees them."""
 
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import linear, one_hot
+from torch.utils.hooks import RemovableHandle
 
 from genre_cls.data import FoldData, Windows
-from genre_cls.errors import UserError
+from genre_cls.errors import DivergenceError
 from genre_cls.kernel import LOGIT_SCALE, solved
 
 MOST_VALUES = 2**25  # that a layer takes of all windows together: 11 000 windows of the deep CNN, some 400 MB meanwhile
+WIDEST = 2**15  # inputs of a layer that is fitted, so that it is fitted to at least 1000 windows, if there are as many
 
 
 def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:
-    """Return the layer whose outputs are a model's logits; None if it ends in anything but an `nn.Linear` with a bias.
+    """Return the layer whose outputs are a model's logits, if it is an `nn.Linear` that can be fitted by itself.
 
     Args:
         model: any; left as it was.
         windows: some of its inputs `(batch, 1, n_bins, n_frames)`.
+
+    Returns:
+        The layer; None if the model ends in anything else, or in a layer that lacks a bias, is frozen, shares its
+        weights with another, computes them from others, or has more than `WIDEST` inputs.
     """
-    outputs: dict[nn.Linear, Tensor] = {}
-
-    def record(layer: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if arguments:
-            outputs[layer] = output.clone()  # the model may change it afterwards
-
-    hooks = [layer.register_forward_hook(record) for layer in model.modules() if _is_plain(layer)]
+    inputs: dict[nn.Linear, Tensor] = {}
+    hooks = [_recording(layer, partial(inputs.__setitem__, layer)) for layer in model.modules() if _is_plain(layer)]
     was_training = model.training
     with torch.no_grad():
         logits = model.eval()(windows)
-    model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return next((layer for layer, output in outputs.items() if output.equal(logits)), None)
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+        given = ((layer, linear(values, layer.weight, layer.bias)) for layer, values in inputs.items())
+        found = [layer for layer, output in given if output.shape == logits.shape and output.allclose(logits)]
+    users: Counter[Tensor] = Counter(weights for _, weights in model.named_parameters(remove_duplicate=False))
+    return next((layer for layer in found if users[layer.weight] == users[layer.bias] == 1), None)
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is an `nn.Linear` whose weights and bias are learned and not computed from others."""
+def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a layer is an `nn.Linear`, no relative of it, whose weights and bias are learned."""
     own = {name for name, weights in layer.named_parameters(recurse=False) if weights.requires_grad}
-    return type(layer) is nn.Linear and own == {"weight", "bias"}
+    return type(layer) is nn.Linear and own == {"weight", "bias"} and layer.in_features <= WIDEST
+
+
+def _recording(layer: nn.Linear, record: Callable[[Tensor], object]) -> RemovableHandle:
+    """Record what a layer is given, as copies: the model may change it afterwards, or it may be a view of much more."""
+
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        record((*arguments, *named.values())[0].to(torch.float, copy=True))
+
+    return layer.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData, ridge: float) -> None:
@@ -54,25 +70,27 @@ def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData
         ridge: penalty, relative to the mean variance of the layer's inputs.
 
     Raises:
-        UserError: the penalty is too small for the arithmetic.
+        DivergenceError: the penalty is too small for the arithmetic.
 
     Source: Kirichenko, Izmailov & Wilson, Last layer re-training is sufficient for robustness to spurious correlations,
     ICLR 2023, here on the training data themselves.
     """
     windows = data.training_windows(MOST_VALUES // layer.in_features)
     inputs: list[Tensor] = []
-    # Copied, as a view would keep the whole of what it is a part of.
-    hook = layer.register_forward_hook(lambda _, arguments, __: inputs.append(arguments[0].to(torch.float, copy=True)))
+    hook = _recording(layer, inputs.append)
     try:
         predict(windows)
     finally:
         hook.remove()
+    if sum(map(len, inputs)) != len(windows.windows):  # compiled models may call no hook
+        return
     together = torch.cat(inputs)
     inputs.clear()
     try:
         _fit(layer, together, one_hot(windows.labels, layer.out_features).float(), ridge)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise UserError(f"recipe.ridge={ridge:g}: too small to compute with; try 0.01, or 0 for no fit") from error
+        reason = "is too small to fit last layers with; a larger one may do, and 0 leaves them as trained"
+        raise DivergenceError(f"recipe.ridge={ridge:g}: {reason}") from error
 
 
 @torch.no_grad()

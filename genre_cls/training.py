@@ -14,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from genre_cls.data import FoldData, Windowing, mean_and_deviation_per_value
 from genre_cls.device import resolve_device
@@ -160,6 +161,8 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
         )
     spec: FeatureSpec = instantiate(cfg.features)
     _check_output(model, _silence(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
+    if lazy := [name for name, weights in model.named_parameters() if is_lazy(weights)]:
+        raise UserError(f"model: {lazy[0]} has no size, as its layer is not called in evaluation; give it one")
     return model
 
 

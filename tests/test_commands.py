@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import Command
 
 from genre_cls import extras, report, train
 from genre_cls.commands import as_word, error_message, one_line_errors
+from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install, program
 from genre_cls.settings import CONF
 
@@ -31,6 +32,18 @@ class Doubled(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return features, features
+
+
+class OnlyInTraining(torch.nn.Module):
+    """A model with a layer that evaluation does not call."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__()
+        self.layer, self.auxiliary = torch.nn.LazyLinear(n_genres), torch.nn.LazyLinear(n_genres)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        values = features.mean(dim=3).flatten(1)
+        return self.layer(values) + (self.auxiliary(values) if self.training else 0)
 
 
 MISTAKES = {
@@ -130,6 +143,10 @@ MISTAKES = {
     "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: channels, kernel_sizes", "5, 1 and 5"]),
     "a model that is none": (["model._target_=builtins.dict"], ["model._target_=builtins.dict", "torch.nn.Module"]),
     "a model that gives more": ([f"model._target_={__name__}.Doubled"], ["model: gives a tuple", "must give (2, 2)"]),
+    "a layer without a size": (
+        [f"model._target_={__name__}.OnlyInTraining"],
+        ["model: auxiliary.weight has no size", "not called in evaluation"],
+    ),
     "features that are none": (["features._target_=builtins.dict"], ["features._target_=builtins.dict"]),
     "a setting of other features": (["features.n_mfcc=13"], ["features.n_mfcc", "features=mfcc has it"]),
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
@@ -286,6 +303,21 @@ def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeyp
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr) == (2, "error: the disk that the output goes to is full\n")
+
+
+@pytest.mark.parametrize("in_between", [RuntimeError, ConfigCompositionException])
+def test_ctrl_c_of_which_a_library_makes_another_error_is_ctrl_c(
+    capsys: pytest.CaptureFixture[str], in_between: type[Exception]
+) -> None:
+    with pytest.raises(SystemExit) as end, one_line_errors("!"):
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise in_between
+        except in_between as error:
+            raise UserError("the disk is full") from error
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted!\n"
 
 
 def test_ctrl_c_that_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:

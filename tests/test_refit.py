@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
@@ -14,10 +15,11 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from genre_cls import refit as module
 from genre_cls.data import FoldData, Windows
-from genre_cls.errors import UserError
+from genre_cls.errors import DivergenceError
 from genre_cls.folds import Fold
 from genre_cls.kernel import LOGIT_SCALE
-from genre_cls.refit import output_layer, refit, ridge_regression
+from genre_cls.refit import WIDEST, output_layer, refit, ridge_regression
+from genre_cls.training import check_buildable
 
 MakeData = Callable[..., FoldData]
 N_BINS, N_GENRES = 12, 3
@@ -43,6 +45,31 @@ class Cosine(nn.Linear):
 
     def forward(self, values: Tensor) -> Tensor:
         return linear(values, normalize(self.weight), self.bias)
+
+
+class InHalves(Model):
+    """Classifies each half of a batch by itself."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        values = features.float().mean(dim=3).flatten(1)
+        return torch.cat([self.layers(half) for half in values.flip(0).chunk(2)]).flip(0)
+
+
+class ByKeyword(Model):
+    """Names the argument of its layer."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers[0](input=features.float().mean(dim=3).flatten(1))
+
+
+class InPlace(Model):
+    """Overwrites what it has classified."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        values = features.float().mean(dim=3).flatten(1)
+        logits = self.layers(values)
+        values.zero_()
+        return logits
 
 
 def clips(seed: int = 0) -> list[np.ndarray]:
@@ -102,30 +129,50 @@ def test_only_the_last_layer_changes(fold_data: MakeData) -> None:
     assert changed == {"layers.3.weight", "layers.3.bias"}
 
 
-def ending_in(*layers: nn.Module) -> Model:
-    return Model(nn.Linear(N_BINS, 5), *layers)
-
-
-LAST = nn.Linear(5, N_GENRES)
-FROZEN = nn.Linear(5, N_GENRES).requires_grad_(False)
+LAST = nn.Linear(N_BINS, N_GENRES)
+HOOKED = nn.Linear(N_BINS, N_GENRES)
+HOOKED.register_forward_hook(lambda _, __, output: -output)
+SHARED = nn.Linear(N_BINS, N_BINS)
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        ending_in(LAST, nn.LogSoftmax(dim=1)),
-        ending_in(LAST, nn.ReLU(inplace=True)),
-        ending_in(nn.Linear(5, N_GENRES, bias=False)),
-        ending_in(weight_norm(nn.Linear(5, N_GENRES))),
-        ending_in(Cosine(5, N_GENRES)),
-        ending_in(FROZEN),
-        ending_in(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, N_GENRES, 5), nn.Flatten()),
+        Model(LAST, nn.LogSoftmax(dim=1)),
+        Model(LAST, nn.ReLU(inplace=True)),
+        Model(HOOKED),
+        Model(nn.Linear(N_BINS, N_GENRES, bias=False)),
+        Model(weight_norm(nn.Linear(N_BINS, N_GENRES))),
+        Model(Cosine(N_BINS, N_GENRES)),
+        Model(nn.Linear(N_BINS, N_GENRES).requires_grad_(False)),
+        Model(SHARED, SHARED),
+        Model(nn.Linear(N_BINS, WIDEST + 1), nn.Linear(WIDEST + 1, N_GENRES)),
+        Model(nn.Unflatten(1, (1, N_BINS)), nn.Conv1d(1, N_GENRES, N_BINS), nn.Flatten()),
         Model(nn.Unflatten(1, (3, 4)), nn.Linear(4, N_GENRES), nn.AvgPool2d((3, 1)), nn.Flatten()),
+        InHalves(LAST),
     ],
-    ids=["a softmax", "in place", "no bias", "weight norm", "cosine", "frozen", "convolution", "several a window"],
-)
+    ids=[
+        "a softmax", "in place", "hooked", "no bias", "weight norm", "cosine", "frozen", "shared", "wide",
+        "convolution", "several a window", "in halves",
+    ],
+)  # fmt: skip
 def test_a_model_that_ends_in_anything_else_has_no_output_layer(model: Model) -> None:
     assert output_layer(model, SOME) is None
+
+
+@pytest.mark.parametrize("model", [ByKeyword(LAST), InPlace(LAST)])
+def test_a_layers_inputs_are_recorded_as_it_was_given_them(model: Model, fold_data: MakeData) -> None:
+    assert output_layer(model, SOME) is LAST
+    data, plain = fold_data(clips(), LABELS, FOLD), Model(nn.Linear(N_BINS, N_GENRES))
+    for one in (model, plain):
+        refit(one.layers[0], predict(one), data, 0.3)
+    assert LAST.weight.equal(plain.layers[0].weight) and LAST.bias.equal(plain.layers[0].bias)
+
+
+def test_a_layer_whose_inputs_are_not_seen_stays_as_it_is(fold_data: MakeData) -> None:
+    before = LAST.weight.clone()
+    refit(LAST, lambda _: None, fold_data(clips(), LABELS, FOLD), 0.3)  # as compiled models may do
+    assert LAST.weight.equal(before)
 
 
 def test_the_output_layer_is_found_wherever_it_is_defined_and_the_model_stays_as_it_was() -> None:
@@ -136,7 +183,27 @@ def test_the_output_layer_is_found_wherever_it_is_defined_and_the_model_stays_as
         assert output_layer(model.train(training), SOME) is last
         assert model.training == training and model.layers[1].training == training
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class Certain(Model):
+    """A model of the user's own that gives log probabilities."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__(nn.LazyLinear(n_genres), nn.LogSoftmax(dim=1))
+
+
+def test_a_model_that_will_stay_as_trained_is_named_once(
+    composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    own = f"model._target_={__name__}.Certain"
+    check_buildable(composed(own, "recipe.ridge=0"))
+    assert not caplog.messages
+    for features in ("mel", "mfcc"):
+        check_buildable(composed(own, f"features={features}"))
+        check_buildable(composed(f"features={features}"))
+    (message,) = caplog.messages
+    assert message.startswith(f"{__name__}.Certain: stays as trained")
 
 
 def test_it_learns_from_the_training_and_validation_tracks_and_no_others(fold_data: MakeData) -> None:
@@ -175,5 +242,5 @@ def test_inputs_that_never_change_leave_it_with_the_genres_shares(fold_data: Mak
 
 def test_a_penalty_that_rounding_swallows_is_reported(fold_data: MakeData) -> None:
     data = fold_data([np.repeat(clip[:1], N_BINS, axis=0) for clip in clips()], LABELS, FOLD)
-    with pytest.raises(UserError, match=r"recipe\.ridge=1e-12: too small .* 0 for no fit"):
+    with pytest.raises(DivergenceError, match=r"recipe\.ridge=1e-12: is too small"):
         refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=1e-12)
