@@ -37,8 +37,11 @@ def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-        given = ((layer, linear(values, layer.weight, layer.bias)) for layer, values in inputs.items())
-        found = [layer for layer, output in given if output.shape == logits.shape and output.allclose(logits)]
+        outputs = {
+            layer: linear(values.to(layer.weight), layer.weight, layer.bias).to(logits)
+            for layer, values in inputs.items()
+        }
+    found = [layer for layer, output in outputs.items() if output.shape == logits.shape and output.allclose(logits)]
     users: Counter[Tensor] = Counter(weights for _, weights in model.named_parameters(remove_duplicate=False))
     return next((layer for layer in found if users[layer.weight] == users[layer.bias] == 1), None)
 
