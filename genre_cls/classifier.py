@@ -188,12 +188,7 @@ class GenreClassifier(Classifier):
         return exported(self._networks, self._usage, self._temperature, description)
 
     def _saved(self, description: Mapping[str, Any]) -> bytes:
-        weights = {
-            f"{member}.{name}": tensor
-            for member, network in enumerate(self._networks)
-            for name, tensor in network.weights().items()
-        }
-        return modelfile.serialised(weights, description)
+        return modelfile.serialised([network.weights() for network in self._networks], description)
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         usage = self._usage

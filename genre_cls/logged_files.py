@@ -1,5 +1,6 @@
 """The artifacts that a configuration logs: files and pictures of its folds and of the whole."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -27,14 +28,14 @@ from genre_cls.task import Task
 from genre_cls.windows import repeat_to
 
 
-def of_fold(task: Task, identity: Identity, precision: str, weights: Weights, result: FoldResult) -> Files:
+def of_fold(task: Task, identity: Identity, precision: str, weights: Sequence[Weights], result: FoldResult) -> Files:
     """Return the files of a fold: its result, its models and its settings.
 
     Args:
         task: the configuration's data.
         identity: of the configuration.
         precision: that the models were trained in.
-        weights: of the models.
+        weights: of each member of the ensemble.
         result: of the fold.
     """
     (fold,) = [fold for fold in task.folds if fold.index == result.index]

@@ -82,14 +82,15 @@ class SavedModel:
     description: Mapping[str, Any]
 
 
-def serialised(weights: Weights, description: Mapping[str, Any]) -> bytes:
-    """Return weights and standardisation as the content of a model file.
+def serialised(members: Sequence[Weights], description: Mapping[str, Any]) -> bytes:
+    """Return the networks of an ensemble as the content of a model file, their weights named `<member>.<name>`.
 
     Args:
-        weights: of trained modules, named `<member>.<name>`.
+        members: weights and standardisation of each network.
         description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was evaluated
             in, the length of the dataset's `longest` clip (s), and its `origin`.
     """
+    weights = {f"{place}.{name}": tensor for place, member in enumerate(members) for name, tensor in member.items()}
     apart = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors refuses shared (tied) weights
     return save(apart, metadata={KEY: json.dumps(description)})
 

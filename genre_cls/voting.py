@@ -18,6 +18,8 @@ from genre_cls.scoring import Curves, FoldResult, ensemble_probabilities
 from genre_cls.task import Task
 from genre_cls.training import Member, train_member
 
+Combined = tuple[FoldResult, list[Weights]]  # a fold's result and the weights of each member
+
 
 class Trainings:
     """The ensemble members of several folds: workers train them from now on, or this process when they are asked for.
@@ -42,8 +44,8 @@ class Trainings:
         for_workers = self.models if n_at_once > 1 else []
         self.calls = [workers.call(n_at_once, train_member, cfg, task, *model) for model in for_workers]
 
-    def results(self, title: str) -> Iterator[tuple[FoldResult, Weights]]:
-        """Yield each fold's result and weights as soon as all its members are trained.
+    def results(self, title: str) -> Iterator[Combined]:
+        """Yield each fold's result and its members' weights as soon as all its members are trained.
 
         Args:
             title: of the configuration, for the progress bar.
@@ -78,7 +80,7 @@ def n_workers(cfg: DictConfig, task: Task) -> int:
     return min(cores, models_that_fit(sum(clip.nbytes for clip in task.features.clips)))
 
 
-def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[tuple[FoldResult, Weights]]:
+def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> Iterator[Combined]:
     """Collect members, in whatever order they come, and yield each fold that is complete."""
     by_fold: dict[int, list[Member]] = {}
     for member in trained:
@@ -86,7 +88,7 @@ def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> It
         members.append(member)
         if len(members) == n_members:
             members.sort(key=lambda each: each.place)
-            yield _result(task, members), _weights(by_fold.pop(member.fold.index))
+            yield _result(task, members), [each.weights for each in by_fold.pop(member.fold.index)]
 
 
 def _result(task: Task, members: Sequence[Member]) -> FoldResult:
@@ -105,10 +107,6 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         windows=windows,
         groups=None if task.groups is None else tuple(task.groups[fold.test].tolist()),
     )
-
-
-def _weights(members: Sequence[Member]) -> Weights:
-    return {f"{member.place}.{name}": weights for member in members for name, weights in member.weights.items()}
 
 
 def _mean_curves(members: Sequence[Curves]) -> Curves:

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from genre_cls import GenreClassifier, Prediction
 from genre_cls.calibration import tempered
@@ -57,11 +57,12 @@ def forged(path: Path, model: Path, edit: Edit) -> Path:
     description, weights = contents(model)
     config = yaml.safe_load(description["config"])
     edit(description, config, weights)
-    path.write_bytes(
-        serialised(
-            weights, {"config": yaml.safe_dump(config)} | {k: v for k, v in description.items() if k != "config"}
-        )
-    )
+    return written(path, weights, description | {"config": yaml.safe_dump(config)})
+
+
+def written(path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]) -> Path:
+    """A model file, good or bad."""
+    save_file(weights, path, {"genre_cls": json.dumps(description)})
     return path
 
 
@@ -192,7 +193,7 @@ def test_no_models_and_onnx_files_are_refused_with_what_is_needed() -> None:
 
 def test_tied_weights_are_saved_under_each_of_their_names(tmp_path: Path) -> None:
     weights = torch.arange(3.0)
-    (tmp_path / "tied.safetensors").write_bytes(serialised({"0.model.a": weights, "0.model.b": weights}, {}))
+    (tmp_path / "tied.safetensors").write_bytes(serialised([{"model.a": weights, "model.b": weights}], {}))
     with safe_open(tmp_path / "tied.safetensors", "pt") as file:
         assert all(torch.equal(file.get_tensor(f"0.model.{name}"), weights) for name in "ab")
 
@@ -343,10 +344,8 @@ def test_a_trusted_class_in_a_module_that_is_not_there_is_reported(model: Path, 
 def test_code_in_the_configuration_and_in_nested_arguments_does_not_run(model: Path, tmp_path: Path) -> None:
     ran, description = tmp_path / "ran", contents(model)[0]
     code = f"!!python/object/apply:os.system ['touch {ran}']"
-    path = tmp_path / "yaml.safetensors"
-    path.write_bytes(
-        serialised(contents(model)[1], description | {"config": description["config"] + f"\nextra: {code}\n"})
-    )
+    edited = description | {"config": description["config"] + f"\nextra: {code}\n"}
+    path = written(tmp_path / "yaml.safetensors", contents(model)[1], edited)
     assert "is not a usable model" in refusal(path)
     nested = {"_target_": "os.system", "_args_": [f"touch {ran}"]}
     for key in ("dropout", "bands", "channels"):

@@ -59,7 +59,7 @@ def trained(
 
 
 def weights(module: GenreModule) -> bytes:
-    return serialised(module.network.weights(), {})
+    return serialised([module.network.weights()], {})
 
 
 @settings(deadline=None, max_examples=25)
@@ -305,10 +305,10 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup
 def test_a_saved_module_is_read_back_with_its_description(fold_data: MakeData, tmp_path: Path) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD))
     description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
-    (tmp_path / "model.safetensors").write_bytes(serialised(module.network.weights(), description))
+    (tmp_path / "model.safetensors").write_bytes(serialised([module.network.weights()], description))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["genre_cls"]) == description
         back = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     state = module.network.state_dict()
-    assert back.keys() == state.keys() and {"mean", "deviation"} < back.keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+    assert back.keys() == {f"0.{name}" for name in state} and {"0.mean", "0.deviation"} < back.keys()
+    assert all(torch.equal(back[f"0.{name}"], tensor) for name, tensor in state.items())
