@@ -97,9 +97,11 @@ def _raising_ctrl_c_again(hook: Hook) -> Hook:
 
 def _came_of_ctrl_c(error: BaseException | None) -> bool:
     """Whether a library has made another exception of Ctrl-C, or of what it broke off."""
-    return error is not None and (
-        isinstance(error, KeyboardInterrupt) or _came_of_ctrl_c(error.__cause__ or error.__context__)
-    )
+    seen: list[BaseException] = []  # an exception may be its own cause
+    while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _is_users(error: BaseException) -> bool:

@@ -7,7 +7,6 @@ import shlex
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
-from types import MethodType
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 from urllib.request import urlopen
@@ -98,14 +97,14 @@ def _client(uri: str) -> MlflowClient:
 
 @held_back()
 def _unbroken(uri: str) -> MlflowClient:
-    """Connect to a database, during whose calls Ctrl-C is held back.
+    """Connect to an SQLite database, during whose calls Ctrl-C is held back.
 
     A call that is broken off leaves its transaction open: the next one fails, or waits 20 s for the database.
     """
     client = MlflowClient(uri)
-    for name, function in inspect.getmembers(MlflowClient, inspect.isfunction):
+    for name, _ in inspect.getmembers(MlflowClient, inspect.isfunction):
         if not name.startswith("_"):
-            setattr(client, name, held_back()(MethodType(function, client)))
+            setattr(client, name, held_back()(getattr(client, name)))
     return client
 
 

@@ -171,7 +171,6 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         UserError: a GPU cannot record the training step.
     """
     keep_freed()
-    layer = _layer_to_refit(module.network, data) if training.ridge else None
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
     if training.graphs and resolve_device(training.device).type == "cuda":
         module.graphs = Graphs(module, module.augmented_loss)
@@ -185,7 +184,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
             predict = partial(_logits, trainer, module)
-            if layer:
+            if training.ridge and (layer := _layer_to_refit(module.network, data)):
                 refit(layer, predict, data, training.ridge)
             return data.predictions(predict(data.predict_dataloader()).double().softmax(dim=1).numpy())
         except SystemExit:  # what Lightning makes of Ctrl-C
@@ -193,8 +192,10 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
 
 
 def _layer_to_refit(network: Network, data: FoldData) -> nn.Linear | None:
+    # Only now, as some models end in what is the identity before they are trained.
     features, _ = next(iter(data.training_windows(16)))
-    return output_layer(network.model, network.standardised(view_of(features.cpu(), network.view)))
+    values = view_of(features.to(network.mean.device), network.view)
+    return output_layer(network.model, network.standardised(values))
 
 
 def _logits(trainer: pl.Trainer, module: GenreModule, windows: Windows) -> Tensor:

@@ -26,8 +26,8 @@ def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:
         windows: some of its inputs `(batch, 1, n_bins, n_frames)`.
 
     Returns:
-        The layer; None if the model ends in anything else, or in a layer that lacks a bias, is frozen, shares its
-        weights with another, computes them from others, or has more than `WIDEST` inputs.
+        The layer; None if the model ends in anything else, or in a layer that lacks a bias, is frozen or not float32,
+        shares its weights with another, computes them from others, or has more than `WIDEST` inputs.
     """
     inputs: dict[nn.Linear, Tensor] = {}
     hooks = [_recording(layer, partial(inputs.__setitem__, layer)) for layer in model.modules() if _is_plain(layer)]
@@ -37,10 +37,7 @@ def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-        outputs = {
-            layer: linear(values.to(layer.weight), layer.weight, layer.bias).to(logits)
-            for layer, values in inputs.items()
-        }
+        outputs = {layer: linear(values, layer.weight, layer.bias).to(logits) for layer, values in inputs.items()}
     found = [layer for layer, output in outputs.items() if output.shape == logits.shape and output.allclose(logits)]
     users: Counter[Tensor] = Counter(weights for _, weights in model.named_parameters(remove_duplicate=False))
     return next((layer for layer in found if users[layer.weight] == users[layer.bias] == 1), None)
@@ -48,8 +45,10 @@ def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is an `nn.Linear`, no relative of it, whose weights and bias are learned."""
-    own = {name for name, weights in layer.named_parameters(recurse=False) if weights.requires_grad}
-    return type(layer) is nn.Linear and own == {"weight", "bias"} and layer.in_features <= WIDEST
+    if type(layer) is not nn.Linear or layer.in_features > WIDEST:
+        return False
+    own = {name: weights.dtype for name, weights in layer.named_parameters(recurse=False) if weights.requires_grad}
+    return own == {"weight": torch.float, "bias": torch.float}
 
 
 def _recording(layer: nn.Linear, record: Callable[[Tensor], object]) -> RemovableHandle:

@@ -320,6 +320,23 @@ def test_ctrl_c_of_which_a_library_makes_another_error_is_ctrl_c(
     assert end.value.code == 130 and capsys.readouterr().err == "interrupted!\n"
 
 
+def test_an_error_that_hides_ctrl_c_or_causes_itself_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    def hides() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise UserError("no room") from None
+
+    def causes_itself() -> None:
+        error = UserError("no room")
+        raise error from error
+
+    for fail in (hides, causes_itself):
+        with pytest.raises(SystemExit) as end, one_line_errors("!"):
+            fail()
+        assert end.value.code == 2 and capsys.readouterr().err == "error: no room\n"
+
+
 def test_ctrl_c_that_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:
     hook, began = sys.unraisablehook, time.monotonic()
     with pytest.raises(SystemExit) as end, one_line_errors("!"):

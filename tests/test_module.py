@@ -264,6 +264,31 @@ def test_the_best_epochs_weights_are_restored_before_the_last_layer_is_fitted_ag
     assert changed == {"model.classifier.weight", "model.classifier.bias"}
 
 
+class Tempered(GenreCNN):
+    """Ends in a learned temperature, which is the identity before it is trained."""
+
+    def __init__(self, *arguments: Any, **shape: Any) -> None:
+        super().__init__(*arguments, **shape)
+        self.temperature = nn.Parameter(torch.ones(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * self.temperature
+
+
+def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again(fold_data: MakeData) -> None:
+    data = fold_data(clips(), LABELS, FOLD)
+
+    def weights_with(ridge: float) -> bytes:
+        pl.seed_everything(0, verbose=False)
+        cnn = Tempered(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=2, dropout=0.1)
+        make = partial(AdamW, lr=0.01)
+        module = GenreModule(Network(cnn, "plain", *data.standardisation()), FULL, make, constant)
+        fit(module, data, Training(3, 0, "cpu", "32-true", ridge=ridge))
+        return weights(module)
+
+    assert weights_with(0.3) == weights_with(0)
+
+
 def test_without_patience_training_goes_on_to_the_end(fold_data: MakeData) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD), epochs=5)
     assert len(module.curves["train_loss"]) == 5 and "val_loss" not in module.curves
