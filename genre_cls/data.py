@@ -128,13 +128,17 @@ class FoldData:
 
     def batches(self, windows: Sequence[Cut], n_frames: int, size: int) -> Iterator[Batch]:
         """Yield batches of `size` windows: features `(size, 1, n_bins, n_frames)` and labels `(size,)`."""
-        labels = self.labels[[track for track, _ in windows]]  # all at once, since each copy waits for a GPU
+        labels = self.labels_of(windows)  # all at once, since each copy waits for a GPU
         for first in range(0, len(windows), size):
             batch = windows[first : first + size]
             features = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in batch])
             if self.levels:
                 features = features - torch.stack([self.levels[track] for track, _ in batch])
             yield features[:, None], labels[first : first + size]
+
+    def labels_of(self, windows: Sequence[Cut]) -> Tensor:
+        """Return the genre of each window's track `(n_windows,)`, int64."""
+        return self.labels[[track for track, _ in windows]]
 
     def last_start(self, track: int, n_frames: int) -> int:
         """Return the first frame of the last window of `n_frames` that fits into a track."""
@@ -158,7 +162,7 @@ class Windows:
     @property
     def labels(self) -> Tensor:
         """The genre of each window's track `(n_windows,)`, int64."""
-        return self.data.labels[[track for track, _ in self.windows]]
+        return self.data.labels_of(self.windows)
 
 
 class Crops:

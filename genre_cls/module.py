@@ -184,6 +184,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
             predict = partial(_logits, trainer, module)
+            # Looked for only now, as some models end in what is the identity before they are trained.
             if training.ridge and (layer := _layer_to_refit(module.network, data)):
                 refit(layer, predict, data, training.ridge)
             return data.predictions(predict(data.predict_dataloader()).double().softmax(dim=1).numpy())
@@ -192,7 +193,6 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
 
 
 def _layer_to_refit(network: Network, data: FoldData) -> nn.Linear | None:
-    # Only now, as some models end in what is the identity before they are trained.
     features, _ = next(iter(data.training_windows(16)))
     values = view_of(features.to(network.mean.device), network.view)
     return output_layer(network.model, network.standardised(values))

@@ -29,6 +29,10 @@ KNOWN = np.arange(2, 14)
 SOME = torch.randn(16, 1, N_BINS, 8, generator=torch.Generator().manual_seed(0))  # windows
 
 
+def means(features: Tensor) -> Tensor:
+    return features.float().mean(dim=3).flatten(1)
+
+
 class Model(nn.Module):
     """Some layers after the means of the bins over time."""
 
@@ -37,7 +41,7 @@ class Model(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features.float().mean(dim=3).flatten(1))
+        return self.layers(means(features))
 
 
 class Cosine(nn.Linear):
@@ -51,7 +55,7 @@ class InHalves(Model):
     """Classifies each half of a batch by itself."""
 
     def forward(self, features: Tensor) -> Tensor:
-        values = features.float().mean(dim=3).flatten(1)
+        values = means(features)
         return torch.cat([self.layers(half) for half in values.flip(0).chunk(2)]).flip(0)
 
 
@@ -59,14 +63,14 @@ class ByKeyword(Model):
     """Names the argument of its layer."""
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers[0](input=features.float().mean(dim=3).flatten(1))
+        return self.layers[0](input=means(features))
 
 
 class InPlace(Model):
     """Overwrites what it has classified."""
 
     def forward(self, features: Tensor) -> Tensor:
-        values = features.float().mean(dim=3).flatten(1)
+        values = means(features)
         logits = self.layers(values)
         values.zero_()
         return logits
@@ -114,7 +118,7 @@ def test_the_layer_gives_the_regressions_outputs_as_logits_that_sum_to_zero(
     data = fold_data([factor * (clip + shift) for clip in clips()], LABELS, FOLD)
     model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=ridge)
     windows = data.training_windows(1000)
-    inputs = torch.cat([features.float().mean(dim=3).flatten(1) for features, _ in windows]).double().numpy()
+    inputs = torch.cat([means(features) for features, _ in windows]).double().numpy()
     penalty = len(inputs) * ridge * inputs.var(axis=0).mean()
     expected = Ridge(penalty).fit(inputs, one_hot(windows.labels, N_GENRES)).predict(inputs) - 1 / N_GENRES
     logits = predict(model)(windows).double().numpy()
