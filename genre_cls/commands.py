@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_one_line, in_short, place_of
 from genre_cls.extras import how_to_install
+from genre_cls.interrupts import came_of_ctrl_c
 from genre_cls.provenance import typed
 from genre_cls.settings import CONF, GROUPS, RULES, Text, no_such_key
 
@@ -62,7 +63,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (Exception, KeyboardInterrupt) as error:
-        if _came_of_ctrl_c(error):
+        if came_of_ctrl_c(error):
             print(f"interrupted{interrupted}", file=sys.stderr)
             raise SystemExit(130) from None
         if not _is_users(error):
@@ -93,15 +94,6 @@ def _raising_ctrl_c_again(hook: Hook) -> Hook:
             hook(dropped)
 
     return handle
-
-
-def _came_of_ctrl_c(error: BaseException | None) -> bool:
-    """Whether a library has made another exception of Ctrl-C, or of what it broke off."""
-    seen: list[BaseException] = []  # an exception may be its own cause
-    while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
-        seen.append(error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return isinstance(error, KeyboardInterrupt)
 
 
 def _is_users(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT), held back while something must not be broken off halfway."""
+"""Ctrl-C (SIGINT): held back while something must not be broken off halfway, and recognised in what it caused."""
 
 import signal
 from collections.abc import Iterator
@@ -24,3 +24,12 @@ def held_back() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)
+
+
+def came_of_ctrl_c(error: BaseException | None) -> bool:
+    """Return whether an error is Ctrl-C, also if a library has made another one of it or of what it broke off."""
+    seen: list[BaseException] = []  # an exception may be its own cause
+    while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return isinstance(error, KeyboardInterrupt)

@@ -20,6 +20,7 @@ from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.errors import UserError
 from genre_cls.files import locked, sync
+from genre_cls.interrupts import came_of_ctrl_c
 from genre_cls.scoring import FoldResult
 from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics, in_order
 
@@ -254,7 +255,7 @@ class Tracker(StoredRuns):
             _sync_artifacts(artifacts)
         except BaseException as error:
             with suppress(*FAILURES):  # the store may be what has failed
-                self._client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                self._client.set_terminated(run_id, "KILLED" if came_of_ctrl_c(error) else "FAILED")
             raise
         self._client.set_terminated(run_id, run.status)
 

@@ -158,6 +158,15 @@ def test_a_run_ends_as_what_happened(tracker: Tracker, end: type[BaseException] 
     assert run(tracker, open_run.run_id).info.status == status
 
 
+def test_a_run_that_ctrl_c_ends_as_another_error_was_killed(tracker: Tracker) -> None:
+    with pytest.raises(ValueError), tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError
+    assert run(tracker, open_run.run_id).info.status == "KILLED"
+
+
 def test_a_run_that_cannot_even_log_its_params_has_failed(tracker: Tracker) -> None:
     where = tracker.experiment("e")
     alike = {"a,b": "1", "a;b": "2"}  # equal once they are legal
