@@ -101,7 +101,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
 
     report = _report(comparison, cfg.rope)
     files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    Console().print(page.table(report))  # first, because it is useful even if the disk is full
+    Console().print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
     if code_warning := of_several_codes(comparison.results):  # the terminal's table has no notes
         log.warning(code_warning)
     if n := comparison.n_left_out:
