@@ -15,7 +15,7 @@ from genre_cls.calibration import Ints
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # about each track
-RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads; the last one is optional
+RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads
 TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
 SUMMARIES = (TRACKS, *map(GENRE_MEANS.format, ("mel", "mfcc")))  # a configuration's, that reports read
 DAMAGED = (ValueError, LookupError, TypeError)  # that loading damaged files raises
@@ -33,7 +33,7 @@ def fold_files(fold: FoldResult) -> Files:
         "fold.json": json.dumps(rest, indent=1).encode(),
         "predictions.csv": csv_file(_predictions(fold)),
         "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
-        **({"windows.npz": _npz(asdict(fold.windows))} if fold.windows else {}),
+        "windows.npz": _npz(asdict(fold.windows)),
     }
 
 
@@ -63,13 +63,9 @@ def load_fold(folder: Path) -> FoldResult:
         curves=rest["curves"],
         n_train=rest["n_train"],
         seconds=rest["seconds"],
-        windows=_load_windows(folder / "windows.npz"),
-        groups=tuple(groups) if (groups := rest.get("groups")) else None,
+        windows=WindowPredictions(**_arrays(folder / "windows.npz")),
+        groups=tuple(rest["groups"]) if rest["groups"] else None,
     )
-
-
-def _load_windows(path: Path) -> WindowPredictions | None:
-    return WindowPredictions(**_arrays(path)) if path.exists() else None
 
 
 def tracks_file(facts: Mapping[str, Mapping[str, str]]) -> bytes:

@@ -91,7 +91,7 @@ class FoldResult(_Predicted):
             with early stopping `val_loss`, `val_accuracy`.
         n_train: number of training tracks.
         seconds: sum of its models' times of training and prediction, s, though they run in parallel.
-        windows: the predictions that the tracks' probabilities are the means of, if they were kept.
+        windows: the predictions that the tracks' probabilities are the means of.
         groups: equal numbers for tracks that share an artist or a recording, one per track; None if no artist is known.
     """
 
@@ -103,24 +103,22 @@ class FoldResult(_Predicted):
     curves: Curves
     n_train: int
     seconds: float
-    windows: WindowPredictions | None = None
+    windows: WindowPredictions
     groups: tuple[int, ...] | None = None
 
     @cached_property
     def scores(self) -> dict[str, float]:
         """Accuracy, macro F1 and log loss (nats) over the test tracks, and accuracy over their single windows."""
         columns = range(len(self.genres))
-        scores = {
+        window_hits = self.windows.probabilities.argmax(axis=1) == self.labels[self.windows.track]
+        return {
             "accuracy": float(self.hits.mean()),
             "macro_f1": float(
                 f1_score(self.labels, self.predictions, labels=columns, average="macro", zero_division=0)
             ),
             "log_loss": float(log_loss(self.labels, self.probabilities, labels=columns)),
+            "window_accuracy": float(window_hits.mean()),
         }
-        if self.windows:
-            hits = self.windows.probabilities.argmax(axis=1) == self.labels[self.windows.track]
-            scores["window_accuracy"] = float(hits.mean())
-        return scores
 
     @property
     def confusion(self) -> Ints:
@@ -246,8 +244,8 @@ class ConfigResult:
 
     @cached_property
     def single_test_set(self) -> bool:
-        """Whether all folds test the same tracks, as several trainings on a published split do."""
-        return len(self.folds) > 1 and len({fold.track_ids for fold in self.folds}) == 1
+        """Whether all folds test the same tracks, as a single one does, and several trainings on a published split."""
+        return len({fold.track_ids for fold in self.folds}) == 1
 
     def estimate(self, score: str) -> Estimate:
         """Return the mean of a score (a key of `FoldResult.scores`) over the folds, with its standard error."""
@@ -266,7 +264,7 @@ class ConfigResult:
             pseudo_values: the values that are added to these.
             step: smallest difference between two different values.
         """
-        if len(values) == 1 or self.single_test_set:
+        if self.single_test_set:
             groups = self._test_groups
             found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
             in_order = groups[np.argsort(self.folds[0].track_ids)]  # of ids, as `of_tracks`
@@ -294,7 +292,7 @@ class ConfigResult:
         for score in self.folds[0].scores:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std}
-            if score == "accuracy" or (len(self.folds) > 1 and not self.single_test_set):  # else its error is unknown
+            if score == "accuracy" or not self.single_test_set:  # else its error is unknown
                 low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
                 figures |= {f"{score}_low": low, f"{score}_high": high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}

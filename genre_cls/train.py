@@ -101,8 +101,8 @@ class Sweep(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the best trial of a search inside each fold."""
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            accuracy = job_return.return_value  # NaN if its split is impossible
-            if accuracy > Sweep._best.get(config.fold, (-1,))[0]:
+            accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
+            if accuracy > Sweep._best.get(config.fold, (0.0,))[0]:
                 Sweep._best[config.fold] = accuracy, config
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

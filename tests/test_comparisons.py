@@ -10,6 +10,7 @@ import pytest
 from baycomp import two_on_single
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from made import windows_of
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
 from genre_cls.comparisons import Difference, each_pair, main_effects, mcnemar
@@ -39,7 +40,8 @@ def of_folds(judged: Sequence[tuple[np.ndarray, np.ndarray]], **params: str) -> 
         labels = tracks % 2
         probabilities = np.eye(2)[np.where(hits.astype(bool), labels, 1 - labels)]
         n_train = n_tracks - len(tracks) or len(tracks)
-        folds.append(FoldResult(index, tuple(map(str, tracks)), labels, probabilities, ("a", "b"), {}, n_train, 1.0))
+        ids, windows = tuple(map(str, tracks)), windows_of(probabilities)
+        folds.append(FoldResult(index, ids, labels, probabilities, ("a", "b"), {}, n_train, 1.0, windows))
     return ConfigResult({"features": "mel", "model": "deep", "batch_size": "16"} | params, tuple(folds), 1)
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from made import windows_of
 from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -34,7 +35,8 @@ def a_fold(index: int = 0, accuracy: float = 0.8, genres: Sequence[str] = GENRES
     loss = np.linspace(2 + 0.1 * index, 1, n_epochs).tolist()
     curves = {"train_loss": loss, "held_out_loss": [value + 0.5 for value in loss]}
     ids = tuple(map(str, range(len(labels))))
-    return FoldResult(index, ids, labels, probabilities, tuple(genres), curves, 4 * len(labels), 10.0 + index)
+    windows = windows_of(probabilities)
+    return FoldResult(index, ids, labels, probabilities, tuple(genres), curves, 4 * len(labels), 10.0 + index, windows)
 
 
 def a_result(*accuracies: float, genres: Sequence[str] = GENRES, **params: str) -> ConfigResult:

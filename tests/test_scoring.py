@@ -1,6 +1,5 @@
 """Numbers against scikit-learn, torchmetrics and the definitions themselves."""
 
-import json
 import tempfile
 from collections import Counter
 from contextlib import suppress
@@ -13,11 +12,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from made import a_result, windows_of
 from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from genre_cls.artifacts import DAMAGED, fold_files, genre_means_file, load_fold, load_genre_means
+from genre_cls.artifacts import DAMAGED, RESULTS, fold_files, genre_means_file, load_fold, load_genre_means
 from genre_cls.calibration import best_temperature, tempered
 from genre_cls.estimates import crossed, estimate
 from genre_cls.scoring import (
@@ -41,7 +41,7 @@ def guesses(random: np.random.Generator, n: int, n_genres: int) -> np.ndarray:
 
 
 @st.composite
-def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = (), windows: bool | None = None) -> FoldResult:
+def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = ()) -> FoldResult:
     genres = genres or tuple(draw(st.lists(NAMES, min_size=2, max_size=5, unique=True)))
     n_tracks = draw(st.integers(1, 30))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -58,16 +58,15 @@ def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = (), windows
         curves={"train_loss": curve, "held_out_loss": curve[::-1]},
         n_train=draw(st.integers(1, 100)),
         seconds=draw(st.floats(0, 1e5)),
-        windows=cover if (draw(st.booleans()) if windows is None else windows) else None,
+        windows=cover,
         groups=draw(st.none() | st.just(tuple(range(n_tracks)))),
     )
 
 
 @st.composite
 def results(draw: st.DrawFn) -> ConfigResult:
-    windows = draw(st.booleans())
     n_folds = draw(st.integers(1, 4))
-    return ConfigResult({}, tuple(draw(folds(index=i, genres=GENRES, windows=windows)) for i in range(n_folds)), 1)
+    return ConfigResult({}, tuple(draw(folds(index=i, genres=GENRES)) for i in range(n_folds)), 1)
 
 
 @st.composite
@@ -83,7 +82,8 @@ def on_the_same_tracks(draw: st.DrawFn, single_test_set: bool = False) -> list[C
 
     def fold(index: int, test: np.ndarray) -> FoldResult:
         ids = tuple(f"{track:02}" for track in test)
-        return FoldResult(index, ids, labels[test], guesses(random, len(test), len(GENRES)), GENRES, {}, n_tracks, 1.0)
+        probabilities = guesses(random, len(test), len(GENRES))
+        return FoldResult(index, ids, labels[test], probabilities, GENRES, {}, n_tracks, 1.0, windows_of(probabilities))
 
     return [
         ConfigResult({}, tuple(fold(index, test) for index, test in enumerate(tests)), 1)
@@ -111,15 +111,13 @@ def test_scores_are_those_of_scikit_learn(fold: FoldResult) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(folds(windows=True))
+@given(folds())
 def test_tracks_are_scored_by_the_mean_over_their_windows_and_windows_one_by_one(fold: FoldResult) -> None:
     windows = fold.windows
-    assert windows is not None
     for track, probabilities in enumerate(fold.probabilities):
         assert probabilities == pytest.approx(windows.probabilities[windows.track == track].mean(axis=0))
     accuracy = metrics.accuracy_score(fold.labels[windows.track], windows.probabilities.argmax(axis=1))
     assert fold.scores["window_accuracy"] == pytest.approx(accuracy)
-    assert "window_accuracy" not in replace(fold, windows=None).scores
 
 
 @settings(deadline=None)
@@ -349,7 +347,8 @@ def test_a_track_is_reported_once_with_its_mean_over_the_repetitions(some: list[
 def test_a_configuration_that_lacks_a_fold_counts_for_no_missed_track_though_others_tested_its_tracks() -> None:
     labels = np.array([0, 1])
     right, wrong = np.eye(3)[labels], np.eye(3)[1 - labels]
-    twice = [FoldResult(index, ("1", "2"), labels, right, GENRES, {}, 9, 1.0) for index in range(2)]
+    windows = windows_of(right)
+    twice = [FoldResult(index, ("1", "2"), labels, right, GENRES, {}, 9, 1.0, windows) for index in range(2)]
     lacking = ConfigResult({}, (replace(twice[0], probabilities=wrong),), 1)
     assert most_missed([ConfigResult({}, tuple(twice), 1), lacking]) == []
     assert len(most_missed([lacking])) == 2
@@ -409,22 +408,18 @@ def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) ->
     assert back.probabilities.tobytes() == fold.probabilities.tobytes()
     assert back.scores == fold.scores
     assert back.groups == fold.groups
-    assert (back.windows is None) == (fold.windows is None)
-    if back.windows and fold.windows:
-        for name in ("track", "start", "probabilities"):
-            assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
+    for name in ("track", "start", "probabilities"):
+        assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
 
 
-def test_a_fold_from_before_groups_were_kept_is_read_as_of_independent_tracks(tmp_path: Path) -> None:
-    labels = np.array([0, 1, 2, 0])
-    fold = FoldResult(0, ("1", "2", "3", "4"), labels, np.eye(3)[labels], GENRES, {}, 9, 1.0, groups=(5, 5, 7, 7))
-    for name, content in fold_files(fold).items():
+@pytest.mark.parametrize("lost", RESULTS)
+def test_a_fold_that_has_lost_a_file_is_not_read(lost: str, tmp_path: Path) -> None:
+    for name, content in fold_files(a_result(0.5).folds[0]).items():
         (tmp_path / name).write_bytes(content)
-    assert load_fold(tmp_path).groups == (5, 5, 7, 7)
-    kept = json.loads((tmp_path / "fold.json").read_text())
-    del kept["groups"]
-    (tmp_path / "fold.json").write_text(json.dumps(kept))
-    assert load_fold(tmp_path).groups is None
+    load_fold(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(FileNotFoundError):
+        load_fold(tmp_path)
 
 
 MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import Timeout
+from made import windows_of
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -62,7 +63,8 @@ def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
     predictions = np.where(np.arange(10) < round(10 * accuracy), labels, 1 - labels)
     probabilities = np.eye(2)[predictions] * 0.8 + 0.1
     curves = {"train_loss": [2.0, 1.0, 0.5], "held_out_loss": [2.5, 1.5, 1.0]}
-    return FoldResult(index, tuple(f"{index}/{i}" for i in range(10)), labels, probabilities, GENRES, curves, 10, 0.5)
+    ids, windows = tuple(f"{index}/{i}" for i in range(10)), windows_of(probabilities)
+    return FoldResult(index, ids, labels, probabilities, GENRES, curves, 10, 0.5, windows)
 
 
 def store(
@@ -184,7 +186,9 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     for index, fold in enumerate(result.folds):
         expected = a_fold(index, (0.8, 0.6)[index])
         assert fold.probabilities.tobytes() == expected.probabilities.tobytes()
-        assert replace(fold, labels=0, probabilities=0) == replace(expected, labels=0, probabilities=0)
+        assert fold.windows.probabilities.tobytes() == expected.windows.probabilities.tobytes()
+        arrays = {"labels": 0, "probabilities": 0, "windows": 0}
+        assert replace(fold, **arrays) == replace(expected, **arrays)
     (means,) = comparison.means
     assert (means.matrices == MEANS.matrices).all() and means.genres == GENRES
     assert comparison.tags["dataset"] == "own" and "finished" in comparison.tags
@@ -197,7 +201,6 @@ def test_a_fold_keeps_the_predictions_of_each_window(tmp_path: Path) -> None:
     for name, content in fold_files(replace(a_fold(0), windows=windows)).items():
         (tmp_path / name).write_bytes(content)
     back = load_fold(tmp_path).windows
-    assert back is not None
     for name in ("track", "start", "probabilities"):
         assert getattr(back, name).tobytes() == getattr(windows, name).tobytes()
 
@@ -505,7 +508,7 @@ def test_only_the_files_that_are_read_are_downloaded_from_a_server_and_deleted_w
     MlflowClient(tracker.uri).log_text(store(tracker, "a", 1.0, 0.8), "", "reliability.png")
     assert found(tracker) == {"a": 0.9}
     fetched = {path.name for path in tmp_path.glob("genre_cls-*/*")}
-    assert fetched == {"fold.json", "predictions.csv", "genre_means_mel.npz", "tracks.csv"}
+    assert fetched == {"fold.json", "predictions.csv", "windows.npz", "genre_means_mel.npz", "tracks.csv"}
     del tracker
     gc.collect()
     assert not list(tmp_path.glob("genre_cls-*"))
