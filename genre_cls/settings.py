@@ -63,7 +63,8 @@ class Text:
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        return f"a non-empty text, at most {self.longest} characters" if self.longest else "a non-empty text"
+        limit = f", at most {self.longest} characters" if self.longest else ""
+        return f"{'null or ' if self.optional else ''}a non-empty text{limit}"
 
 
 @dataclass(frozen=True)

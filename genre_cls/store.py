@@ -89,7 +89,7 @@ class FeatureStore:
     """The cache of features; several processes may use it at once.
 
     Args:
-        cache_dir: folder that holds it, made on first use.
+        cache_dir: folder that holds it, made if it is missing.
     """
 
     def __init__(self, cache_dir: Path) -> None:

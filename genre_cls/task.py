@@ -122,7 +122,7 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
 
 
 def _load_same(configurations: Sequence[DictConfig]) -> None:
-    """Do so for configurations on the same data."""
+    """Extract what configurations on the same data need, and log what was found."""
     first, data = configurations[0], _data(configurations[0])
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]

@@ -124,6 +124,7 @@ def test_rules_say_what_they_allow() -> None:
     assert str(Number(0, 1)) == "a number from 0 to 1"
     assert str(Text(("a", "b"))) == "one of a, b"
     assert str(Text(longest=3)) == "a non-empty text, at most 3 characters"
+    assert str(Text(optional=True)) == "null or a non-empty text"
     assert Text(longest=3).allows("abc") and not Text(longest=3).allows("abcd")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hydra.core.utils import JobReturn, JobStatus
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
@@ -583,3 +584,13 @@ def test_help_is_quick_shows_the_options_and_five_examples(quick_help: Callable[
     assert shown.count("python -m genre_cls.train ") >= 5
     for group, options in (("model", "basic, deep"), ("features", "mel, mfcc"), ("dataset", "demo, folder, gtzan")):
         assert f"{group}: {options}" in shown
+
+
+def test_a_trial_that_failed_never_wins_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.Sweep, "_best", {})
+    config = OmegaConf.create({"inside": True, "fold": 0})
+    monkeypatch.setattr(train.Sweep, "_under_way", (config, "id"))
+    for accuracy, best in ((0.0, None), (0.5, 0.5), (0.0, 0.5)):
+        ended = JobReturn(status=JobStatus.COMPLETED, _return_value=accuracy)
+        train.Sweep().on_job_end(config, ended)
+        assert train.Sweep._best.get(0, (None,))[0] == best
