@@ -23,7 +23,7 @@ from genre_cls.artists import artist_groups
 from genre_cls.catalogue import Track
 from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
 from genre_cls.folds import Fold
-from genre_cls.scoring import ConfigResult, FoldResult, names
+from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions, names
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -262,7 +262,8 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
     def result(place: int, fold: Fold, genre: Ints) -> FoldResult:
         ids, by = tuple(f"{track:04}" for track in fold.test), tuple(artists[fold.test].tolist())
         one_hot = np.eye(len(GENRES))[genre[place]]
-        return AccuracyOnly(fold.index, ids, labels[fold.test], one_hot, GENRES, {}, len(fold.train), 0.0, groups=by)
+        windows = WindowPredictions(np.arange(len(ids)), np.zeros(len(ids)), one_hot)  # one of each track
+        return AccuracyOnly(fold.index, ids, labels[fold.test], one_hot, GENRES, {}, len(fold.train), 0.0, windows, by)
 
     def results(place: int) -> tuple[FoldResult, ...]:
         return tuple(result(place, fold, genre) for fold, genre in zip(split, predictions, strict=True))
