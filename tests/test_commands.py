@@ -58,7 +58,7 @@ MISTAKES = {
     "a setting that nothing takes in a group": (["+recipe.lr=1"], ["recipe.lr", "recipe.optimizer.lr"]),
     "an option that is none": (["model=depe"], ["model=depe", "basic, deep"]),
     "an option by number": (["model=3"], ["model=deep"]),
-    "an empty address": (["tracking=server", "tracking.uri="], ["tracking.uri=: must be a non-empty text"]),
+    "an empty address": (["tracking=server", "tracking.uri="], ["tracking.uri=: must be null or a non-empty text"]),
     "an address without its scheme": (["tracking.uri=localhost:5000"], ["tracking.uri=localhost:5000", "http://"]),
     "a number for a text": (["report_dir=2026"], ["report_dir=2026", "\"report_dir='2026'\""]),
     "a folder for reports that is a file": (["report_dir=/dev/null"], ["report_dir=/dev/null", "not a folder"]),
