@@ -19,8 +19,9 @@ def table(report: Report) -> Table:
     sheet = findings.ranking(report, narrow=True)
     caption = Text("\n".join(["", findings.answer(report), *findings.verdicts(report)]))
     # Without edges even rows of 100.0 ± 0.0 % fit into 80 columns.
-    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    grid.caption, grid.caption_justify = caption, "left"
+    grid = Table(
+        caption=caption, caption_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
     for name, side in sheet.columns.items():
         # Headers on two lines leave room for the cells in 80 columns.
         head = Text(fill(name, 8, break_long_words=False))
