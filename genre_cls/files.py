@@ -72,6 +72,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         UserError: the disk is full, the folder is read-only, or the like.
     """
+    path = path.resolve()  # what a symbolic link leads to is written, not the link
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as file:

@@ -127,7 +127,8 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
             text = (file.metadata() or {}).get(KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"is not a safetensors file, or is truncated: {in_short(error)}") from error
+        reason = f"is not a safetensors file, or is truncated: {in_short(error)}"
+        raise UserError(f"{reason}; copy it again, or train it again with force=true") from error
     if text is None:
         raise UserError("is not a model of genre_cls: nothing in it says how to use its weights")
     return weights, text

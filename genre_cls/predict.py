@@ -5,6 +5,7 @@ Heavy modules are imported only when they are needed, so that `--help` and typos
 
 import csv
 import json
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,8 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     for option, path in (("--export", arguments.export), ("--explain", arguments.explain)):
         if path and not path.parent.is_dir():
             raise UserError(f"{option} {path}: no such folder")
+        if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            raise UserError(f"{option} {path}: cannot be written; name another file")
 
 
 def _classifier(arguments: Namespace) -> "Classifier":

@@ -24,7 +24,7 @@ from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.modelfile import Weights
 from genre_cls.recipe import Augmentation, crop_lengths
-from genre_cls.refit import output_layer
+from genre_cls.refit import WIDEST, output_layer
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
 from genre_cls.views import Network, standardised, view_of
@@ -142,7 +142,8 @@ def check_buildable(cfg: DictConfig) -> None:
 
 @cache  # once, whatever its views and features
 def _say_left_as_trained(model: str) -> None:
-    log.warning("%s: stays as trained, as it does not end in an nn.Linear that recipe.ridge could fit again", model)
+    reason = f"recipe.ridge fits a last layer again only if it is an nn.Linear with a bias and at most {WIDEST} inputs"
+    log.warning("%s: stays as trained; %s", model, reason)
 
 
 def network_views(cfg: DictConfig) -> list[str]:

@@ -206,6 +206,16 @@ def test_one_bad_value_stops_a_sweep_before_any_work(
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize("name", ["spool", "artifacts"])
+def test_a_file_in_the_place_of_a_folder_for_results_is_named_before_any_work(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).touch()
+    done = command(train.main, *on_music, f"tracking.folder={tmp_path}")
+    assert done.code == 2 and done.out == ""
+    assert done.err == f"error: tracking.folder={tmp_path}: {tmp_path / name} is not a folder; name another one\n"
+
+
 def test_a_cache_in_which_the_demo_set_cannot_be_made_is_named(command: Command) -> None:
     done = command(train.main, "cache_dir=/dev/null/a")
     assert done.code == 2 and done.err.startswith("error: cache_dir=/dev/null/a: /dev/null is not a folder")

@@ -35,6 +35,15 @@ def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "disk" / "file", tmp_path / "link"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for content in (b"new", b"newer"):  # the first makes the file
+        write(link, content)
+        assert link.readlink() == target and target.read_bytes() == content
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), atomic_write(tmp_path / "file") as file:

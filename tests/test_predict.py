@@ -289,6 +289,13 @@ def test_a_wrong_command_is_reported_in_one_line(command: Command, arguments: tu
     assert line.startswith("error: ") and reason in line and not list(done.folder.iterdir())
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:
+    for option, name in (("--export", "model.onnx"), ("--explain", "why.png")):
+        (place := tmp_path / name).mkdir()
+        done = command(predict.main, __file__, option, str(place))
+        assert done.code == 2 and done.err == f"error: {option} {place}: cannot be written; name another file\n"
+
+
 def test_an_exported_model_works_without_the_store(
     command: Command, trained: Any, tiny_music: Path, tmp_path: Path
 ) -> None:

@@ -213,7 +213,7 @@ def test_a_model_that_will_stay_as_trained_is_named_once(
         check_buildable(composed(own, f"features={features}"))
         check_buildable(composed(f"features={features}"))
     (message,) = caplog.messages
-    assert message.startswith(f"{__name__}.Certain: stays as trained")
+    assert message.startswith(f"{__name__}.Certain: stays as trained; ") and f"at most {WIDEST} inputs" in message
 
 
 def test_it_learns_from_the_training_and_validation_tracks_and_no_others(fold_data: MakeData) -> None:
