@@ -19,7 +19,7 @@ from typing import Any
 GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
 REST = "Hydra, workers' end, the rest"
 PYTHON = "Python's start and exit"
-LOOK_EVERY = 10.0  # s between measurements of memory, for which the system counts pages, which takes a while
+FIRST_LOOK, LAST_LOOK = 0.5, 10.0  # s between measurements of memory; ever rarer, as counting pages takes a while
 
 
 class Trace:
@@ -94,7 +94,7 @@ def main() -> None:
 
 def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, Any]:
     """Run a grid with a new store in a separate process; return its trace and its and its workers' peak memory, MB."""
-    output, memory = folder / "output", 0.0
+    output, memory, pause = folder / "output", 0.0, FIRST_LOOK
     with output.open("w") as file, subprocess.Popen(
         [sys.executable, Path(__file__).resolve(), "--traced", *overrides], cwd=folder, stdout=file,
         env=os.environ | {"GENRE_CLS_CACHE": str(cache.resolve())},
@@ -102,7 +102,8 @@ def in_a_process(overrides: list[str], folder: Path, cache: Path) -> dict[str, A
         while process.poll() is None:
             memory = max(memory, held(process.pid))
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_EVERY)
+                process.wait(pause)
+            pause = min(1.5 * pause, LAST_LOOK)
     if process.returncode:
         raise SystemExit(process.returncode)
     return {"memory": memory, **json.loads(output.read_text().splitlines()[-1])}

@@ -49,7 +49,7 @@ class Usage:
         overlap: smallest share of a window that its neighbour overlaps.
         longest: length of the longest clip that is classified in one piece, s; an ensemble takes its models' least.
         views: the view of each member of a fold's ensemble; a file of several folds repeats them in turn.
-        precision: `32-true` or `bf16-mixed`, in which it was evaluated; `auto` in files that do not say.
+        precision: `32-true` or `bf16-mixed`, in which it was evaluated.
         model: its class and arguments, as JSON.
     """
 
@@ -144,14 +144,14 @@ def _plain(text: str) -> Any:
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
     settings = {f"recipe.{name}": recipe[name] for name in ("window", "overlap", "members")}
-    settings |= {"trainer.precision": description.get("precision", config["trainer"]["precision"])}
+    settings |= {"trainer.precision": description["precision"]}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
         if not RULES[key].allows(value):
             raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
     window, overlap, views, precision = settings.values()
-    longest = longest_clip(window, float(description.get("longest", 0)))  # absent in folds that were kept earlier
+    longest = longest_clip(window, float(description["longest"]))
     model = json.dumps(config["model"], sort_keys=True)
     usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
     if _largest(usage) > LARGEST:

@@ -91,7 +91,7 @@ def _differing_settings(runs: Sequence[Run]) -> list[str]:
 def _codes(runs: Sequence[Run]) -> dict[str, str]:
     """Return the number of the version of the code that each run used, by run id, oldest 1; empty if all are equal.
 
-    Sources that a run does not use, or did not log, are assumed to be the newest.
+    Sources that a run does not use are assumed to be the newest.
     """
     by_age = sorted(runs, key=moment)
     newest = {name: source for run in by_age for name, source in _sources(run).items()}
@@ -108,12 +108,12 @@ def _of_other_code(run: Run, other: Run) -> bool:
 
 
 def _sources(run: Run) -> dict[str, str]:
-    """Return the digests of a run's sources by their names; empty if it logged none."""
-    return json.loads(run.data.tags.get("sources", "{}"))
+    """Return the digests of a run's sources by their names."""
+    return json.loads(run.data.tags["sources"])
 
 
 def _same(one: Run, other: Run, tag: str) -> bool:
-    return tag in one.data.tags and one.data.tags[tag] == other.data.tags.get(tag)
+    return one.data.tags[tag] == other.data.tags[tag]
 
 
 def _k(run: Run) -> str | None:

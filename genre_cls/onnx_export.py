@@ -37,7 +37,7 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
         networks: the members of the ensemble, as `modelfile.read` returns them.
         usage: how they are used.
         temperature: of the ensemble's predictions for a clip.
-        description: plain data for the file's metadata: `genres`, `features`, `origin`, …
+        description: plain data for the file's metadata: `genres`, `features`, `longest`, `origin`, …
 
     Returns:
         A graph that computes in float32. Its input is `waveform`, float32 `(n_samples,)`, a whole clip: mono at the
@@ -50,7 +50,7 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
     """
     model = TraceableClassifier(networks, usage, temperature)
     graph = _traced(model, usage.spec.sample_rate)
-    metadata = {KEY: dict(description) | {"segment": usage.longest}, "genres": list(usage.genres)}
+    metadata = {KEY: description, "genres": usage.genres}
     plain = {"sample_rate": usage.spec.sample_rate, "longest_clip": usage.longest, "origin": description["origin"]}
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in (metadata | plain).items()})
     content = graph.SerializeToString()

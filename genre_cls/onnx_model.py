@@ -34,7 +34,7 @@ class OnnxClassifier(Classifier):
     """
 
     def __init__(self, graph: onnxruntime.InferenceSession, description: Mapping[str, Any]) -> None:
-        sample_rate, longest = int(description["features"]["sample_rate"]), float(description["segment"])
+        sample_rate, longest = int(description["features"]["sample_rate"]), float(description["longest"])
         if not 1000 <= sample_rate <= 192000 or not 1 <= longest < np.inf:
             raise ValueError(f"rate {sample_rate} must be 1000 to 192000 Hz, length of clips {longest:g} at least 1 s")
         genres, dataset = tuple(map(str, description["genres"])), str(description["origin"]["dataset"])

@@ -376,10 +376,8 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "no members": (lambda _, c, __: c["recipe"].update(members=[]), "recipe.members=[]: must be"),
     "no recipe": (lambda _, c, __: c.pop("recipe"), "KeyError: 'recipe'"),
     "another precision": (lambda d, *_: d.update(precision="64"), "trainer.precision=64: must be"),
-    "another precision, in its configuration alone": (
-        lambda d, c, _: (d.pop("precision"), c["trainer"].update(precision="64")),
-        "trainer.precision=64: must be",
-    ),
+    "no precision": (lambda d, *_: d.pop("precision"), "KeyError: 'precision'"),
+    "no longest clip": (lambda d, *_: d.pop("longest"), "KeyError: 'longest'"),
     "a longest clip in words": (lambda d, *_: d.update(longest="long"), "is not a usable model"),
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),

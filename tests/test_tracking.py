@@ -80,7 +80,7 @@ def store(
     where = tracker.experiment(experiment)
     named = {"features": "mel", "model": identity, "batch_size": "16"}
     tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
-    tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d"}
+    tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d", "sources": "{}"}
     with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12", "folds.k": str(k)}) as parent:
         for index, accuracy in enumerate(accuracies):
             with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
@@ -451,7 +451,7 @@ def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
 def test_configurations_that_did_not_finish_are_not_compared(tracker: Tracker, end: type[BaseException]) -> None:
     store(tracker, "a", 1.0)
-    tags = {"kind": "config", "identity": "b", "named": "{}", "comparison": "same", "dataset": "own"}
+    tags = {"kind": "config", "identity": "b", "named": "{}", "comparison": "same", "dataset": "own", "sources": "{}"}
     with pytest.raises(end), tracker.run(tracker.experiment("e"), "b", tags, {}):
         raise end
     assert found(tracker) == {"a": 1.0}
