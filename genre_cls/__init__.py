@@ -1,5 +1,6 @@
 """genre_cls: which features and which CNN classify music genres best?"""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,15 @@ MODULES = {
     "UserError": "errors",
 }
 __version__ = "0.1.0"
+
+# Libraries that report their use to their makers, from their import on, do not unless the user wants it.
+for setting, off in (
+    ("GRADIO_ANALYTICS_ENABLED", "False"),
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("ORT_DISABLE_TELEMETRY", "1"),
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+):
+    os.environ.setdefault(setting, off)
 
 
 def __getattr__(name: str) -> Any:

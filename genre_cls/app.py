@@ -58,7 +58,7 @@ def _serve(arguments: Namespace) -> None:
     """Serve the page; uploads are in a temporary folder."""
     _check_address(arguments.host, arguments.port)
     with TemporaryDirectory(prefix="genre_cls-") as folder:
-        os.environ |= dict.fromkeys(TEMPORARY, folder) | {"GRADIO_ANALYTICS_ENABLED": "False"}
+        os.environ |= dict.fromkeys(TEMPORARY, folder)
         with needs("app"):
             import gradio  # noqa: F401  # so that it is reported before a model is loaded in vain
         controller = _controller(arguments.model, arguments.tracking, trust=arguments.trust)

@@ -285,8 +285,12 @@ def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
 
 
 def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
-    # By id, so that a track that exists as both .wav and .au is listed once.
-    tracks = {track.id: track for genre, folder in folders.items() for track in _gtzan_tracks(folder, genre)}
+    tracks: dict[str, Track] = {}
+    for track in (track for genre, folder in folders.items() for track in _gtzan_tracks(folder, genre)):
+        other = tracks.setdefault(track.id, track)
+        if other.path.stem != track.path.stem:
+            raise UserError(f"{track.path}: has the number of {other.path.name}; move one of them away")
+        tracks[track.id] = track  # of .au and .wav, the latter
     counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
     empty = [genre for genre, count in counts.items() if not count]
     if empty:

@@ -256,7 +256,7 @@ def _model_files(source: str | Path) -> list[Path]:
     if is_onnx(path):
         raise UserError(f"model {source}: is an .onnx file, which genre_cls.OnnxClassifier and genre_cls.predict take")
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
+        files = sorted(path.glob("[!.]*.safetensors"))  # macOS leaves ._name beside name
         if not files:
             raise UserError(f"model {source}: no .safetensors file in this folder")
         return files

@@ -118,12 +118,12 @@ class OneLineParser(ArgumentParser):
             help: on `--model`.
         """
         take = self.add_argument
-        take("--model", type=named, default="best", help=help)
+        take("--model", type=nonempty, default="best", help=help)
         take("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help="tracking store (default: mlruns)")
         take("--trust", action="store_true", help="let a model file name any class, which may run any code here")
 
 
-def named(text: str) -> str:
+def nonempty(text: str) -> str:
     """Return an argument that is a name, unless it is empty, such as from an unset variable of the shell."""
     if not text:
         raise ArgumentTypeError("an empty name")
@@ -165,6 +165,8 @@ def _check_words(words: Sequence[str]) -> None:
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("-") and (key := name.replace("-", "_")) in (*GROUPS, *RULES):
             raise UserError(f"{word}: settings have no dashes; write {key}={value or 'VALUE'}")
+        if name == "hydra.job.chdir" and value.lower() == "true":
+            raise UserError(f"{word}: would put runs and the report in another folder than is said; leave it out")
         if name in GROUPS and name != "experiment":
             _check_option(name, value)
     n_folds = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
@@ -278,6 +280,8 @@ def _bad_argument(cause: BaseException, text: str) -> str:
     reason = " ".join(str(cause).split())
     if isinstance(cause, UserError):
         return reason
+    if isinstance(cause, OSError):
+        return error_message(cause)
     key = text.rpartition("full_key: ")[2]
     if (match := re.match("Error loading '(.+?)'", reason)) and cause.__cause__:
         hint = "" if "." in match[1] else "; write module.Class, such as mine.Net for the class Net in mine.py"

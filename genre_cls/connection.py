@@ -23,6 +23,7 @@ from genre_cls.files import expanduser, make_folder, sync
 from genre_cls.interrupts import held_back
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")  # databases that end with their process
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
@@ -42,6 +43,8 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
     if "://" not in address and address != "databricks":
         shown = address.rpartition("@")[2]  # there may be a password before it
         raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
+    if address in IN_MEMORY:
+        raise UserError(f"tracking.uri={address}: names no file, so that the runs would be lost; name one")
     if not uri:
         setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
         make_folder(folder, setting)

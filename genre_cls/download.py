@@ -25,7 +25,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from omegaconf import OmegaConf
 
-from genre_cls.commands import AGAIN, OneLineParser, as_word, one_line_errors
+from genre_cls.commands import AGAIN, OneLineParser, as_word, nonempty, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import disk_failure, expanduser, locked
 from genre_cls.provenance import typed
@@ -85,7 +85,7 @@ def main() -> None:
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="genre_cls.download", description=main.__doc__)
     default = Path(os.environ.get("GTZAN_ROOT") or "gtzan")
-    parser.add_argument("folder", type=Path, nargs="?", default=default, help="default: $GTZAN_ROOT, else ./gtzan")
+    parser.add_argument("folder", type=nonempty, nargs="?", default=default, help="default: $GTZAN_ROOT, else ./gtzan")
     parser.add_argument(
         "--mirror", action="append", help="address to take the archive from instead of the usual ones; may be repeated"
     )

@@ -183,7 +183,7 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
     """
     more = differing(report.results)
     axes = [*AXES, *more]
-    unequal = len({len(result.folds) for result in report.results}) > 1
+    unequal = len(report.complete) < len(report.results)
     rows = []
     for place, result in enumerate(report.ranked, start=1):
         settings = {axis.replace("batch_size", "batch size"): result.value(axis) for axis in axes}

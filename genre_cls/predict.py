@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
-from genre_cls.commands import OneLineParser, find_modules_here, named, one_line_errors
+from genre_cls.commands import OneLineParser, find_modules_here, nonempty, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import atomic_write, expanduser
 from genre_cls.prediction import is_onnx
@@ -286,9 +286,8 @@ def _parser() -> ArgumentParser:
         metavar="FILE.png",
         help="plot the evidence for the predicted genre (one audio file)",
     )
-    take(
-        "--register", type=named, metavar="NAME", help="register the model as a version of NAME in MLflow, to be served"
-    )
+    take("--register", type=nonempty, metavar="NAME", help="register the model as a version of NAME in MLflow, to be "
+         "served")  # fmt: skip
     return parser
 
 

@@ -65,8 +65,8 @@ def write_newest(cfg: DictConfig, *, command: str | None = None) -> bool:
         return False
     with tracker.failures_in_one_line():
         comparison = tracker.newest(cfg.tracking.experiment, command=command)
-        if comparison:
-            _write(cfg, tracker, comparison)
+    if comparison:
+        _write(cfg, tracker, comparison)
     return comparison is not None
 
 

@@ -368,10 +368,14 @@ class MissedTrack:
 
 
 def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Return the results of which no fold is missing, which so have the same test tracks fold by fold."""
+    """Return the results of which no fold is missing, which so have the same test tracks fold by fold.
+
+    Where folds are missing from all, it is those that most results have.
+    """
     tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    longest = max(tested, key=len)
-    return [result for result, ids in zip(results, tested, strict=True) if ids == longest]
+    # The same in whatever order they are.
+    shared = max(tested, key=lambda ids: (len(ids), tested.count(ids), ids), default=())
+    return [result for result, ids in zip(results, tested, strict=True) if ids == shared]
 
 
 def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
@@ -397,7 +401,13 @@ def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
 
 def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
     """Sort configurations by mean accuracy, best first, with macro F1 for ties; those with missing folds come last."""
-    return sorted(results, key=lambda r: (-len(r.folds), -r.estimate("accuracy").mean, -r.estimate("macro_f1").mean))
+    whole = set(map(id, complete(results)))
+
+    def key(result: ConfigResult) -> tuple[bool, int, float, float]:
+        accuracy, macro_f1 = (result.estimate(score).mean for score in ("accuracy", "macro_f1"))
+        return id(result) not in whole, -len(result.folds), -accuracy, -macro_f1
+
+    return sorted(results, key=key)
 
 
 def names(results: Sequence[ConfigResult]) -> list[str]:

@@ -162,7 +162,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "folds.seed": SEED,
     "trainer.device": Text(("auto", "cpu", "cuda", "mps")),
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
-    "trainer.threads": at_least(1),
+    "trainer.threads": Number(1, 1024, integer=True),
     "trainer.workers": at_least(0),
     "trainer.graphs": Switch(),
     "tracking.uri": Text(optional=True),

@@ -301,7 +301,7 @@ def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_pic
 def test_a_wrong_command_is_reported_in_one_line(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reason: str
 ) -> None:
-    for name in (*app.TEMPORARY, "GRADIO_ANALYTICS_ENABLED"):
+    for name in app.TEMPORARY:
         monkeypatch.setenv(name, "")  # put back at the end
     done = command(__main__.main, "app", *arguments)
     (line,) = done.err.splitlines()
@@ -318,7 +318,7 @@ def test_a_port_that_is_taken_is_reported_at_once(command: Callable[..., Any], p
 def test_without_the_extra_the_command_says_how_to_get_it(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (*app.TEMPORARY, "GRADIO_ANALYTICS_ENABLED"):
+    for name in app.TEMPORARY:
         monkeypatch.setenv(name, "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     done = command(app.main)

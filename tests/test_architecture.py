@@ -1,7 +1,10 @@
 """Test ARCHITECTURE.md's table of modules and the tests that the documents cite against the code."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +37,18 @@ def test_every_module_is_in_the_table_once() -> None:
 def test_a_module_imports_only_what_is_below_it_or_on_its_right(module: str) -> None:
     above = [other for other in imported(module) if PLACES[other] < PLACES[module]]
     assert not above, f"{module} imports {', '.join(above)}"
+
+
+def test_no_library_reports_its_use_to_its_maker(tmp_path: Path) -> None:
+    code = (
+        "import genre_cls.onnx_model, mlflow.telemetry.utils, os\n"
+        "assert mlflow.telemetry.utils.is_telemetry_disabled()\n"
+        "print(os.environ['GRADIO_ANALYTICS_ENABLED'], os.environ['RAY_USAGE_STATS_ENABLED'])"
+    )
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "False 0\n", done.stderr
+    assert not list(tmp_path.rglob("*onnxruntime*")), "where it keeps the id of the machine"
 
 
 def test_every_test_that_the_documents_cite_exists() -> None:

@@ -101,6 +101,13 @@ def test_an_incomplete_gtzan_is_noted_with_its_counts(tmp_path: Path) -> None:
     assert "blues" not in note
 
 
+def test_another_file_with_a_tracks_number_does_not_replace_it(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    touch(tmp_path / "blues" / "my.song.00001.wav")
+    reason = told(lambda: gtzan(str(tmp_path)))
+    assert "my.song.00001.wav" in reason and "blues.00001.wav" in reason and "move one of them away" in reason
+
+
 def test_a_track_as_wav_and_as_au_is_listed_once(tmp_path: Path) -> None:
     make_gtzan(tmp_path, extension=".au")
     make_gtzan(tmp_path, extension=".wav")

@@ -134,6 +134,7 @@ def test_a_folder_of_model_files_is_their_ensemble(trained: Any, tiny_music: Pat
     parent = trained.parents[0]
     for number, child in enumerate(trained.children(parent)):
         shutil.copy(trained.files(child)["model.safetensors"], tmp_path / f"{number}.safetensors")
+    (tmp_path / "._0.safetensors").write_bytes(b"what macOS leaves")
     track = tiny_music / GENRES[1] / "3.wav"
     expected = load(trained, parent.info.run_id).predict(track).windows
     np.testing.assert_allclose(GenreClassifier.load(tmp_path).predict(track).windows, expected, atol=1e-12)

@@ -25,6 +25,7 @@ from genre_cls.scoring import (
     FoldResult,
     GenreMeans,
     WindowPredictions,
+    complete,
     confusions,
     ensemble_probabilities,
     most_missed,
@@ -391,8 +392,20 @@ def test_mistakes_come_most_frequent_first_and_complete(counts: list[int]) -> No
 @settings(deadline=None, max_examples=30)
 @given(st.lists(results(), min_size=1, max_size=6))
 def test_the_ranking_is_by_folds_then_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
-    keys = [(len(r.folds), r.estimate("accuracy").mean, r.estimate("macro_f1").mean) for r in rank(some)]
+    shared = set(map(id, complete(some)))
+    scores = [(r.estimate("accuracy").mean, r.estimate("macro_f1").mean) for r in rank(some)]
+    keys = [(id(r) in shared, len(r.folds), *pair) for r, pair in zip(rank(some), scores, strict=True)]
     assert keys == sorted(keys, reverse=True) and len(keys) == len(some)
+
+
+@given(st.permutations(range(4)))
+def test_configurations_that_lack_other_folds_come_after_those_that_most_share_in_any_order(order: list[int]) -> None:
+    whole = [a_result(accuracy, accuracy, accuracy) for accuracy in (0.9, 0.2, 0.8, 0.7)]
+    lacking = (0, 0, 1, 2)  # the last two are tested on tracks that no other has
+    some = [replace(r, folds=r.folds[:lack] + r.folds[lack + 1 :]) for r, lack in zip(whole, lacking, strict=True)]
+    ranked = rank([some[place] for place in order])
+    assert list(map(id, ranked)) == list(map(id, some))
+    assert list(map(id, complete(ranked))) == list(map(id, some[:2]))
 
 
 @settings(deadline=None, max_examples=60)
