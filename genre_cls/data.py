@@ -13,7 +13,7 @@ from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
 from genre_cls.store import Features
 from genre_cls.views import view_of
-from genre_cls.windows import cover_starts, is_levelled, repeat_to, treatment
+from genre_cls.windows import cover_starts, is_levelled, is_of_modulations, repeat_to
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
@@ -96,7 +96,7 @@ class FoldData:
         A modulation spectrum's are over the tracks' centre windows, the other views' over all frames.
         """
         view = self.windowing.view
-        if treatment(view) == "modulation":
+        if is_of_modulations(view):
             windows = Windows(self, self.centres(self.fold.train))
             return mean_and_deviation_per_value(torch.cat([view_of(features, view) for features, _ in windows]))
         clips = (self.clips[i] - self.levels[i] if self.levels else self.clips[i] for i in self.fold.train)

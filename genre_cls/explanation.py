@@ -10,7 +10,15 @@ from genre_cls.modelfile import Usage
 from genre_cls.prediction import Clip, Explanation
 from genre_cls.progress import progress_bar
 from genre_cls.views import Network, medians, mfccs
-from genre_cls.windows import cover_starts, is_levelled, is_of_mfccs, is_of_statistics, sees_modulations, treatment
+from genre_cls.windows import (
+    cover_starts,
+    is_levelled,
+    is_of_mfccs,
+    is_of_modulations,
+    is_of_statistics,
+    sees_modulations,
+    treatment,
+)
 
 FIRST_STEP = 5  # decades from the first log-spaced step to the end of the path
 OVERLAP = 0.5  # least overlap of windows that fade at both ends, as those of modulation spectra do
@@ -64,7 +72,7 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     mean = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
     # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: a transpose inverts.
     to_view = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins of the view, n_mels)
-    origin = mean if treatment(network.view) == "modulation" else to_view.T @ _centre(network, len(to_view))
+    origin = mean if is_of_modulations(network.view) else to_view.T @ _centre(network, len(to_view))
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
     path = (origin + middles * (window - origin)).requires_grad_()  # (n_steps, n_mels, n_frames)

@@ -62,10 +62,13 @@ def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
         title: of its configuration.
         note: small print below.
     """
-    title = f"{title}, fold {result.index}"
+    return _pictures(result, [result], f"{title}, fold {result.index}", note)
+
+
+def _pictures(result: FoldResult | ConfigResult, folds: Sequence[FoldResult], title: str, note: str) -> Files:
     matrix = plots.confusion_matrix(result.confusion, result.genres, title=title, note=note)
     return {
-        "loss_curves.png": plots.png(plots.loss_curves([result], title=title, note=note)),
+        "loss_curves.png": plots.png(plots.loss_curves(folds, title=title, note=note)),
         "confusion_matrix.png": plots.png(matrix),
     }
 
@@ -78,12 +81,10 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
         identity: of the configuration.
         result: of all its folds.
     """
-    matrix = plots.confusion_matrix(result.confusion, result.genres, title=identity.title, note=task.note)
     return {
         "config.yaml": identity.yaml.encode(),
         "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
-        "confusion_matrix.png": plots.png(matrix),
-        "loss_curves.png": plots.png(plots.loss_curves(result.folds, title=identity.title, note=task.note)),
+        **_pictures(result, result.folds, identity.title, task.note),
         "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
         GENRE_MEANS.format(task.features.spec.kind): genre_means_file(_genre_means(task)),
         **of_tracks(task),

@@ -28,7 +28,7 @@ from genre_cls.refit import WIDEST, output_layer
 from genre_cls.scoring import Curves, WindowPredictions
 from genre_cls.task import Task
 from genre_cls.views import Network, standardised, view_of
-from genre_cls.windows import is_of_mfccs, is_of_statistics, treatment
+from genre_cls.windows import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -
 
 def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:
     # A modulation spectrum has a fixed size, so short crops would save nothing, and they lack its slow rates.
-    first = 1.0 if treatment(view) == "modulation" else cfg.recipe.first_crop
+    first = 1.0 if is_of_modulations(view) else cfg.recipe.first_crop
     return crop_lengths(spec.n_frames(cfg.recipe.window), first, cfg.recipe.epochs)
 
 

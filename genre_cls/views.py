@@ -53,18 +53,18 @@ class Network(nn.Module):
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
 
-def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """Standardise a view: each value with zero mean and unit variance.
 
     Args:
-        values: what `view_of` returns, `(batch, 1, n_bins, n_frames)` or `(batch, 1, *shape_of(view))`.
-        mean: of each value, `shape_of(view)`.
-        std: standard deviation of each value, `shape_of(view)`.
+        values: what `view_of` returns, `(batch, 1, n_bins, n_frames)` or `(batch, 1, *shape_of(view, n_bins))`.
+        mean: of each value, `shape_of(view, n_bins)`.
+        deviation: standard deviation of each value, likewise.
 
     Returns:
         Values of the same shape, float32, channels last.
     """
-    return ((values.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((values.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
 def view_of(features: Tensor, view: str) -> Tensor:
@@ -78,7 +78,7 @@ def view_of(features: Tensor, view: str) -> Tensor:
         view: one of `windows.VIEWS`.
 
     Returns:
-        Plain and levelled views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view))`.
+        Plain and levelled views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view, n_bins))`.
     """
     values = mfccs(features) if is_of_mfccs(view) else features
     match treatment(view):

@@ -31,9 +31,14 @@ def is_of_statistics(view: str) -> bool:
     return treatment(view) == "statistics"
 
 
+def is_of_modulations(view: str) -> bool:
+    """Return whether a view is a modulation spectrum, which has a fixed size."""
+    return treatment(view) == "modulation"
+
+
 def sees_modulations(view: str) -> bool:
     """Return whether a view is a modulation spectrum or contains one."""
-    return treatment(view) in ("modulation", "statistics")
+    return is_of_modulations(view) or is_of_statistics(view)
 
 
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
