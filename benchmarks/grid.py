@@ -126,7 +126,7 @@ def traced(overrides: list[str]) -> None:
     with trace.phase("imports"):
         from genre_cls import train, workers
 
-        workers.import_ahead(*train.TRAINING)  # as the command does, before it imports what follows itself
+        workers.import_ahead(*train.IMPORTED_AHEAD)  # as the command does, before it imports what follows itself
         from genre_cls import experiment, plots, report, store, voting  # which the command would import later
     trace.calls(experiment, "prepare", "tracks and folds")
     trace.calls(experiment, "check_buildable", "checks")

@@ -181,9 +181,7 @@ class Controller:
     def _similar(self, prediction: "Prediction") -> list[list[str]]:
         if not self.folds:
             return []
-        from genre_cls.similarity import most_similar
-
-        similar = most_similar(prediction.vote, self.tracks, N_SIMILAR)
+        similar = self.tracks.most_similar(prediction.vote, N_SIMILAR)
         return [[f"{100 * similarity:.0f} %", *self._track(index)] for index, similarity in similar]
 
     def _track(self, index: int) -> tuple[str, str, str]:

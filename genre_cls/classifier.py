@@ -178,7 +178,8 @@ class GenreClassifier(Classifier):
         shared = {key: value for key, value in descriptions[0].items() if key not in (*OF_A_FOLD, "folds")}
         own = {"temperature": self._temperature, "longest": self._longest}
         description = {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
-        content = self._as_onnx(description) if is_onnx(path) else self._saved(description)
+        weights = [network.weights() for network in self._networks]
+        content = self._as_onnx(description) if is_onnx(path) else modelfile.serialised(weights, description)
         with atomic_write(expanduser(path)) as file:
             file.write(content)
 
@@ -186,9 +187,6 @@ class GenreClassifier(Classifier):
         from genre_cls.onnx_export import exported  # needs an extra
 
         return exported(self._networks, self._usage, self._temperature, description)
-
-    def _saved(self, description: Mapping[str, Any]) -> bytes:
-        return modelfile.serialised([network.weights() for network in self._networks], description)
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         usage = self._usage

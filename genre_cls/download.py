@@ -50,7 +50,7 @@ class Source:
 
     Args:
         mirrors: URLs, tried in turn.
-        sha256: of the archive, hexadecimal; None if unknown, so that only gzip's own checksum is verified.
+        sha256: of the archive, hexadecimal.
         largest_archive: bytes.
         largest_content: bytes, unpacked.
         most_files: in the archive, folders included.
@@ -60,7 +60,7 @@ class Source:
     """
 
     mirrors: tuple[str, ...]
-    sha256: str | None
+    sha256: str
     largest_archive: int
     largest_content: int
     most_files: int
@@ -168,7 +168,7 @@ def fetch(source: Source, archive: Path) -> None:
 
 def _is_complete(source: Source, archive: Path) -> bool:
     """Whether there is nothing left to download, for example because an earlier command could not unpack it."""
-    return bool(source.sha256) and archive.exists() and _digest(archive) == source.sha256
+    return archive.exists() and _digest(archive) == source.sha256
 
 
 def _transfer(source: Source, mirror: str, archive: Path) -> None:
@@ -307,10 +307,7 @@ def _network_failures() -> Iterator[None]:
 
 def _verify(source: Source, archive: Path) -> None:
     """Verify the archive's checksum; a different file is deleted, because no download can continue from it."""
-    digest = _digest(archive)
-    if not source.sha256:
-        log.info("sha256 %s, not verified because conf/download.yaml has none", digest)
-    elif digest != source.sha256:
+    if (digest := _digest(archive)) != source.sha256:
         archive.unlink()
         raise _Failed(f"another file than expected: sha256 {digest}, must be {source.sha256}")
 

@@ -68,7 +68,7 @@ class Report:
         means: average features per genre, one for each kind of feature.
         provenance: where the numbers come from: command, date, machine, version, ...
         rope: accuracies that differ by less are practically equal, a share.
-        tracks: by id, each track's `artist` and `fault`, empty if unknown.
+        tracks: by id, what is known of each track (`artifacts.FACTS`), empty where unknown.
         audio: by id, the URL of each track that is readable and in a format that browsers play.
         other_splits: by a result's index, what the same configuration scored on the same dataset under other splits.
     """

@@ -29,7 +29,7 @@ NO_EFFECT_ON_RESULTS = (
     "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation", "extras",
     "files", "findings", "interrupts", "logged_files", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
     "onnx_model", "outbox", "page", "plots", "predict", "prediction", "progress", "provenance", "registry", "report",
-    "served", "similarity", "spool", "stored_runs", "tracking", "train", "workers",
+    "served", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
 
@@ -44,7 +44,7 @@ class Identity:
     """A configuration's name and fingerprint.
 
     Args:
-        named: the settings that readers see: the three axes, then recipe, folds and every overridden value.
+        named: the settings that readers see: the three axes, then recipe, folds, experiment and every overridden value.
         params: every setting by its dotted key, for MLflow's table.
         dataset: the chosen option of the setting `dataset`; once the data are loaded, the dataset's name.
         yaml: the resolved configuration.
@@ -80,7 +80,6 @@ class Identity:
             "identity": self.fingerprint,
             "setup": self.setup,
             "sources": json.dumps(dict(self.sources)),
-            "code": self.code,
             "named": json.dumps(dict(self.named)),
             "dataset": self.dataset,
             "folds": self.named["folds"],

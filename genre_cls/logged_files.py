@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genre_cls import modelfile, plots
 from genre_cls.artifacts import (
@@ -81,12 +80,13 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
         identity: of the configuration.
         result: of all its folds.
     """
+    means = genre_means(task.features, task.labels, task.catalogue.genres)
     return {
         "config.yaml": identity.yaml.encode(),
         "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
         **_pictures(result, result.folds, identity.title, task.note),
         "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
-        GENRE_MEANS.format(task.features.spec.kind): genre_means_file(_genre_means(task)),
+        GENRE_MEANS.format(means.kind): genre_means_file(means),
         **of_tracks(task),
     }
 
@@ -110,29 +110,20 @@ def _facts(track: Track) -> dict[str, str]:
     return facts | {"path": str(track.path.absolute())}
 
 
-def _genre_means(task: Task) -> GenreMeans:
-    spec, genres = task.features.spec, task.catalogue.genres
-    frequencies = mel_frequencies(spec) if spec.kind == "mel" else np.array([])
-    matrices = genre_means(task.features, task.labels, len(genres))
-    return GenreMeans(spec.kind, genres, matrices, spec.seconds_per_frame, frequencies)
-
-
-def genre_means(features: Features, labels: Indices, n_genres: int) -> NDArray[np.float32]:
+def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) -> GenreMeans:
     """Return the average feature matrix of each genre over its tracks, cut to the median length.
 
     Args:
         features: of all tracks.
         labels: genre of each track `(n_tracks,)`.
-        n_genres: number of genres.
-
-    Returns:
-        `(n_genres, n_bins, n_frames)`.
+        genres: names.
     """
-    n_frames = int(np.median([clip.shape[1] for clip in features.clips]))
-    means = np.zeros((n_genres, features.spec.n_bins, n_frames), dtype=np.float32)
-    for genre in range(n_genres):
+    spec, n_frames = features.spec, int(np.median([clip.shape[1] for clip in features.clips]))
+    means = np.zeros((len(genres), spec.n_bins, n_frames), dtype=np.float32)
+    for genre, mean in enumerate(means):
         clips = [repeat_to(features.clips[i], n_frames)[:, :n_frames] for i in np.flatnonzero(labels == genre)]
         for clip in clips:
-            means[genre] += clip
-        means[genre] /= max(1, len(clips))
-    return means
+            mean += clip
+        mean /= max(1, len(clips))
+    frequencies = mel_frequencies(spec) if spec.kind == "mel" else np.array([])
+    return GenreMeans(spec.kind, genres, means, spec.seconds_per_frame, frequencies)

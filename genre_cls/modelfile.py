@@ -195,7 +195,8 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     # On the meta device nothing is allocated until the shapes are known to match the file's.
     with torch.device("cpu" if trust else "meta"):
         if is_of_statistics(view):
-            model: nn.Module = _kernel_machine(weights["model.centres"], len(usage.genres))
+            n_centres, n_values = weights["model.centres"].shape
+            model: nn.Module = KernelMachine(n_centres, n_values, len(usage.genres))
         else:
             model = _model(settings, len(usage.genres), trust)
         shape = shape_of(view, usage.spec.n_bins)
@@ -237,11 +238,6 @@ class _Largest(TorchFunctionMode):
         if isinstance(result, Tensor):
             self.n_values = max(self.n_values, result.numel())
         return result
-
-
-def _kernel_machine(centres: Tensor, n_genres: int) -> KernelMachine:
-    n_centres, n_values = centres.shape
-    return KernelMachine(n_centres, n_values, n_genres)
 
 
 def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module:

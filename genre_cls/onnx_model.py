@@ -38,7 +38,7 @@ class OnnxClassifier(Classifier):
         if not 1000 <= sample_rate <= 192000 or not 1 <= longest < np.inf:
             raise ValueError(f"rate {sample_rate} must be 1000 to 192000 Hz, length of clips {longest:g} at least 1 s")
         genres, dataset = tuple(map(str, description["genres"])), str(description["origin"]["dataset"])
-        temperature = checked_temperature(description.get("temperature", 1.0))
+        temperature = checked_temperature(description["temperature"])
         super().__init__(genres, dataset, sample_rate, longest, temperature)
         self._graph = graph
 

@@ -150,6 +150,25 @@ class TrackPredictions(_Predicted):
     labels: Ints
     probabilities: Floats
 
+    def most_similar(self, probabilities: Floats, n: int) -> list[tuple[int, float]]:
+        """Find the tracks whose predictions resemble those for a file.
+
+        Similarity is the Bhattacharyya coefficient of the two distributions over genres: 1 if they are the same, 0 if
+        no genre is probable in both. Tracks that sound different but get the same probabilities count as similar.
+
+        Args:
+            probabilities: mean over the file's windows `(n_genres,)`, before its temperature.
+            n: number of tracks at most.
+
+        Returns:
+            Index of each track and its similarity, 0 to 1, the most similar first.
+
+        Source: Bhattacharyya, On a measure of divergence between two multinomial populations, Sankhyā 7 (1946).
+        """
+        similarity = np.sqrt(self.probabilities) @ np.sqrt(probabilities)
+        best = np.argsort(-similarity, kind="stable")[:n]
+        return [(int(i), float(similarity[i])) for i in best]
+
 
 @dataclass(frozen=True)
 class ConfigResult:

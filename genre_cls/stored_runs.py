@@ -54,7 +54,7 @@ class Comparison:
         commands: that last wrote to one of the configurations, with the number of these, the largest first.
         results: one per configuration.
         means: average features per genre, one per kind of feature.
-        tracks: `artist`, `fault` and `path` of each track by its id, empty where unknown.
+        tracks: `genre`, `artist`, `fault` and `path` of each track by its id, empty where unknown.
         n_left_out: the command's configurations that were tested on other tracks or folds, and are in none of these.
         other_splits: by a result's index, what the same configuration scored on the same dataset under other splits, by
             the name of the split; results that lack a fold are left out.

@@ -35,7 +35,7 @@ from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
-TRAINING = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # what workers import, which takes seconds
+IMPORTED_AHEAD = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # by workers, which takes seconds
 
 
 def main() -> None:
@@ -165,7 +165,7 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
         one = "tracking, report_dir, rope"
         raise UserError(f"{one}: must be the same for all configurations of a command, which get one report")
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
-        import_ahead(*TRAINING)
+        import_ahead(*IMPORTED_AHEAD)
     from genre_cls.experiment import prepare
 
     prepare(configurations)

@@ -32,7 +32,7 @@ TRAINING = "training"  # the usual purpose of workers
 
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
 
-_pools: dict[tuple[str, int], ProcessPoolExecutor] = {}  # by purpose and size; at most one per purpose
+_pools: dict[str, tuple[int, ProcessPoolExecutor]] = {}  # by purpose, with the number of workers
 
 
 def import_ahead(*modules: str) -> None:
@@ -68,14 +68,14 @@ def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str 
     Raises:
         UserError: a worker was killed since the last call.
     """
-    if (purpose, size) not in _pools:
-        if any(purpose == other for other, _ in _pools):
-            stop()
+    if purpose in _pools and _pools[purpose][0] != size:
+        stop()
+    if purpose not in _pools:
         threading.excepthook = _report_failure
-        _pools[purpose, size] = ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
+        _pools[purpose] = size, ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
     try:
         with _without_interrupts():  # inherited by workers that start now, whose traceback Python would print otherwise
-            return _pools[purpose, size].submit(_pickled, pickle.dumps((function, arguments)))
+            return _pools[purpose][1].submit(_pickled, pickle.dumps((function, arguments)))
     except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter two if the fork server has died
         stop()
         raise UserError(KILLED) from error
@@ -108,14 +108,14 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
 
 def _check_alive() -> None:
     # Python does not notice a worker that is killed while it sends a result, or during a submission.
-    workers = [process.sentinel for pool in list(_pools.values()) for process in list(pool._processes.values())]
+    workers = [process.sentinel for _, pool in list(_pools.values()) for process in list(pool._processes.values())]
     if not workers or connection.wait(workers, timeout=0):
         raise BrokenProcessPool
 
 
 def at_hand() -> bool:
     """Return whether there are workers that train; if not, earlier calls were lost when `stop` ended them."""
-    return any(purpose == TRAINING for purpose, _ in _pools)
+    return TRAINING in _pools
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def stopped_by_failure() -> Iterator[None]:
 def stop() -> None:
     """Kill all workers at once, whatever they are doing."""
     while _pools:
-        pool: Any = _pools.popitem()[1]
+        pool: Any = _pools.popitem()[1][1]
         # Even on exit Python waits until workers have read all their calls, and for the rest of a result being sent.
         pool._call_queue.cancel_join_thread()
         writer = pool._result_queue._writer

@@ -74,7 +74,6 @@ class RayLauncher(Launcher):
 
 def _connect(settings: dict[str, Any]) -> Any:
     """Import Ray and connect to a cluster, or start one that ends with this process."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told otherwise
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines of different jobs may be alike
     if settings.get("address") == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for such a cluster, but without its warning

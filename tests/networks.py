@@ -71,7 +71,7 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
     model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
     config = {"recipe": recipe, "model": model, "batch_size": 16, "trainer": {"precision": "32-true"}}
     description = {
-        "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec),
+        "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec), "precision": "32-true",
         "origin": {"dataset": "folder"}, "scores": {"a": 1},
     }  # fmt: skip
     return GenreClassifier([SavedModel(networks, usage, "folder", 0.6, description)])

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import soundfile
+from made import a_result
 from networks import SPECS, a_classifier, music
 
-from genre_cls import GenreClassifier, __main__, app
+from genre_cls import GenreClassifier, Prediction, __main__, app
 from genre_cls.app import Controller
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
@@ -391,3 +393,34 @@ def awaited(browser: Any, find: Callable[[], list[Any]], n: int) -> list[Any]:
 
 def messages(browser: Any) -> list[Any]:
     return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+
+
+def rows_of(controller: Controller, probabilities: np.ndarray) -> list[list[str]]:
+    """The page's table of all tracks for a file with these probabilities."""
+    places = np.arange(1.0)
+    prediction = Prediction(controller.classifier.genres, 1.0, places, places + 1, probabilities[None])
+    with mock.patch.object(app, "N_SIMILAR", 99):
+        return controller._similar(prediction)
+
+
+def controller_of(*arguments: Any) -> Controller:
+    return Controller(mock.Mock(genres=("blues", "rock")), "", *arguments)
+
+
+def test_the_page_compares_with_each_held_out_track_once_and_shows_its_genre_and_artist() -> None:
+    folds = a_result(0.8, 0.6).folds
+    controller = controller_of(folds, {folds[1].track_ids[3]: {"artist": "Bessie Smith"}})
+    rows = {track: (genre, artist) for _, track, genre, artist in rows_of(controller, np.array([0.1, 0.9]))}
+    assert rows.keys() == {*folds[0].track_ids, *folds[1].track_ids} and len(controller.tracks.track_ids) == 40
+    assert [rows[track][0] for track in folds[0].track_ids] == ["blues"] * 10 + ["rock"] * 10
+    assert {track: artist for track, (_, artist) in rows.items() if artist} == {folds[1].track_ids[3]: "Bessie Smith"}
+    first = [controller.tracks.track_ids.index(track) for track in folds[0].track_ids]
+    np.testing.assert_array_equal(controller.tracks.probabilities[first], folds[0].probabilities)
+
+
+def test_the_page_shows_similarity_in_per_cent_the_most_similar_first() -> None:
+    (fold,) = a_result(0.8).folds
+    rows = rows_of(controller_of((fold,)), fold.probabilities[0])
+    shares = [int(row[0].removesuffix(" %")) for row in rows]
+    assert shares == sorted(shares, reverse=True) and shares[0] == 100
+    assert rows[0][1] == fold.track_ids[0]

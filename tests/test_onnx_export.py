@@ -265,7 +265,8 @@ def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
     ],
 )
 def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:
-    description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000}, "longest": 60}
+    description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000}}
+    description |= {"longest": 60, "temperature": 1}
     graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
     classifier = OnnxClassifier(graph, description)
     with pytest.raises(UserError, match=reason) if reason else nullcontext():

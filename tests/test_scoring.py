@@ -24,6 +24,7 @@ from genre_cls.scoring import (
     ConfigResult,
     FoldResult,
     GenreMeans,
+    TrackPredictions,
     WindowPredictions,
     complete,
     confusions,
@@ -450,3 +451,21 @@ def test_arrays_that_a_disk_has_damaged_are_reported_as_such(data: st.DataObject
     with tempfile.TemporaryDirectory() as folder, suppress(*DAMAGED):
         Path(folder, "means.npz").write_bytes(content)
         load_genre_means(Path(folder, "means.npz"))
+
+
+def tracks_of(*probabilities: tuple[float, ...]) -> TrackPredictions:
+    n = len(probabilities)
+    return TrackPredictions(tuple(f"{i}.wav" for i in range(n)), np.arange(n), np.array(probabilities))
+
+
+def test_equal_predictions_come_first_and_those_that_share_no_genre_last() -> None:
+    ranked = tracks_of((0, 0, 1), (0.5, 0.5, 0), (0.1, 0.9, 0)).most_similar(np.array([0.1, 0.9, 0]), 3)
+    assert [index for index, _ in ranked] == [2, 1, 0]
+    assert ranked[0][1] == pytest.approx(1) and ranked[2][1] == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(any))
+def test_similarity_is_from_0_to_1_and_falls(weights: list[float]) -> None:
+    tracks = tracks_of((1, 0, 0), (0.2, 0.3, 0.5), (0.3, 0.3, 0.4))
+    ranked = tracks.most_similar(np.array(weights) / sum(weights), 2)
+    assert len(ranked) == 2 and 1 + 1e-9 >= ranked[0][1] >= ranked[1][1] >= 0
