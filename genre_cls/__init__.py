@@ -1,7 +1,10 @@
 """genre_cls: which features and which CNN classify music genres best?"""
 
 import os
+from getpass import getuser
 from importlib import import_module
+from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +32,11 @@ for setting, off in (
     ("RAY_USAGE_STATS_ENABLED", "0"),
 ):
     os.environ.setdefault(setting, off)
+
+try:
+    getuser()
+except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch fails on
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir(), f"torchinductor_{os.getuid()}")))
 
 
 def __getattr__(name: str) -> Any:

@@ -144,11 +144,17 @@ def _visible(folder: Path) -> Iterator[Path]:
     """Files below a folder that are not hidden, also behind links to folders; no folder is entered twice."""
     start = os.path.realpath(folder)  # unlike Path.resolve, does not fail on a link to itself
     seen = {start, *map(str, Path(start).parents)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         visible = {os.path.realpath(Path(parent, name)): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for real, name in visible.items() if real not in seen]
         seen |= visible.keys()
         yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    """Raise why a folder cannot be listed, rather than take it for an empty one; a file, or nothing, has no files."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

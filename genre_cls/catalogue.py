@@ -112,7 +112,7 @@ def gtzan(root: str | None) -> Catalogue:
         root: folder that holds the genre folders, or one or two levels above them.
 
     Raises:
-        UserError: no root, no such folder, or a genre without audio.
+        UserError: no root, no such folder, a genre without audio, or another file with a track's number.
     """
     if not root:
         raise UserError(f"neither dataset.root nor GTZAN_ROOT is set. {GTZAN_HELP}")
@@ -280,15 +280,20 @@ def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     entries = (entry for entry in sorted(folder.iterdir()) if entry.is_dir())
-    named = {re.sub("[-_ ]", "", entry.name.lower()): entry for entry in entries}  # "hip-hop", "Hip Hop"
+    named = {_plain(entry.name): entry for entry in entries}
     return {genre: named[genre] for genre in GTZAN_GENRES if genre in named}
+
+
+def _plain(name: str) -> str:
+    """A genre's folder or track in one spelling: "hip-hop", "Hip Hop"."""
+    return re.sub("[-_ ]", "", name.lower())
 
 
 def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
     tracks: dict[str, Track] = {}
     for track in (track for genre, folder in folders.items() for track in _gtzan_tracks(folder, genre)):
         other = tracks.setdefault(track.id, track)
-        if other.path.stem != track.path.stem:
+        if _plain(other.path.stem) != _plain(track.path.stem):
             raise UserError(f"{track.path}: has the number of {other.path.name}; move one of them away")
         tracks[track.id] = track  # of .au and .wav, the latter
     counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}

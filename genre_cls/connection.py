@@ -14,6 +14,7 @@ from urllib.request import urlopen
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from genre_cls import database
@@ -23,7 +24,6 @@ from genre_cls.files import expanduser, make_folder, sync
 from genre_cls.interrupts import held_back
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")  # databases that end with their process
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
@@ -35,15 +35,15 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
         folder: of the local store.
 
     Raises:
-        UserError: it is no address, no server answers, the database is damaged or locked, or the folder cannot hold a
-            store.
+        UserError: it is no address or no file's, no server answers, the database is damaged or locked, or the folder
+            cannot hold a store.
     """
     _prepare_mlflow()
     address = store_uri(uri, folder)
     if "://" not in address and address != "databricks":
         shown = address.rpartition("@")[2]  # there may be a password before it
         raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
-    if address in IN_MEMORY:
+    if address.startswith("sqlite") and make_url(address).database in (None, "", ":memory:"):
         raise UserError(f"tracking.uri={address}: names no file, so that the runs would be lost; name one")
     if not uri:
         setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
@@ -78,6 +78,7 @@ def _prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run, eighty per sweep
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one per file
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each of these tries
     # It logs the traceback of each failure that it raises, which `StoredRuns.failures_in_one_line` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 

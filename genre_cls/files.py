@@ -58,6 +58,15 @@ def make_folder(path: Path, setting: str) -> None:
         raise UserError(f"{setting}: the folder cannot be made, {reason}; name another one") from error
 
 
+def followed(path: Path) -> Path:
+    """Return the place that a path leads to, which is written rather than a symbolic link on the way.
+
+    Args:
+        path: of a file that need not exist; unlike by `Path.resolve`, it may be a link to itself.
+    """
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file to write, which gets its name if the block succeeds, and is deleted if not.
@@ -72,7 +81,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         UserError: the disk is full, the folder is read-only, or the like.
     """
-    path = path.resolve()  # what a symbolic link leads to is written, not the link
+    path = followed(path)
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as file:

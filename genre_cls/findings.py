@@ -91,7 +91,7 @@ class Report:
 
     @cached_property
     def complete(self) -> list[ConfigResult]:
-        """Those of which no fold is missing; the others were tested on other tracks."""
+        """Those with all folds, or with the same ones (`scoring.complete`); the others were tested on other tracks."""
         return complete(self.ranked)
 
     @cached_property

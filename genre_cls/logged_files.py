@@ -117,6 +117,9 @@ def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) ->
         features: of all tracks.
         labels: genre of each track `(n_tracks,)`.
         genres: names.
+
+    Returns:
+        With matrices `(n_genres, n_bins, n_frames)`, dB.
     """
     spec, n_frames = features.spec, int(np.median([clip.shape[1] for clip in features.clips]))
     means = np.zeros((len(genres), spec.n_bins, n_frames), dtype=np.float32)

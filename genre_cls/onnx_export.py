@@ -37,7 +37,7 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
         networks: the members of the ensemble, as `modelfile.read` returns them.
         usage: how they are used.
         temperature: of the ensemble's predictions for a clip.
-        description: plain data for the file's metadata: `genres`, `features`, `longest`, `origin`, …
+        description: plain data for the file's metadata: `genres`, `features`, `longest`, `temperature`, `origin`, …
 
     Returns:
         A graph that computes in float32. Its input is `waveform`, float32 `(n_samples,)`, a whole clip: mono at the

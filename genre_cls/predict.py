@@ -19,7 +19,7 @@ from rich.text import Text
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
 from genre_cls.commands import OneLineParser, find_modules_here, nonempty, one_line_errors
 from genre_cls.errors import UserError, in_one_line, system_reason
-from genre_cls.files import atomic_write, expanduser
+from genre_cls.files import atomic_write, expanduser, followed
 from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
 
@@ -102,9 +102,9 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     if arguments.explain and arguments.explain.suffix.lower() != ".png":
         raise UserError(f"--explain {arguments.explain}: must end in .png")
     for option, path in (("--export", arguments.export), ("--explain", arguments.explain)):
-        if path and not path.parent.is_dir():
+        if path and not (folder := followed(path).parent).is_dir():
             raise UserError(f"{option} {path}: no such folder")
-        if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        if path and (path.is_dir() or not os.access(folder, os.W_OK)):
             raise UserError(f"{option} {path}: cannot be written; name another file")
 
 
@@ -286,8 +286,12 @@ def _parser() -> ArgumentParser:
         metavar="FILE.png",
         help="plot the evidence for the predicted genre (one audio file)",
     )
-    take("--register", type=nonempty, metavar="NAME", help="register the model as a version of NAME in MLflow, to be "
-         "served")  # fmt: skip
+    take(
+        "--register",
+        type=nonempty,
+        metavar="NAME",
+        help="register the model as a version of NAME in MLflow, to be served",
+    )
     return parser
 
 

@@ -389,10 +389,10 @@ class MissedTrack:
 def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
     """Return the results of which no fold is missing, which so have the same test tracks fold by fold.
 
-    Where folds are missing from all, it is those that most results have.
+    Where folds are missing from all, they are the results with most folds and, of these, with the folds that most have.
     """
     tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    # The same in whatever order they are.
+    # The ids break ties, so that the order of the results does not matter.
     shared = max(tested, key=lambda ids: (len(ids), tested.count(ids), ids), default=())
     return [result for result, ids in zip(results, tested, strict=True) if ids == shared]
 

@@ -108,8 +108,9 @@ class StoredRuns:
 
     def _spooled_folds(self) -> str:
         n_folds = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
-        finished = f"{n_folds} finished fold{'s are' if n_folds > 1 else ' is'} kept in {self._folder / 'spool'}"
-        return f"; {finished}, the same training command (without force=true) logs it" if n_folds else ""
+        where, hint = self._folder / "spool", "the same training command (without force=true) logs"
+        kept = f"{n_folds} finished folds are kept in {where}, {hint} them"
+        return "; " + (kept if n_folds > 1 else f"a finished fold is kept in {where}, {hint} it") if n_folds else ""
 
     def newest(self, experiment: str | None = None, *, command: str | None = None) -> Comparison | None:
         """Return the configuration that finished last and all comparable ones; None if none has finished.

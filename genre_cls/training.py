@@ -142,8 +142,8 @@ def check_buildable(cfg: DictConfig) -> None:
 
 @cache  # once, whatever its views and features
 def _say_left_as_trained(model: str) -> None:
-    reason = f"recipe.ridge fits a last layer again only if it is an nn.Linear with a bias and at most {WIDEST} inputs"
-    log.warning("%s: stays as trained; %s", model, reason)
+    fit = f"a learned nn.Linear of its own, float32, with a bias and at most {WIDEST} inputs"
+    log.warning("%s: stays as trained; recipe.ridge fits the last layer again only if it is %s", model, fit)
 
 
 def network_views(cfg: DictConfig) -> list[str]:

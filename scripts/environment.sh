@@ -30,4 +30,5 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 
     echo "$wanted" >"$stamp"
     for old in "$venv"/installed-*; do [ "$(cat "$old")" = "$wanted" ] || rm "$old"; done  # such as another checkout's
 fi
+export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}  # of programs of MLflow's own, as genre_cls has it
 export PATH="$venv/bin:$PATH"

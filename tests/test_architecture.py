@@ -51,6 +51,21 @@ def test_no_library_reports_its_use_to_its_maker(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*onnxruntime*")), "where it keeps the id of the machine"
 
 
+def test_a_user_id_without_a_name_is_no_obstacle_to_torch(tmp_path: Path) -> None:
+    code = (
+        "import pwd\n"
+        "def getpwuid(uid): raise KeyError('uid not found')\n"
+        "pwd.getpwuid = getpwuid\n"
+        "import genre_cls\n"
+        "from torch._inductor.runtime.cache_dir_utils import cache_dir\n"
+        "cache_dir()"
+    )
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
+    environment["TMPDIR"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_test_that_the_documents_cite_exists() -> None:
     files = {path.name: path.read_text() for path in TESTS.glob("test_*.py")}
     existing = {*files, *(name for text in files.values() for name in re.findall(r"def (test_\w+)\(", text))}

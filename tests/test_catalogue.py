@@ -1,5 +1,6 @@
 """Catalogues: GTZAN in every folder layout, any folder of music, and the demo set, made once."""
 
+import errno
 import inspect
 import multiprocessing
 import os
@@ -99,6 +100,30 @@ def test_an_incomplete_gtzan_is_noted_with_its_counts(tmp_path: Path) -> None:
     assert "jazz 99, rock 101" in note
     assert "1000 of 1000" in note
     assert "blues" not in note
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = touch(tmp_path / "rock" / "album" / "1.wav").parent
+    touch(tmp_path / "rock" / "2.wav")
+    touch(tmp_path / "jazz" / "1.wav")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="album"):
+        folder(str(tmp_path))
+
+
+def test_a_track_under_two_spellings_of_its_genre_is_listed_once(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    touch(tmp_path / "hiphop" / "hip-hop.00001.au")
+    assert ids(gtzan(str(tmp_path))) == IDS
 
 
 def test_another_file_with_a_tracks_number_does_not_replace_it(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -
     for content in (b"new", b"newer"):  # the first makes the file
         write(link, content)
         assert link.readlink() == target and target.read_bytes() == content
+    (loop := tmp_path / "loop").symlink_to(loop)
+    write(loop, b"new")  # which leads nowhere, so that it is replaced
+    assert loop.read_bytes() == b"new" and not loop.is_symlink()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

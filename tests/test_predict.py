@@ -294,6 +294,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(comma
         (place := tmp_path / name).mkdir()
         done = command(predict.main, __file__, option, str(place))
         assert done.code == 2 and done.err == f"error: {option} {place}: cannot be written; name another file\n"
+        (link := tmp_path / f"link to {name}").symlink_to(tmp_path / "none" / name)
+        done = command(predict.main, __file__, option, str(link))
+        assert done.code == 2 and done.err == f"error: {option} {link}: no such folder\n"
 
 
 def test_an_exported_model_works_without_the_store(

@@ -111,7 +111,6 @@ def test_a_read_only_store_is_reported_though_the_report_cannot_be_logged(
     assert "the report is not logged: " in done.err and "Traceback" not in done.err
 
 
-@pytest.mark.usefixtures("store_here")
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_a_full_disk_that_the_output_goes_to_is_not_taken_for_the_stores(store: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "genre_cls.report", f"tracking.folder={store}", f"report_dir={tmp_path}"]
@@ -120,6 +119,7 @@ def test_a_full_disk_that_the_output_goes_to_is_not_taken_for_the_stores(store: 
     assert done.returncode == 2 and done.stderr == "error: the disk that the output goes to is full\n"
 
 
+@pytest.mark.usefixtures("store_here")
 def test_a_disk_that_is_too_small_for_the_report_loses_nothing_else(
     command: Command, on_music: tuple[str, ...], small_disk: Callable[..., Path]
 ) -> None:

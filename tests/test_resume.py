@@ -366,7 +366,7 @@ def test_folds_that_cannot_be_logged_are_kept_and_logged_later(
     else:
         assert done.code == 2 and "report:" not in done.err
         (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
-        kept = f"3 finished folds are kept in {spool}, the same training command (without force=true) logs it"
+        kept = f"3 finished folds are kept in {spool}, the same training command (without force=true) logs them"
         assert "is away" in line and kept in line
         assert {path.name for path in spool.glob("*/2/*")} > {"model.safetensors", "predictions.csv", "fold.json"}
         with monkeypatch.context() as patch:  # a disk that fails says nothing of a fold
