@@ -26,18 +26,20 @@ def expanduser(path: str | Path) -> Path:
 
 
 def check_place(path: Path, setting: str) -> None:
-    """Check that a path can be a folder, being neither a file nor below one, without making anything.
+    """Check that a path is a folder or can become one, without making anything.
 
     Args:
         path: of the folder.
         setting: that names it, with its value.
 
     Raises:
-        UserError: it is a file, or below one.
+        UserError: it is a file or below one, or would be in a folder that nothing may be written to.
     """
-    nearest = next(each for each in (path, *path.parents) if each.exists())
+    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
     if not nearest.is_dir():
         raise UserError(f"{setting}: {nearest} is not a folder; name another one")
+    if nearest != path.absolute() and not os.access(nearest, os.W_OK):
+        raise UserError(f"{setting}: nothing may be written to {nearest}; name another folder")
 
 
 def make_folder(path: Path, setting: str) -> None:
