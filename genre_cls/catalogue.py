@@ -291,11 +291,12 @@ def _plain(name: str) -> str:
 
 def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
     tracks: dict[str, Track] = {}
-    for track in (track for genre, folder in folders.items() for track in _gtzan_tracks(folder, genre)):
-        other = tracks.setdefault(track.id, track)
-        if _plain(other.path.stem) != _plain(track.path.stem):
-            raise UserError(f"{track.path}: has the number of {other.path.name}; move one of them away")
-        tracks[track.id] = track  # of .au and .wav, the latter
+    for genre, folder in folders.items():
+        for track in _gtzan_tracks(folder, genre):
+            other = tracks.get(track.id, track)
+            if _plain(other.path.stem) != _plain(track.path.stem):
+                raise UserError(f"{track.path}: has the number of {other.path.name}; move one of them away")
+            tracks[track.id] = track  # of .au and .wav, the latter
     counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
     empty = [genre for genre, count in counts.items() if not count]
     if empty:

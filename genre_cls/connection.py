@@ -43,8 +43,6 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
     if "://" not in address and address != "databricks":
         shown = address.rpartition("@")[2]  # there may be a password before it
         raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
-    if address.startswith("sqlite") and make_url(address).database in (None, "", ":memory:"):
-        raise UserError(f"tracking.uri={address}: names no file, so that the runs would be lost; name one")
     if not uri:
         setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
         make_folder(folder, setting)
@@ -88,6 +86,8 @@ def _client(uri: str) -> MlflowClient:
     try:
         if uri.startswith("http"):
             _check_answers(uri)
+        if uri.startswith("sqlite") and make_url(uri).database in (None, "", ":memory:"):
+            raise UserError(f"tracking.uri={uri}: names no file, so that the runs would be lost; name one")
         client = _unbroken(uri) if uri.startswith("sqlite:") else MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while tables are created

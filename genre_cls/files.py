@@ -35,10 +35,11 @@ def check_place(path: Path, setting: str) -> None:
     Raises:
         UserError: it is a file or below one, or would be in a folder that nothing may be written to.
     """
-    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    place = path.absolute()
+    nearest = next(each for each in (place, *place.parents) if each.exists())
     if not nearest.is_dir():
         raise UserError(f"{setting}: {nearest} is not a folder; name another one")
-    if nearest != path.absolute() and not os.access(nearest, os.W_OK):
+    if nearest != place and not os.access(nearest, os.W_OK):
         raise UserError(f"{setting}: nothing may be written to {nearest}; name another folder")
 
 

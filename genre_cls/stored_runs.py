@@ -108,9 +108,9 @@ class StoredRuns:
 
     def _spooled_folds(self) -> str:
         n_folds = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
-        where, hint = self._folder / "spool", "the same training command (without force=true) logs"
-        kept = f"{n_folds} finished folds are kept in {where}, {hint} them"
-        return "; " + (kept if n_folds > 1 else f"a finished fold is kept in {where}, {hint} it") if n_folds else ""
+        are, them = (f"{n_folds} finished folds are", "them") if n_folds > 1 else ("a finished fold is", "it")
+        hint = f"the same training command (without force=true) logs {them}"
+        return f"; {are} kept in {self._folder / 'spool'}, {hint}" if n_folds else ""
 
     def newest(self, experiment: str | None = None, *, command: str | None = None) -> Comparison | None:
         """Return the configuration that finished last and all comparable ones; None if none has finished.

@@ -63,6 +63,7 @@ MISTAKES = {
     "another folder for jobs": (["hydra.job.chdir=true"], ["hydra.job.chdir=true: would put runs"]),
     "another folder for jobs, added": (["++hydra.job.chdir=1"], ["++hydra.job.chdir=1: would put runs"]),
     "a database in memory": (["tracking.uri='sqlite+pysqlite://'"], ["tracking.uri=sqlite+pysqlite://: names no file"]),
+    "a database whose address is none": (["tracking.uri='sqlite+x y://'"], ["sqlite+x y://"]),
     "more threads than any machine has": (["trainer.threads=100000"], ["trainer.threads=100000", "from 1 to 1024"]),
     "an address without its scheme": (["tracking.uri=localhost:5000"], ["tracking.uri=localhost:5000", "http://"]),
     "a number for a text": (["report_dir=2026"], ["report_dir=2026", "\"report_dir='2026'\""]),
