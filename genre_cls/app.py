@@ -241,7 +241,7 @@ def _page(controller: Controller) -> Any:
     """Build the page: one tab for uploads, one for the grid's results."""
     import gradio as gr
 
-    with gr.Blocks(title="genre_cls", analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
+    with gr.Blocks(title="genre_cls", delete_cache=(FORGET, FORGET)) as page:
         with gr.Tab("Your music"):
             _music(gr, controller)
         with gr.Tab("Results of the grid") as tab:

@@ -106,7 +106,9 @@ def what_failed(uri: str, failure: object) -> str:
     """
     reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
-        return f"tracking.uri={uri}: {reason}; run the command again when it answers"
+        refused = re.search("error code 4(?!29)", reason)  # a client's mistake, but for too many requests
+        hint = "check the address, and your name and password" if refused else "run the command again when it answers"
+        return f"tracking.uri={uri}: {reason}; {hint}"
     path = uri.removeprefix("sqlite:///")
     hint = next(hint for pattern, hint in HINTS.items() if re.search(pattern, reason))
     return f"{path}: {reason}; {hint}"

@@ -26,25 +26,25 @@ def expanduser(path: str | Path) -> Path:
 
 
 def check_place(path: Path, setting: str) -> None:
-    """Check that a path is a folder or can become one, without making anything.
+    """Check that a path is a folder that can be written to, or can become one, without making anything.
 
     Args:
         path: of the folder.
         setting: that names it, with its value.
 
     Raises:
-        UserError: it is a file or below one, or would be in a folder that nothing may be written to.
+        UserError: it is a file or below one, or nothing may be written to it, or to the folder that it would be in.
     """
     place = path.absolute()
     nearest = next(each for each in (place, *place.parents) if each.exists())
     if not nearest.is_dir():
         raise UserError(f"{setting}: {nearest} is not a folder; name another one")
-    if nearest != place and not os.access(nearest, os.W_OK):
+    if not os.access(nearest, os.W_OK):
         raise UserError(f"{setting}: nothing may be written to {nearest}; name another folder")
 
 
 def make_folder(path: Path, setting: str) -> None:
-    """Make a folder that a setting names, unless it exists.
+    """Make a folder that a setting names, unless it exists, in which case it may be read-only.
 
     Args:
         path: of the folder.
@@ -53,6 +53,8 @@ def make_folder(path: Path, setting: str) -> None:
     Raises:
         UserError: it cannot be made.
     """
+    if path.is_dir():
+        return
     check_place(path, setting)
     try:
         path.mkdir(parents=True, exist_ok=True)

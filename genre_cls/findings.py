@@ -326,7 +326,8 @@ def _about_intervals(report: Report) -> dict[str, str]:
         "± and 95 % CI": "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. "
         "Folds share most of their training tracks, so their scores are not independent and the usual standard error "
         "is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and standard "
-        "deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of freedom."
+        "deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of freedom. "
+        "Where all folds score almost the same, it is widened to the interval that the tracks alone give."
     }
 
 

@@ -18,7 +18,7 @@ from mlflow.types import ColSpec, Schema
 
 import genre_cls
 from genre_cls.classifier import GenreClassifier
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import program
 from genre_cls.tracking import Tracker
 
@@ -48,7 +48,7 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
         address = _logged(classifier, name, tracker)
     except MlflowException as error:
         raise UserError(f"register {name} in {tracker.uri}: {error}") from error
-    store, model = shlex.quote(f"MLFLOW_TRACKING_URI={tracker.uri}"), shlex.quote(address)
+    store, model = shlex.quote(f"MLFLOW_TRACKING_URI={without_credentials(tracker.uri)}"), shlex.quote(address)
     serve = f"{program('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
     return address, f"env {store} {serve}"
 

@@ -6,6 +6,7 @@ Below the cache's folder: `features/<key of spec and code>/<digest of the file's
 import inspect
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
@@ -231,8 +232,8 @@ class Ledger:
         return digest
 
     def save(self) -> None:
-        """Merge the new lines into the ledger's file."""
-        if not self._new:
+        """Merge the new lines into the ledger's file; in a read-only folder they are found anew each time."""
+        if not self._new or not os.access(self._path.parent, os.W_OK):
             return
         with FileLock(self._path.with_suffix(".lock")):
             self.load()

@@ -290,17 +290,25 @@ class StoredRuns:
 
     def _files(self, run: Run, names: Sequence[str]) -> Path:
         """Return the folder of a run's artifacts; of a server's, only the named ones that exist are downloaded."""
-        if database.local_path(run.info.artifact_uri):
-            return self._fetch(run.info.artifact_uri)
+        artifacts = self._artifacts_of(run)
+        if database.local_path(artifacts):
+            return self._fetch(artifacts)
         folder = self._new_folder()
         for name in (file.path for file in self._client.list_artifacts(run.info.run_id)):
             if name in names:
-                self._fetch(f"{run.info.artifact_uri}/{name}", folder)
+                self._fetch(f"{artifacts}/{name}", folder)
         return Path(folder)
 
     def _file(self, run: Run, name: str) -> Path:
-        folder = None if database.local_path(run.info.artifact_uri) else self._new_folder()
-        return self._fetch(f"{run.info.artifact_uri}/{name}", folder)
+        artifacts = self._artifacts_of(run)
+        folder = None if database.local_path(artifacts) else self._new_folder()
+        return self._fetch(f"{artifacts}/{name}", folder)
+
+    def _artifacts_of(self, run: Run) -> str:
+        """Return the URI of a run's artifacts; the database of a read-only copy still names the original's."""
+        stated = database.local_path(run.info.artifact_uri)
+        here = self._folder / "artifacts" / Path(*stated.parts[-3:]) if stated else None
+        return here.as_uri() if here and here.is_dir() else str(run.info.artifact_uri)
 
     def _fetch(self, artifact: str, folder: str | None = None) -> Path:
         """Download an artifact, or a folder of them, into a folder; with None, local ones stay where they are."""

@@ -71,7 +71,7 @@ class _Refusing(BaseHTTPRequestHandler):
 def test_the_user_name_and_password_in_an_address_are_sent_to_the_server(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(UserError, match="401"):
+        with pytest.raises(UserError, match=r"401.*check the address, and your name and password"):
             connect(f"http://me:secret@127.0.0.1:{server.server_port}", tmp_path)
         server.shutdown()
     assert b64encode(b"me:secret").decode() in _Refusing.asked[-1]

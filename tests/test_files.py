@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.files import atomic_write, check_place, expanduser, sync
+from genre_cls.files import atomic_write, check_place, expanduser, make_folder, sync
 
 SmallDisk = Callable[..., Path]
 
@@ -55,13 +55,16 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseExc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_made(
+def test_a_folder_that_cannot_be_made_or_written_to_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)  # root may write anywhere
-    check_place(tmp_path, "here")
-    with pytest.raises(UserError, match=f"^there: nothing may be written to {tmp_path}; name another folder$"):
-        check_place(tmp_path / "a" / "b", "there")
+    for place in (tmp_path, tmp_path / "a" / "b"):
+        with pytest.raises(UserError, match=f"^there: nothing may be written to {tmp_path}; name another folder$"):
+            check_place(place, "there")
+    make_folder(tmp_path, "here")  # to read what it holds
+    with pytest.raises(UserError, match=r"^there: nothing may be written"):
+        make_folder(tmp_path / "a", "there")
     assert list(tmp_path.iterdir()) == []
 
 

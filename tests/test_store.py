@@ -289,12 +289,14 @@ def test_a_full_disk_is_reported_and_keeps_the_entries_that_fit(
 
 
 def test_a_read_only_cache_is_readable_and_reports_what_it_cannot_write(
-    tracks: list[Track], small_disk: Callable[..., Path]
+    tracks: list[Track], tmp_path: Path, small_disk: Callable[..., Path]
 ) -> None:
     cache = small_disk(1000)
     FeatureStore(cache).load(tracks, [MEL])
     small_disk(1000, "ro")
     assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    copied = [replace(track, path=Path(shutil.copy(track.path, tmp_path / f"{track.id}.wav"))) for track in tracks]
+    assert_right(FeatureStore(cache).load(copied, [MEL]))  # though nobody can record that these are the same files
     with pytest.raises(OSError, match="Read-only") as error:
         FeatureStore(cache).load(tracks, [MFCC])
     assert str(cache) in str(error.value.filename)

@@ -669,6 +669,7 @@ def test_a_read_only_store_can_be_read_and_attempts_to_write_to_it_are_reported(
 ) -> None:
     store(tracker, "a", 1.0)
     disk = shutil.copytree(folder, small_disk(20_000) / "mlruns")
+    shutil.rmtree(folder)  # which the database names, and nobody can tell it otherwise
     small_disk(20_000, "ro")
     read_only = Tracker(None, disk)
     assert found(read_only) == {"a": 1.0}

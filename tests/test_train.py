@@ -594,3 +594,13 @@ def test_a_trial_that_failed_never_wins_a_search(monkeypatch: pytest.MonkeyPatch
         ended = JobReturn(status=JobStatus.COMPLETED, _return_value=accuracy)
         train.Sweep().on_job_end(config, ended)
         assert train.Sweep._best.get(0, (None,))[0] == best
+
+
+def test_hydras_line_on_a_failed_job_has_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    job = JobReturn(overrides=["seed=1", "tracking.uri=http://me:secret@host"], status=JobStatus.FAILED)
+    job.return_value = ValueError("it broke")
+    train.Sweep().on_job_end(OmegaConf.create({"inside": False}), job)
+    with pytest.raises(ValueError, match="it broke"):
+        _ = job.return_value
+    line = capsys.readouterr().err
+    assert "seed=1" in line and "http://host" in line and "secret" not in line
