@@ -7,24 +7,32 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv1d
+from torch.nn.functional import conv1d, pad
 
 from genre_cls.views import averages
 
 
 class GenreCNN(nn.Module):
-    """Convolution blocks, then statistics over time, then a linear classifier.
+    """Convolution blocks, then statistics over time of each block's maps, then a linear classifier.
+
+    By epochs, the classifier learns from the last block alone, and its other weights stay zero. They get their values
+    when it is fitted to the trained network (`refit`): learned together, the early blocks, which are easier to fit,
+    would spare the last ones some of their work.
 
     Args:
         n_genres: classes.
         channels: output channels of each block; its length is the depth.
         kernel_sizes: side of each block's square kernels.
         strides: of each block, in (bins, frames).
-        bands: slices of the bin axis that stay separate up to the classifier, so that it can tell low from high.
-        dropout: share of the pooled statistics that is zeroed in training.
+        bands: slices of the bin axis of each block's maps that stay separate, so that the classifier can tell low from
+            high.
+        dropout: share of the last block's statistics that is zeroed in training.
 
     Raises:
-        ValueError: channels, kernel sizes and strides differ in number.
+        ValueError: channels, kernel sizes, strides and bands differ in number.
+
+    Source: Choi, Fazekas, Sandler & Cho, Transfer learning for music classification and regression tasks, ISMIR 2017:
+    a classifier of a trained network's features of all layers.
     """
 
     def __init__(
@@ -34,27 +42,44 @@ class GenreCNN(nn.Module):
         channels: Sequence[int],
         kernel_sizes: Sequence[int],
         strides: Sequence[Sequence[int]],
-        bands: int,
+        bands: Sequence[int],
         dropout: float,
     ) -> None:
         super().__init__()
-        lengths = len(channels), len(kernel_sizes), len(strides)
+        lengths = [len(each) for each in (channels, kernel_sizes, strides, bands)]
         if len(set(lengths)) > 1:
-            raise ValueError(
-                "channels, kernel_sizes and strides must be equally long, have {}, {} and {}".format(*lengths)
-            )
+            one_per_block = "channels, kernel_sizes, strides and bands must be equally long, have {}, {}, {} and {}"
+            raise ValueError(one_per_block.format(*lengths))
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(
             *(conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))
         )
-        self.pool = TimeStatistics(bands)
+        self.pools = nn.ModuleList(TimeStatistics(n) for n in bands)
+        *early, self.n_last = (TimeStatistics.COUNT * n * m for n, m in zip(channels, bands, strict=True))
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels[-1] * bands * TimeStatistics.COUNT, n_genres)
+        self.classifier = nn.Linear(self.n_last, n_genres)  # initialised as what it is by epochs
+        self.classifier.weight = nn.Parameter(pad(self.classifier.weight.detach(), (sum(early), 0)))
+        self.classifier.in_features += sum(early)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(batch, n_genres)` of standardised features `(batch, 1, n_bins, n_frames)`."""
-        maps = self.blocks(features)  # (batch, channels, bins, frames)
-        return self.classifier(self.dropout(self.pool(maps)))
+        if self.training:
+            last = self.dropout(self.pools[-1](self.blocks(features)))
+            return self.classifier(pad(last, (self.classifier.in_features - self.n_last, 0)))
+        return self.classifier(self.statistics(features))
+
+    def statistics(self, features: Tensor) -> Tensor:
+        """What the classifier sees `(batch, in_features)`; blocks count the same, however many statistics they have.
+
+        Args:
+            features: standardised `(batch, 1, n_bins, n_frames)`.
+        """
+        by_block = []
+        for block, pool in zip(self.blocks, self.pools, strict=True):
+            features = block(features)  # (batch, channels, bins, frames)
+            values = pool(features)
+            by_block.append((self.n_last / values.shape[1]) ** 0.5 * values)
+        return torch.cat(by_block, dim=1)
 
 
 class TutorialCNN(nn.Module):

@@ -14,8 +14,8 @@ from genre_cls.data import FoldData, Windows
 from genre_cls.errors import DivergenceError
 from genre_cls.kernel import LOGIT_SCALE, solved
 
-MOST_VALUES = 2**25  # that a layer takes of all windows together: 11 000 windows of the deep CNN, some 400 MB meanwhile
-WIDEST = 2**15  # inputs of a layer that is fitted, so that it is fitted to at least 1000 windows, if there are as many
+MOST_VALUES = 2**26  # that a layer takes of all windows together: 7000 windows of the deep CNN, some 700 MB meanwhile
+WIDEST = 2**15  # inputs of a layer that is fitted, so that it is fitted to at least 2000 windows, if there are as many
 
 
 def output_layer(model: nn.Module, windows: Tensor) -> nn.Linear | None:

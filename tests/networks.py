@@ -30,7 +30,7 @@ SPECS = {
 
 
 SHAPE: dict[str, Any] = {
-    "channels": [8, 8], "kernel_sizes": [5, 3], "strides": [[2, 2], [1, 2]], "bands": 3, "dropout": 0.5,
+    "channels": [8, 8], "kernel_sizes": [5, 3], "strides": [[2, 2], [1, 2]], "bands": [2, 3], "dropout": 0.5,
 }  # fmt: skip
 
 

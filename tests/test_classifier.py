@@ -394,7 +394,7 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda d, c, _: (
             d["features"].update(kind="mel", n_mels=8192, n_fft=16384, hop_length=4096),
             c["recipe"].update(members=["plain"]),
-            c["model"].update(ONE_LAYER, bands=100_000),
+            c["model"].update(ONE_LAYER, bands=[100_000]),
         ),
         "would fill the memory: its maps take",
     ),
@@ -402,7 +402,7 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
         lambda d, c, _: (
             d["features"].update(kind="mfcc", n_mels=20, n_mfcc=20, n_fft=256, hop_length=16),
             c["recipe"].update(members=["plain"]),
-            c["model"].update(ONE_LAYER, bands=100_000),
+            c["model"].update(ONE_LAYER, bands=[100_000]),
         ),
         "would fill the memory: its maps take",
     ),

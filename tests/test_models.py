@@ -114,6 +114,32 @@ def test_every_weight_learns(model: nn.Module) -> None:
     assert all(weights.grad is not None and weights.grad.abs().max() > 0 for weights in model.parameters())
 
 
+def test_by_epochs_the_classifier_learns_from_the_last_block_alone(composed: Compose) -> None:
+    model = instantiate(composed("model=basic", "model.dropout=0").model, n_genres=3).train()
+    before = model.classifier.weight.detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    model(torch.randn(4, 1, 40, 60)).square().sum().backward()
+    optimizer.step()
+    n_early, n_last = 3 * (16 * 16 + 8 * 48), 3 * 4 * 128
+    early, last = model.classifier.weight.detach().split([n_early, n_last], dim=1)
+    assert not early.any() and (last != before[:, n_early:]).all()
+    windows = torch.randn(4, 1, 40, 60)
+    model.blocks.eval()  # so that batch normalisation does in training what it does in evaluation
+    as_trained = model(windows)
+    assert torch.allclose(model.eval()(windows), as_trained, atol=1e-5)
+
+
+def test_the_classifier_sees_the_statistics_of_every_block_with_equal_weights_for_blocks(model: nn.Module) -> None:
+    windows = torch.randn(2, 1, 40, 60)
+    pooled = [pool(model.blocks[: n + 1](windows)) for n, pool in enumerate(model.pools)]
+    expected = torch.cat([(pooled[-1].shape[1] / each.shape[1]) ** 0.5 * each for each in pooled], dim=1)
+    seen: list[torch.Tensor] = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, arguments: seen.extend(arguments))
+    model(windows)
+    hook.remove()
+    assert torch.allclose(seen[0], expected, atol=1e-5)
+
+
 def test_low_and_high_sounds_are_distinguished(model: nn.Module) -> None:
     low = torch.zeros(1, 1, 64, 64)
     low[:, :, :16] = 3
@@ -133,4 +159,4 @@ def test_time_statistics_are_mean_maximum_and_deviation_of_each_band(n_bands: in
 
 def test_without_bands_there_is_nothing_to_classify(composed: Compose) -> None:
     with pytest.raises(InstantiationException, match="bands=0: must be"):
-        instantiate(composed("model=basic", "model.bands=0").model, n_genres=2)
+        instantiate(composed("model=basic", "model.bands=[16,8,0]").model, n_genres=2)

@@ -43,7 +43,7 @@ def clips(labels: Iterable[int] = LABELS) -> list[np.ndarray]:
 
 
 def a_module(data: FoldData, augmentation: Augmentation = FULL, lr: float = 0.01, **model: Any) -> GenreModule:
-    shape = {"channels": [4, 8], "kernel_sizes": [3, 3], "strides": [[2, 2], [2, 2]], "bands": 2, "dropout": 0.1}
+    shape = {"channels": [4, 8], "kernel_sizes": [3, 3], "strides": [[2, 2], [2, 2]], "bands": [2, 2], "dropout": 0.1}
     cnn = GenreCNN(2, **(shape | model))
     network = Network(cnn, data.windowing.view, *data.standardisation())
     return GenreModule(network, augmentation, partial(AdamW, lr=lr), partial(one_cycle, warmup=0.3))
@@ -243,7 +243,7 @@ def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_we
     wrong[STOPPING.val] = 1 - wrong[STOPPING.val]  # the better the training, the worse their loss
     data = fold_data(clips(), wrong, STOPPING)
     pl.seed_everything(0, verbose=False)
-    model = GenreCNN(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=2, dropout=0)
+    model = GenreCNN(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=[2], dropout=0)
     make = partial(SGD, lr=0.05)
     module = Recorder(Network(model, "plain", *data.standardisation()), Augmentation(), make, constant)
     fit(module, data, Training(30, 3, "cpu", "32-true"))
@@ -280,7 +280,7 @@ def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again(fo
 
     def weights_with(ridge: float) -> bytes:
         pl.seed_everything(0, verbose=False)
-        cnn = Tempered(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=2, dropout=0.1)
+        cnn = Tempered(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=[2], dropout=0.1)
         make = partial(AdamW, lr=0.01)
         module = GenreModule(Network(cnn, "plain", *data.standardisation()), FULL, make, constant)
         fit(module, data, Training(3, 0, "cpu", "32-true", ridge=ridge))
