@@ -156,7 +156,8 @@ class TimeStatistics(nn.Module):
         rows = (means @ flat).float().view(batch, self.bands, n_frames, n_channels)
         mean = rows.mean(dim=2, keepdim=True)  # (batch, bands, 1, channels)
         variance = (rows - mean).square().mean(dim=2)  # many times faster than Tensor.var on a CPU
-        return torch.cat([mean.squeeze(2), rows.amax(dim=2), (variance + 1e-5).sqrt()], dim=2).flatten(1)
+        maximum = rows.movedim(2, 0).contiguous().amax(dim=0)  # without the copy up to four times as slow
+        return torch.cat([mean.squeeze(2), maximum, (variance + 1e-5).sqrt()], dim=2).flatten(1)
 
 
 def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
