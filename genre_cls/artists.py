@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import DisjointSet
 from genre_cls.catalogue import Track
 
 JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # between artists in one credit
+AFTER_MAIN = re.compile(r";|\b(?:feat|featuring|ft|with)\b", re.IGNORECASE)  # joints after which others are named
 
 _Node = tuple[str, str]  # a track, an artist or a recording, by its name
 
@@ -20,14 +21,15 @@ def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()
 
     Args:
         tracks: those without an artist, and without a recording in common with another, are groups of their own. One by
-            several artists is in the group of each of them who is the sole artist of another track.
+            several artists is in the group of each of them who is the sole artist of another track, and of the one who
+            is named before a semicolon, "feat", "featuring", "ft" or "with".
         pairs: indices of tracks that were found to be the same recording.
 
     Returns:
         A number per track `(n_tracks,)`, int64, equal within a group; None if not a single artist is known.
     """
     known = [(track, track.artist) for track in tracks if track.artist]
-    listed = {_plain(artist) for _, artist in known}
+    listed = {_plain(artist) for _, artist in known} | {_main(artist) for _, artist in known}
     links = [(_node(track), ("artist", name)) for track, artist in known for name in _credited(artist) & listed]
     return _connected(tracks, pairs, links) if known else None
 
@@ -60,6 +62,11 @@ def _credited(credit: str) -> set[str]:
     pieces = JOINTS.split(credit)  # names, alternating with joints
     ends = range(1, len(pieces) + 1, 2)
     return {_plain("".join(pieces[first:end])) for end in ends for first in range(0, end, 2)}
+
+
+def _main(credit: str) -> str:
+    """The artist whom a credit names first, if it sets others apart; else all of it."""
+    return _plain(AFTER_MAIN.split(credit)[0]) or _plain(credit)
 
 
 def _plain(name: str) -> str:

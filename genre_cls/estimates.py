@@ -152,7 +152,8 @@ def crossed(values: Floats, groups: Ints | None = None) -> Estimate:
 def _variance_of_mean(values: Floats, groups: Ints | None) -> tuple[float, float]:
     """Return the variance of a mean over tracks that are independent only across groups, and its degrees of freedom.
 
-    With a single group, nothing is known of others: the variance is the largest that values from -1 to 1 can have.
+    If a single group has (nearly) all tracks, nothing is known of others: the variance is the largest that values from
+    -1 to 1 can have.
 
     Source: the cluster-robust variance of Liang & Zeger, Biometrika 73 (1986), times G/(G - 1) for G groups as in
     Cameron & Miller, J. Human Resources 50 (2015); groups of one track give `s²/n`. They have G - 1 degrees of freedom,
@@ -160,11 +161,11 @@ def _variance_of_mean(values: Floats, groups: Ints | None) -> tuple[float, float
     """
     group = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     sums, sizes = np.bincount(group, weights=values - values.mean()), np.bincount(group)
-    if len(sizes) == 1:
-        return 1.0, 1.0
     effective = len(values) ** 2 / float((sizes**2).sum())  # their number, if all are of one size
+    if effective < 2:
+        return 1.0, 1.0
     n = len(sizes)
-    return float(n / (n - 1) * (sums**2).sum() / len(values) ** 2), max(effective - 1, 1.0)
+    return float(n / (n - 1) * (sums**2).sum() / len(values) ** 2), effective - 1
 
 
 def unpaired(first: Estimate, second: Estimate) -> Estimate:

@@ -292,6 +292,19 @@ class ConfigResult:
         found, least = (estimate(means, self.test_share) for means in ([own.mean() for own in values], one_apart))
         return with_error_floor(found, of_tracks, pseudo_values, least.standard_error)
 
+    @cached_property
+    def seen(self) -> float:
+        """Share of the held-out tracks that share an artist or a recording with tracks that other folds test.
+
+        Models were trained on these. 0 if nothing is known of artists, or if all folds test the same tracks.
+        """
+        known = [fold.groups for fold in self.folds if fold.groups]
+        if self.single_test_set or len(known) < len(self.folds):
+            return 0.0
+        ids, groups = self._pooled("track_ids"), np.concatenate(known)
+        others = [groups[~np.isin(ids, fold.track_ids)] for fold in self.folds]
+        return float(np.concatenate([np.isin(own, other) for own, other in zip(known, others, strict=True)]).mean())
+
     @property
     def has_groups(self) -> bool:
         """Whether it is known which test tracks share an artist or a recording."""

@@ -56,6 +56,8 @@ def test_an_artist_is_one_however_typed() -> None:
         ("Florence + the Machine", "Florence and The Machine"),
         ("A feat B", "B"),
         ("A ft. B", "B"),
+        ("Drake feat. Rihanna", "Drake ft. Future"),
+        ("Bach; Gould", "Bach; Hewitt"),
     ],
 )
 def test_a_joint_credit_is_of_the_group_of_each_artist_however_typed(credit: str, artist: str) -> None:
@@ -73,6 +75,8 @@ def test_a_joint_credit_is_of_the_group_of_each_artist_however_typed(credit: str
         ("Barbra Streisand and Donna Summer", "Peter Tosh and Mick Jagger"),
         ("!!!", "+/-"),
         ("A feature", "A"),
+        ("Ann & Bob", "Ann & Cleo"),
+        ("feat. Bob", "feat. Cleo"),
     ],
 )
 def test_artists_that_share_no_credit_are_different_groups(credit: str, other: str) -> None:

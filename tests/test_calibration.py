@@ -25,6 +25,14 @@ def test_confident_correct_predictions_are_calibrated_and_confident_wrong_ones_a
     assert calibration(np.ones(4), np.zeros(4)).error == 1
 
 
+@pytest.mark.parametrize("n", [50, 1000])
+def test_the_error_by_chance_is_that_of_calibrated_predictions_on_average(n: int) -> None:
+    drawn = [votes(seed, n) for seed in range(60)]
+    measured = [calibration(rows.max(axis=1), 1.0 * (rows.argmax(axis=1) == labels)) for rows, labels in drawn]
+    by_chance = np.mean([each.error_by_chance for each in measured])
+    assert by_chance == pytest.approx(np.mean([each.error for each in measured]), rel=0.08)
+
+
 @given(seeds, temperatures)
 def test_a_temperature_divides_the_logits(seed: int, temperature: float) -> None:
     logits = np.random.default_rng(seed).normal(0, 5, (3, 7, 4))

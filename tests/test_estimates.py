@@ -169,14 +169,22 @@ def test_the_error_over_trainings_and_tracks_is_on_average_not_too_small() -> No
 def test_the_error_of_tracks_that_share_artists_is_the_cluster_robust_one(seed: int, n: int, n_artists: int) -> None:
     random = np.random.default_rng(seed)
     values, artists = random.integers(2, size=n).astype(float), random.integers(n_artists, size=n)
-    assume(len(set(artists)) > 1)
+    sizes = np.bincount(artists)
+    assume((sizes**2).sum() <= n**2 / 2)  # two artists at least, in effect
     fitted = OLS(values, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": artists})
     got = sampled(values, artists)
     assert got.mean == pytest.approx(values.mean())
     assert got.standard_error == pytest.approx(float(fitted.bse[0]), abs=1e-9)
-    sizes = np.bincount(artists)
-    assert got.df == pytest.approx(max(n**2 / (sizes**2).sum() - 1, 1))
+    assert got.df == pytest.approx(n**2 / (sizes**2).sum() - 1)
     assert got.df <= len(set(artists)) - 1 + 1e-9
+
+
+@pytest.mark.parametrize("others", [0, 1, 10])
+def test_where_one_artist_has_nearly_all_tracks_nothing_is_known_of_others(others: int) -> None:
+    artists = np.append(np.zeros(100, int), np.arange(1, others + 1))
+    values = np.append(np.tile([0.0, 1.0], 50), np.ones(others))
+    for got in (sampled(values, artists), crossed(np.stack([values, values]), artists)):
+        assert got.share_interval == (0, 1)
 
 
 @settings(deadline=None, max_examples=50)

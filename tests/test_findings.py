@@ -9,6 +9,7 @@ from made import a_result
 from genre_cls import findings
 from genre_cls.comparisons import each_pair, main_effects
 from genre_cls.findings import Report
+from genre_cls.scoring import ConfigResult
 
 GRID = tuple(
     a_result(*(base + gain for base in (0.5, 0.6, 0.5, 0.6)), features=features, model=model, batch_size=size)
@@ -142,6 +143,29 @@ def test_the_ranking_counts_folds_only_where_they_differ(n_folds: int) -> None:
 def test_two_folds_with_a_very_wide_interval_are_called_too_few(folds: tuple[float, ...], told: bool) -> None:
     report = replace(REPORT, results=(a_result(*folds),))
     assert findings.answer(report).endswith("50.0 %." + findings.TWO_FOLDS) == told
+
+
+def with_artists(*accuracies: float, groups: tuple[int, ...]) -> ConfigResult:
+    """A result whose folds have the same groups in each genre, the second fold's raised by 2."""
+    result = a_result(*accuracies)
+    tested = [np.resize(groups, len(fold.labels)) + 2 * fold.index for fold in result.folds]
+    folds = zip(result.folds, tested, strict=True)
+    return replace(result, folds=tuple(replace(fold, groups=tuple(own.tolist())) for fold, own in folds))
+
+
+@pytest.mark.parametrize(("groups", "told"), [((0, 1), ""), ((0, 2, 2, 2), "50 %"), ((0, 0, 2, 4), "62 %")])
+def test_a_report_states_how_many_tracks_are_by_artists_of_training_tracks(groups: tuple[int, ...], told: str) -> None:
+    report = replace(REPORT, results=(with_artists(0.5, 0.6, groups=groups),))
+    sentence = f" {told} of the held-out tracks share their artist or recording with training tracks."
+    assert (sentence in findings.answer(report)) == bool(told)
+    assert findings.how_to_read(report).get("Artists on both sides", "").startswith(told)
+    assert ("Artists on both sides" in findings.how_to_read(report)) == bool(told)
+
+
+@pytest.mark.parametrize("dataset", ["demo", "gtzan"])
+def test_a_report_on_gtzan_says_that_the_recipe_was_chosen_on_it(dataset: str) -> None:
+    told = findings.how_to_read(replace(REPORT, dataset=dataset))["The held-out part chose nothing"]
+    assert ("too high by an unknown amount" in told) == (dataset == "gtzan")
 
 
 def test_each_comparison_carries_the_number_of_comparisons_that_it_is_corrected_for() -> None:
