@@ -20,8 +20,8 @@ from common import Paths, Way, timed
 
 from genre_cls.audio import audio_files, duration
 from genre_cls.catalogue import Track
+from genre_cls.feature_cache import FeatureCache
 from genre_cls.features import FeatureSpec
-from genre_cls.store import FeatureStore
 
 SPECS = [FeatureSpec(kind="mel"), FeatureSpec(kind="mfcc")]  # librosa's defaults: FFTs of 2048 samples, a hop of 512
 MEL, MFCC = SPECS
@@ -75,7 +75,7 @@ def genre_cls(paths: Paths, scratch: Path) -> None:
     No call deletes its cache: on ext4, files that were deleted seconds ago slow down the making of others.
     """
     tracks = [Track(str(path), path, "") for path in paths]
-    both = FeatureStore(Path(tempfile.mkdtemp(dir=scratch))).load(tracks, SPECS)
+    both = FeatureCache(Path(tempfile.mkdtemp(dir=scratch))).load(tracks, SPECS)
     if unreadable := both[0].unreadable:
         raise SystemExit(f"{unreadable[0].track.path}: {unreadable[0].reason}")
 

@@ -127,11 +127,11 @@ def traced(overrides: list[str]) -> None:
         from genre_cls import train, workers
 
         workers.import_ahead(*train.IMPORTED_AHEAD)  # as the command does, before it imports what follows itself
-        from genre_cls import experiment, plots, report, store, voting  # which the command would import later
+        from genre_cls import experiment, feature_cache, plots, report, voting  # which the command would import later
     trace.calls(experiment, "prepare", "tracks and folds")
     trace.calls(experiment, "check_buildable", "checks")
     trace.calls(experiment, "Tracker", "MLflow's store")
-    trace.calls(store.FeatureStore, "load", "features")
+    trace.calls(feature_cache.FeatureCache, "load", "features")
     trace.calls(experiment, "evaluate", "logging")
     trace.calls(plots, "png", "figures")
     trace.waits(voting.Trainings, "results", "training")

@@ -78,10 +78,10 @@ def start() -> None:
     """Run the command as a user does up to its first training step, in this process, and print its costs as JSON."""
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # MLflow itself imports it when a store is opened
 
-    from genre_cls import experiment, module, report, store, train  # noqa: F401  # which the command would import later
+    from genre_cls import experiment, feature_cache, module, report, train  # noqa: F401  # which the command would import later
 
     began, seconds = perf_counter(), Counter[str]()
-    load = store.FeatureStore.load
+    load = feature_cache.FeatureCache.load
 
     @wraps(load)
     def timed_load(*arguments: Any) -> Any:
@@ -95,7 +95,7 @@ def start() -> None:
         print(json.dumps({**seconds, "first_step": perf_counter() - began, "memory": peak_memory()}), flush=True)
         os._exit(0)
 
-    store.FeatureStore.load = timed_load  # type: ignore[method-assign]
+    feature_cache.FeatureCache.load = timed_load  # type: ignore[method-assign]
     module.GenreModule.training_step = stop  # type: ignore[method-assign, assignment]
     sys.argv = ["genre_cls.train", *SETTINGS]
     train.main()

@@ -164,9 +164,9 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
 
 
 def _as_stored(clips: Floats) -> Any:
-    """Wrap clips as if they came from a feature store."""
+    """Wrap clips as if they came from the feature cache."""
+    from genre_cls.feature_cache import Features
     from genre_cls.features import FeatureSpec
-    from genre_cls.store import Features
 
     spec = FeatureSpec(kind="mel", n_mels=clips.shape[1])
     return Features(spec, (), tuple(clips.astype(np.float16)), (), "")

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genre_cls.feature_cache import Features
 from genre_cls.features import CPU
 from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
-from genre_cls.store import Features
 from genre_cls.views import view_of
 from genre_cls.windows import cover_starts, is_levelled, is_of_modulations, repeat_to
 

@@ -17,12 +17,12 @@ from genre_cls.artifacts import (
     tracks_file,
 )
 from genre_cls.catalogue import Track
+from genre_cls.feature_cache import Features
 from genre_cls.features import mel_frequencies
 from genre_cls.folds import Indices
 from genre_cls.identity import Identity
 from genre_cls.modelfile import Weights
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
-from genre_cls.store import Features
 from genre_cls.task import Task
 from genre_cls.windows import repeat_to
 

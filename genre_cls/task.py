@@ -17,12 +17,12 @@ from genre_cls.artists import artist_groups, recordings
 from genre_cls.catalogue import Catalogue, Track
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.feature_cache import FeatureCache, Features
 from genre_cls.features import FeatureSpec
 from genre_cls.files import expanduser, make_folder
 from genre_cls.folds import Fold, Indices, SplitError, describe, share_test_set, within
 from genre_cls.identity import digest, is_part
 from genre_cls.settings import CONF, as_yaml
-from genre_cls.store import Features, FeatureStore
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> lis
 
 def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
     make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
-    features = FeatureStore(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
+    features = FeatureCache(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
     unreadable, allowed = features[0].unreadable, cfg.max_unreadable * len(catalogue.tracks)
     if len(unreadable) > (max(1, allowed) if allowed else 0):  # the share of few tracks would allow none
         raise UserError(
@@ -282,7 +282,7 @@ def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
 
 
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
-    store = FeatureStore(Path(cfg.cache_dir))
+    cache = FeatureCache(Path(cfg.cache_dir))
     genres = f"{len(catalogue.genres)} genres ({in_one_line(_sizes(catalogue.genres, features.tracks))})"
     log.info("%s: %d tracks in %s", catalogue.name, len(features.tracks), genres)
     skipped = (f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)
@@ -292,8 +292,8 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
     )
     for line in (*catalogue.notes, *skipped, *contradictions):
         log.warning(in_one_line(line))
-    root = shlex.quote(str(store.root))
-    log.info("features: %.0f MB in %s (rm -r %s deletes them)", store.size() / 1e6, store.root, root)
+    root = shlex.quote(str(cache.root))
+    log.info("features: %.0f MB in %s (rm -r %s deletes them)", cache.size() / 1e6, cache.root, root)
 
 
 def _sizes(genres: Sequence[str], tracks: Sequence[Track]) -> str:

@@ -31,10 +31,10 @@ from omegaconf import DictConfig
 from genre_cls import plots
 from genre_cls.catalogue import Track
 from genre_cls.data import FoldData, Windowing
+from genre_cls.feature_cache import Features
 from genre_cls.features import CPU, FeatureSpec
 from genre_cls.folds import Fold
 from genre_cls.settings import CONF
-from genre_cls.store import Features
 from genre_cls.tracking import Tracker
 
 GENRES = ("hiss & noise", "tones, pure")  # names that a careless CSV or metric would trip over
@@ -162,7 +162,7 @@ def held_for_a_second(lock: Path) -> None:
 
 
 def features_of(clips: Sequence[np.ndarray]) -> Features:
-    """Matrices as if a store had given them."""
+    """Matrices as if a cache had given them."""
     matrices = tuple(np.asarray(clip, dtype=np.float16) for clip in clips)
     tracks = tuple(Track(str(i), Path(str(i)), "") for i in range(len(clips)))
     return Features(FeatureSpec(kind="mel", n_mels=len(matrices[0])), tracks, matrices, (), "")
@@ -170,7 +170,7 @@ def features_of(clips: Sequence[np.ndarray]) -> Features:
 
 @pytest.fixture(scope="session")
 def stored() -> Callable[[Sequence[np.ndarray]], Features]:
-    """Give clips the form of a store's features."""
+    """Give clips the form of cached features."""
     return features_of
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from genre_cls import data as data_room
 from genre_cls.data import Crops, FoldData, mean_and_deviation_per_bin
+from genre_cls.feature_cache import Features
 from genre_cls.folds import Fold
 from genre_cls.logged_files import genre_means
 from genre_cls.recipe import GROWING, crop_lengths
-from genre_cls.store import Features
 from genre_cls.views import modulation_spectrum, shape_of
 from genre_cls.windows import cover_starts, repeat_to
 

@@ -14,8 +14,8 @@ from shared import Compose
 from genre_cls import task
 from genre_cls.catalogue import Catalogue, Track
 from genre_cls.errors import UserError
+from genre_cls.feature_cache import FeatureCache
 from genre_cls.folds import SplitError
-from genre_cls.store import FeatureStore
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def cfg(composed: Compose, music: Path, tmp_path: Path) -> Callable[..., DictCon
 
 def test_a_dataset_is_listed_once_per_process(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[Any] = []
-    load = FeatureStore.load
-    monkeypatch.setattr(FeatureStore, "load", lambda *asked: passes.append(asked[2]) or load(*asked))
+    load = FeatureCache.load
+    monkeypatch.setattr(FeatureCache, "load", lambda *asked: passes.append(asked[2]) or load(*asked))
     sweep = [cfg(f"features={kind}", f"batch_size={size}") for kind in ("mel", "mfcc") for size in (16, 32)]
     task.load_all(sweep)
     tasks = [task.load(one) for one in sweep]

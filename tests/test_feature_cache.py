@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from shared import held_for_a_second
 
-from genre_cls import audio, features, files, store
+from genre_cls import audio, feature_cache, features, files
 from genre_cls.catalogue import Track
 from genre_cls.errors import UserError
+from genre_cls.feature_cache import FeatureCache, Features, Ledger, spec_key
 from genre_cls.features import FeatureSpec
-from genre_cls.store import Features, FeatureStore, Ledger, spec_key
 from genre_cls.workers import import_ahead
 
 MEL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=256, hop_length=128, n_mels=16, n_mfcc=5, f_max=4000.0)
@@ -96,11 +96,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_second_start_gives_the_same_and_computes_nothing(
     tracks: list[Track], cache: Path, computed: list[str]
 ) -> None:
-    cold = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    cold = FeatureCache(cache).load(tracks, [MEL, MFCC])
     assert [part.spec for part in cold] == [MEL, MFCC]
     assert_right(cold)
     computed.clear()
-    warm = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    warm = FeatureCache(cache).load(tracks, [MEL, MFCC])
     assert computed == []
     for before, after in zip(cold, warm, strict=True):
         assert (before.tracks, before.unreadable, before.digest) == (after.tracks, after.unreadable, after.digest)
@@ -111,27 +111,27 @@ def test_a_second_start_gives_the_same_and_computes_nothing(
 def test_a_track_is_decoded_once_and_transformed_once_for_both_kinds(
     tracks: list[Track], cache: Path, computed: list[str]
 ) -> None:
-    FeatureStore(cache).load(tracks, [MEL, MFCC])
+    FeatureCache(cache).load(tracks, [MEL, MFCC])
     assert {name: computed.count(name) for name in computed} == {"decode": 5, "extract": 5, "stft": 5}
 
 
 def test_only_the_missing_kind_is_computed(tracks: list[Track], cache: Path, computed: list[str]) -> None:
-    FeatureStore(cache).load(tracks, [MEL])
+    FeatureCache(cache).load(tracks, [MEL])
     computed.clear()
-    both = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    both = FeatureCache(cache).load(tracks, [MEL, MFCC])
     assert computed.count("decode") == 5
     assert len(entries(cache)) == 10
     assert_right(both)
 
 
 def test_two_sample_rates_are_kept_apart(tracks: list[Track], cache: Path) -> None:
-    assert_right(FeatureStore(cache).load(tracks, [MEL, replace(MEL, sample_rate=16000)]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL, replace(MEL, sample_rate=16000)]))
 
 
 def test_a_clips_features_do_not_depend_on_its_neighbours(tracks: list[Track], tmp_path: Path) -> None:
-    (together,) = FeatureStore(tmp_path / "a").load(tracks, [MEL])
+    (together,) = FeatureCache(tmp_path / "a").load(tracks, [MEL])
     for track, clip in zip(tracks, together.clips, strict=True):
-        (alone,) = FeatureStore(tmp_path / track.id).load([track], [MEL])
+        (alone,) = FeatureCache(tmp_path / track.id).load([track], [MEL])
         np.testing.assert_array_equal(alone.clips[0], clip)
 
 
@@ -163,8 +163,8 @@ def test_equal_specs_have_one_key_however_their_numbers_are_written() -> None:
 def test_new_code_makes_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = spec_key(MEL)
     spec_key.cache_clear()
-    assert inspect.getsource(audio) + inspect.getsource(features) == store.CODE
-    monkeypatch.setattr("genre_cls.store.CODE", "another")
+    assert inspect.getsource(audio) + inspect.getsource(features) == feature_cache.CODE
+    monkeypatch.setattr("genre_cls.feature_cache.CODE", "another")
     assert spec_key(MEL) != before
     spec_key.cache_clear()
 
@@ -179,22 +179,22 @@ def test_another_version_of_a_library_makes_a_new_key(version: str, monkeypatch:
 
 
 def test_a_file_with_new_content_gets_new_features(tracks: list[Track], cache: Path) -> None:
-    (before,) = FeatureStore(cache).load(tracks, [MEL])
+    (before,) = FeatureCache(cache).load(tracks, [MEL])
     old = np.array(before.clips[2])
     write(tracks[2].path, seed=99, n_samples=5500)  # as many bytes as before
     touch_later(tracks[2].path)
-    (after,) = FeatureStore(cache).load(tracks, [MEL])
+    (after,) = FeatureCache(cache).load(tracks, [MEL])
     assert_right([after])
     assert not np.array_equal(after.clips[2], old)
     assert after.digest != before.digest
 
 
 def test_a_file_that_was_only_touched_keeps_its_features(tracks: list[Track], cache: Path, computed: list[str]) -> None:
-    (before,) = FeatureStore(cache).load(tracks, [MEL])
+    (before,) = FeatureCache(cache).load(tracks, [MEL])
     computed.clear()
     for track in tracks:
         touch_later(track.path)
-    (after,) = FeatureStore(cache).load(tracks, [MEL])
+    (after,) = FeatureCache(cache).load(tracks, [MEL])
     assert computed == []
     assert after.digest == before.digest
 
@@ -202,10 +202,10 @@ def test_a_file_that_was_only_touched_keeps_its_features(tracks: list[Track], ca
 def test_the_same_content_under_another_name_keeps_its_features(
     tracks: list[Track], cache: Path, computed: list[str], tmp_path: Path
 ) -> None:
-    (before,) = FeatureStore(cache).load(tracks, [MEL])
+    (before,) = FeatureCache(cache).load(tracks, [MEL])
     computed.clear()
     moved = [replace(track, path=track.path.rename(tmp_path / f"moved {track.id}.wav")) for track in tracks]
-    (after,) = FeatureStore(cache).load(moved, [MEL])
+    (after,) = FeatureCache(cache).load(moved, [MEL])
     assert computed == []
     assert_right([after])
     assert after.digest == before.digest
@@ -214,14 +214,14 @@ def test_the_same_content_under_another_name_keeps_its_features(
 def test_the_cache_is_the_same_however_its_path_is_written(
     tracks: list[Track], cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FeatureStore(cache).load(tracks, [MEL])
+    FeatureCache(cache).load(tracks, [MEL])
     computed.clear()
     monkeypatch.chdir(cache.parent)
     monkeypatch.setenv("HOME", str(cache.parent))
     Path("link").symlink_to(cache)
     for path in ("cache", "./cache", "~/cache", "link"):
         near = [replace(track, path=Path(track.path.name)) for track in tracks]
-        assert_right(FeatureStore(Path(path)).load(near, [MEL]))
+        assert_right(FeatureCache(Path(path)).load(near, [MEL]))
     assert computed.count("extract") == computed.count("decode") == 20  # those of `assert_right` alone
 
 
@@ -244,12 +244,12 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 def test_a_damaged_entry_is_extracted_again(
     tracks: list[Track], cache: Path, computed: list[str], damage: Callable[[Path], None]
 ) -> None:
-    FeatureStore(cache).load(tracks, [MEL, MFCC])
+    FeatureCache(cache).load(tracks, [MEL, MFCC])
     damaged = entries(cache)[3]
     whole = damaged.read_bytes()
     damage(damaged)
     computed.clear()
-    loaded = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    loaded = FeatureCache(cache).load(tracks, [MEL, MFCC])
     assert computed.count("extract") == 1
     assert damaged.read_bytes() == whole
     assert_right(loaded)
@@ -260,19 +260,19 @@ LEDGERS = ["", "{", "[]", "null", "7", '{"a": 1}', '{"a": [1]}', '{"a": null}', 
 
 @pytest.mark.parametrize("content", LEDGERS, ids=ascii)
 def test_a_damaged_ledger_is_tolerated_and_repaired(tracks: list[Track], cache: Path, content: str) -> None:
-    FeatureStore(cache).load(tracks, [MEL])
+    FeatureCache(cache).load(tracks, [MEL])
     ledger = cache / "features" / "ledger.json"
     ledger.write_bytes(content.encode(errors="surrogateescape"))
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
     assert len(json.loads(ledger.read_text())) == 10  # five tracks, five entries
 
 
 def test_a_deleted_ledger_and_a_deleted_cache_are_tolerated(tracks: list[Track], cache: Path) -> None:
-    FeatureStore(cache).load(tracks, [MEL])
+    FeatureCache(cache).load(tracks, [MEL])
     (cache / "features" / "ledger.json").unlink()
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
     shutil.rmtree(cache)
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
 
 
 def test_a_full_disk_is_reported_and_keeps_the_entries_that_fit(
@@ -280,11 +280,11 @@ def test_a_full_disk_is_reported_and_keeps_the_entries_that_fit(
 ) -> None:
     cache = small_disk(4 * 5)  # five pages for the ledger, three folders' worth of entries, no more
     with pytest.raises(UserError, match="no space left on device") as error:
-        FeatureStore(cache).load(tracks, [MEL])
+        FeatureCache(cache).load(tracks, [MEL])
     assert "\n" not in str(error.value) and str(cache) in str(error.value)
     small_disk(1000)
     for _ in range(2):
-        assert_right(FeatureStore(cache).load(tracks, [MEL]))
+        assert_right(FeatureCache(cache).load(tracks, [MEL]))
     assert list(cache.rglob("*.partial")) == []
 
 
@@ -292,13 +292,13 @@ def test_a_read_only_cache_is_readable_and_reports_what_it_cannot_write(
     tracks: list[Track], tmp_path: Path, small_disk: Callable[..., Path]
 ) -> None:
     cache = small_disk(1000)
-    FeatureStore(cache).load(tracks, [MEL])
+    FeatureCache(cache).load(tracks, [MEL])
     small_disk(1000, "ro")
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
     copied = [replace(track, path=Path(shutil.copy(track.path, tmp_path / f"{track.id}.wav"))) for track in tracks]
-    assert_right(FeatureStore(cache).load(copied, [MEL]))  # though nobody can record that these are the same files
+    assert_right(FeatureCache(cache).load(copied, [MEL]))  # though nobody can record that these are the same files
     with pytest.raises(OSError, match="Read-only") as error:
-        FeatureStore(cache).load(tracks, [MFCC])
+        FeatureCache(cache).load(tracks, [MFCC])
     assert str(cache) in str(error.value.filename)
 
 
@@ -308,10 +308,10 @@ def test_an_aborted_extraction_is_completed(tracks: list[Track], cache: Path, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"npy: no space left on device; .* again"):
-        patch.setattr("genre_cls.store.np.save", save_half)
-        FeatureStore(cache).load(tracks, [MEL])
+        patch.setattr("genre_cls.feature_cache.np.save", save_half)
+        FeatureCache(cache).load(tracks, [MEL])
     assert entries(cache) == []
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
     assert list(cache.rglob("*.partial")) == []
 
 
@@ -333,7 +333,7 @@ def test_unreadable_files_are_reported_with_reasons_and_do_not_stop_the_others(
     mixed = [track for pair in zip(tracks, unreadable, strict=True) for track in pair]
     for start in ("cold", "warm"):
         computed.clear()
-        for part in FeatureStore(cache).load(mixed, [MEL, MFCC]):
+        for part in FeatureCache(cache).load(mixed, [MEL, MFCC]):
             assert list(part.tracks) == tracks
             assert {each.track.id: each.reason for each in part.unreadable} == {
                 "empty": "is an empty file",
@@ -343,7 +343,7 @@ def test_unreadable_files_are_reported_with_reasons_and_do_not_stop_the_others(
                 "text": "Format not recognised",
             }
         assert computed.count("extract") == (5 if start == "cold" else 0)
-    assert_right(FeatureStore(cache).load(mixed, [MEL, MFCC]))
+    assert_right(FeatureCache(cache).load(mixed, [MEL, MFCC]))
 
 
 def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, cache: Path) -> None:
@@ -351,7 +351,7 @@ def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, c
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 8000)
     soundfile.write(tmp_path / "opposite.wav", np.outer(np.full(8000, 0.5), [1, -1]), 8000)
     without = [Track(name, tmp_path / f"{name}.wav", "a") for name in ("opposite", "short", "silent")]
-    (part,) = FeatureStore(cache).load([*without, *tracks], [MEL])
+    (part,) = FeatureCache(cache).load([*without, *tracks], [MEL])
     assert list(part.tracks) == tracks
     assert [each.reason for each in part.unreadable] == [
         "has channels that cancel each other out when they are mixed to mono",
@@ -363,11 +363,11 @@ def test_files_without_music_are_left_out(tracks: list[Track], tmp_path: Path, c
 def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], cache: Path) -> None:
     content = tracks[0].path.read_bytes()
     tracks[0].path.write_text("broken")
-    assert [each.track for each in FeatureStore(cache).load(tracks, [MEL])[0].unreadable] == [tracks[0]]
+    assert [each.track for each in FeatureCache(cache).load(tracks, [MEL])[0].unreadable] == [tracks[0]]
     overwrite(tracks[0].path, content)
-    assert FeatureStore(cache).load(tracks, [MEL])[0].unreadable == ()
+    assert FeatureCache(cache).load(tracks, [MEL])[0].unreadable == ()
     tracks[1].path.unlink()
-    (gone,) = FeatureStore(cache).load(tracks, [MEL])
+    (gone,) = FeatureCache(cache).load(tracks, [MEL])
     assert [each.track for each in gone.unreadable] == [tracks[1]]
     assert_right([gone])
 
@@ -375,7 +375,7 @@ def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], ca
 def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils_nothing(
     tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, digest = audio.decode, store._file_digest
+    decode, digest = audio.decode, feature_cache._file_digest
     contents = [track.path.read_bytes() for track in tracks]
 
     def meddled(path: Path, rate: int) -> NDArray[np.float32]:
@@ -394,14 +394,14 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
 
     with monkeypatch.context() as patch:
         patch.setattr(audio, "decode", meddled)
-        patch.setattr(store, "_file_digest", meddled_earlier)
-        (part,) = FeatureStore(cache).load(tracks, [MEL])
+        patch.setattr(feature_cache, "_file_digest", meddled_earlier)
+        (part,) = FeatureCache(cache).load(tracks, [MEL])
     reasons = {each.track.id: each.reason for each in part.unreadable}
     assert part.tracks == tuple(tracks[3:]) and reasons.pop("t1") == "no such file or directory"
     assert reasons.keys() == {"t0", "t2"} and all(reason.startswith("changed while") for reason in reasons.values())
     assert_right([part])
     for _ in range(2):  # as they are now, then as they were
-        (part,) = FeatureStore(cache).load([track for track in tracks if track.path.exists()], [MEL])
+        (part,) = FeatureCache(cache).load([track for track in tracks if track.path.exists()], [MEL])
         assert not part.unreadable
         assert_right([part])
         for track, content in zip(tracks, contents, strict=True):
@@ -409,9 +409,9 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
 
 
 def test_only_unreadable_tracks_give_no_features(unreadable: list[Track], cache: Path) -> None:
-    (part,) = FeatureStore(cache).load(unreadable, [MEL])
+    (part,) = FeatureCache(cache).load(unreadable, [MEL])
     assert (part.tracks, part.clips, len(part.unreadable)) == ((), (), 5)
-    assert FeatureStore(cache).load([], [MEL])[0].unreadable == ()
+    assert FeatureCache(cache).load([], [MEL])[0].unreadable == ()
 
 
 def test_files_of_equal_bytes_are_all_tracks(tmp_path: Path, cache: Path, computed: list[str]) -> None:
@@ -419,7 +419,7 @@ def test_files_of_equal_bytes_are_all_tracks(tmp_path: Path, cache: Path, comput
     copies += [Track(f"u{i}", write(tmp_path / f"u{i}.txt.wav", 0), "b") for i in range(2)]
     for track in copies[-2:]:
         track.path.write_text("no audio")
-    (part,) = FeatureStore(cache).load(copies, [MEL])
+    (part,) = FeatureCache(cache).load(copies, [MEL])
     assert computed.count("extract") == 5
     assert list(part.tracks) == copies[:-2]
     assert [each.track for each in part.unreadable] == copies[-2:]
@@ -428,7 +428,7 @@ def test_files_of_equal_bytes_are_all_tracks(tmp_path: Path, cache: Path, comput
 
 def test_the_digest_is_of_ids_genres_and_bytes_alone(tracks: list[Track], tmp_path: Path) -> None:
     def digest(of: Sequence[Track], spec: FeatureSpec = MEL) -> str:
-        return FeatureStore(tmp_path / "one").load(of, [spec])[0].digest
+        return FeatureCache(tmp_path / "one").load(of, [spec])[0].digest
 
     first = digest(tracks)
     (tmp_path / "elsewhere").mkdir()
@@ -436,7 +436,7 @@ def test_the_digest_is_of_ids_genres_and_bytes_alone(tracks: list[Track], tmp_pa
         replace(track, path=Path(shutil.copyfile(track.path, tmp_path / "elsewhere" / f"{i}.x.wav")))
         for i, track in enumerate(tracks)
     ]
-    assert FeatureStore(tmp_path / "two").load(copies, [MFCC])[0].digest == first
+    assert FeatureCache(tmp_path / "two").load(copies, [MFCC])[0].digest == first
     variants = [
         digest(tracks[:-1]),
         digest([replace(tracks[0], id="other"), *tracks[1:]]),
@@ -454,20 +454,20 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path: Path, cache: Path) -> None:
     except OSError:
         pytest.skip("not on this file system")
     for _ in range(2):
-        assert_right(FeatureStore(cache).load([Track(f"a/{name}", path, "a")], [MEL]))
+        assert_right(FeatureCache(cache).load([Track(f"a/{name}", path, "a")], [MEL]))
 
 
 def test_writing_to_a_matrix_does_not_change_the_file(tracks: list[Track], cache: Path) -> None:
-    (part,) = FeatureStore(cache).load(tracks, [MEL])
+    (part,) = FeatureCache(cache).load(tracks, [MEL])
     for clip in part.clips:
         assert clip.flags.writeable and clip.flags.c_contiguous
         clip[:] = 7
-    assert_right(FeatureStore(cache).load(tracks, [MEL]))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
 def test_matrices_are_mapped_and_not_read(tracks: list[Track], cache: Path) -> None:
-    loaded = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    loaded = FeatureCache(cache).load(tracks, [MEL, MFCC])
     mapped = Path("/proc/self/maps").read_text()
     for entry in entries(cache.resolve()):
         assert str(entry) in mapped
@@ -484,7 +484,7 @@ def test_more_tracks_than_files_may_be_open_at_once(tmp_path: Path, cache: Path)
     os.close(n_open)
     resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 60, hard))
     try:
-        (part,) = FeatureStore(cache).load(many, [MEL])
+        (part,) = FeatureCache(cache).load(many, [MEL])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(part.clips) == 150
@@ -494,7 +494,7 @@ def test_loading_leaves_torch_its_threads(tracks: list[Track], cache: Path) -> N
     seen = []
 
     def work() -> None:
-        FeatureStore(cache).load(tracks, [MEL])
+        FeatureCache(cache).load(tracks, [MEL])
         seen.append(torch.get_num_threads())
 
     before = torch.get_num_threads()
@@ -548,13 +548,13 @@ def test_ledgers_of_one_file_keep_each_others_lines(tmp_path: Path) -> None:
 
 def _load_at_once(start: Any, answers: Any, cache: Path, tracks: list[Track]) -> None:
     start.wait()
-    loaded = FeatureStore(cache).load(tracks, [MEL, MFCC])
+    loaded = FeatureCache(cache).load(tracks, [MEL, MFCC])
     answers.put([(part.digest, [np.array(clip) for clip in part.clips]) for part in loaded])
 
 
 def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_path: Path, cache: Path) -> None:
     tracks = [Track(f"t{i:02d}", write(tmp_path / f"{i}.wav", i % 25, 20_000), "a") for i in range(30)]
-    import_ahead("genre_cls.store")  # torch once, not three times, by a server that other tests may take over
+    import_ahead("genre_cls.feature_cache")  # torch once, not three times, by a server that other tests may take over
     context = multiprocessing.get_context("forkserver")
     start, answers = context.Barrier(3), context.Queue()
     processes = [context.Process(target=_load_at_once, args=(start, answers, cache, tracks)) for _ in range(3)]
@@ -574,14 +574,14 @@ def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_pa
 
 
 def test_the_size_is_that_of_all_entries(tracks: list[Track], cache: Path) -> None:
-    store = FeatureStore(cache)
-    store.load(tracks, [MEL])
-    assert store.size() == sum(entry.stat().st_size for entry in entries(cache)) > 0
+    filled = FeatureCache(cache)
+    filled.load(tracks, [MEL])
+    assert filled.size() == sum(entry.stat().st_size for entry in entries(cache)) > 0
 
 
 def test_features_are_pickled_as_file_names_not_values(tracks: list[Track], cache: Path) -> None:
     long = [Track(track.id, write(track.path, seed, 400_000), track.genre) for seed, track in enumerate(tracks)]
-    (loaded,) = FeatureStore(cache).load(long, [FeatureSpec(kind="mel")])
+    (loaded,) = FeatureCache(cache).load(long, [FeatureSpec(kind="mel")])
     sent = pickle.dumps(loaded)
     assert len(sent) < loaded.clips[0].nbytes / 10
     for clip, restored in zip(loaded.clips, pickle.loads(sent).clips, strict=True):
@@ -595,14 +595,14 @@ def test_too_many_files_for_one_process_are_reported(tmp_path: Path, monkeypatch
     tracks = [Track("a", write(tmp_path / "a.wav", 1), "blues")]
     monkeypatch.setattr(torch, "from_file", full)
     with pytest.raises(UserError, match=r"npy: unable to mmap .* vm\.max_map_count"):
-        FeatureStore(tmp_path).load(tracks, [MEL])
+        FeatureCache(tmp_path).load(tracks, [MEL])
 
 
 def test_waiting_for_another_process_that_extracts_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(files, "PATIENCE", 0.1)
-    tracks, cache = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureStore(tmp_path)
+    tracks, cache = [Track("a", write(tmp_path / "a.wav", 1), "blues")], FeatureCache(tmp_path)
     held_for_a_second(cache.root / "extract.lock")
     with caplog.at_level("INFO"):
         assert_right(cache.load(tracks, [MEL]))

@@ -86,7 +86,7 @@ class Features:
             self.__dict__["clips"] = tuple(map(_map, self.entries))
 
 
-class FeatureStore:
+class FeatureCache:
     """The cache of features; several processes may use it at once.
 
     Args:
