@@ -36,9 +36,6 @@ ABOUT_PAIRS = (
     "two thirds of all simulated grids. No verdict uses it. Practically equal: the probability that their accuracies "
     "differ by less than the setting rope, a point by default."
 )
-CHOSEN_ON_GTZAN = (
-    " The default recipe was chosen on 639 of GTZAN's tracks, so scores on GTZAN are too high by an unknown amount."
-)
 ABOUT_SPLITS = (
     "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
     "share no artist or recording. filtered: the published fault-filtered split, with no artist in common by Sturm's "
@@ -65,7 +62,7 @@ class Report:
 
     Args:
         title: of the page.
-        dataset: its name.
+        dataset: its name, the number of tracks and genres, and the folds, in one line.
         notes: what a reader must know about the data, such as that it is synthetic.
         results: the configurations, at least one, in any order.
         means: average features per genre, one for each kind of feature.
@@ -300,7 +297,7 @@ def how_to_read(report: Report) -> dict[str, str]:
         f"and tested on the part that it never saw. {trainings}",
         "The held-out part chose nothing": "In this run it set no weight, no number of epochs and no setting; it was "
         "only used for testing. (If you chose settings after seeing earlier reports on these tracks, the held-out "
-        "tracks have been used for selection.)" + CHOSEN_ON_GTZAN * (report.dataset == "gtzan"),
+        "tracks have been used for selection.)",
     }
     if best.seen:
         topics["Artists on both sides"] = (

@@ -123,6 +123,8 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
 
 def _load_same(configurations: Sequence[DictConfig]) -> None:
     """Extract what configurations on the same data need, and log what was found."""
+    for cfg in configurations:
+        _split(cfg)
     first, data = configurations[0], _data(configurations[0])
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]
@@ -186,17 +188,9 @@ def _same_files(features: Features) -> list[tuple[int, int]]:
 
 
 def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
-    stopping = cfg.recipe.early_stopping
-    split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
-    _check_arguments(split)
+    split = _split(cfg)
     folds: list[Fold] = split(genres, groups, parts)
-    if cfg.inside and cfg.alone:
-        raise UserError("inside=true alone=true: a fold is either split again or evaluated; choose one")
     if cfg.fold is None:
-        if cfg.inside:
-            raise UserError("inside=true: needs the fold within which settings are chosen, such as fold=0")
-        if cfg.alone:
-            raise UserError("alone=true: needs the fold to evaluate, such as fold=0")
         return folds
     if cfg.fold >= len(folds):
         raise UserError(f"fold={cfg.fold}: must be null or from 0 to {len(folds) - 1}, as there are {len(folds)} folds")
@@ -219,11 +213,15 @@ def _split_settings(cfg: DictConfig) -> str:
     return as_yaml(cfg, "folds", "recipe.early_stopping", "fold", "inside", "alone")
 
 
-def _check_arguments(split: "partial[list[Fold]]") -> None:
+def _split(cfg: DictConfig) -> "partial[list[Fold]]":
+    """Return the function that splits tracks, once its arguments are checked."""
+    stopping = cfg.recipe.early_stopping
+    split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
     try:
-        signature(split.func).bind_partial(**split.keywords)
+        signature(split.func).bind("genres", "groups", "parts", **split.keywords)
     except TypeError as error:
         raise UserError(f"folds: {split.func.__name__} {error}") from error
+    return split
 
 
 def _data(cfg: DictConfig) -> _Data:

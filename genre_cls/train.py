@@ -80,9 +80,9 @@ class Sweep(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
-        _name_command()
         with one_line_errors(AGAIN):
             _prepare(config, [config])
+        _name_command()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep, wherever the launcher will run them."""
@@ -161,6 +161,7 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
     for cfg in configurations:
         check(cfg)
+        _check_fold(cfg)
         _check_root(cfg)
     if len({str((dict(cfg.tracking), cfg.report_dir, cfg.rope)) for cfg in configurations}) > 1:
         one = "tracking, report_dir, rope"
@@ -170,6 +171,15 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     from genre_cls.experiment import prepare
 
     prepare(configurations)
+
+
+def _check_fold(cfg: DictConfig) -> None:
+    if cfg.inside and cfg.alone:
+        raise UserError("inside=true alone=true: a fold is either split again or evaluated; choose one")
+    if cfg.inside and cfg.fold is None:
+        raise UserError("inside=true: needs the fold within which settings are chosen, such as fold=0")
+    if cfg.alone and cfg.fold is None:
+        raise UserError("alone=true: needs the fold to evaluate, such as fold=0")
 
 
 def _check_root(cfg: DictConfig) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from shared import Command
 
 from genre_cls import page, report, train
 from genre_cls.connection import store_uri
+from genre_cls.stored_runs import StoredRuns
 
 
 @pytest.fixture
@@ -67,6 +69,14 @@ def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
     assert f"{tmp_path}/elsewhere/report.html" in done.err
     none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)
     assert none.code == 2 and "tracking.experiment=other" in none.err
+
+
+@pytest.mark.parametrize(("dataset", "told"), [("gtzan", 1), ("demo", 0)])
+def test_it_says_of_gtzan_that_the_recipe_was_chosen_on_it(store: Path, dataset: str, told: int) -> None:
+    comparison = StoredRuns(None, store).newest()
+    assert comparison is not None
+    on_dataset = replace(comparison, tags={**comparison.tags, "dataset": dataset})
+    assert report._report(on_dataset, 0.01).notes.count(report.CHOSEN_ON_GTZAN) == told
 
 
 def test_only_audio_that_this_machine_can_read_can_be_played_on_the_page(tmp_path: Path) -> None:

@@ -485,20 +485,30 @@ def test_an_interrupted_search_evaluates_no_winner_on_the_held_out_tracks(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (("fold=2",), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
         (("alone=true",), "alone=true: needs the fold to evaluate, such as fold=0"),
-        (("-m", "fold=2,0"), "fold=2: must be null or from 0 to 1, as there are 2 folds"),
         (
             ("fold=0", "inside=true", "alone=true"),
             "inside=true alone=true: a fold is either split again or evaluated; choose one",
         ),
         (("inside=true",), "inside=true: needs the fold within which settings are chosen, such as fold=0"),
+        (("+folds.size=3",), "folds: random got an unexpected keyword argument 'size'"),
+        (("+folds.parts=3",), "folds: random multiple values for argument 'parts'"),
     ],
 )
+def test_a_wrong_choice_of_folds_is_reported_before_features_are_extracted(
+    command: Command, on_music: tuple[str, ...], tmp_path: Path, settings: tuple[str, ...], reason: str
+) -> None:
+    got = command(train.main, *on_music, *settings, f"cache_dir={tmp_path}/cache")
+    assert (got.code, got.err) == (2, f"error: {reason}\n")
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("settings", [("fold=2",), ("-m", "fold=2,0")])
 def test_a_fold_that_is_not_there_is_reported(
-    command: Command, on_music: tuple[str, ...], settings: tuple[str, ...], reason: str
+    command: Command, on_music: tuple[str, ...], settings: tuple[str, ...]
 ) -> None:
     got = command(train.main, *on_music, *settings)
+    reason = "fold=2: must be null or from 0 to 1, as there are 2 folds"
     assert (got.code, got.err.splitlines()[-1]) == (2, f"error: {reason}")
 
 
