@@ -70,7 +70,6 @@ class Report:
         rope: accuracies that differ by less are practically equal, a share.
         tracks: by id, what is known of each track (`artifacts.FACTS`), empty where unknown.
         audio: by id, the URL of each track that is readable and in a format that browsers play.
-        other_splits: by a result's index, what the same configuration scored on the same dataset under other splits.
     """
 
     title: str
@@ -82,7 +81,6 @@ class Report:
     rope: float
     tracks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     audio: Mapping[str, str] = field(default_factory=dict)
-    other_splits: Mapping[int, Mapping[str, ConfigResult]] = field(default_factory=dict)
 
     @cached_property
     def ranked(self) -> list[ConfigResult]:
@@ -119,8 +117,7 @@ class Report:
         """Results of each configuration with several splits, by its name and by split, the most flattering first."""
         results = {}
         for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
-            (index,) = (index for index, other in enumerate(self.results) if other is result)
-            by_split = {result.value("folds"): result, **self.other_splits.get(index, {})}
+            by_split = {result.value("folds"): result, **result.other_splits}
             results[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
         return {name: by_split for name, by_split in results.items() if len(by_split) > 1}
 

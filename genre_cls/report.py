@@ -145,7 +145,6 @@ def _report(comparison: "Comparison", rope: float) -> "Report":
         rope=rope,
         tracks=comparison.tracks,
         audio=_playable(comparison.tracks),
-        other_splits=comparison.other_splits,
     )
 
 

@@ -1,7 +1,7 @@
 """Scores of predictions: from plain arrays to numbers with intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -178,11 +178,13 @@ class ConfigResult:
         named: the settings that name it: features, model, batch_size and others that were set.
         folds: results of its folds, by index.
         n_parameters: trainable weights of its networks; kernel machines have none.
+        other_splits: by the name of the split, what the same configuration scored on the same dataset under other ones.
     """
 
     named: Mapping[str, str]
     folds: tuple[FoldResult, ...]
     n_parameters: int
+    other_splits: Mapping[str, "ConfigResult"] = field(default_factory=dict)
 
     def value(self, key: str) -> str:
         """Return the value of a setting that names it, or `?`."""
@@ -284,13 +286,18 @@ class ConfigResult:
             step: smallest difference between two different values.
         """
         if self.single_test_set:
-            groups = self._test_groups
-            found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
-            in_order = groups[np.argsort(self.folds[0].track_ids)]  # of ids, as `of_tracks`
-            return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
-        one_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
-        found, least = (estimate(means, self.test_share) for means in ([own.mean() for own in values], one_apart))
-        return with_error_floor(found, of_tracks, pseudo_values, least.standard_error)
+            return self._over_trainings(values, of_tracks, pseudo_values)
+        found = estimate([own.mean() for own in values], self.test_share)
+        one_track_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
+        smallest = estimate(one_track_apart, self.test_share).standard_error
+        return with_error_floor(found, of_tracks, pseudo_values, smallest)
+
+    def _over_trainings(self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float]) -> Estimate:
+        """Return the mean over one or several trainings that are tested on the same tracks."""
+        groups = self._test_groups
+        found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
+        in_order = groups[np.argsort(self.folds[0].track_ids)]  # of ids, as `of_tracks`
+        return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
 
     @cached_property
     def seen(self) -> float:

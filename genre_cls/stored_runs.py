@@ -7,7 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -56,8 +56,6 @@ class Comparison:
         means: average features per genre, one per kind of feature.
         tracks: `genre`, `artist`, `fault` and `path` of each track by its id, empty where unknown.
         n_left_out: the command's configurations that were tested on other tracks or folds, and are in none of these.
-        other_splits: by a result's index, what the same configuration scored on the same dataset under other splits, by
-            the name of the split; results that lack a fold are left out.
     """
 
     tags: Texts
@@ -66,7 +64,6 @@ class Comparison:
     means: tuple[GenreMeans, ...]
     tracks: Mapping[str, Texts]
     n_left_out: int
-    other_splits: Mapping[int, Mapping[str, ConfigResult]]
 
 
 class StoredRuns:
@@ -124,8 +121,8 @@ class StoredRuns:
             parents.sort(key=lambda run: _is_of(run, command), reverse=True)
         if not parents or (command and not _is_of(parents[0], command)):
             return None
-        finished, parents = parents, naming.of_one_experiment(parents)
-        comparable = naming.comparable(parents)
+        together = naming.of_one_experiment(parents)
+        comparable = naming.comparable(together)
         names = naming.names(comparable)
         loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
         if not loaded:
@@ -133,13 +130,14 @@ class StoredRuns:
         ended = datetime.fromtimestamp(max(run.info.end_time for run, *_ in loaded) / 1000)
         tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
         commands = Counter(filter(None, (run.data.tags.get("command") for run, *_ in loaded)))
-        others = {run.info.run_id: naming.under_other_splits(run, parents) for run in comparable}
-        other_splits = {index: self._loaded(others[run.info.run_id]) for index, (run, *_) in enumerate(loaded)}
+        others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
+        results = tuple(
+            replace(result, other_splits=self._loaded(others[run.info.run_id])) for run, result, _ in loaded
+        )
         means, tracks = _summaries([folder for *_, folder in loaded])
-        results = tuple(result for _, result, _ in loaded)
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-        n_left_out = len(_left_out(finished, reported, command)) if command else 0
-        return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out, other_splits)
+        n_left_out = len(_left_out(parents, reported, command)) if command else 0
+        return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out)
 
     def best(self) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.

@@ -25,6 +25,11 @@ def column(sheet: findings.Sheet, name: str) -> list[str]:
     return [row[place] for row in sheet.rows]
 
 
+def under(split: str, own: ConfigResult, other: ConfigResult) -> Report:
+    """A report on one configuration, which has another result under another split."""
+    return Report("t", "d", (), (replace(own, other_splits={split: other}),), (), {}, 0.01)
+
+
 def test_the_verdicts_are_those_on_the_axes() -> None:
     assert findings.verdicts(REPORT) == [findings.verdict(effect) for effect in main_effects(GRID, 0.01)]
     assert findings.verdicts(REPORT)[0].startswith("mel beats mfcc by 30.0 points")
@@ -56,8 +61,8 @@ def test_one_fold_shows_no_differences() -> None:
 def test_other_splits_are_columns_with_the_most_flattering_first() -> None:
     own = a_result(0.5, 0.6, folds="artist")
     others = {"random": a_result(0.8, 0.9, folds="random"), "filtered": a_result(0.7, 0.7, folds="filtered")}
-    results = own, a_result(0.4, 0.4, model="other", folds="artist")
-    report = Report("t", "d", (), results, (), {}, 0.01, other_splits={0: others})
+    results = replace(own, other_splits=others), a_result(0.4, 0.4, model="other", folds="artist")
+    report = Report("t", "d", (), results, (), {}, 0.01)
     sheet = findings.under_other_splits(report)
     assert list(sheet.columns)[1:4] == ["random", "filtered", "artist"]
     (row,) = sheet.rows
@@ -70,20 +75,21 @@ def test_other_splits_are_columns_with_the_most_flattering_first() -> None:
 
 def test_a_drop_to_the_published_split_is_attributed_to_other_tracks_too() -> None:
     own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
+    (line,) = findings.verdicts(under("random", own, other))
     assert line.endswith("; folds=filtered also trains on fewer tracks and tests on others.")
 
 
 def test_a_configuration_that_lacks_folds_is_not_compared_with_itself_under_other_splits() -> None:
     own, few = a_result(0.5, 0.6, folds="artist"), a_result(0.5, folds="artist", model="few")
-    beside = {place: {"random": a_result(0.8, 0.9, folds="random")} for place in (0, 1)}
-    report = Report("t", "d", (), (few, own), (), {}, 0.01, other_splits=beside)
+    beside = {"random": a_result(0.8, 0.9, folds="random")}
+    results = tuple(replace(each, other_splits=beside) for each in (few, own))
+    report = Report("t", "d", (), results, (), {}, 0.01)
     assert list(report.splits) == ["mel · cnn · batch 16"]
 
 
 def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
     own, other = a_result(0.9, 0.9, folds="artist"), a_result(0.8, 0.8, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
+    (line,) = findings.verdicts(under("random", own, other))
     assert " scores 10.0 " in line and " points more under folds=artist" in line
 
 
@@ -92,7 +98,7 @@ def test_a_drop_under_a_stricter_split_may_be_chance_if_its_interval_contains_ze
     folds: tuple[float, ...], ending: str
 ) -> None:
     own, other = a_result(*folds, folds="artist"), a_result(*[0.9] * 5, folds="random")
-    (line,) = findings.verdicts(Report("t", "d", (), (own,), (), {}, 0.01, other_splits={0: {"random": other}}))
+    (line,) = findings.verdicts(under("random", own, other))
     assert " points fewer under folds=artist" in line and line.endswith(ending)
 
 

@@ -231,7 +231,7 @@ def test_long_names_of_differences_do_not_overlap(n: int) -> None:
 
 
 def test_reliability_is_a_dot_for_each_interval_with_tracks_and_its_gap_to_the_diagonal() -> None:
-    kept = Calibration(np.array([0.3, 0.0, 0.9]), np.array([0.5, 0.0, 0.6]), np.array([100, 0, 400]), 0.28)
+    kept = Calibration(np.array([0.3, 0.0, 0.9]), np.array([0.5, 0.0, 0.6]), np.array([100, 0, 400]), 0.28, 0.04)
     figure = plots.reliability(kept)
     gaps, dots, intervals = figure.axes[0].collections
     ends = [100 * np.array(proportion_confint(hits, n, method="wilson")) for hits, n in ((50, 100), (240, 400))]

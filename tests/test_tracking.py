@@ -192,7 +192,7 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     (means,) = comparison.means
     assert (means.matrices == MEANS.matrices).all() and means.genres == GENRES
     assert comparison.tags["dataset"] == "own" and "finished" in comparison.tags
-    assert comparison.tracks == TRACKS and comparison.other_splits == {0: {}}
+    assert comparison.tracks == TRACKS and comparison.results[0].other_splits == {}
 
 
 def test_a_fold_keeps_the_predictions_of_each_window(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     comparison = tracker.newest()
     assert comparison is not None
-    (others,) = comparison.other_splits.values()
+    others = comparison.results[0].other_splits
     assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
 
 
@@ -224,7 +224,7 @@ def test_a_configuration_that_lost_a_fold_is_not_compared_as_another_split(track
     whole, broken = tracker.newest(), children(tracker, parent)[0]
     MlflowClient(tracker.uri).set_terminated(broken, "FAILED")
     without = tracker.newest()
-    assert whole and without and [c.other_splits[0].keys() for c in (whole, without)] == [{"random"}, set()]
+    assert whole and without and [c.results[0].other_splits.keys() for c in (whole, without)] == [{"random"}, set()]
 
 
 def test_predictions_that_no_longer_give_what_was_logged_are_reported(
@@ -322,7 +322,7 @@ def test_results_of_other_code_under_another_split_are_not_compared(
     store_of(tracker, sources, "A", 0.9, comparison="s", split="artist")
     store_of(tracker, PACKAGE, "a", 1.0)
     comparison = tracker.newest()
-    assert comparison is not None and comparison.other_splits[0].keys() == found
+    assert comparison is not None and comparison.results[0].other_splits.keys() == found
 
 
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
@@ -409,7 +409,7 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
         tracker.confirm(run_id)
     got = tracker.newest(command="mine")
     assert got and [result.named["model"] for result in got.results] == ["b", "C"]
-    assert got.other_splits[1].keys() == {"artist"} and got.n_left_out == 2
+    assert got.results[1].other_splits.keys() == {"artist"} and got.n_left_out == 2
 
 
 def test_only_what_has_changed_of_a_finished_run_is_logged_again(tracker: Tracker) -> None:
