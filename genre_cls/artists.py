@@ -21,8 +21,8 @@ def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()
 
     Args:
         tracks: those without an artist, and without a recording in common with another, are groups of their own. One by
-            several artists is in the group of each of them who is the sole artist of another track, and of the one who
-            is named before a semicolon, "feat", "featuring", "ft" or "with".
+            several artists is in the group of the one who is named before a semicolon, "feat", "featuring", "ft" or
+            "with", and of each who is so named, or the sole artist, of another track.
         pairs: indices of tracks that were found to be the same recording.
 
     Returns:

@@ -152,8 +152,8 @@ def crossed(values: Floats, groups: Ints | None = None) -> Estimate:
 def _variance_of_mean(values: Floats, groups: Ints | None) -> tuple[float, float]:
     """Return the variance of a mean over tracks that are independent only across groups, and its degrees of freedom.
 
-    If a single group has (nearly) all tracks, nothing is known of others: the variance is the largest that values from
-    -1 to 1 can have.
+    If there are fewer than two groups in effect, as one has more than some 70 % of the tracks, too little is known of
+    others: the variance is the largest that values from -1 to 1 can have.
 
     Source: the cluster-robust variance of Liang & Zeger, Biometrika 73 (1986), times G/(G - 1) for G groups as in
     Cameron & Miller, J. Human Resources 50 (2015); groups of one track give `s²/n`. They have G - 1 degrees of freedom,

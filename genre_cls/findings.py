@@ -130,10 +130,8 @@ def answer(report: Report) -> str:
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
     caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
     if best.seen:
-        shared = (
-            f"{_whole_percent(best.seen)} of the held-out tracks share their artist or recording with training tracks"
-        )
-        caveat = f" {shared}.{caveat}"
+        shared = f"At least {_whole_percent(best.seen)} of the held-out tracks share an artist or a recording"
+        caveat = f" {shared} with training tracks.{caveat}"
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
     n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
@@ -267,10 +265,11 @@ def trust(report: Report) -> str:
     if not best.is_tempered:
         reason = "as no other tracks were held out to fit one"
         return f"Shown without a temperature, {reason}; expected calibration error {before}. {used}"
-    shown = "Shown with a temperature, fitted for each fold on the other folds' tracks"
-    if best.tempered.estimate("log_loss").mean >= best.estimate("log_loss").mean:
-        return f"{shown}, which does not help: expected calibration error {before} without, {after} with it. {used}"
-    return f"{shown}: it brings the expected calibration error from {before} to {after}. {used}"
+    losses = (f"{one.estimate('log_loss').mean:.3f}" for one in (best, best.tempered))
+    return (
+        "Shown with a temperature, fitted for each fold on the other folds' tracks: expected calibration error "
+        f"{before} without, {after} with it; log loss {' and '.join(losses)} nats. {used}"
+    )
 
 
 def about_missed(report: Report) -> str:
@@ -298,7 +297,8 @@ def how_to_read(report: Report) -> dict[str, str]:
     }
     if best.seen:
         topics["Artists on both sides"] = (
-            f"{_whole_percent(best.seen)} of the held-out tracks share their artist or recording with training tracks, "
+            f"At least {_whole_percent(best.seen)} of the held-out tracks share an artist or a recording with training "
+            "tracks, "
             "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
         )
     if len(report.results) > 1:
@@ -339,7 +339,7 @@ def _about_intervals(report: Report) -> dict[str, str]:
         "Folds (if more than two) share training tracks, so their scores are not independent and the usual standard "
         "error is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and "
         "standard deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of "
-        "freedom. Where all folds score the same to within one track, it is widened to what the tracks alone give."
+        "freedom. Where folds differ by less than one track, it is widened to what the tracks alone give."
     }
 
 

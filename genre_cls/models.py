@@ -16,8 +16,8 @@ class GenreCNN(nn.Module):
     """Convolution blocks, then statistics over time of each block's maps, then a linear classifier.
 
     By epochs, the classifier learns from the last block alone, and its other weights stay zero. They get their values
-    when it is fitted to the trained network (`refit`): learned together, the early blocks, which are easier to fit,
-    would spare the last ones some of their work.
+    when it is fitted to the trained network (`refit`), and only cost time if it is not: learned together, the early
+    blocks, which are easier to fit, would spare the last ones some of their work.
 
     Args:
         n_genres: classes.
@@ -29,7 +29,7 @@ class GenreCNN(nn.Module):
         dropout: share of the last block's statistics that is zeroed in training.
 
     Raises:
-        ValueError: channels, kernel sizes, strides and bands differ in number.
+        ValueError: channels, kernel sizes, strides and bands differ in number, or bands are no list.
 
     Source: Choi, Fazekas, Sandler & Cho, Transfer learning for music classification and regression tasks, ISMIR 2017:
     a classifier of a trained network's features of all layers.
@@ -46,6 +46,8 @@ class GenreCNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        if isinstance(bands, int):
+            raise ValueError(f"bands={bands}: must be a list, with a number for each block")
         lengths = [len(each) for each in (channels, kernel_sizes, strides, bands)]
         if len(set(lengths)) > 1:
             one_per_block = "channels, kernel_sizes, strides and bands must be equally long, have {}, {}, {} and {}"
@@ -69,7 +71,7 @@ class GenreCNN(nn.Module):
         return self.classifier(self.statistics(features))
 
     def statistics(self, features: Tensor) -> Tensor:
-        """What the classifier sees `(batch, in_features)`; blocks count the same, however many statistics they have.
+        """What the classifier sees `(batch, in_features)`; no block counts more because it has more statistics.
 
         Args:
             features: standardised `(batch, 1, n_bins, n_frames)`.

@@ -240,8 +240,10 @@ class ConfigResult:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Confidence against accuracy, pooled over the folds."""
-        return calibration(self._pooled("probabilities").max(axis=1), self._pooled("hits"))
+        """Confidence against accuracy, pooled over the folds; for what is chance, tests of one track count once."""
+        found = calibration(self._pooled("probabilities").max(axis=1), self._pooled("hits"))
+        tests_per_track = found.counts.sum() / len(self.tracks.track_ids)
+        return replace(found, error_by_chance=found.error_by_chance * float(np.sqrt(tests_per_track)))
 
     def _tempered(self, fold: FoldResult) -> FoldResult:
         probabilities, labels = self._without(fold.track_ids)
@@ -303,7 +305,8 @@ class ConfigResult:
     def seen(self) -> float:
         """Share of the held-out tracks that share an artist or a recording with tracks that other folds test.
 
-        Models were trained on these. 0 if nothing is known of artists, or if all folds test the same tracks.
+        Models were trained on these. It may be more, as artists are unknown or folds are missing. 0 if nothing is known
+        of artists, or if all folds test the same tracks, as a single one does.
         """
         known = [fold.groups for fold in self.folds if fold.groups]
         if self.single_test_set or len(known) < len(self.folds):

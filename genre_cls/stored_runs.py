@@ -78,7 +78,7 @@ class StoredRuns:
     """
 
     def __init__(self, uri: str | None, folder: Path) -> None:
-        self._folder = expanduser(folder).resolve()
+        self._folder, self._is_local = expanduser(folder).resolve(), not uri
         self.uri = store_uri(uri, folder)
         self._client = connect(uri, folder)
 
@@ -303,8 +303,8 @@ class StoredRuns:
         return self._fetch(f"{artifacts}/{name}", folder)
 
     def _artifacts_of(self, run: Run) -> str:
-        """Return the URI of a run's artifacts; the database of a read-only copy still names the original's."""
-        stated = database.local_path(run.info.artifact_uri)
+        """Return the URI of a run's artifacts; a local database that is read-only may still name another folder."""
+        stated = database.local_path(run.info.artifact_uri) if self._is_local else None
         here = self._folder / "artifacts" / Path(*stated.parts[-3:]) if stated else None
         return here.as_uri() if here and here.is_dir() else str(run.info.artifact_uri)
 

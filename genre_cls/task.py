@@ -124,7 +124,7 @@ def load_all(configurations: Sequence[DictConfig]) -> None:
 def _load_same(configurations: Sequence[DictConfig]) -> None:
     """Extract what configurations on the same data need, and log what was found."""
     for cfg in configurations:
-        _split(cfg)
+        _split(cfg)  # refuses wrong arguments before features are extracted
     first, data = configurations[0], _data(configurations[0])
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]

@@ -62,6 +62,7 @@ def evaluate_one(cfg: DictConfig) -> float:
     if parent_process():  # in a launcher's worker, which would train on if the command were killed
         end_with(os.getppid())
     check(cfg)
+    _check_fold(cfg)
     return evaluate(cfg, identify(cfg, HydraConfig.get()))
 
 

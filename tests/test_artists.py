@@ -58,6 +58,7 @@ def test_an_artist_is_one_however_typed() -> None:
         ("A ft. B", "B"),
         ("Drake feat. Rihanna", "Drake ft. Future"),
         ("Bach; Gould", "Bach; Hewitt"),
+        ("Ann & Bob", "Bob feat. Cleo"),
     ],
 )
 def test_a_joint_credit_is_of_the_group_of_each_artist_however_typed(credit: str, artist: str) -> None:

@@ -129,7 +129,7 @@ def test_by_epochs_the_classifier_learns_from_the_last_block_alone(composed: Com
     assert torch.allclose(model.eval()(windows), as_trained, atol=1e-5)
 
 
-def test_the_classifier_sees_the_statistics_of_every_block_with_equal_weights_for_blocks(model: nn.Module) -> None:
+def test_the_classifier_sees_the_statistics_of_every_block_scaled_by_their_number(model: nn.Module) -> None:
     windows = torch.randn(2, 1, 40, 60)
     pooled = [pool(model.blocks[: n + 1](windows)) for n, pool in enumerate(model.pools)]
     expected = torch.cat([(pooled[-1].shape[1] / each.shape[1]) ** 0.5 * each for each in pooled], dim=1)
@@ -155,6 +155,11 @@ def test_time_statistics_are_mean_maximum_and_deviation_of_each_band(n_bands: in
     expected = torch.cat([bands.mean(3), bands.amax(3), (bands.var(3, correction=0) + 1e-5).sqrt()]).view(3, 2, -1)
     statistics = TimeStatistics(n_bands)(maps)  # in whatever order
     assert torch.allclose(statistics.sort(dim=1)[0], expected.transpose(0, 1).flatten(1).sort(dim=1)[0], atol=1e-4)
+
+
+def test_one_number_of_bands_for_all_blocks_is_refused(composed: Compose) -> None:
+    with pytest.raises(InstantiationException, match="bands=4: must be a list, with a number for each block"):
+        instantiate(composed("model=basic", "model.bands=4").model, n_genres=2)
 
 
 def test_without_bands_there_is_nothing_to_classify(composed: Compose) -> None:

@@ -71,11 +71,13 @@ def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
     assert none.code == 2 and "tracking.experiment=other" in none.err
 
 
-@pytest.mark.parametrize(("dataset", "told"), [("gtzan", 1), ("demo", 0)])
-def test_it_says_of_gtzan_that_the_recipe_was_chosen_on_it(store: Path, dataset: str, told: int) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "folds", "told"), [("gtzan", "random", 1), ("gtzan", "filtered", 0), ("demo", "random", 0)]
+)
+def test_it_says_of_gtzan_that_the_recipe_was_chosen_on_it(store: Path, dataset: str, folds: str, told: int) -> None:
     comparison = StoredRuns(None, store).newest()
     assert comparison is not None
-    on_dataset = replace(comparison, tags={**comparison.tags, "dataset": dataset})
+    on_dataset = replace(comparison, tags={**comparison.tags, "dataset": dataset, "folds": folds})
     assert report._report(on_dataset, 0.01).notes.count(report.CHOSEN_ON_GTZAN) == told
 
 

@@ -173,6 +173,12 @@ def test_the_calibration_error_is_that_of_torchmetrics(result: ConfigResult) -> 
     assert result.calibration.error == pytest.approx(float(expected), abs=1e-6)  # it counts in float32
 
 
+@given(folds())
+def test_what_calibration_shows_by_chance_is_the_same_however_often_its_tracks_are_tested(fold: FoldResult) -> None:
+    once, thrice = (ConfigResult({}, tuple(replace(fold, index=i) for i in range(n)), 0).calibration for n in (1, 3))
+    assert thrice.error_by_chance == pytest.approx(once.error_by_chance)
+
+
 @settings(deadline=None, max_examples=40)
 @given(results())
 def test_confidence_and_accuracy_over_all_intervals_are_those_over_all_tracks(result: ConfigResult) -> None:
