@@ -84,7 +84,8 @@ def solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
     """Solve (A + ridge I) x = b.
 
     Args:
-        matrix: A `(n, n)`, symmetric and positive semi-definite; changed if it is on the CPU.
+        matrix: A `(n, n)`, symmetric and positive semi-definite; its lower triangle suffices; changed if it is on the
+            CPU.
         right: b `(n, n_columns)`.
         ridge: above 0.
 

@@ -15,6 +15,7 @@ from genre_cls.errors import DivergenceError
 from genre_cls.kernel import LOGIT_SCALE, solved
 
 MOST_VALUES = 2**26  # that a layer takes of all windows together: 7000 windows of the deep CNN, some 700 MB meanwhile
+STRIPES = 8  # of a symmetric matrix, of each of which only what is below the diagonal is computed
 WIDEST = 2**15  # inputs of a layer that is fitted, so that it is fitted to at least 2000 windows, if there are as many
 
 
@@ -125,6 +126,15 @@ def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """
     n_windows, n_inputs = inputs.shape
     if n_windows < n_inputs:
-        dual = solved(inputs @ inputs.T, targets, n_windows * ridge)
+        dual = solved(_gram(inputs), targets, n_windows * ridge)
         return (inputs.T @ dual.to(inputs.device)).cpu()
-    return solved(inputs.T @ inputs, inputs.T @ targets, n_windows * ridge)
+    return solved(_gram(inputs.T), inputs.T @ targets, n_windows * ridge)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return the lower triangle of the products of each two rows `(n, n)`, in little more than half the time of all."""
+    n, step = len(rows), -(-len(rows) // STRIPES)
+    products = rows.new_zeros(n, n)
+    for start in range(0, n, step):
+        products[start:, start : start + step] = rows[start:] @ rows[start : start + step].T
+    return products
