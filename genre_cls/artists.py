@@ -10,8 +10,9 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from genre_cls.catalogue import Track
 
-JOINTS = re.compile(r"([,;/&+]|\b(?:and|feat|featuring|ft|with)\b)", re.IGNORECASE)  # between artists in one credit
-AFTER_MAIN = re.compile(r";|\b(?:feat|featuring|ft|with)\b", re.IGNORECASE)  # joints after which others are named
+WORDS = "feat|featuring|ft|with"  # before the guests of an artist
+JOINTS = re.compile(rf"([,;/&+]|\b(?:and|{WORDS})\b)", re.IGNORECASE)  # between artists in one credit
+AFTER_MAIN = re.compile(rf";|\b(?:{WORDS})\b", re.IGNORECASE)  # those of them that set the main artist apart
 
 _Node = tuple[str, str]  # a track, an artist or a recording, by its name
 
@@ -29,7 +30,7 @@ def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()
         A number per track `(n_tracks,)`, int64, equal within a group; None if not a single artist is known.
     """
     known = [(track, track.artist) for track in tracks if track.artist]
-    listed = {_plain(artist) for _, artist in known} | {_main(artist) for _, artist in known}
+    listed = {name for _, artist in known for name in (_plain(artist), _main(artist))}
     links = [(_node(track), ("artist", name)) for track, artist in known for name in _credited(artist) & listed]
     return _connected(tracks, pairs, links) if known else None
 

@@ -129,15 +129,20 @@ def answer(report: Report) -> str:
     chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
     caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
-    if best.seen:
-        shared = f"At least {_whole_percent(best.seen)} of the held-out tracks share an artist or a recording"
-        caveat = f" {shared} with training tracks.{caveat}"
+    if shared := _shared(best):
+        caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
     n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
     last = f"The worst, {configurations[n - 1]}, recognises {worst} %" if n > 1 else "The others lack folds"
     first = f"The best of {len(configurations)} configurations, {configurations[0]}, recognises the genre of {score}"
     return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
+
+
+def _shared(result: ConfigResult) -> str:
+    """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
+    share = f"At least {_whole_percent(result.seen)} of the held-out tracks"
+    return f"{share} share an artist or a recording with training tracks" if result.seen else ""
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
@@ -257,7 +262,7 @@ def trust(report: Report) -> str:
     """Return sentences on the calibration of the best configuration, without and with a temperature."""
     best = report.ranked[0]
     before, after = (f"{percent(one.calibration.error)} %" for one in (best, best.tempered))
-    by_chance = percent((best.tempered if best.is_tempered else best).calibration.error_by_chance)
+    by_chance = percent(best.tempered.calibration.error_by_chance)
     used = (
         f"With so many tracks, a perfectly calibrated model would show some {by_chance} %. genre_cls.predict uses the "
         f"temperature that is fitted to all held-out tracks, {best.temperature:.2f}."
@@ -295,12 +300,9 @@ def how_to_read(report: Report) -> dict[str, str]:
         "only used for testing. (If you chose settings after seeing earlier reports on these tracks, the held-out "
         "tracks have been used for selection.)",
     }
-    if best.seen:
-        topics["Artists on both sides"] = (
-            f"At least {_whole_percent(best.seen)} of the held-out tracks share an artist or a recording with training "
-            "tracks, "
-            "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
-        )
+    if shared := _shared(best):
+        consequence = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
+        topics["Artists on both sides"] = f"{shared}, {consequence}"
     if len(report.results) > 1:
         topics["Winner's curse"] = (
             f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals "

@@ -134,9 +134,8 @@ def _report(comparison: "Comparison", rope: float) -> "Report":
     from genre_cls.tracking import NOTE
 
     tags = comparison.tags
-    on_its_own = tags["dataset"] == "gtzan" and tags["folds"] != "filtered"  # whose test tracks chose nothing
-    chosen = CHOSEN_ON_GTZAN if on_its_own else ""
-    notes = tags.get(NOTE), chosen, of_several_codes(comparison.results)
+    chose = tags["dataset"] == "gtzan" and tags["folds"] != "filtered"  # whose test tracks chose nothing
+    notes = tags.get(NOTE), CHOSEN_ON_GTZAN if chose else "", of_several_codes(comparison.results)
     return Report(
         title="Which features and which CNN classify music genres best?",
         dataset=_evaluated_on(comparison),

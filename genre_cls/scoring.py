@@ -253,8 +253,12 @@ class ConfigResult:
 
     def _without(self, track_ids: Sequence[str]) -> tuple[Floats, Ints]:
         """Return the probabilities and labels of all other tracks."""
-        others = ~np.isin(self._pooled("track_ids"), track_ids)
+        others = self._others(track_ids)
         return self._pooled("probabilities")[others], self._pooled("labels")[others]
+
+    def _others(self, track_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the pooled predictions are of other tracks."""
+        return ~np.isin(self._pooled("track_ids"), track_ids)
 
     def _pooled(self, part: str) -> NDArray[Any]:
         """Return an attribute of all folds, concatenated."""
@@ -311,8 +315,8 @@ class ConfigResult:
         known = [fold.groups for fold in self.folds if fold.groups]
         if self.single_test_set or len(known) < len(self.folds):
             return 0.0
-        ids, groups = self._pooled("track_ids"), np.concatenate(known)
-        others = [groups[~np.isin(ids, fold.track_ids)] for fold in self.folds]
+        groups = np.concatenate(known)
+        others = [groups[self._others(fold.track_ids)] for fold in self.folds]
         return float(np.concatenate([np.isin(own, other) for own, other in zip(known, others, strict=True)]).mean())
 
     @property

@@ -61,8 +61,7 @@ def evaluate_one(cfg: DictConfig) -> float:
 
     if parent_process():  # in a launcher's worker, which would train on if the command were killed
         end_with(os.getppid())
-    check(cfg)
-    _check_fold(cfg)
+    _check_settings(cfg)
     return evaluate(cfg, identify(cfg, HydraConfig.get()))
 
 
@@ -161,8 +160,7 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     """Check all configurations of a command and extract their features, before the first is trained."""
     configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
     for cfg in configurations:
-        check(cfg)
-        _check_fold(cfg)
+        _check_settings(cfg)
         _check_root(cfg)
     if len({str((dict(cfg.tracking), cfg.report_dir, cfg.rope)) for cfg in configurations}) > 1:
         one = "tracking, report_dir, rope"
@@ -174,7 +172,9 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     prepare(configurations)
 
 
-def _check_fold(cfg: DictConfig) -> None:
+def _check_settings(cfg: DictConfig) -> None:
+    """Check each setting by itself, and those that choose a fold together."""
+    check(cfg)
     if cfg.inside and cfg.alone:
         raise UserError("inside=true alone=true: a fold is either split again or evaluated; choose one")
     if cfg.inside and cfg.fold is None:
