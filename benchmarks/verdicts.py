@@ -21,9 +21,9 @@ from scipy import stats
 from genre_cls import folds
 from genre_cls.artists import artist_groups
 from genre_cls.catalogue import Track
-from genre_cls.comparisons import RISK, Difference, each_pair, main_effects, mcnemar
+from genre_cls.comparisons import ALPHA, Difference, each_pair, main_effects, mcnemar, names
 from genre_cls.folds import Fold
-from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions, names
+from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -279,8 +279,8 @@ def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
     naive = naive_rejections(results)
     figures = {
         "naive": naive.mean(),
-        "corrected": np.mean([pair.accuracy.p_value < RISK for pair in pairs]),
-        "mcnemar": np.mean([mcnemar(*equal) < RISK for equal in zip(results[::2], results[1::2], strict=True)]),
+        "corrected": np.mean([pair.accuracy.p_value < ALPHA for pair in pairs]),
+        "mcnemar": np.mean([mcnemar(*equal) < ALPHA for equal in zip(results[::2], results[1::2], strict=True)]),
         "any naive": naive.any(),
         "any mcnemar": any(_by_mcnemar(pair) for pair in pairs),
         "covered": np.mean([e.low <= true <= e.high for e, true in zip(intervals, condition.truth, strict=True)]),
@@ -288,7 +288,7 @@ def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
         **_verdicts("axis", effects, {"basic": min(condition.truth), "deep": max(condition.truth)}),
     }
     if real := [pair for pair in pairs if truth[pair.better] != truth[pair.worse]]:
-        figures["found unadjusted"] = np.mean([pair.accuracy.p_value < RISK for pair in real])
+        figures["found unadjusted"] = np.mean([pair.accuracy.p_value < ALPHA for pair in real])
         figures["found by mcnemar"] = np.mean([_by_mcnemar(pair) for pair in real])
     return {name: float(figure) for name, figure in figures.items()}
 
@@ -298,11 +298,11 @@ def naive_rejections(results: Sequence[ConfigResult]) -> NDArray[np.bool_]:
     accuracies = np.array([[fold.hits.mean() for fold in result.folds] for result in results])
     first, second = np.array(list(combinations(range(len(results)), 2))).T
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of pairs with one difference in all folds
-        return np.asarray(stats.ttest_rel(accuracies[first], accuracies[second], axis=1).pvalue < RISK)
+        return np.asarray(stats.ttest_rel(accuracies[first], accuracies[second], axis=1).pvalue < ALPHA)
 
 
 def _by_mcnemar(pair: Difference) -> bool:
-    return pair.mcnemar is not None and pair.mcnemar < RISK
+    return pair.mcnemar is not None and pair.mcnemar < ALPHA
 
 
 def _verdicts(kind: str, differences: Sequence[Difference], truth: Mapping[str, float]) -> Figures:

@@ -21,24 +21,26 @@ class Calibration:
     Args:
         confidence: mean probability of the predicted genre in each bin `(N_BINS,)`, 0 if it is empty.
         accuracy: share of correct predictions in each bin `(N_BINS,)`, 0 if it is empty.
-        counts: tracks in each bin `(N_BINS,)`.
+        counts: tracks in each bin `(N_BINS,)`; one that is predicted several times counts as a part for each.
         error: expected calibration error, the mean absolute difference of the two over all tracks.
-        error_by_chance: what the error would be on average if the model were perfectly calibrated.
+        error_by_chance: what the error would be on average if the model were perfectly calibrated. Several predictions
+            of a track count as one, as if they were the same.
     """
 
     confidence: Floats
     accuracy: Floats
-    counts: Ints
+    counts: Floats
     error: float
     error_by_chance: float
 
 
-def calibration(confidence: Floats, hits: Floats) -> Calibration:
+def calibration(confidence: Floats, hits: Floats, n_tracks: int) -> Calibration:
     """Compare the confidence of predictions with their accuracy.
 
     Args:
-        confidence: probability of the predicted genre `(n_tracks,)`.
-        hits: 1 where the prediction is correct, 0 elsewhere `(n_tracks,)`.
+        confidence: probability of the predicted genre `(n_predictions,)`.
+        hits: 1 where the prediction is correct, 0 elsewhere `(n_predictions,)`.
+        n_tracks: that the predictions are of; each has as many.
 
     Sources: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3; the mean absolute deviation of a
     normal distribution of variance v, sqrt(2 v / π), for each bin's number of hits.
@@ -49,8 +51,9 @@ def calibration(confidence: Floats, hits: Floats) -> Calibration:
     mean_confidence, accuracy = (np.divide(s, counts, out=np.zeros(N_BINS), where=counts > 0) for s in sums)
     error = float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
     variances = np.bincount(bins, weights=confidence * (1 - confidence))
-    error_by_chance = float(np.sqrt(2 / np.pi * variances).sum()) / len(confidence)
-    return Calibration(mean_confidence, accuracy, counts, error, error_by_chance)
+    error_by_chance = float(np.sqrt(2 / np.pi * variances / (len(confidence) * n_tracks)).sum())
+    in_tracks = np.asarray(counts * (n_tracks / len(confidence)), dtype=float)
+    return Calibration(mean_confidence, accuracy, in_tracks, error, error_by_chance)
 
 
 def tempered(probabilities: Floats, temperature: float) -> Floats:

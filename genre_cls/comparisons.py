@@ -1,4 +1,4 @@
-"""Test whether one configuration is better than another: paired statistics on the same folds and tracks."""
+"""Compare configurations: which differences are real, by paired statistics; their order and names; what most miss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import numpy as np
 from scipy import stats
 
 from genre_cls.estimates import ROUNDING, Estimate, holm
-from genre_cls.scoring import AXES, ConfigResult, complete, differing, names, rank, setting
+from genre_cls.scoring import AXES, ConfigResult
 
-RISK = 0.05  # significance level, for all comparisons of a kind together
+ALPHA = 0.05  # significance level, for all comparisons of a kind together
 SURE = 0.95  # posterior probability from which two configurations are called practically equal
 CODE = "code"  # the key that distinguishes configurations, like a setting, if the code changed between them
 
@@ -51,7 +51,7 @@ class Difference:
         """The verdict; practical equality takes precedence over a significant difference."""
         if self.equal >= SURE:
             return "equal"
-        return "different" if self.p_value < RISK else "undecided"
+        return "different" if self.p_value < ALPHA else "undecided"
 
 
 def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
@@ -142,3 +142,90 @@ def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
     p_values = holm([difference.p_value for difference in differences])
     n = len(differences)
     return [replace(one, p_value=float(p), n_comparisons=n) for one, p in zip(differences, p_values, strict=True)]
+
+
+def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
+    """Return the results of which no fold is missing, which so have the same test tracks fold by fold.
+
+    Where folds are missing from all, they are the results with most folds and, of these, with the folds that most have.
+    """
+    tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
+    # The ids break ties, so that the order of the results does not matter.
+    shared = max(tested, key=lambda ids: (len(ids), tested.count(ids), ids), default=())
+    return [result for result, ids in zip(results, tested, strict=True) if ids == shared]
+
+
+def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
+    """Sort configurations by mean accuracy, best first, with macro F1 for ties; those with missing folds come last."""
+    whole = set(map(id, complete(results)))
+
+    def key(result: ConfigResult) -> tuple[bool, int, float, float]:
+        accuracy, macro_f1 = (result.estimate(score).mean for score in ("accuracy", "macro_f1"))
+        return id(result) not in whole, -len(result.folds), -accuracy, -macro_f1
+
+    return sorted(results, key=key)
+
+
+def names(results: Sequence[ConfigResult]) -> list[str]:
+    """Name configurations by features, model, batch size and other settings that differ between them."""
+    axes = (*AXES, *differing(results))
+    return [" · ".join(setting(axis, result.value(axis)) for axis in axes) for result in results]
+
+
+def setting(axis: str, value: str) -> str:
+    """Return a setting as a part of a name: `mel`, `deep`, `batch 16`, `recipe.epochs 60`."""
+    if axis in ("features", "model"):
+        return value
+    return f"{'batch' if axis == 'batch_size' else axis} {value}"
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each dotted key, or all of it where several keys end in the same part."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
+
+
+def differing(results: Sequence[ConfigResult]) -> list[str]:
+    """Return the settings, other than features, model and batch size, that differ between configurations."""
+    keys = {key for result in results for key in result.named}.difference(AXES)
+    return [key for key in sorted(keys) if len({result.named.get(key) for result in results}) > 1]
+
+
+@dataclass(frozen=True)
+class MissedTrack:
+    """A track that configurations misclassify.
+
+    Args:
+        id: of the track.
+        genre: its label.
+        taken_for: the wrong genre that most of them predict.
+        missed: share of the configurations that misclassify it.
+        confidence: mean over all of them of the probability of `taken_for`.
+    """
+
+    id: str
+    genre: str
+    taken_for: str
+    missed: float
+    confidence: float
+
+
+def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
+    """Return the tracks that any configuration misclassifies, those that most do, and most confidently, first.
+
+    Args:
+        results: configurations on the same tracks; those with missing folds are left out.
+    """
+    compared, genres = [result.tracks for result in complete(results)], results[0].genres
+    ids, labels = compared[0].track_ids, compared[0].labels
+    predictions = np.stack([tracks.predictions for tracks in compared])  # (n_results, n_tracks)
+    confidence = np.mean([tracks.probabilities for tracks in compared], axis=0)
+    votes = np.stack([(predictions == genre).sum(axis=0) for genre in range(len(genres))], axis=1)
+    votes[np.arange(len(ids)), labels] = 0
+    lines = []
+    for track in np.flatnonzero(votes.any(axis=1)):
+        other = max(range(len(genres)), key=lambda genre: (votes[track, genre], confidence[track, genre]))
+        missed = float(votes[track].sum() / len(compared))
+        genre = genres[labels[track]]
+        lines.append(MissedTrack(ids[track], genre, genres[other], missed, float(confidence[track, other])))
+    return sorted(lines, key=lambda line: (-line.missed, -line.confidence, line.id))

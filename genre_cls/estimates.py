@@ -13,17 +13,15 @@ ROUNDING = 1e-9  # a standard error below this comes from rounding and counts as
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error; their ratio follows Student's t.
+    """A mean with its standard error; its distance from the true mean, divided by that, follows Student's t.
 
     Args:
-        mean: over the folds.
-        std: standard deviation over the folds (with n - 1).
+        mean: over folds, or over the tracks of a single one.
         standard_error: of the mean.
         df: degrees of freedom.
     """
 
     mean: float
-    std: float
     standard_error: float
     df: float
 
@@ -93,7 +91,7 @@ def estimate(values: Sequence[float], test_share: float) -> Estimate:
     scores = np.asarray(values, dtype=float)
     mean, n = float(scores.mean()), len(scores)
     std = float(scores.std(ddof=1)) if n > 1 else 0.0
-    return Estimate(mean, std, std * float(np.sqrt(1 / n + test_share)), max(n - 1, 1))
+    return Estimate(mean, std * float(np.sqrt(1 / n + test_share)), max(n - 1, 1))
 
 
 def sampled(values: Floats, groups: Ints | None = None) -> Estimate:
@@ -104,7 +102,7 @@ def sampled(values: Floats, groups: Ints | None = None) -> Estimate:
         groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none do.
     """
     variance, df = _variance_of_mean(values, groups)
-    return Estimate(float(values.mean()), 0.0, variance**0.5, df)
+    return Estimate(float(values.mean()), variance**0.5, df)
 
 
 def with_error_floor(
@@ -146,7 +144,7 @@ def crossed(values: Floats, groups: Ints | None = None) -> Estimate:
     """
     by_fold, by_track = values.mean(axis=1), values.mean(axis=0)
     variances = [_variance_of_mean(by_fold, None), _variance_of_mean(by_track, groups)]
-    return Estimate(float(values.mean()), float(by_fold.std(ddof=1)), *_sum_of_errors(variances))
+    return Estimate(float(values.mean()), *_sum_of_errors(variances))
 
 
 def _variance_of_mean(values: Floats, groups: Ints | None) -> tuple[float, float]:
@@ -176,7 +174,7 @@ def unpaired(first: Estimate, second: Estimate) -> Estimate:
     Source: Welch, Biometrika 34 (1947).
     """
     variances = [(e.standard_error**2, e.df) for e in (first, second)]
-    return Estimate(first.mean - second.mean, 0.0, *_sum_of_errors(variances))
+    return Estimate(first.mean - second.mean, *_sum_of_errors(variances))
 
 
 def holm(p_values: Sequence[float]) -> Floats:

@@ -6,22 +6,24 @@ from functools import cached_property
 
 import numpy as np
 
-from genre_cls.comparisons import CODE, RISK, SURE, Difference, each_pair, main_effects
-from genre_cls.estimates import Estimate, unpaired
-from genre_cls.scoring import (
-    AXES,
-    ConfigResult,
-    GenreMeans,
+from genre_cls.comparisons import (
+    ALPHA,
+    CODE,
+    SURE,
+    Difference,
     MissedTrack,
     complete,
-    confusions,
     differing,
+    each_pair,
+    main_effects,
     most_missed,
     names,
     rank,
     setting,
     short_keys,
 )
+from genre_cls.estimates import Estimate, unpaired
+from genre_cls.scoring import AXES, ConfigResult, GenreMeans
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
 N_MISSED = 50  # to list
@@ -89,7 +91,7 @@ class Report:
 
     @cached_property
     def complete(self) -> list[ConfigResult]:
-        """Those with all folds, or with the same ones (`scoring.complete`); the others were tested on other tracks."""
+        """Those with all folds, or with the same ones; the others were tested on other tracks."""
         return complete(self.ranked)
 
     @cached_property
@@ -141,8 +143,8 @@ def answer(report: Report) -> str:
 
 def _shared(result: ConfigResult) -> str:
     """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
-    share = f"At least {_whole_percent(result.seen)} of the held-out tracks"
-    return f"{share} share an artist or a recording with training tracks" if result.seen else ""
+    share = f"At least {_whole_percent(result.artist_overlap)} of the held-out tracks"
+    return f"{share} share an artist or a recording with training tracks" if result.artist_overlap else ""
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
@@ -221,15 +223,14 @@ def under_other_splits(report: Report) -> Sheet:
 def genres(report: Report) -> Sheet:
     """Return the best configuration's scores on each genre, by recall, with its most frequent mistakes."""
     best = report.ranked[0]
-    scores, wrong = best.per_genre, confusions(best.confusion)
+    scores, wrong = best.per_genre, best.confusion - np.diag(np.diag(best.confusion))
     n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may test a track several times
     rows = []
     for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
-        taken_for = [
-            f"{best.genres[other]} {_whole_percent(n / scores.n_tracks[i])}" for true, other, n in wrong if true == i
-        ]
+        others = [j for j in np.argsort(-wrong[i], kind="stable")[:3] if wrong[i, j]]
+        taken_for = [f"{best.genres[j]} {_whole_percent(wrong[i, j] / scores.n_tracks[i])}" for j in others]
         values = [_whole_percent(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
-        rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for[:3]) or "none"])
+        rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for) or "none"])
     numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
     return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
 
@@ -353,8 +354,8 @@ def _about_verdicts(best: ConfigResult, rope: float) -> str:
         posterior = "by the posterior with the same standard error"
     return (
         "Two things are compared on the same folds, two settings over all pairs of configurations that differ in "
-        f"nothing else. One beats the other if {test} gives p < {RISK:g} after Holm's correction (1979) for all "
-        f"comparisons of its kind, which keeps the chance of any false one below {100 * RISK:g} %, as far as tracks "
+        f"nothing else. One beats the other if {test} gives p < {ALPHA:g} after Holm's correction (1979) for all "
+        f"comparisons of its kind, which keeps the chance of any false one below {100 * ALPHA:g} %, as far as tracks "
         f"are independent. They are practically equal if the difference is below {points} with a probability of "
         f"at least {100 * SURE:g} % ({posterior}). "
         "Otherwise the data do not decide: they differ, but not significantly, if the interval of that single "
@@ -390,8 +391,8 @@ def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
 
 def accuracy(result: ConfigResult) -> str:
     """Return the mean accuracy over folds as text, in percent, with its standard deviation."""
-    e = result.estimate("accuracy")
-    return percent(e.mean) + ("" if len(result.folds) == 1 else f" ± {percent(e.std)}")
+    mean = result.estimate("accuracy").mean
+    return percent(mean) + ("" if len(result.folds) == 1 else f" ± {percent(result.std('accuracy'))}")
 
 
 def _pair(pair: Difference) -> list[str]:

@@ -14,9 +14,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
+from genre_cls.comparisons import short_keys
 from genre_cls.errors import in_one_line, without_credentials
 from genre_cls.provenance import provenance
-from genre_cls.scoring import AXES, short_keys
+from genre_cls.scoring import AXES
 from genre_cls.settings import is_incidental, leaves
 from genre_cls.windows import is_of_statistics
 

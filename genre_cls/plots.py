@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from genre_cls.calibration import Calibration, Floats, Ints
-from genre_cls.comparisons import RISK, SURE, Difference, Finding
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names, rank
+from genre_cls.comparisons import ALPHA, SURE, Difference, Finding, names, rank
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 
 DPI = 200  # dots an inch
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
@@ -37,7 +37,7 @@ LOSSES = (
     ("held_out_loss", "held out (centre windows)", GREEN, "--"),
 )
 LOOKS: dict[Finding, dict[str, Any]] = {  # of a difference, by its finding
-    "different": {"label": f"different (p < {RISK:g}, adjusted for all rows)", "color": BLUE, "marker": "o"},
+    "different": {"label": f"different (p < {ALPHA:g}, adjusted for all rows)", "color": BLUE, "marker": "o"},
     "equal": {"label": f"practically equal ({100 * SURE:.0f} % sure)", "color": GREEN, "marker": "s"},
     "undecided": {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"},
 }
@@ -242,16 +242,17 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
     axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     tidy(axes)
-    area = f"tracks (area: their number, up to {counts.max()})"
+    area = f"tracks (area: their number, up to {counts.max():.0f})"
     dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=area)
     bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % CI, were tracks independent")
     _legend(figure, [ideal, gap, dot, bar], f"expected calibration error {100 * calibration.error:.1f} %", n_columns=1)
     return figure
 
 
-def _wilson(shares: Floats, counts: NDArray[Any]) -> tuple[list[float], list[float]]:
+def _wilson(shares: Floats, counts: Floats) -> tuple[list[float], list[float]]:
     """Return the lower and upper ends (%) of the 95 % intervals of shares of `counts` tracks each."""
-    tests = [stats.binomtest(round(share * n), n) for share, n in zip(shares.tolist(), counts.tolist(), strict=True)]
+    numbers = np.maximum(counts.round().astype(int), 1)  # tracks that are predicted several times count in parts
+    tests = [stats.binomtest(round(share * n), n) for share, n in zip(shares.tolist(), numbers.tolist(), strict=True)]
     intervals = [test.proportion_ci(method="wilson") for test in tests]
     return [100 * interval.low for interval in intervals], [100 * interval.high for interval in intervals]
 

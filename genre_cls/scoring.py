@@ -240,21 +240,16 @@ class ConfigResult:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Confidence against accuracy, pooled over the folds; for what is chance, tests of one track count once."""
-        found = calibration(self._pooled("probabilities").max(axis=1), self._pooled("hits"))
-        tests_per_track = found.counts.sum() / len(self.tracks.track_ids)
-        return replace(found, error_by_chance=found.error_by_chance * float(np.sqrt(tests_per_track)))
+        """Confidence against accuracy, pooled over the folds."""
+        confidence = self._pooled("probabilities").max(axis=1)
+        return calibration(confidence, self._pooled("hits"), len(self.tracks.track_ids))
 
     def _tempered(self, fold: FoldResult) -> FoldResult:
-        probabilities, labels = self._without(fold.track_ids)
-        if not len(labels):
+        others = self._others(fold.track_ids)
+        if not others.any():
             return fold
-        return replace(fold, probabilities=tempered(fold.probabilities, best_temperature(probabilities, labels)))
-
-    def _without(self, track_ids: Sequence[str]) -> tuple[Floats, Ints]:
-        """Return the probabilities and labels of all other tracks."""
-        others = self._others(track_ids)
-        return self._pooled("probabilities")[others], self._pooled("labels")[others]
+        fitted = best_temperature(self._pooled("probabilities")[others], self._pooled("labels")[others])
+        return replace(fold, probabilities=tempered(fold.probabilities, fitted))
 
     def _others(self, track_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Which of the pooled predictions are of other tracks."""
@@ -279,6 +274,11 @@ class ConfigResult:
         if score != "accuracy":
             return estimate([fold.scores[score] for fold in self.folds], self.test_share)
         return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, pseudo_values=(1, 1, 0, 0))
+
+    def std(self, score: str) -> float:
+        """Return the standard deviation of a score over the folds, with n - 1; 0 if there is a single one."""
+        values = [fold.scores[score] for fold in self.folds]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
     def over_folds(
         self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float], step: float = 1.0
@@ -306,7 +306,7 @@ class ConfigResult:
         return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
 
     @cached_property
-    def seen(self) -> float:
+    def artist_overlap(self) -> float:
         """Share of the held-out tracks that share an artist or a recording with tracks that other folds test.
 
         Models were trained on these. It may be more, as artists are unknown or folds are missing. 0 if nothing is known
@@ -337,7 +337,7 @@ class ConfigResult:
         figures: dict[str, float] = {}
         for score in self.folds[0].scores:
             e = self.estimate(score)
-            figures |= {f"{score}_mean": e.mean, f"{score}_std": e.std}
+            figures |= {f"{score}_mean": e.mean, f"{score}_std": self.std(score)}
             if score == "accuracy" or not self.single_test_set:  # else its error is unknown
                 low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
                 figures |= {f"{score}_low": low, f"{score}_high": high}
@@ -377,103 +377,3 @@ class GenreMeans:
     matrices: NDArray[np.float32]
     seconds_per_frame: float
     frequencies: Floats
-
-
-def confusions(confusion: Ints) -> list[tuple[int, int, int]]:
-    """Return the mistakes by frequency.
-
-    Args:
-        confusion: counts `(n_genres, n_genres)`, rows true, columns predicted.
-
-    Returns:
-        (true genre, predicted genre, tracks), most frequent first, none of zero.
-    """
-    mistakes = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-mistakes, axis=None, kind="stable")
-    pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, mistakes.shape), strict=True)]
-    return [(row, column, int(mistakes[row, column])) for row, column in pairs if mistakes[row, column]]
-
-
-@dataclass(frozen=True)
-class MissedTrack:
-    """A track that configurations misclassify.
-
-    Args:
-        id: of the track.
-        genre: its label.
-        taken_for: the wrong genre that most of them predict.
-        missed: share of the configurations that misclassify it.
-        confidence: mean over all of them of the probability of `taken_for`.
-    """
-
-    id: str
-    genre: str
-    taken_for: str
-    missed: float
-    confidence: float
-
-
-def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Return the results of which no fold is missing, which so have the same test tracks fold by fold.
-
-    Where folds are missing from all, they are the results with most folds and, of these, with the folds that most have.
-    """
-    tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    # The ids break ties, so that the order of the results does not matter.
-    shared = max(tested, key=lambda ids: (len(ids), tested.count(ids), ids), default=())
-    return [result for result, ids in zip(results, tested, strict=True) if ids == shared]
-
-
-def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
-    """Return the tracks that any configuration misclassifies, those that most do, and most confidently, first.
-
-    Args:
-        results: configurations on the same tracks; those with missing folds are left out.
-    """
-    compared, genres = [result.tracks for result in complete(results)], results[0].genres
-    ids, labels = compared[0].track_ids, compared[0].labels
-    predictions = np.stack([tracks.predictions for tracks in compared])  # (n_results, n_tracks)
-    confidence = np.mean([tracks.probabilities for tracks in compared], axis=0)
-    votes = np.stack([(predictions == genre).sum(axis=0) for genre in range(len(genres))], axis=1)
-    votes[np.arange(len(ids)), labels] = 0
-    lines = []
-    for track in np.flatnonzero(votes.any(axis=1)):
-        other = max(range(len(genres)), key=lambda genre: (votes[track, genre], confidence[track, genre]))
-        missed = float(votes[track].sum() / len(compared))
-        genre = genres[labels[track]]
-        lines.append(MissedTrack(ids[track], genre, genres[other], missed, float(confidence[track, other])))
-    return sorted(lines, key=lambda line: (-line.missed, -line.confidence, line.id))
-
-
-def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Sort configurations by mean accuracy, best first, with macro F1 for ties; those with missing folds come last."""
-    whole = set(map(id, complete(results)))
-
-    def key(result: ConfigResult) -> tuple[bool, int, float, float]:
-        accuracy, macro_f1 = (result.estimate(score).mean for score in ("accuracy", "macro_f1"))
-        return id(result) not in whole, -len(result.folds), -accuracy, -macro_f1
-
-    return sorted(results, key=key)
-
-
-def names(results: Sequence[ConfigResult]) -> list[str]:
-    """Name configurations by features, model, batch size and other settings that differ between them."""
-    axes = (*AXES, *differing(results))
-    return [" · ".join(setting(axis, result.value(axis)) for axis in axes) for result in results]
-
-
-def setting(axis: str, value: str) -> str:
-    """Return a setting as a part of a name: `mel`, `deep`, `batch 16`, `recipe.epochs 60`."""
-    return value if axis in ("features", "model") else f"{axis.removesuffix('_size')} {value}"
-
-
-def short_keys(keys: Sequence[str]) -> list[str]:
-    """Return the last part of each dotted key, or all of it where several keys end in the same part."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
-
-
-def differing(results: Sequence[ConfigResult]) -> list[str]:
-    """Return the settings, other than features, model and batch size, that differ between configurations."""
-    keys = {key for result in results for key in result.named}.difference(AXES)
-    return [key for key in sorted(keys) if len({result.named.get(key) for result in results}) > 1]

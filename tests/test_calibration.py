@@ -21,14 +21,14 @@ def votes(seed: int, n: int = 200, n_genres: int = 4) -> tuple[np.ndarray, np.nd
 
 
 def test_confident_correct_predictions_are_calibrated_and_confident_wrong_ones_are_not() -> None:
-    assert calibration(np.ones(4), np.ones(4)).error == 0
-    assert calibration(np.ones(4), np.zeros(4)).error == 1
+    assert calibration(np.ones(4), np.ones(4), 4).error == 0
+    assert calibration(np.ones(4), np.zeros(4), 4).error == 1
 
 
 @pytest.mark.parametrize("n", [50, 1000])
 def test_the_error_by_chance_is_that_of_calibrated_predictions_on_average(n: int) -> None:
     drawn = [votes(seed, n) for seed in range(60)]
-    measured = [calibration(rows.max(axis=1), 1.0 * (rows.argmax(axis=1) == labels)) for rows, labels in drawn]
+    measured = [calibration(rows.max(axis=1), 1.0 * (rows.argmax(axis=1) == labels), n) for rows, labels in drawn]
     by_chance = np.mean([each.error_by_chance for each in measured])
     assert by_chance == pytest.approx(np.mean([each.error for each in measured]), rel=0.08)
 

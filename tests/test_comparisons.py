@@ -1,22 +1,34 @@
 """Test comparisons of configurations against reference implementations, and their verdicts."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
+import made
 import numpy as np
 import pytest
 from baycomp import two_on_single
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made import windows_of
+from made import GENRES, on_the_same_tracks, results, windows_of
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
-from genre_cls.comparisons import Difference, each_pair, main_effects, mcnemar
+from genre_cls.comparisons import (
+    Difference,
+    complete,
+    each_pair,
+    main_effects,
+    mcnemar,
+    most_missed,
+    names,
+    rank,
+    setting,
+)
 from genre_cls.estimates import Estimate, crossed, estimate, holm
 from genre_cls.findings import verdict
-from genre_cls.scoring import ConfigResult, FoldResult, names, rank
+from genre_cls.scoring import ConfigResult, FoldResult
 
 ROPE = 0.01
 N_TRACKS = 8  # that a fold tests; a power of two, so that accuracies are exact
@@ -276,7 +288,7 @@ def test_on_one_published_test_set_artists_rather_than_tracks_are_the_sample(see
 def test_the_verdict_follows_from_the_numbers(
     mean: float, error: float, freedom: int, p_value: float, rope: float
 ) -> None:
-    found = Difference("mel", "mfcc", Estimate(mean, 0.0, error, freedom), p_value, None, rope, n_comparisons=8)
+    found = Difference("mel", "mfcc", Estimate(mean, error, freedom), p_value, None, rope, n_comparisons=8)
     told = verdict(found)
     if found.equal >= 0.95:
         assert found.finding == "equal" and told.startswith("mel and mfcc are practically equal: ")
@@ -331,3 +343,68 @@ def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_trac
     tracks = np.arange(5 * n_tracks).reshape(5, n_tracks)
     (pair,) = each_pair([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
     assert words in verdict(pair) and pair.accuracy.standard_error > 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(results(), min_size=1, max_size=6))
+def test_the_ranking_is_by_folds_then_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
+    shared = set(map(id, complete(some)))
+    scores = [(r.estimate("accuracy").mean, r.estimate("macro_f1").mean) for r in rank(some)]
+    keys = [(id(r) in shared, len(r.folds), *pair) for r, pair in zip(rank(some), scores, strict=True)]
+    assert keys == sorted(keys, reverse=True) and len(keys) == len(some)
+
+
+@given(st.permutations(range(4)))
+def test_configurations_that_lack_other_folds_come_after_those_that_most_share_in_any_order(order: list[int]) -> None:
+    whole = [made.a_result(accuracy, accuracy, accuracy) for accuracy in (0.9, 0.2, 0.8, 0.7)]
+    lacking = (0, 0, 1, 2)  # the last two are tested on tracks that no other has
+    some = [replace(r, folds=r.folds[:lack] + r.folds[lack + 1 :]) for r, lack in zip(whole, lacking, strict=True)]
+    ranked = rank([some[place] for place in order])
+    assert list(map(id, ranked)) == list(map(id, some))
+    assert list(map(id, complete(ranked))) == list(map(id, some[:2]))
+
+
+def test_a_configuration_that_lacks_a_fold_counts_for_no_missed_track_though_others_tested_its_tracks() -> None:
+    labels = np.array([0, 1])
+    right, wrong = np.eye(3)[labels], np.eye(3)[1 - labels]
+    windows = windows_of(right)
+    twice = [FoldResult(index, ("1", "2"), labels, right, GENRES, {}, 9, 1.0, windows) for index in range(2)]
+    lacking = ConfigResult({}, (replace(twice[0], probabilities=wrong),), 1)
+    assert most_missed([ConfigResult({}, tuple(twice), 1), lacking]) == []
+    assert len(most_missed([lacking])) == 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks())
+def test_the_missed_tracks_are_those_that_any_configuration_gets_wrong(some: list[ConfigResult]) -> None:
+    lines = most_missed(some)
+    assert len({line.id for line in lines}) == len(lines)
+    by_id = {line.id: line for line in lines}
+    first = some[0].tracks
+    for place, id in enumerate(first.track_ids):
+        wrong = [p for r in some if (p := int(r.tracks.predictions[place])) != first.labels[place]]
+        assert (id in by_id) == bool(wrong)
+        if wrong:
+            line, votes = by_id[id], Counter(GENRES[genre] for genre in wrong)
+            assert line.genre == GENRES[first.labels[place]]
+            assert line.missed == pytest.approx(len(wrong) / len(some))
+            assert votes[line.taken_for] == max(votes.values())
+            own = [result.tracks.probabilities[place, GENRES.index(line.taken_for)] for result in some]
+            assert line.confidence == pytest.approx(np.mean(own))
+    assert all((a.missed, a.confidence) >= (b.missed, b.confidence) for a, b in pairwise(lines))
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "name"),
+    [
+        ("features", "mel", "mel"),
+        ("model", "deep", "deep"),
+        ("batch_size", "16", "batch 16"),
+        ("recipe.epochs", "60", "recipe.epochs 60"),
+        ("model.hidden_size", "64", "model.hidden_size 64"),
+    ],
+)
+def test_a_setting_is_named_as_it_is_typed_except_features_models_and_batch_sizes(
+    axis: str, value: str, name: str
+) -> None:
+    assert setting(axis, value) == name

@@ -51,7 +51,7 @@ def test_an_estimate_is_the_corrected_interval_of_nadeau_and_bengio(scores: list
     error = np.sqrt((1 / k + share) * variance)
     half = stats.t(k - 1).ppf(0.975) * error
     got = estimate(scores, share)
-    assert [got.mean, got.std] == pytest.approx([mean, np.sqrt(variance)], abs=1e-12)
+    assert [got.mean, got.standard_error] == pytest.approx([mean, error], abs=1e-12)
     assert [got.low, got.high] == pytest.approx([mean - half, mean + half], abs=1e-12)
     if error > 1e-9:
         assert got.p_value == pytest.approx(2 * stats.t(k - 1).cdf(-mean / error), abs=1e-12)
@@ -107,13 +107,13 @@ def test_more_is_practically_equal_the_wider_the_region(scores: list[float], sha
     probabilities = [got.probability_within(rope) for rope in ropes]
     assert all(0 <= p <= 1 for p in probabilities)
     assert all(narrow <= wide + 1e-12 for narrow, wide in pairwise(probabilities))
-    turned = Estimate(-got.mean, got.std, got.standard_error, got.df)
+    turned = Estimate(-got.mean, got.standard_error, got.df)
     assert [turned.probability_within(rope) for rope in ropes] == pytest.approx(probabilities, abs=1e-12)
 
 
 def test_one_fold_gives_no_interval() -> None:
     got = estimate([0.7], 0.25)
-    assert (got.mean, got.std, got.low, got.high) == (0.7, 0, 0.7, 0.7)
+    assert (got.mean, got.low, got.high) == (0.7, 0.7, 0.7)
 
 
 def test_what_is_the_same_in_every_fold_is_certain() -> None:

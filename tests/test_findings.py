@@ -1,10 +1,13 @@
 """Test the sentences and tables of a report against the statistics."""
 
+import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from made import a_result
+from hypothesis import given, settings
+from made import a_result, on_the_same_tracks
 
 from genre_cls import findings
 from genre_cls.comparisons import each_pair, main_effects
@@ -140,6 +143,20 @@ def test_genres_are_listed_by_recall_with_precision_and_f1() -> None:
     sheet = findings.genres(report)
     assert column(sheet, "genre")[-1] == "jazz" and sheet.rows[-1][1:5] == ["10", "0 %", "0 %", "0 %"]
     assert sheet.rows[-1][5] == "blues 100 %"
+
+
+@settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks())
+def test_a_genre_lists_the_three_genres_that_it_is_most_often_taken_for(some: list[ConfigResult]) -> None:
+    best = some[0]
+    sheet = findings.genres(replace(REPORT, results=(best,)))
+    for genre, shown in zip(column(sheet, "genre"), column(sheet, "most often taken for"), strict=True):
+        counts = dict(zip(best.genres, best.confusion[best.genres.index(genre)].tolist(), strict=True))
+        n = sum(counts.values())
+        mistakes = Counter({other: count for other, count in counts.items() if count and other != genre})
+        listed = re.findall(r"(\w+) (\d+) %", shown)
+        assert [counts[other] for other, _ in listed] == [count for _, count in mistakes.most_common(3)]
+        assert all(share == f"{100 * mistakes[other] / n:.0f}" for other, share in listed)
 
 
 @pytest.mark.parametrize("n_folds", [1, 2])

@@ -19,9 +19,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from genre_cls import plots
 from genre_cls.calibration import Calibration, calibration
-from genre_cls.comparisons import Difference
+from genre_cls.comparisons import Difference, names
 from genre_cls.estimates import Estimate
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, names
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 
 GENRES = ("blues", "jazz", "rock")
 HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")
@@ -47,7 +47,7 @@ def a_result(*accuracies: float, genres: Sequence[str] = GENRES, **params: str) 
 def a_difference(
     mean: float, error: float, p_value: float = 0.01, better: str = "mel", worse: str = "mfcc", rope: float = 0.01
 ) -> Difference:
-    return Difference(better, worse, Estimate(mean, 0.0, error, 4), p_value, None, rope)
+    return Difference(better, worse, Estimate(mean, error, 4), p_value, None, rope)
 
 
 def some_means(kind: str, genres: Sequence[str]) -> GenreMeans:
@@ -245,7 +245,7 @@ def test_reliability_is_a_dot_for_each_interval_with_tracks_and_its_gap_to_the_d
 
 def test_a_single_track_among_thousands_is_a_dot_that_can_be_seen() -> None:
     hits = np.arange(5001) > 0
-    figure = plots.reliability(calibration(np.where(hits, 1.0, 0.2), hits.astype(float)))
+    figure = plots.reliability(calibration(np.where(hits, 1.0, 0.2), hits.astype(float), len(hits)))
     assert figure.axes[0].collections[1].get_sizes().min() >= 10
     assert "tracks (area: their number, up to 5000)" in legend(figure)
 
