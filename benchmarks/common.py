@@ -1,10 +1,10 @@
-"""Shared by the benchmarks: time, memory, and measuring in a separate process."""
+"""Shared by the benchmarks: time, memory, measuring in a separate process, and tables."""
 
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,3 +42,15 @@ def measured_apart(script: str, *arguments: str, **how: Any) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: Collection[int] = (0,)) -> str:
+    """Format a table as Markdown.
+
+    Args:
+        heads: of the columns.
+        rows: of cells.
+        texts: places of the columns that are no numbers.
+    """
+    rule = [":--" if place in texts else "--:" for place in range(len(heads))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))

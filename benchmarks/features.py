@@ -6,7 +6,6 @@ Run as `python benchmarks/features.py FOLDER`; docs/benchmarks.md has results. N
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from statistics import median
 import numpy as np
 import soundfile
 import torch
-from common import Paths, Way, timed
+from common import Paths, Way, markdown, timed
 
 from genre_cls.audio import audio_files, duration
 from genre_cls.catalogue import Track
@@ -100,14 +99,11 @@ def available(scratch: Path) -> dict[str, Way]:
 def table(seconds: dict[str, list[float]]) -> str:
     """Format each way's median and range, and its time as a multiple of ours."""
     middle = {name: median(each) for name, each in seconds.items()}
-    lines = ["| way | s, median | s, range | times genre_cls's |", "| :-- | --: | --: | --: |"]
-    for name, each in seconds.items():
-        lines.append(f"| {name} | {middle[name]:.2f} | {_range(each)} | {middle[name] / middle[OURS]:.2f} |")
-    return "\n".join(lines)
-
-
-def _range(seconds: Sequence[float]) -> str:
-    return f"{min(seconds):.2f}–{max(seconds):.2f}"
+    rows = [
+        [name, f"{middle[name]:.2f}", f"{min(each):.2f}–{max(each):.2f}", f"{middle[name] / middle[OURS]:.2f}"]
+        for name, each in seconds.items()
+    ]
+    return markdown(["way", "s, median", "s, range", "times genre_cls's"], rows)
 
 
 def chosen(paths: Paths, n: int) -> Paths:

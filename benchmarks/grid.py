@@ -16,6 +16,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from common import markdown
+
 GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
 REST = "Hydra, workers' end, the rest"
 PYTHON = "Python's start and exit"
@@ -144,9 +146,8 @@ def traced(overrides: list[str]) -> None:
 def table(seconds: Mapping[str, float]) -> str:
     """Format what the main process was doing as Markdown; while it logs, its workers go on training."""
     wall = sum(seconds.values())
-    lines = ["| phase | s | share, % |", "| :-- | --: | --: |"]
-    lines += [f"| {name} | {spent:.1f} | {100 * spent / wall:.1f} |" for name, spent in seconds.items()]
-    return "\n".join(lines)
+    rows = [[name, f"{spent:.1f}", f"{100 * spent / wall:.1f}"] for name, spent in seconds.items()]
+    return markdown(["phase", "s", "share, %"], rows)
 
 
 def _options() -> argparse.Namespace:

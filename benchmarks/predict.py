@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from common import Paths, Way, measured_apart, peak_memory, timed
+from common import Paths, Way, markdown, measured_apart, peak_memory, timed
 
 from genre_cls import GenreClassifier
 from genre_cls.audio import audio_files, segments
@@ -61,11 +61,11 @@ def all_ways(classifier: GenreClassifier) -> dict[str, Way]:
 def table(n_files: int, seconds: dict[str, list[float]]) -> str:
     """Format each way's median files per second, their range, and the median as a multiple of ours."""
     middle = {name: median(each) for name, each in seconds.items()}
-    lines = ["| way | files/s, median | range | times genre_cls's |", "| :-- | --: | --: | --: |"]
+    rows = []
     for name, each in seconds.items():
         spread = f"{n_files / max(each):.1f}–{n_files / min(each):.1f}"
-        lines.append(f"| {name} | {n_files / middle[name]:.1f} | {spread} | {middle[OURS] / middle[name]:.2f} |")
-    return "\n".join(lines)
+        rows.append([name, f"{n_files / middle[name]:.1f}", spread, f"{middle[OURS] / middle[name]:.2f}"])
+    return markdown(["way", "files/s, median", "range", "times genre_cls's"], rows)
 
 
 def growth(short: dict[str, float], long: dict[str, float]) -> str:

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from common import measured_apart
+from common import markdown, measured_apart
 from train_step import keras_network
 
 TUTORIAL = ("experiment=tutorial", "features=mfcc")
@@ -91,11 +91,11 @@ def in_a_process(way: str, overrides: Sequence[str]) -> Result:
 
 def table(rows: Mapping[str, Result], peer: float) -> str:
     """Format accuracy and time of each as Markdown, the time also as a share of the tutorial's."""
-    lines = ["| way | accuracy, % | s | of the tutorial's time |", "| :-- | --: | --: | --: |"]
-    for name, result in rows.items():
-        accuracy, seconds = 100 * result["accuracy"], result["seconds"]
-        lines.append(f"| {name} | {accuracy:.1f} | {seconds:.1f} | {seconds / peer:.3f} |")
-    return "\n".join(lines)
+    cells = [
+        [name, f"{100 * each['accuracy']:.1f}", f"{each['seconds']:.1f}", f"{each['seconds'] / peer:.3f}"]
+        for name, each in rows.items()
+    ]
+    return markdown(["way", "accuracy, %", "s", "of the tutorial's time"], cells)
 
 
 def _options() -> argparse.Namespace:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from common import measured_apart, peak_memory
+from common import markdown, measured_apart, peak_memory
 
 SIZES = (100, 300, 1000, 3000)
 ALL = (*SIZES, 12_000)
@@ -104,11 +104,11 @@ def start() -> None:
 def table(rows: Sequence[Row]) -> str:
     """Format all measurements, and the time per track, as Markdown."""
     heads = [f"{cache}: {text}" for text in COLUMNS.values() for cache in ("cold", "warm")]
-    lines = [["tracks", *heads, "cold: ms a track"], ["--:"] * (len(heads) + 2)]
+    lines = []
     for n_tracks, cold, warm in rows:
         cells = [f"{each[name]:.4g}" for name in COLUMNS for each in (cold, warm)]
         lines.append([str(n_tracks), *cells, f"{1000 * cold['features'] / n_tracks:.2f}"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(["tracks", *heads, "cold: ms a track"], lines, texts=())
 
 
 def growth(rows: Sequence[Row]) -> str:

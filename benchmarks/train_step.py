@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from common import measured_apart
+from common import markdown, measured_apart
 from numpy.typing import NDArray
 
 SHAPES = {"20 x 1292 MFCCs": (20, 1292), "128 x 1292 mels": (128, 1292)}  # 30 s at 22050 Hz with a hop of 512
@@ -217,11 +217,11 @@ def check_same_network(n_parameters: dict[str, int]) -> None:
 def table(clips: dict[str, Sequence[float]]) -> str:
     """Format each way's median and range, and by which factor ours is faster."""
     middle = {way: median(each) for way, each in clips.items()}
-    lines = ["| way | clips/s, median | range | genre_cls is faster by |", "| :-- | --: | --: | --: |"]
-    for way, each in clips.items():
-        spread = f"{min(each):.1f}–{max(each):.1f}"
-        lines.append(f"| {way} | {middle[way]:.1f} | {spread} | {middle[OURS] / middle[way]:.2f} |")
-    return "\n".join(lines)
+    rows = [
+        [way, f"{middle[way]:.1f}", f"{min(each):.1f}–{max(each):.1f}", f"{middle[OURS] / middle[way]:.2f}"]
+        for way, each in clips.items()
+    ]
+    return markdown(["way", "clips/s, median", "range", "genre_cls is faster by"], rows)
 
 
 def _options() -> argparse.Namespace:

@@ -4,23 +4,22 @@ Run as `python benchmarks/verdicts.py`; docs/statistics.md has results.
 """
 
 import argparse
-import csv
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
+from common import markdown
 from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls import folds
 from genre_cls.artists import artist_groups
-from genre_cls.catalogue import Track
+from genre_cls.catalogue import Track, gtzan_facts
 from genre_cls.comparisons import ALPHA, Difference, each_pair, main_effects, mcnemar, names
 from genre_cls.folds import Fold
 from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions
@@ -200,8 +199,7 @@ def regular(n_tracks: int, each: int) -> tuple[Ints, Ints]:
 @cache
 def published() -> tuple[Ints, Ints, int]:
     """Return genres and artists of GTZAN's published split, training tracks first, and the number of these."""
-    lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
-    rows = sorted((row for row in csv.DictReader(lines) if row["part"]), key=lambda row: row["part"] == "test")
+    rows = sorted((row for row in gtzan_facts().values() if row["part"]), key=lambda row: row["part"] == "test")
     genres = [row["track"].partition(".")[0] for row in rows]
     known = [
         Track(row["track"], Path(), genre, row["artist"] or None, row["repeats"] or None)
@@ -334,8 +332,7 @@ def table(columns: Mapping[str, str], conditions: Sequence[Condition], figures: 
         [*condition.cells, *(each[name] for name in columns)]
         for condition, each in zip(conditions, figures, strict=True)
     ]
-    lines = [heads, [":--", "--:", ":--", *("--:" for _ in columns)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(heads, rows, texts=(0, 2))
 
 
 def main() -> None:

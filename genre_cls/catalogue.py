@@ -104,8 +104,8 @@ class Catalogue:
 def gtzan(root: str | None) -> Catalogue:
     """Find GTZAN in any of the folder layouts in which it is distributed.
 
-    Artists are from Sturm's index (The GTZAN dataset: its contents, its faults, their effects on evaluation, and its
-    future use, arXiv:1306.1461, 2013), in which those of 81 tracks are unknown; repetitions were measured. The tracks
+    Artists and exact repetitions are from Sturm's index (The GTZAN dataset: its contents, its faults, their effects on
+    evaluation, and its future use, arXiv:1306.1461, 2013), in which the artists of 81 tracks are unknown. The tracks
     that the fault-filtered split leaves out (Kereliuk, Sturm & Larsen, IEEE Trans. Multimedia 17, 2015) are faulty.
 
     Args:
@@ -307,7 +307,7 @@ def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
 
 
 def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
-    facts = _gtzan_facts()
+    facts = gtzan_facts()
     for path in audio_files(folder):
         number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
         known = facts.get(f"{genre}.{number}", {})
@@ -316,8 +316,8 @@ def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
 
 
 @cache
-def _gtzan_facts() -> dict[str, dict[str, str]]:
-    """The line of gtzan.csv for each track, by id."""
+def gtzan_facts() -> dict[str, dict[str, str]]:
+    """Return the line of gtzan.csv for each track, by id."""
     lines = files("genre_cls").joinpath("gtzan.csv").read_text("utf-8").splitlines()
     return {row["track"]: row for row in csv.DictReader(lines)}
 

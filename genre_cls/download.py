@@ -41,7 +41,7 @@ AT_ONCE = 1 << 20  # unpacked bytes in memory at once; a tar's headers may claim
 
 SCHEMES = ("http://", "https://")
 NO_ADDRESS = f"must begin with {' or '.join(SCHEMES)}"
-HELP = "What was downloaded is kept; run the command again. --mirror ADDRESS takes the archive from elsewhere."
+HELP = "Run the command again, which resumes; --mirror ADDRESS takes the archive from elsewhere."
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Duplicate:
     similarity: float
 
 
-def near_duplicates(clips: Sequence[Matrix], suspects: NDArray[np.bool_] | None = None) -> list[Duplicate]:
+def near_duplicates(clips: Sequence[Matrix], suspects: NDArray[np.bool_]) -> list[Duplicate]:
     """Find pairs of the same recording, whatever their gain, equaliser and codec, even if one begins later.
 
     Clips with less than 10 s of sound have no duplicates, as different ones can be too similar by chance. Of more than
@@ -41,13 +41,13 @@ def near_duplicates(clips: Sequence[Matrix], suspects: NDArray[np.bool_] | None 
 
     Args:
         clips: per track its `FINGERPRINT` features, dB `(n_bins, n_frames)`, of any lengths.
-        suspects: tracks to find the duplicates of `(n_tracks,)`, bool; all if not given.
+        suspects: whether to find the duplicates of each track `(n_tracks,)`, bool.
 
     Returns:
         The duplicates that include a suspect, by index.
     """
     normalised = [_normalised_frames(clip) for clip in clips]
-    pairs = _candidates(normalised, np.ones(len(clips), dtype=bool) if suspects is None else suspects)
+    pairs = _candidates(normalised, suspects)
     compared = (Duplicate(i, j, _similarity(normalised[i], normalised[j])) for i, j in pairs)
     return [pair for pair in compared if pair.similarity > THRESHOLD]
 

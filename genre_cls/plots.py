@@ -334,6 +334,7 @@ def plain(text: str, length: int = 20) -> str:
 
 
 def tidy(axes: Axes) -> None:
+    """Remove the upper and the right spine and draw a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -351,6 +352,7 @@ def _write_in_row(axes: Axes, y: float, text: str, *, x: float = 1.02, color: st
 
 
 def style_bar(bar: Colorbar, label: str) -> None:
+    """Label a colour bar, in small print."""
     bar.set_label(label, size=8)
     bar.ax.tick_params(labelsize=7)
     bar.minorticks_off()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from genre_cls import folds
 from genre_cls.artists import artist_groups, recordings
-from genre_cls.catalogue import Track, _gtzan_facts
+from genre_cls.catalogue import Track, gtzan_facts
 
 
 def a_track(name: str, artist: str | None = None, repeats: str | None = None) -> Track:
@@ -114,7 +114,7 @@ def test_no_group_has_an_artist_of_another(credits: list[tuple[list[str], str, b
 
 
 def test_gtzans_artists_stay_together_whatever_their_credits() -> None:
-    rows = _gtzan_facts()
+    rows = gtzan_facts()
     tracks = [a_track(track, row["artist"] or None, row["repeats"] or None) for track, row in rows.items()]
     numbers = artist_groups(tracks)
     assert numbers is not None

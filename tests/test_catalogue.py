@@ -424,7 +424,7 @@ def test_processes_that_ask_for_the_demo_set_at_once_make_it_once(tmp_path: Path
 
 
 def test_the_facts_about_gtzan_are_complete_and_refer_only_to_its_tracks() -> None:
-    facts = catalogue._gtzan_facts()
+    facts = catalogue.gtzan_facts()
     assert sorted(facts) == [f"{genre}.{n:05d}" for genre in catalogue.GTZAN_GENRES for n in range(100)]
     assert Counter(row["part"] for row in facts.values()) == {"train": 443, "valid": 197, "test": 290, "": 70}
     assert sum(not row["artist"] for row in facts.values()) == 81
@@ -464,7 +464,7 @@ def test_gtzans_tracks_know_their_part_of_the_published_split(tmp_path: Path) ->
 
 def test_the_published_split_shares_no_artist_between_its_test_part_and_the_rest() -> None:
     sides: dict[str, set[bool]] = {}
-    for row in catalogue._gtzan_facts().values():
+    for row in catalogue.gtzan_facts().values():
         if row["artist"] and row["part"]:
             sides.setdefault(row["artist"], set()).add(row["part"] == "test")
     assert all(len(side) == 1 for side in sides.values())

@@ -27,7 +27,7 @@ from shared import ALL_VIEWS, Command, timeless
 
 from genre_cls import train, voting
 from genre_cls.artifacts import load_fold
-from genre_cls.catalogue import _gtzan_facts
+from genre_cls.catalogue import gtzan_facts
 from genre_cls.errors import UserError
 from genre_cls.identity import SOURCES
 from genre_cls.settings import CONF
@@ -377,7 +377,7 @@ def test_the_published_split_is_trained_several_times_and_evaluated_on_its_test_
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
     facts: dict[tuple[str, str], list[str]] = {}
-    for track, known in _gtzan_facts().items():
+    for track, known in gtzan_facts().items():
         facts.setdefault((track.split(".")[0], known["part"]), []).append(track)
     random = np.random.default_rng(0)
     for (genre, part), tracks in facts.items():
