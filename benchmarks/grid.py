@@ -129,14 +129,20 @@ def traced(overrides: list[str]) -> None:
         from genre_cls import train, workers
 
         workers.import_ahead(*train.IMPORTED_AHEAD)  # as the command does, before it imports what follows itself
-        from genre_cls import experiment, feature_cache, plots, report, voting  # which the command would import later
+        from genre_cls import (  # which the command would import later
+            ensembles,
+            experiment,
+            feature_cache,
+            plots,
+            report,
+        )
     trace.calls(experiment, "prepare", "tracks and folds")
     trace.calls(experiment, "check_buildable", "checks")
     trace.calls(experiment, "Tracker", "MLflow's store")
     trace.calls(feature_cache.FeatureCache, "load", "features")
     trace.calls(experiment, "evaluate", "logging")
     trace.calls(plots, "png", "figures")
-    trace.waits(voting.Trainings, "results", "training")
+    trace.waits(ensembles.EnsembleTrainings, "results", "training")
     trace.calls(report, "write_newest", "report")
     sys.argv = ["genre_cls.train", "-m", *overrides]
     train.main()

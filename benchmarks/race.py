@@ -60,10 +60,10 @@ def keras(cfg: Any, task: Any) -> Result:
 
 def ours(cfg: Any, task: Any) -> Result:
     """Train the fold's ensemble in parallel, each model in a worker whose start counts, and average their outputs."""
-    from genre_cls.voting import Trainings, n_workers
+    from genre_cls.ensembles import EnsembleTrainings, n_workers
 
     began = perf_counter()
-    ((result, _),) = Trainings(cfg, task, task.folds, n_workers(cfg, task)).results("training")
+    ((result, _),) = EnsembleTrainings(cfg, task, task.folds, n_workers(cfg, task)).results("training")
     return {"accuracy": result.scores["accuracy"], "seconds": perf_counter() - began}
 
 

@@ -153,13 +153,14 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     torch.set_num_threads(work.threads)
     stamps, clips = Stamps(), np.arange(len(work.features))
     fold = Fold(0, clips, clips[:0], clips[:1])  # one clip is predicted at the end, which is not timed
-    windowing = Windowing(work.features.shape[2], overlap=0.0, batch_size=work.batch_size, seed=0)
-    data = FoldData(_as_stored(work.features), work.labels, fold, windowing)
+    windowing = Windowing(work.features.shape[2], 0.0, work.batch_size, seed=0, view="plain", crops=())
+    data = FoldData(_as_stored(work.features), work.labels, fold, windowing, torch.device("cpu"))
     model = TutorialCNN(N_GENRES, channels=CHANNELS, units=UNITS, dropout=DROPOUT)
     model(torch.from_numpy(work.features[:2, None]))
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE)
     network = Network(model, "plain", *data.standardisation())
-    fit(Timed(network, Augmentation(), adam, constant), data, Training(1, 0, "cpu", precision))
+    training = Training(1, 0, precision, graphs=True, ridge=0.0)
+    fit(Timed(network, Augmentation(), adam, constant), data, training)
     return Trained(stamps, n_parameters(model))
 
 

@@ -58,6 +58,8 @@ class Graphs:
                 recorded = torch.cuda.make_graphed_callables(
                     _Recordable(self.module, self.step), samples, WARM_UP, allow_unused_input=True, pool=self.pool
                 )
+            except torch.OutOfMemoryError:  # a RuntimeError, too
+                raise
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genre_cls.feature_cache import Features
-from genre_cls.features import CPU
 from genre_cls.folds import Fold, Indices
 from genre_cls.scoring import WindowPredictions
 from genre_cls.views import view_of
@@ -39,8 +38,8 @@ class Windowing:
     overlap: float
     batch_size: int
     seed: int
-    view: str = "plain"
-    crops: Sequence[int] = ()
+    view: str
+    crops: Sequence[int]
 
 
 class FoldData:
@@ -58,7 +57,7 @@ class FoldData:
     """
 
     def __init__(
-        self, features: Features, labels: Indices, fold: Fold, windowing: Windowing, device: torch.device = CPU
+        self, features: Features, labels: Indices, fold: Fold, windowing: Windowing, device: torch.device
     ) -> None:
         clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
         self.clips = [clip.to(device) for clip in clips]
@@ -66,11 +65,11 @@ class FoldData:
         self.levels = [clip.float().mean(dim=1, keepdim=True) for clip in to_level]
         self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels).to(device)
-        self.fold, self.windowing = fold, windowing
+        self.fold, self.windowing, self.device = fold, windowing, device
 
     def train_dataloader(self) -> "Crops":
         """Return random crops, one of each training track per epoch."""
-        return Crops(self, self.fold.train)
+        return Crops(self)
 
     def val_dataloader(self) -> list["Windows"]:
         """Return the centre windows of the held-out tracks and of the inner validation tracks."""
@@ -86,7 +85,7 @@ class FoldData:
 
         For what is fitted in closed form, which nothing stops early.
         """
-        cover = self.cover(np.union1d(self.fold.train, self.fold.val))
+        cover = self.cover(self.fold.known)
         places = np.linspace(0, len(cover) - 1, min(len(cover), most)).astype(int)
         return Windows(self, [cover[place] for place in places])
 
@@ -150,7 +149,7 @@ class Windows:
 
     def __init__(self, data: FoldData, windows: Sequence[Cut]) -> None:
         self.data, self.windows = data, windows
-        at_once = ON_CPU if data.labels.device.type == "cpu" else ON_GPU
+        at_once = ON_CPU if data.device.type == "cpu" else ON_GPU
         self.batch_size = max(1, at_once // (data.clips[0].shape[0] * data.windowing.n_frames))
 
     def __len__(self) -> int:
@@ -166,11 +165,11 @@ class Windows:
 
 
 class Crops:
-    """One random crop of every track per epoch, in random order, without an incomplete last batch."""
+    """One random crop of every training track per epoch, in random order, without an incomplete last batch."""
 
-    def __init__(self, data: FoldData, tracks: Indices) -> None:
-        self.data, self.tracks = data, tracks
-        self.batch_size = min(data.windowing.batch_size, len(tracks))
+    def __init__(self, data: FoldData) -> None:
+        self.data, self.tracks = data, data.fold.train
+        self.batch_size = min(data.windowing.batch_size, len(self.tracks))
         self.generator = np.random.default_rng([data.windowing.seed, data.fold.index])
         self.lengths = iter(data.windowing.crops)
 

@@ -3,7 +3,7 @@
 import gc
 import logging
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import database, logged_files
 from genre_cls.device import resolve_device, resolve_precision
+from genre_cls.ensembles import EnsembleTrainings, n_workers
 from genre_cls.errors import DivergenceError, UserError
 from genre_cls.files import check_place, expanduser
 from genre_cls.findings import accuracy, interval
@@ -29,7 +30,6 @@ from genre_cls.stored_runs import FAILURES, PARENT, WAITING, Texts
 from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import NOTE, Earlier, OpenRun, Tracker
 from genre_cls.training import check_buildable, network_views, new_model
-from genre_cls.voting import Trainings, n_workers
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         _check_buildable(cfg)
     if len(configurations) > 1 and not all(map(network_views, configurations)):
-        log.warning("recipe.members: where no network votes, model, batch_size and epochs change nothing")
+        idle = "model, batch_size, recipe.epochs and recipe.ridge change nothing"
+        log.warning("recipe.members: where no network votes, %s", idle)
     load_all(configurations)
     tracker = _tracker(first)
     with tracker.failures_in_one_line():
@@ -80,8 +81,8 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
         identity: of the configuration.
 
     Returns:
-        Mean accuracy of the finished folds; NaN if the split is impossible and `skip_impossible` is set; 0 for a trial
-        of a search that has diverged, or whose split is impossible.
+        Mean accuracy of the finished folds; 0 for a trial of a search that has diverged. If the split is impossible and
+        `skip_impossible` is set, NaN, or 0 for a trial.
 
     Raises:
         UserError: the data or the device do not allow it.
@@ -101,7 +102,7 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
             raise DivergenceError(f"{identity.title}: {error}") from error
         log.warning("%s: %s; the search goes on", identity.title, error)
         return 0.0
-    log.info("%s: %s", identity.title, _in_words(job.result, job.missing, _next.folds))
+    log.info("%s: %s", identity.title, _in_words(job.result, job.missing))
     return job.result.estimate("accuracy").mean
 
 
@@ -126,7 +127,7 @@ class _Job:
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
         self.size = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
         self.locks = ExitStack()
-        self.trainings: Trainings | None = None
+        self.trainings: EnsembleTrainings | None = None
 
     @property
     def missing(self) -> list[int]:
@@ -148,7 +149,7 @@ class _Job:
             self._hold(wait=False)
             with self.tracker.claim(self.key, self.identity.title, wait=False):
                 self._take_over()
-            self.trainings = Trainings(self.cfg, self.task, self._unfinished, n_at_once)
+            self.trainings = EnsembleTrainings(self.cfg, self.task, self._unfinished, n_at_once)
         except (Timeout, UserError, *FAILURES):
             self.locks.close()  # or its turn would wait for this very process
             return False
@@ -209,7 +210,7 @@ class _Job:
         n_at_once = n_workers(self.cfg, self.task)
         if not self.trainings:
             is_last = len(self._unfinished) * len(self.cfg.recipe.members) == 1 and not _next.coming
-            self.trainings = Trainings(self.cfg, self.task, self._unfinished, 1 if is_last else n_at_once)
+            self.trainings = EnsembleTrainings(self.cfg, self.task, self._unfinished, 1 if is_last else n_at_once)
         _next.begin(n_at_once)
         for result, weights in self.trainings.results(self.identity.title):
             files = logged_files.of_fold(self.task, self.identity, self.precision, weights, result)
@@ -280,11 +281,6 @@ class _Next:
         self.coming: list[DictConfig] = []
         self.begun: list[_Job | None] = []  # jobs of the first of these; None for one that could not begin
 
-    @property
-    def folds(self) -> set[int]:
-        """The single folds that this process will still train."""
-        return {config.fold for config in self.coming if config.fold is not None}
-
     def expect(self, configurations: Sequence[DictConfig]) -> None:
         """Set the command's configurations, in order, each with Hydra's own settings."""
         self.coming = list(configurations)
@@ -309,7 +305,8 @@ class _Next:
         Args:
             n_at_once: number of workers.
         """
-        if n_at_once < 2:
+        # A job that could not begin may have to wait for locks at its turn: then none of others may be held.
+        if n_at_once < 2 or None in self.begun:
             return
         for config in self.coming[len(self.begun) :]:
             if sum(job.n_models for job in self.begun if job) >= n_at_once:
@@ -346,9 +343,9 @@ def _tracker(cfg: DictConfig) -> Tracker:
     return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
 
-def _in_words(result: ConfigResult, missing: Sequence[int], coming: Container[int]) -> str:
+def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
     if missing:
-        n, others = len(result.folds), ",".join(str(index) for index in missing if index not in coming)
+        n, others = len(result.folds), ",".join(map(str, missing))
         done = f"{n} of {n + len(missing)} folds {'is' if n == 1 else 'are'} done"
-        return f"{done}; the same command without fold= trains fold={others} too" if others else done
+        return f"{done}; other jobs, or the same command without fold=, train fold={others}"
     return f"accuracy {accuracy(result)} % (95 % CI {interval(result)}), {result.seconds_per_fold:.1f} s a fold"

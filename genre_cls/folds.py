@@ -37,6 +37,11 @@ class Fold:
     val: Indices
     test: Indices
 
+    @property
+    def known(self) -> Indices:
+        """All tracks that models may learn from, validation included, sorted."""
+        return np.union1d(self.train, self.val)
+
 
 Split = Callable[[Sequence[str], Indices | None, Sequence[str | None]], list[Fold]]
 

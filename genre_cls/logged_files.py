@@ -45,7 +45,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Sequence[We
         "precision": precision,
         "longest": task.features.longest,
         "dataset_digest": task.features.digest,
-        "trained_on": [task.features.tracks[i].id for i in np.union1d(fold.train, fold.val)],
+        "trained_on": [task.features.tracks[i].id for i in fold.known],
         "scores": result.scores,
         "origin": identity.tags,
     }

@@ -15,9 +15,9 @@ from genre_cls.views import averages
 class GenreCNN(nn.Module):
     """Convolution blocks, then statistics over time of each block's maps, then a linear classifier.
 
-    By epochs, the classifier learns from the last block alone, and its other weights stay zero. They get their values
-    when it is fitted to the trained network (`refit`), and only cost time if it is not: learned together, the early
-    blocks, which are easier to fit, would spare the last ones some of their work.
+    By gradient descent, the classifier learns from the last block alone, and its other weights stay zero. They get
+    their values when it is fitted to the trained network (`refit`), and only cost time if it is not: learned together,
+    the early blocks, which are easier to fit, would spare the last ones some of their work.
 
     Args:
         n_genres: classes.
@@ -59,7 +59,7 @@ class GenreCNN(nn.Module):
         self.pools = nn.ModuleList(TimeStatistics(n) for n in bands)
         *early, self.n_last = (TimeStatistics.COUNT * n * m for n, m in zip(channels, bands, strict=True))
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(self.n_last, n_genres)  # initialised as what it is by epochs
+        self.classifier = nn.Linear(self.n_last, n_genres)  # initialised for the last block alone
         self.classifier.weight = nn.Parameter(pad(self.classifier.weight.detach(), (sum(early), 0)))
         self.classifier.in_features += sum(early)
 

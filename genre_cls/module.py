@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.cuda_graphs import Graphs
 from genre_cls.data import Batch, FoldData, Windows
-from genre_cls.device import resolve_device, resolve_precision
+from genre_cls.device import resolve_precision
 from genre_cls.errors import DivergenceError
 from genre_cls.memory import keep_freed
 from genre_cls.recipe import Augmentation
@@ -135,13 +135,12 @@ def _totals(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Training:
-    """Where and for how long a module is trained.
+    """How long and how a module is trained.
 
     Args:
         epochs: passes over the training tracks.
         patience: epochs without a better inner validation loss before training stops and the best epoch's
             weights are restored; 0 trains all epochs and keeps the last one's.
-        device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `32-true`, `bf16-mixed`, or `auto`: bfloat16 where the hardware computes with it.
         graphs: whether an NVIDIA GPU replays training steps.
         ridge: penalty with which the last layer is fitted again at the end (`refit`); 0 leaves it as trained.
@@ -149,10 +148,9 @@ class Training:
 
     epochs: int
     patience: int
-    device: str
     precision: str
-    graphs: bool = True
-    ridge: float = 0.0
+    graphs: bool
+    ridge: float
 
 
 def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredictions:
@@ -161,7 +159,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
     Args:
         module: trained in place.
         data: the fold.
-        training: where and for how long.
+        training: how long and how.
 
     Returns:
         Predictions for the windows that cover the held-out tracks.
@@ -172,12 +170,12 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
     """
     keep_freed()
     torch.backends.cudnn.deterministic = True  # the same command gives the same numbers
-    if training.graphs and resolve_device(training.device).type == "cuda":
+    if training.graphs and data.device.type == "cuda":
         module.graphs = Graphs(module, module.augmented_loss)
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
-        trainer = _trainer(training, stopping)
+        trainer = _trainer(training, data.device, stopping)
         try:
             trainer.fit(module, data.train_dataloader(), data.val_dataloader())
             module.graphs = None  # frees their memory
@@ -206,10 +204,9 @@ def _logits(trainer: pl.Trainer, module: GenreModule, windows: Windows) -> Tenso
     return logits
 
 
-def _trainer(training: Training, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
+def _trainer(training: Training, device: torch.device, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it logs its devices at each start
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    device = resolve_device(training.device)
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=1,

@@ -64,7 +64,7 @@ def _recording(layer: nn.Linear, record: Callable[[Tensor], object]) -> Removabl
 def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData, ridge: float) -> None:
     """Fit a network's output layer by ridge regression on the genres of the tracks that it may learn from.
 
-    By epochs, it learns from masked and mixed crops, each seen once; here from whole windows as they are.
+    By gradient descent, it learns from masked and mixed crops, each seen once; here from whole windows as they are.
 
     Args:
         layer: of a trained network; changed in place.

@@ -12,7 +12,7 @@ from pathlib import Path
 from genre_cls.errors import UserError
 from genre_cls.files import atomic_write, disk_failure, expanduser, sync
 
-SUMS = "sums.json"  # the checksums of the other files, which is not an artifact itself
+SUMS = "sums.json"  # holds the other files' checksums; no artifact itself
 
 
 class Spool:

@@ -199,7 +199,7 @@ def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts
     fold = folds[cfg.fold]
     if not cfg.inside:
         return [fold]
-    return within(np.sort(np.concatenate([fold.train, fold.val])), _one_fewer(split), genres, groups, parts)
+    return within(fold.known, _one_fewer(split), genres, groups, parts)
 
 
 def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
@@ -331,6 +331,4 @@ def _announce_split(task: Task) -> None:
 def _n_leaked(task: Task) -> int:
     """Return how many held-out tracks, over all folds, have their recording in the fold's training set."""
     numbers = recordings(task.features.tracks, _same_files(task.features))
-    training = [np.union1d(fold.train, fold.val) for fold in task.folds]
-    leaked = [np.isin(numbers[fold.test], numbers[train]) for fold, train in zip(task.folds, training, strict=True)]
-    return int(np.concatenate(leaked).sum())
+    return sum(int(np.isin(numbers[fold.test], numbers[fold.known]).sum()) for fold in task.folds)

@@ -35,7 +35,7 @@ from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
-IMPORTED_AHEAD = ("genre_cls.training", "genre_cls.data", "genre_cls.module")  # by workers, which takes seconds
+IMPORTED_AHEAD = ("genre_cls.training", "genre_cls.module")  # by workers, which takes seconds
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ class Sweep(Callback):
         """Remember the best trial of a search inside each fold, and keep passwords from Hydra's line on a failure."""
         job_return.overrides = [without_credentials(word) for word in job_return.overrides or ()]
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
+            accuracy = job_return.return_value  # 0 if it has diverged
             if accuracy > Sweep._best.get(config.fold, (0.0,))[0]:
                 Sweep._best[config.fold] = accuracy, config
 

@@ -1,6 +1,6 @@
 """Trains one ensemble member on one fold and predicts the held-out tracks.
 
-Lightning takes seconds to import, so only a process that trains does.
+Lightning takes seconds to import, so only processes that train import it.
 """
 
 import logging
@@ -101,7 +101,7 @@ def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
     network = Network(new_model(cfg, n_genres, view), view, *data.standardisation())
     module = GenreModule(network, _augmentation(cfg), instantiate(recipe.optimizer), instantiate(recipe.schedule))
     trainer, patience = cfg.trainer, recipe.early_stopping.patience
-    training = Training(recipe.epochs, patience, trainer.device, trainer.precision, trainer.graphs, recipe.ridge)
+    training = Training(recipe.epochs, patience, trainer.precision, trainer.graphs, recipe.ridge)
     windows = fit(module, data, training)
     return network.weights(), module.curves, windows
 
@@ -132,9 +132,9 @@ def check_buildable(cfg: DictConfig) -> None:
     crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}; 1 suits a model that takes whole windows only)"
     for view in dict.fromkeys(network_views(cfg)):
         model = new_model(cfg, 2, view)
-        if cfg.recipe.ridge and not output_layer(model, _silence(spec, spec.n_frames(cfg.recipe.window), view)):
+        if cfg.recipe.ridge and not output_layer(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)):
             _say_left_as_trained(cfg.model._target_)
-        _check_output(model, _silence(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
+        _check_output(model, _blank_windows(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
         optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
         instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)
@@ -161,13 +161,13 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
             f"model._target_={cfg.model.get('_target_')}: makes no torch.nn.Module but a {type(model).__name__}"
         )
     spec: FeatureSpec = instantiate(cfg.features)
-    _check_output(model, _silence(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
+    _check_output(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
     if lazy := [name for name, weights in model.named_parameters() if is_lazy(weights)]:
         raise UserError(f"model: {lazy[0]} has no size, as its layer is not called in evaluation; give it one")
     return model
 
 
-def _silence(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:
+def _blank_windows(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:
     return view_of(torch.zeros(2, 1, spec.n_bins, n_frames), view)
 
 

@@ -14,7 +14,7 @@ N_BANDS, N_RATES = 32, 12  # of a modulation spectrum
 SLOWEST = 2  # cycles per window: the lowest modulation rate
 FINEST = 4  # bins per cycle of the narrowest wavelets
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of each bin's levels
-QUIETEST = 1e-3  # dB², variance below which a fluctuation may be mere rounding
+QUIETEST = 1e-3  # dB², added to energies and variances so that the rounding of what is constant does not count
 
 
 class Network(nn.Module):
@@ -91,14 +91,8 @@ def view_of(features: Tensor, view: str) -> Tensor:
 
 def shape_of(view: str, n_bins: int) -> tuple[int, int]:
     """Return the shape of a view's standardisation: a value per bin, per pattern and rate, or per statistic."""
-    n_values = min(n_bins, N_MFCC) if is_of_mfccs(view) else n_bins
-    match treatment(view):
-        case "modulation":
-            return len(patterns(n_values)[1]), N_RATES
-        case "statistics":
-            n_modulations = len(patterns(n_values)[1]) * N_RATES
-            return 1, n_values * len(QUANTILES) + len(_pairs(min(n_values, N_BANDS))) + n_modulations
-    return n_values, 1
+    n_rows, n_columns = view_of(torch.zeros(1, 1, n_bins, 1, device=CPU), view).shape[2:]
+    return n_rows, n_columns
 
 
 def mfccs(features: Tensor) -> Tensor:

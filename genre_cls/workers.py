@@ -113,7 +113,7 @@ def _check_alive() -> None:
         raise BrokenProcessPool
 
 
-def at_hand() -> bool:
+def has_pool() -> bool:
     """Return whether there are workers that train; if not, earlier calls were lost when `stop` ended them."""
     return TRAINING in _pools
 
@@ -163,22 +163,11 @@ def _without_interrupts() -> Iterator[None]:
         yield
 
 
-def end_with_parent() -> None:
-    """Make this process end as soon as the one that started it by `multiprocessing`, even if another forked it."""
-    threading.Thread(target=_exit_after_parent, daemon=True).start()
-
-
-def _exit_after_parent() -> None:
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
-
-
 def end_with(parent: int) -> None:
     """Make this process, a launcher's worker, end soon after its parent, even if that is killed.
 
     Otherwise workers train on when that happens, and then wait for ever. Launchers start them in ways that leave
-    no handle to wait for, as `end_with_parent` does, so the parent's process id is polled.
+    no handle to wait for, as our own workers have, so the parent's process id is polled.
 
     Args:
         parent: process id.
@@ -193,10 +182,17 @@ def _exit_once_reparented(parent: int) -> None:
 
 
 def _begin(environment: dict[str, str]) -> None:
-    end_with_parent()
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
     os.environ |= environment  # the main process's now, rather than when the fork server started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the workers
     atexit.register(os._exit, 0)  # or Python unloads everything, when no thread watches for the parent's end any more
+
+
+def _exit_after_parent() -> None:
+    """End with the process that started this one by `multiprocessing`, even if another forked it."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _pickled(request: bytes) -> bytes:

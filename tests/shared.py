@@ -184,7 +184,7 @@ def fold_data() -> Callable[..., FoldData]:
     ) -> FoldData:  # fmt: skip
         everyone = np.arange(len(clips))
         fold = fold or Fold(0, everyone[everyone % 3 > 0], everyone[:0], everyone[::3])
-        cut = {"n_frames": 8, "overlap": 0.0, "batch_size": 4, "seed": 0} | windowing
+        cut = {"n_frames": 8, "overlap": 0.0, "batch_size": 4, "seed": 0, "view": "plain", "crops": ()} | windowing
         return FoldData(features_of(clips), np.array(labels), fold, Windowing(**cut), device)
 
     return data

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -72,4 +73,12 @@ def test_a_step_that_cannot_be_recorded_is_reported_in_one_line(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
     network = a_network()
     with pytest.raises(UserError, match=r"^model: .*\(operation failed\); trainer.graphs=false does without$"):
+        Graphs(network, lambda x: (network(x),))(torch.ones(2, 1, 8))
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_gpu_whose_memory_is_too_small_is_no_fault_of_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", Mock(side_effect=torch.OutOfMemoryError))
+    network = a_network()
+    with pytest.raises(torch.OutOfMemoryError):
         Graphs(network, lambda x: (network(x),))(torch.ones(2, 1, 8))

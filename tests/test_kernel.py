@@ -79,7 +79,8 @@ def test_a_configuration_may_be_a_kernel_machine_alone(
     same = ("features=mel", "model=basic", "batch_size=4,8", "trainer.workers=1", "recipe.members=[statistics]")
     done = command(train.main, "-m", *on_music, *same)
     assert done.code == 0 and (done.folder / "report" / "report.html").exists()
-    assert done.err.count("where no network votes, model, batch_size and epochs change nothing") == 1
+    idle = "where no network votes, model, batch_size, recipe.epochs and recipe.ridge change nothing"
+    assert done.err.count(idle) == 1
     parent, other = done.parents
     assert parent.data.metrics["accuracy_mean"] == other.data.metrics["accuracy_mean"]
     assert parent.data.metrics["accuracy_mean"] > 0.8 and parent.data.params["n_parameters"] == "0"

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from shared import Command, Outcome, timeless
 from test_resume import OnServer, Server
 
-from genre_cls import train, voting
+from genre_cls import ensembles, train
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
 from hydra_plugins import ray_launcher
@@ -186,17 +186,17 @@ def test_a_job_that_fails_elsewhere_is_reported_in_one_line_and_the_others_are_r
 def test_where_a_launcher_runs_jobs_in_parallel_each_trains_its_folds_in_turn(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(voting, "cpu_count", lambda: 4)
+    monkeypatch.setattr(ensembles, "cpu_count", lambda: 4)
     here: dict[str, str] = {}
     task: Any = None  # which only a GPU minds
     found: list[int] = []
     for parent, job in ((None, here), ("the command's process", here), (None, {"SUBMITIT_EXECUTOR": "local"})):
-        monkeypatch.setattr(voting, "parent_process", lambda parent=parent: parent)
+        monkeypatch.setattr(ensembles, "parent_process", lambda parent=parent: parent)
         for workers in (0, 3):
             with monkeypatch.context() as patch:
                 for name, value in job.items():
                     patch.setenv(name, value)
-                found.append(voting.n_workers(composed(f"trainer.workers={workers}", "trainer.device=cpu"), task))
+                found.append(ensembles.n_workers(composed(f"trainer.workers={workers}", "trainer.device=cpu"), task))
     assert found == [4, 3, 1, 1, 1, 3]
 
 
@@ -206,11 +206,11 @@ def test_where_a_launcher_runs_jobs_in_parallel_each_trains_its_folds_in_turn(
 def test_a_gpu_is_shared_by_as_many_models_as_it_has_memory_for(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, memory: float, tracks: float, models: int
 ) -> None:
-    monkeypatch.setattr(voting, "cpu_count", lambda: 16)
+    monkeypatch.setattr(ensembles, "cpu_count", lambda: 16)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
     task: Any = SimpleNamespace(features=SimpleNamespace(clips=[SimpleNamespace(nbytes=tracks)]))
-    assert voting.n_workers(composed("trainer.device=cuda"), task) == models
+    assert ensembles.n_workers(composed("trainer.device=cuda"), task) == models
 
 
 def test_a_launchers_worker_ends_with_the_command(

@@ -55,7 +55,7 @@ def trained(
 ) -> tuple[GenreModule, np.ndarray]:  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     fresh = a_module(data, **module)
-    return fresh, fit(fresh, data, Training(epochs, patience, "cpu", precision, ridge=ridge)).per_track
+    return fresh, fit(fresh, data, Training(epochs, patience, precision, graphs=True, ridge=ridge)).per_track
 
 
 def weights(module: GenreModule) -> bytes:
@@ -246,7 +246,7 @@ def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_we
     model = GenreCNN(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=[2], dropout=0)
     make = partial(SGD, lr=0.05)
     module = Recorder(Network(model, "plain", *data.standardisation()), Augmentation(), make, constant)
-    fit(module, data, Training(30, 3, "cpu", "32-true"))
+    fit(module, data, Training(30, 3, "32-true", graphs=True, ridge=0.0))
     val, held_out = module.curves["val_loss"], module.curves["held_out_loss"]
     best = int(np.argmin(val))
     assert len(val) == best + 1 + 3 < 30  # three epochs without a better one
@@ -283,7 +283,7 @@ def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again(fo
         cnn = Tempered(2, channels=[4], kernel_sizes=[3], strides=[[2, 2]], bands=[2], dropout=0.1)
         make = partial(AdamW, lr=0.01)
         module = GenreModule(Network(cnn, "plain", *data.standardisation()), FULL, make, constant)
-        fit(module, data, Training(3, 0, "cpu", "32-true", ridge=ridge))
+        fit(module, data, Training(3, 0, "32-true", graphs=True, ridge=ridge))
         return weights(module)
 
     assert weights_with(0.3) == weights_with(0)

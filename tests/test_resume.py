@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from shared import Command, Outcome, timeless
 
-from genre_cls import experiment, outbox, report, spool, train, voting
+from genre_cls import ensembles, experiment, outbox, report, spool, train
 
 Table = dict[tuple[str, str], Any]
 
@@ -76,13 +76,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path, on_
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The folds that this process trains, as it does."""
     folds: list[int] = []
-    real = voting.train_member
+    real = ensembles.train_member
 
     def counted(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         folds.append(fold.index)
         return real(cfg, task, fold, place)
 
-    monkeypatch.setattr(voting, "train_member", counted)
+    monkeypatch.setattr(ensembles, "train_member", counted)
     return folds
 
 
@@ -196,14 +196,14 @@ def test_figures_that_other_processes_draw_are_logged_with_their_runs(
 def test_jobs_of_one_model_each_are_trained_in_parallel_and_a_sole_one_in_this_process(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, jobs: str, calls: list[int]
 ) -> None:
-    trainings: list[voting.Trainings] = []
+    trainings: list[ensembles.EnsembleTrainings] = []
 
-    class Noted(voting.Trainings):
+    class Noted(ensembles.EnsembleTrainings):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             trainings.append(self)
 
-    monkeypatch.setattr(experiment, "Trainings", Noted)
+    monkeypatch.setattr(experiment, "EnsembleTrainings", Noted)
     one_model = (*ONE[:-1], "recipe.members=[plain]", "trainer.workers=2")
     done = command(train.main, "-m", *on_music, *one_model, jobs)
     assert done.code == 0 and [len(each.calls) for each in trainings] == calls
@@ -261,6 +261,17 @@ def test_a_configuration_for_other_workers_does_not_begin_early(
         ahead.begin(2)
         assert ahead.begun == [None]
     assert [cfg.trainer.workers for cfg in begun] == [2]
+
+
+def test_none_begins_after_one_that_could_not_because_its_turn_may_mean_to_wait_for_others(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "_begun", lambda *_: None)
+    ahead = experiment._Next()
+    ahead.expect([composed()] * 3)
+    for _ in range(2):
+        ahead.begin(2)
+        assert ahead.begun == [None]
 
 
 @pytest.mark.parametrize(("n_models", "n_begun"), [((4, 4, 4, 4), 2), ((8, 8), 1), ((2, 0, 9), 2), ((2, 3), 2)])
@@ -417,8 +428,8 @@ def test_one_job_per_fold_has_the_results_of_one_job_for_all_folds(
     done = command(train.main, "-m", *on_music, *ONE, "fold=2,0,1")
     assert done.code == 0 and trained == [2, 0, 1] and "reused" not in done.err
     assert [line for line in done.err.splitlines() if line.startswith(f"{TITLE}: ")][:2] == [
-        f"{TITLE}: 1 of 3 folds is done",  # the others are under way
-        f"{TITLE}: 2 of 3 folds are done",
+        f"{TITLE}: 1 of 3 folds is done; other jobs, or the same command without fold=, train fold=0,1",
+        f"{TITLE}: 2 of 3 folds are done; other jobs, or the same command without fold=, train fold=1",
     ]
     assert table(done) == undisturbed and len(done.parents) == 1 and len(ranking(done)) == 3  # with two of head
     assert not list(done.folder.glob("mlruns/spool/*"))
@@ -453,7 +464,7 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_resumes_with_the_m
     first = command(train.main, *on_music, *ONE, "fold=1")
     (parent,) = first.parents
     assert (first.code, parent.info.status, trained) == (0, "SCHEDULED", [1])
-    assert f"{TITLE}: 1 of 3 folds is done; the same command without fold= trains fold=0,2 too" in first.err
+    assert f"{TITLE}: 1 of 3 folds is done; other jobs, or the same command without fold=, train fold=0,2" in first.err
     none = command(report.main)
     lacking = f"no configuration has finished there; {TITLE} lacks folds, which the command that began it trains"
     assert none.code == 2 and lacking in none.err
@@ -466,13 +477,13 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_resumes_with_the_m
 
 def killed_in_training() -> None:
     """Let this process die when it is about to train."""
-    voting.train_member = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    ensembles.train_member = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
 
 
 def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
     here: Path, on_music: tuple[str, ...], undisturbed: Table
 ) -> None:
-    real = voting.train_member
+    real = ensembles.train_member
 
     def meets_another(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         (here / f"fold {fold.index} {os.getpid()}").touch()
@@ -480,7 +491,7 @@ def test_jobs_of_one_configuration_train_side_by_side_and_each_fold_once(
         return real(cfg, task, fold, place)
 
     def prepare() -> None:
-        voting.train_member = meets_another
+        ensembles.train_member = meets_another
 
     folds = ("fold=0", "fold=1", "fold=0", "fold=2")
     assert [ended(process) for process in [fork(prepare, *on_music, *ONE, fold) for fold in folds]] == [0, 0, 0, 0]
@@ -622,14 +633,14 @@ def test_four_at_once_with_overlapping_grids_train_each_fold_once(
     here: Path, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_of_folds = here / "folds"
-    real = voting.train_member
+    real = ensembles.train_member
 
     def noted(cfg: DictConfig, task: Any, fold: Any, place: int) -> Any:
         with list_of_folds.open("a") as file:
             file.write(f"{cfg.features.kind} {cfg.batch_size} {fold.index}\n")
         return real(cfg, task, fold, place)
 
-    monkeypatch.setattr(voting, "train_member", noted)
+    monkeypatch.setattr(ensembles, "train_member", noted)
     small = [word for word in ONE if not word.startswith(("features", "batch_size"))]
     grids = [("mfcc,mel", "4,8"), ("mel,mfcc", "4"), ("mel", "8,4"), ("mfcc,mel", "8,4")]
     processes = [

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 from shared import ALL_VIEWS, Command, timeless
 
-from genre_cls import train, voting
+from genre_cls import ensembles, train
 from genre_cls.artifacts import load_fold
 from genre_cls.catalogue import gtzan_facts
 from genre_cls.errors import UserError
@@ -471,8 +471,8 @@ def test_an_interrupted_search_evaluates_no_winner_on_the_held_out_tracks(
             raise UserError("the memory is too small")
         return train_member(cfg, *rest)
 
-    train_member = voting.train_member
-    monkeypatch.setattr(voting, "train_member", breaking_off)
+    train_member = ensembles.train_member
+    monkeypatch.setattr(ensembles, "train_member", breaking_off)
     space = ("features=mfcc", "model=basic", "batch_size=4", "fold=0", "inside=true", "trainer.workers=1")
     got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=0.003,0.002")
     assert got.code == 2 and "the memory is too small" in got.err and "chosen" not in got.err

@@ -47,9 +47,9 @@ def test_workers_for_another_purpose_are_others_and_end_together() -> None:
 
 def test_workers_for_another_purpose_do_not_count_as_training() -> None:
     list(results([call(1, os.getpid, purpose="drawing")]))
-    assert not workers.at_hand()
+    assert not workers.has_pool()
     list(results([call(1, os.getpid)]))
-    assert workers.at_hand()
+    assert workers.has_pool()
 
 
 def test_workers_have_the_environment_at_their_start(monkeypatch: pytest.MonkeyPatch) -> None:

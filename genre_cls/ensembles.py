@@ -21,7 +21,7 @@ from genre_cls.training import Member, train_member
 Combined = tuple[FoldResult, list[Weights]]  # a fold's result and the weights of each member
 
 
-class Trainings:
+class EnsembleTrainings:
     """The ensemble members of several folds: workers train them from now on, or this process when they are asked for.
 
     Each model has few threads, and as many models are trained at once as the cores have room for: that is faster than
@@ -58,7 +58,7 @@ class Trainings:
     @property
     def lost(self) -> bool:
         """Whether the workers have been stopped since it began."""
-        return bool(self.calls) and not workers.at_hand()
+        return bool(self.calls) and not workers.has_pool()
 
     def cancel(self) -> None:
         """Cancel what has not begun."""
