@@ -32,6 +32,8 @@ from genre_cls.settings import CONF, GROUPS, RULES, Text, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
+ANOTHER = re.compile(r"\s\w[\w.]*=")  # the beginning of another setting, in a value
+SEVERAL = '"{}": is more than one setting; write each without these quotes'
 PLUGINS = {  # Hydra options, and the extra that installs each
     "hydra/sweeper=optuna": "hpo",
     "hydra/launcher=joblib": "joblib",
@@ -53,8 +55,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
     before, sys.unraisablehook = sys.unraisablehook, _raising_ctrl_c_again(sys.unraisablehook)
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    _open_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:
@@ -72,6 +73,16 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         raise SystemExit(2) from None
     finally:
         sys.unraisablehook = before
+
+
+def _open_closed_streams() -> None:
+    """Give closed streams, as some daemons leave them, a sink: the next files opened would take their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w"))
 
 
 def find_modules_here() -> None:
@@ -183,8 +194,8 @@ def _check_option(group: str, value: str) -> None:
     """Refuse what cannot be the name of a group's option, but may be taken for one."""
     if value.startswith("[") and group in ("dataset", "features", "model"):  # whose choice names a run
         raise UserError(f"{group}={value}: takes one option; -m {group}={value.strip('[]')} compares several")
-    if re.search(r"\s\w[\w.]*=", value):
-        raise UserError(f'"{group}={value}": is more than one setting; write each without these quotes')
+    if ANOTHER.search(value):
+        raise UserError(SEVERAL.format(f"{group}={value}"))
     if value.startswith(("/", "~", "./", "../")):
         hint = f"write dataset=folder {typed([as_word('dataset.root', value)])}"
         raise UserError(
@@ -252,6 +263,10 @@ def _quoted(key: str, value: str) -> str:
 
 def _needs_quotes(word: str) -> str:
     key, _, value = word.partition("=")
+    if ANOTHER.search(value):
+        return SEVERAL.format(word)
+    if " " in key:
+        return f'"{word}": has spaces around its equals sign; leave them out'
     return f'{word}: contains a character special to Hydra, so it needs quotes: "{_quoted(key, value)}"'
 
 

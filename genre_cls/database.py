@@ -87,7 +87,19 @@ def _new_location(location: str, folder: Path) -> str | None:
     if not before or before.parent.name != "artifacts":
         return None
     now = folder / "artifacts" / before.name
-    return now.as_uri() if now.is_dir() and not (before.exists() and before.samefile(now)) else None
+    return now.as_uri() if _is_elsewhere(now, before) else None
+
+
+def _is_elsewhere(now: Path, before: Path) -> bool:
+    """Whether there is a folder at a path, and not at its former one, which may be gone or out of reach."""
+    try:
+        now.stat()
+    except OSError:  # no folder, or a name that is too long for one
+        return False
+    try:
+        return not before.samefile(now)
+    except OSError:
+        return True
 
 
 def local_path(artifacts: str) -> Path | None:

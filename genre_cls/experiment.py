@@ -14,6 +14,7 @@ from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import database, logged_files
+from genre_cls.connection import store_uri
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.ensembles import EnsembleTrainings, n_workers
 from genre_cls.errors import DivergenceError, UserError
@@ -65,6 +66,7 @@ def _check_store(tracking: DictConfig) -> None:
     """Report an unreachable server or a damaged store before the work, not after."""
     if not tracking.uri and tracking.experiment == "Default":  # whose files MLflow keeps wherever it is run
         raise UserError("tracking.experiment=Default: is MLflow's own; choose another name")
+    store_uri(tracking.uri, Path(tracking.folder))
     for part in ("spool",) if tracking.uri else ("spool", "artifacts"):
         check_place(expanduser(tracking.folder) / part, f"tracking.folder={tracking.folder}")
     if tracking.uri or database.is_there(tracking.folder):

@@ -254,6 +254,6 @@ def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module
     if not (isclass(target) and issubclass(target, nn.Module) and target.__module__ == models.__name__):
         raise UserError(
             f"uses the class {settings['_target_']!s:.60}, which is not in genre_cls.models; if you trust its author "
-            "to run code on this machine, pass --trust"
+            "to run code on this machine, pass --trust (such a model cannot be registered)"
         )
     return target(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})

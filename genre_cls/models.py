@@ -29,7 +29,7 @@ class GenreCNN(nn.Module):
         dropout: share of the last block's statistics that is zeroed in training.
 
     Raises:
-        ValueError: channels, kernel sizes, strides and bands differ in number, or bands are no list.
+        ValueError: channels, kernel sizes, strides and bands differ in number, or are no lists.
 
     Source: Choi, Fazekas, Sandler & Cho, Transfer learning for music classification and regression tasks, ISMIR 2017:
     a classifier of a trained network's features of all layers.
@@ -46,12 +46,7 @@ class GenreCNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        if isinstance(bands, int):
-            raise ValueError(f"bands={bands}: must be a list, with a number for each block")
-        lengths = [len(each) for each in (channels, kernel_sizes, strides, bands)]
-        if len(set(lengths)) > 1:
-            one_per_block = "channels, kernel_sizes, strides and bands must be equally long, have {}, {}, {} and {}"
-            raise ValueError(one_per_block.format(*lengths))
+        _check_one_per_block(channels=channels, kernel_sizes=kernel_sizes, strides=strides, bands=bands)
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(
             *(conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))
@@ -82,6 +77,16 @@ class GenreCNN(nn.Module):
             values = pool(features)
             by_block.append((self.n_last / values.shape[1]) ** 0.5 * values)
         return torch.cat(by_block, dim=1)
+
+
+def _check_one_per_block(**lists: Sequence[object]) -> None:
+    for name, values in lists.items():
+        if not isinstance(values, Sequence):
+            raise ValueError(f"{name}={values}: must be a list, with a value for each block")
+    lengths = [len(values) for values in lists.values()]
+    if len(set(lengths)) > 1:
+        one_per_block = "channels, kernel_sizes, strides and bands must be equally long, have {}, {}, {} and {}"
+        raise ValueError(one_per_block.format(*lengths))
 
 
 class TutorialCNN(nn.Module):

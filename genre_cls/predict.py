@@ -46,7 +46,8 @@ def main() -> None:
 
 
 def _run(arguments: Namespace) -> int:
-    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path)))
+    failed: list[Path] = []
+    files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path, failed)))
     _check(arguments, files)
     missing = {file: reason for file in files if (reason := _why_missing(file))}
     if files and len(missing) == len(files) and not (arguments.export or arguments.register):
@@ -57,7 +58,6 @@ def _run(arguments: Namespace) -> int:
     classifier = _classifier(arguments)
     if classifier.dataset == "demo":
         _log("note: this model was trained on the synthetic demo set only, never on real music")
-    failed: list[Path] = []
     FORMATS[arguments.format](_predictions(classifier, files, failed), classifier.genres, arguments.top)
     if arguments.explain and not failed:
         _explain(classifier, files[0], arguments.explain)
@@ -144,15 +144,21 @@ def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[P
             _log(f"{file}: {f'contains no audio files ({READABLE})' if file.is_dir() else error}")
 
 
-def _inputs(path: Path) -> list[Path]:
+def _inputs(path: Path, failed: list[Path]) -> list[Path]:
     """Return the audio files below a folder, or the path itself, be it audio or not.
 
-    A folder without audio is returned, too, to be refused like any other path that is no audio file.
+    A folder without audio is returned, too, to be refused like any other path that is no audio file. Folders that
+    cannot be listed are logged and added to `failed`.
     """
+
+    def note(error: OSError) -> None:
+        failed.append(Path(error.filename))
+        _log(f"{error.filename}: {system_reason(error)}")
+
     if others := other_files(path):
         number = "1 file" if len(others) == 1 else f"{len(others)} files"
         _log(f"{path}: {number} skipped, such as {others[0].name}; readable formats: {READABLE}")
-    return audio_files(path) or [path]
+    return audio_files(path, note) or [path]
 
 
 def _why_missing(file: Path) -> str:

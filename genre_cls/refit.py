@@ -79,21 +79,33 @@ def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData
     ICLR 2023, here on the training data themselves.
     """
     windows = data.training_windows(MOST_VALUES // layer.in_features)
-    inputs: list[Tensor] = []
-    hook = _recording(layer, inputs.append)
-    try:
-        predict(windows)
-    finally:
-        hook.remove()
-    if sum(map(len, inputs)) != len(windows.windows):  # compiled models may call no hook
+    inputs = _inputs(layer, partial(predict, windows), len(windows.windows))
+    if inputs is None:
         return
-    together = torch.cat(inputs)
-    inputs.clear()
     try:
-        _fit(layer, together, one_hot(windows.labels, layer.out_features).float(), ridge)
+        _fit(layer, inputs, one_hot(windows.labels, layer.out_features).float(), ridge)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         reason = "is too small to fit last layers with; a larger one may do, and 0 leaves them as trained"
         raise DivergenceError(f"recipe.ridge={ridge:g}: {reason}") from error
+
+
+def _inputs(layer: nn.Linear, predict: Callable[[], object], n_windows: int) -> Tensor | None:
+    """What a layer is given while a network predicts `(n_windows, n_inputs)`; None if compiled models call no hook."""
+    # One block from the start: a list of batches, then joined, would take twice its memory.
+    inputs = layer.weight.new_empty(n_windows, layer.in_features)
+    n = 0
+
+    def record(values: Tensor) -> None:
+        nonlocal n
+        inputs[n : n + len(values)] = values
+        n += len(values)
+
+    hook = _recording(layer, record)
+    try:
+        predict()
+    finally:
+        hook.remove()
+    return inputs if n == n_windows else None
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class Tracker(StoredRuns):
         Raises:
             UserError: it was deleted.
         """
-        location = (self._artifacts / re.sub(r"^\.|[^\w.-]", "_", name)).as_uri() if self._artifacts else None
+        location = (self._artifacts / _folder_name(name)).as_uri() if self._artifacts else None
         known = self._client.get_experiment_by_name(name)
         if not known:
             try:
@@ -325,3 +325,8 @@ def _is_own(run: Run) -> bool:
     """Whether the present command has worked on a run."""
     present = os.environ.get(COMMAND_ID)
     return bool(present) and run.data.tags.get(LAST_COMMAND_ID) == present
+
+
+def _folder_name(experiment: str) -> str:
+    """The name of an experiment's folder, which may be others', too, as runs have their own; systems take 255 bytes."""
+    return re.sub(r"^\.|[^\w.-]", "_", experiment).encode()[:200].decode(errors="ignore")

@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_not_taken_for_an_empty_one(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(PermissionError, match="album"):
+    with pytest.raises(UserError, match=f"^{locked}: permission denied; make it readable, or move it elsewhere$"):
         folder(str(tmp_path))
 
 

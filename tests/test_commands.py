@@ -1,6 +1,7 @@
 """Commands: every mistake is reported in one line before any work, and Ctrl-C ends a running command."""
 
 import csv
+import shlex
 import subprocess
 import sys
 import time
@@ -74,6 +75,8 @@ MISTAKES = {
     "a list of options": (["features=[mel,mfcc]"], ["features=[mel,mfcc]", "-m features=mel,mfcc compares several"]),
     "a folder for a data set": (["dataset=/my/music"], ["dataset=/my/music", "dataset=folder dataset.root=/my/music"]),
     "two settings in one pair of quotes": (["features=mel model=deep"], ["more than one setting"]),
+    "two settings, the first of which is a number": (["recipe.epochs=1 seed=2"], ["more than one setting"]),
+    "spaces around the sign": (["recipe.epochs = 1"], ['"recipe.epochs = 1"', "spaces around its equals sign"]),
     "the beginning of a setting": (["features.hop=512"], ["features.hop", "did you mean features.hop_length"]),
     "an argument that an optimizer lacks": (
         ["recipe.optimizer._target_=torch.optim.RMSprop"],
@@ -319,6 +322,26 @@ def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeyp
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr) == (2, "error: the disk that the output goes to is full\n")
+
+
+IN_THEIR_PLACE = """
+import sys
+from genre_cls.commands import one_line_errors
+from genre_cls.errors import UserError
+with one_line_errors():
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2, file.fileno()
+    sys.stderr.flush()
+    print("answer")
+    raise UserError("nobody reads this")
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(closed: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", IN_THEIR_PLACE, str(tmp_path / "file")]
+    done = subprocess.run(f"exec {shlex.join(words)} {closed}", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "" if " >&-" in closed else "answer\n")
 
 
 @pytest.mark.parametrize("in_between", [RuntimeError, ConfigCompositionException])

@@ -157,9 +157,10 @@ def test_time_statistics_are_mean_maximum_and_deviation_of_each_band(n_bands: in
     assert torch.allclose(statistics.sort(dim=1)[0], expected.transpose(0, 1).flatten(1).sort(dim=1)[0], atol=1e-4)
 
 
-def test_one_number_of_bands_for_all_blocks_is_refused(composed: Compose) -> None:
-    with pytest.raises(InstantiationException, match="bands=4: must be a list, with a number for each block"):
-        instantiate(composed("model=basic", "model.bands=4").model, n_genres=2)
+def test_one_number_for_all_blocks_is_refused(composed: Compose) -> None:
+    for name in ("channels", "kernel_sizes", "strides", "bands"):
+        with pytest.raises(InstantiationException, match=f"{name}=4: must be a list, with a value for each block"):
+            instantiate(composed("model=basic", f"model.{name}=4").model, n_genres=2)
 
 
 def test_without_bands_there_is_nothing_to_classify(composed: Compose) -> None:

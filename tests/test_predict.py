@@ -1,6 +1,7 @@
 """The command that predicts, end to end: its output in each format, and every input that it must refuse."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -228,6 +229,23 @@ def test_a_file_for_which_the_model_returns_nan_is_named_and_the_others_are_clas
     done = classify(*files, "--format", "json")
     assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(files[0]), str(files[2])]
     assert done.err.splitlines() == [f"{files[1]}: the model returns NaN for this file"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_other_files_are_classified(
+    classify: Command, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(track(tiny_music), tmp_path / "a.wav")
+    (locked := tmp_path / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    done = classify(tmp_path)
+    assert (done.code, done.err) == (1, f"{locked}: permission denied\n") and "a.wav" in done.out
 
 
 def test_missing_files_are_reported_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:

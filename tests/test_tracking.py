@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -103,7 +105,7 @@ def run(tracker: Tracker, run_id: str) -> Run:
 
 
 def artifacts(tracker: Tracker, run_id: str) -> Path:
-    return Path(run(tracker, run_id).info.artifact_uri.removeprefix("file://").replace("%20", " "))
+    return Path(unquote(run(tracker, run_id).info.artifact_uri.removeprefix("file://")))
 
 
 def test_a_fresh_store_is_one_database_beside_its_artifacts(tracker: Tracker, folder: Path) -> None:
@@ -344,6 +346,30 @@ def test_a_store_whose_folder_was_moved_has_all_its_runs_and_is_written_at_its_n
     for name in ("a", "b"):
         (parent,) = MlflowClient(there.uri).search_runs(["1"], f"tags.kind = 'config' and tags.identity = '{name}'")
         assert artifacts(there, parent.info.run_id).is_relative_to(moved)
+
+
+def test_a_copied_store_works_though_its_former_place_is_out_of_reach(
+    tracker: Tracker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tracker, "a", 1.0)
+    shutil.copytree(folder, copied := folder.with_name("copied"))
+    monkeypatch.setattr(Path, "samefile", mock.Mock(side_effect=PermissionError))
+    there = Tracker(None, copied)
+    (parent,) = MlflowClient(there.uri).search_runs(["1"], "tags.kind = 'config'")
+    assert found(there) == {"a": 1.0} and artifacts(there, parent.info.run_id).is_relative_to(copied)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "日", "🎵"])
+def test_an_experiment_may_have_a_longer_name_than_a_folder(tracker: Tracker, folder: Path, letter: str) -> None:
+    run_id = store(tracker, "a", 1.0, experiment=100 * letter)
+    assert artifacts(tracker, run_id).is_dir()
+    assert found(Tracker(None, folder), experiment=100 * letter) == {"a": 1.0}
+
+
+def test_artifacts_whose_place_has_too_long_a_name_leave_the_store_readable(tracker: Tracker, folder: Path) -> None:
+    store(tracker, "a", 1.0)
+    MlflowClient(tracker.uri).create_experiment("long", (folder / "artifacts" / (300 * "x")).as_uri())
+    assert found(Tracker(None, folder)) == {"a": 1.0}
 
 
 def test_moving_a_store_confuses_no_experiments_whose_names_begin_alike(tracker: Tracker, folder: Path) -> None:
