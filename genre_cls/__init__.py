@@ -3,8 +3,6 @@
 import os
 from getpass import getuser
 from importlib import import_module
-from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,8 +33,8 @@ for setting, off in (
 
 try:
     getuser()
-except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch fails on
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir(), f"torchinductor_{os.getuid()}")))
+except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch and others fail on
+    os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,9 +18,10 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.commands import OneLineParser, find_modules_here, one_line_errors
+from genre_cls.commands import OneLineParser, find_modules_here, one_line_errors, whole_number
 from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
+from genre_cls.settings import Number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +63,6 @@ def _serve(arguments: Namespace) -> None:
         with needs("app"):
             import gradio  # noqa: F401  # so that it is reported before a model is loaded in vain
         controller = _controller(arguments.model, arguments.tracking, trust=arguments.trust)
-        if arguments.trust and (warning := controller.classifier.code_warning()):
-            print(f"model {arguments.model}: {warning}", file=sys.stderr)
         page = _page(controller)
         address = _launch(page, arguments.host, arguments.port)
         with suppress(KeyboardInterrupt):
@@ -339,14 +338,8 @@ def _parser() -> ArgumentParser:
     take = parser.add_argument
     parser.add_model("as genre_cls.predict takes it, but no .onnx file (default: best)")
     take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="to listen on (default: this machine only)")
-    take("--port", type=_port, default=7860, metavar="N", help="default: 7860")
+    take("--port", type=whole_number(Number(1, 65535, integer=True)), default=7860, metavar="N", help="default: 7860")
     return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
-        raise ArgumentTypeError(f"{text}: must be a whole number from 1 to 65535")
-    return int(text)
 
 
 if __name__ == "__main__":

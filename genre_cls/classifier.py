@@ -1,6 +1,7 @@
 """Inference with trained models: an audio file in, genre probabilities out, the same as in evaluation."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from genre_cls import database, modelfile
 from genre_cls.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.calibration import Floats
-from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
@@ -27,8 +27,10 @@ from genre_cls.windows import cover_starts, is_levelled, repeat_to
 if TYPE_CHECKING:
     from genre_cls.stored_runs import StoredRuns
 
+log = logging.getLogger(__name__)
+
 BEST = "best"
-OF_A_FOLD = ("trained_on", "scores")  # what the description of a fold's model says of this fold
+OF_A_FOLD = ("trained_on", "scores")  # keys of a model file's description that hold for one fold only
 
 
 class GenreClassifier(Classifier):
@@ -79,7 +81,7 @@ class GenreClassifier(Classifier):
         """
         if run := run_of(source, tracking):
             return cls.of_run(*run, trust=trust)
-        return cls([modelfile.read(path, trust=trust) for path in _model_files(source)])
+        return cls(_read(_model_files(source), trust=trust))
 
     @classmethod
     def of_run(cls, runs: "StoredRuns", run_id: str, *, trust: bool = False) -> Self:
@@ -93,24 +95,13 @@ class GenreClassifier(Classifier):
         Raises:
             UserError: there is no such run, or a file cannot be used.
         """
-        models = [modelfile.read(path, trust=trust) for path in runs.model_files(run_id)]
-        return cls(models, runs.temperature(run_id))
+        return cls(_read(runs.model_files(run_id), trust=trust), runs.temperature(run_id))
 
     @property
     def configuration(self) -> str:
         """The settings that name the configuration, as on the command line; empty if the model file lacks them."""
         named = json.loads(self._parts[0].description["origin"].get("named", "{}"))
         return " ".join(f"{key}={value}" for key, value in named.items())
-
-    def code_warning(self) -> str:
-        """Return a warning if the file that defines a trusted model's class was edited after the training, else ""."""
-        from genre_cls.identity import is_edited  # which reads the package's sources
-
-        target = json.loads(self._usage.model)["_target_"]
-        sources = [json.loads(part.description["origin"].get("sources", "{}")) for part in self._parts]
-        if any(is_edited(target, each) for each in sources):
-            return f"{target} was edited after the training, so predictions may be wrong"
-        return ""
 
     @property
     def n_networks(self) -> int:
@@ -207,7 +198,7 @@ class GenreClassifier(Classifier):
             features: windows `(n_windows, 1, n_bins, n_frames)`, as extracted.
             level: the clip's mean spectrum `(n_bins, 1)`, which is subtracted for networks with a levelled view.
         """
-        bfloat16 = resolve_precision(self._usage.precision, torch.device("cpu")) == "bf16-mixed"
+        bfloat16 = self._usage.precision == "bf16-mixed"
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):
@@ -220,6 +211,22 @@ class GenreClassifier(Classifier):
         if not np.isfinite(probabilities).all():
             raise UserError("the model returns NaN for this file")
         return probabilities
+
+
+def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
+    """Read model files; of those whose class was edited after the training, if its code is trusted, warn."""
+    models = [modelfile.read(path, trust=trust) for path in paths]
+    if trust and (edited := {target for model in models if (target := _edited(model))}):
+        log.warning("%s: edited after the training, so predictions may be wrong", ", ".join(sorted(edited)))
+    return models
+
+
+def _edited(model: SavedModel) -> str:
+    """The class of a model if the file that defines it was edited after the training; else empty."""
+    from genre_cls.identity import is_edited  # which reads the package's sources
+
+    target = str(json.loads(model.usage.model)["_target_"])
+    return target if is_edited(target, json.loads(model.description["origin"].get("sources", "{}"))) else ""
 
 
 def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] | None":
@@ -240,7 +247,8 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
     from genre_cls.stored_runs import StoredRuns  # takes seconds to import; model files do without it
 
     runs = StoredRuns.at(str(tracking))
-    run_id = runs.best() if source == BEST else str(source)
+    with runs.failures_in_one_line():
+        run_id = runs.best() if source == BEST else str(source)
     if not run_id:
         hint = "run python -m genre_cls.train first"
         raise UserError(f"tracking {tracking}: no configuration has finished there; {hint}")

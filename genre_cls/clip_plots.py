@@ -71,16 +71,16 @@ def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure
     """
     figure = new_figure(9.0, 5.0, note, title)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
-    heard = _draw_mel(upper, explained.clip)
+    image = _draw_mel(upper, explained.clip)
     _draw_mel(lower, explained.clip, cmap="Greys")
     smooth = gaussian_filter(explained.evidence, SMOOTHING, mode="constant")
     limit = float(np.quantile(np.abs(smooth), 0.995)) or 1.0
     opacity = np.clip(np.abs(smooth) / limit, 0, 1) ** 0.7
-    extent = heard.get_extent()
+    extent = image.get_extent()
     shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
     lower.set(aspect="auto")
     lower.set_xlabel("time (s)", size=8)
-    style_bar(figure.colorbar(heard, ax=upper, pad=0.01), "dB")
+    style_bar(figure.colorbar(image, ax=upper, pad=0.01), "dB")
     shades = ScalarMappable(shown.norm, shown.cmap)  # a bar of `shown` itself would be transparent
     bar = figure.colorbar(shades, ax=lower, pad=0.01, ticks=(-1, 0, 1))
     bar.ax.set_yticklabels(["against", "neither", "for"])

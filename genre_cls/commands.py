@@ -24,11 +24,11 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from genre_cls.errors import UserError, in_one_line, in_short, place_of
+from genre_cls.errors import UserError, in_short, place_of, system_reason
 from genre_cls.extras import how_to_install
 from genre_cls.interrupts import came_of_ctrl_c
 from genre_cls.provenance import typed
-from genre_cls.settings import CONF, GROUPS, RULES, Text, no_such_key
+from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
@@ -69,7 +69,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
             raise SystemExit(130) from None
         if not _is_users(error):
             raise
-        print(f"error: {in_one_line(error_message(error))}", file=sys.stderr)
+        print(f"error: {UserError(error_message(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         sys.unraisablehook = before
@@ -139,6 +139,17 @@ def nonempty(text: str) -> str:
     if not text:
         raise ArgumentTypeError("an empty name")
     return text
+
+
+def whole_number(rule: Number) -> Callable[[str], int]:
+    """Return how an argument is read that is a whole number under a rule."""
+
+    def read(text: str) -> int:
+        if not (text.isdecimal() and rule.allows(int(text))):
+            raise ArgumentTypeError(f"{text}: must be {rule}")
+        return int(text)
+
+    return read
 
 
 def check_command_line(words: Sequence[str]) -> None:
@@ -213,13 +224,14 @@ def _no_pair(word: str, parts: Sequence[str]) -> str:
     reason, rule = f"{parts[0]}: is not KEY=VALUE", RULES.get(key)
     if not isinstance(rule, Text) or rule.choices:
         return reason
-    return f'{reason}; if it belongs to a value with spaces, quote it: "{_quoted(key, " ".join([value, *parts]))}"'
+    quoted = typed([_quoted(key, " ".join([value, *parts]))])
+    return f"{reason}; if it belongs to a value with spaces, quote it: {quoted}"
 
 
 def error_message(error: BaseException) -> str:
     """Return the one line that reports a user's mistake."""
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {system_reason(error)}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk that the output goes to is full"
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
@@ -267,7 +279,7 @@ def _needs_quotes(word: str) -> str:
         return SEVERAL.format(word)
     if " " in key:
         return f'"{word}": has spaces around its equals sign; leave them out'
-    return f'{word}: contains a character special to Hydra, so it needs quotes: "{_quoted(key, value)}"'
+    return f"{word}: contains a character special to Hydra, so it needs quotes: {typed([_quoted(key, value)])}"
 
 
 def _no_such_option(config_file: str, options: Sequence[str]) -> str:

@@ -35,12 +35,12 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
         folder: of the local store.
 
     Raises:
-        UserError: it is no address or no file's, no server answers, the database is damaged or locked, or the folder
-            cannot hold a store.
+        UserError: the address is malformed or names no file, no server answers, the database is damaged or locked, or
+            the folder cannot hold a store.
     """
     _prepare_mlflow()
     address = store_uri(uri, folder)
-    if "://" not in address and address != "databricks":
+    if "://" not in address:
         shown = address.rpartition("@")[2]  # there may be a password before it
         raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
     if not uri:
@@ -48,7 +48,7 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
         make_folder(folder, setting)
         _make_database(folder)
         database.check(folder)
-        database.follow(folder)
+        database.rewrite_locations(folder)
     return _client(address)
 
 

@@ -64,13 +64,13 @@ def check(folder: Path) -> None:
         raise UserError(what_failed(f"sqlite:///{path}", f"is damaged ({state})"))
 
 
-def follow(folder: Path) -> None:
+def rewrite_locations(folder: Path) -> None:
     """Rewrite the absolute artifact paths that MLflow stores, so that a folder that was moved or copied finds its own.
 
     Args:
         folder: of the store, an absolute path.
     """
-    with closing(sqlite3.connect(folder / DATABASE)) as connection, connection, suppress(sqlite3.OperationalError):
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(folder / DATABASE)) as connection, connection:
         locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         moves = [(location, new) for (location,) in locations if (new := _new_location(location, folder))]
         for table, column in LOCATIONS:
@@ -118,7 +118,7 @@ def what_failed(uri: str, failure: object) -> str:
     """
     reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
-        refused = re.search("error code 4(?!29)", reason)  # a client's mistake, but for too many requests
+        refused = re.search(r"error code 4(?!29)|4(?!29)\d\d Client Error", reason)  # but for too many requests
         hint = "check the address, and your name and password" if refused else "run the command again when it answers"
         return f"tracking.uri={uri}: {reason}; {hint}"
     path = uri.removeprefix("sqlite:///")

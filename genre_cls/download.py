@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="genre_cls.download", description=main.__doc__)
+    parser = OneLineParser(prog="python -m genre_cls.download", description=main.__doc__)
     default = Path(os.environ.get("GTZAN_ROOT") or "gtzan")
     parser.add_argument("folder", type=nonempty, nargs="?", default=default, help="default: $GTZAN_ROOT, else ./gtzan")
     parser.add_argument(

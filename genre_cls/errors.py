@@ -3,8 +3,12 @@
 import os
 import re
 from pathlib import Path
+from sysconfig import get_path
 from traceback import walk_tb
 from urllib.error import HTTPError, URLError
+
+LIBRARIES = [get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]  # Python's, installed packages
+NOT_THE_USERS = ("<frozen", f"{Path(__file__).parent}{os.sep}", *LIBRARIES)  # where the files of such code begin
 
 
 class UserError(Exception):
@@ -41,10 +45,9 @@ def in_short(error: BaseException) -> str:
 
 def place_of(error: BaseException) -> str:
     """Return the innermost file and line of an error's traceback in the user's own code; empty if there is none."""
-    libraries = ("genre_cls", "hydra", "importlib", "torch")
-    frames = ((frame, str(frame.f_globals.get("__name__")), line) for frame, line in walk_tb(error.__traceback__))
-    users = [(frame, line) for frame, module, line in frames if module.partition(".")[0] not in libraries]
-    return f" ({Path(users[-1][0].f_code.co_filename).name}, line {users[-1][1]})" if users else ""
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    users = [(file, line) for file, line in places if not file.startswith(NOT_THE_USERS)]
+    return f" ({Path(users[-1][0]).name}, line {users[-1][1]})" if users else ""
 
 
 def without_credentials(text: str) -> str:

@@ -270,7 +270,7 @@ class _Job:
         if self.missing:
             parent.status = WAITING
         else:
-            parent.log(self.result.summary, {}, logged_files.of_configuration(self.task, self.identity, self.result))
+            parent.log(self.result.summary, logged_files.of_configuration(self.task, self.identity, self.result))
 
 
 class _Next:

@@ -53,7 +53,7 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
             difference += weight * gain
     # The evidence in a repetition counts for the frame that it repeats.
     evidence = torch.zeros(clip.mel.shape).index_add_(1, frames, evidence)
-    return Explanation(usage.genres[genre], clip, evidence.numpy(), difference, _origin(networks))
+    return Explanation(usage.genres[genre], clip, evidence.numpy(), difference, _baseline(networks))
 
 
 def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:
@@ -72,14 +72,14 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     mean = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
     # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: a transpose inverts.
     to_view = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins of the view, n_mels)
-    origin = mean if is_of_modulations(network.view) else to_view.T @ _centre(network, len(to_view))
+    baseline = mean if is_of_modulations(network.view) else to_view.T @ _centre(network, len(to_view))
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
-    path = (origin + middles * (window - origin)).requires_grad_()  # (n_steps, n_mels, n_frames)
+    path = (baseline + middles * (window - baseline)).requires_grad_()  # (n_steps, n_mels, n_frames)
     (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)
     with torch.no_grad():
-        end, start = _logit(network, basis, torch.stack([window, origin.expand_as(window)]), genre)
-    return (window - origin) * (gradients * widths).sum(dim=0), float(end - start)
+        end, start = _logit(network, basis, torch.stack([window, baseline.expand_as(window)]), genre)
+    return (window - baseline) * (gradients * widths).sum(dim=0), float(end - start)
 
 
 def _centre(network: Network, n_bins: int) -> Tensor:
@@ -87,15 +87,15 @@ def _centre(network: Network, n_bins: int) -> Tensor:
     return medians(network.mean, n_bins) if is_of_statistics(network.view) else network.mean
 
 
-def _origin(networks: Sequence[Network]) -> str:
+def _baseline(networks: Sequence[Network]) -> str:
     """Where the paths start, in words."""
     mean = ("the training tracks' mean", "CNNs")
-    origins = {
+    baselines = {
         "modulation": ("a clip in which nothing moves", "networks that see modulations alone"),
         "statistics": ("a still clip of the training tracks' medians", "kernel machines"),
     }
-    (first, _), *others = dict.fromkeys(origins.get(treatment(network.view), mean) for network in networks)
-    return first + (f" ({'; '.join(f'{origin}, for {whose}' for origin, whose in others)})" if others else "")
+    (first, _), *others = dict.fromkeys(baselines.get(treatment(network.view), mean) for network in networks)
+    return first + (f" ({'; '.join(f'{baseline}, for {whose}' for baseline, whose in others)})" if others else "")
 
 
 def overlap(view: str, least: float) -> float:

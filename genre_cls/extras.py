@@ -32,12 +32,11 @@ def how_to_install(extra: str) -> str:
     Args:
         extra: its name in pyproject.toml.
     """
-    clone = Path(__file__).parents[1]
-    if not (clone / "pyproject.toml").exists():
-        return f"{program('pip')} install 'genre_cls[{extra}]'"
-    folder = Path() if clone == Path.cwd() else clone
-    words = ["install", "-c", str(folder / "constraints.txt"), "-e"]
-    return f"{program('pip')} {shlex.join(words)} '{folder}[{extra}]'"
+    clone, words = Path(__file__).parents[1], [f"genre_cls[{extra}]"]
+    if (clone / "pyproject.toml").exists():
+        folder = Path() if clone == Path.cwd() else clone
+        words = ["-c", str(folder / "constraints.txt"), "-e", f"{folder}[{extra}]"]
+    return f"{program('pip')} install {shlex.join(words)}"
 
 
 def program(name: str) -> str:

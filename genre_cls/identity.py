@@ -26,13 +26,13 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Modules on which no fold's stored result depends, or only by way of its tracks and folds (`Task.inputs`). A new module
 # counts until it is listed: to train once too often is better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
-    "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection", "database",
-    "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation", "extras",
+    "__init__", "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection",
+    "database", "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation", "extras",
     "files", "findings", "interrupts", "logged_files", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
     "onnx_model", "outbox", "page", "plots", "predict", "prediction", "progress", "provenance", "registry", "report",
     "served", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip
-LONGEST_TITLE, LONGEST_VALUE = 80, 24  # letters
+LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters
 
 
 def is_part(cfg: DictConfig) -> bool:
@@ -99,7 +99,8 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
         cfg = cfg.copy()
         cfg.fold = None
     choices = hydra_config.runtime.choices
-    words = (override.lstrip("+").split("=", 1) for override in hydra_config.overrides.task if "=" in override)
+    set_here = [word for word in hydra_config.overrides.task if "=" in word and not word.startswith("~")]
+    words = (override.lstrip("+").split("=", 1) for override in set_here)
     overrides = {key: without_credentials(value) for key, value in words if key != "fold" or cfg.fold is not None}
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
     # Of several experiments Hydra records no choice; they are named among the overrides, as they were typed.

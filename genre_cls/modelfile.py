@@ -155,7 +155,7 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     model = json.dumps(config["model"], sort_keys=True)
     usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
     if _largest(usage) > LARGEST:
-        usage = replace(usage, longest=longest_clip(window))
+        usage = replace(usage, longest=longest_clip(window))  # a data set of long clips must not make models useless
     _check_size("features and views take", _largest(usage))
     return usage
 
@@ -167,9 +167,9 @@ def _check_size(what: str, n_values: float) -> None:
 
 def _largest(usage: Usage) -> float:
     """Number of values in the largest matrix between a clip and the networks' views."""
-    spec, windows_share = usage.spec, 1 / (1 - usage.overlap)
+    spec, copies = usage.spec, 1 / (1 - usage.overlap)  # of each frame, in overlapping windows
     n_frames = usage.longest * spec.sample_rate / spec.hop_length
-    sizes = [spec.n_fft / 2 * n_frames, spec.n_fft / 2 * spec.n_mels, spec.n_bins * n_frames * windows_share]
+    sizes = [spec.n_fft / 2 * n_frames, spec.n_fft / 2 * spec.n_mels, spec.n_bins * n_frames * copies]
     if any(map(sees_modulations, usage.views)):
         sizes += [float(spec.n_frames(usage.window)) ** 2, float(spec.n_bins) ** 2]
     return max(sizes)

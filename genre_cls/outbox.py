@@ -92,7 +92,7 @@ class Outbox:
         fold = load_fold(folder)
         files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index}"
         with self.tracker.run(self.experiment_id, name, self.tags, self.params, seconds=fold.seconds) as child:
-            child.log(fold.scores | {"seconds": fold.seconds}, fold.curves, files)
+            child.log(fold.scores | {"seconds": fold.seconds}, files, fold.curves)
         self.spool.drop(folder)
 
 

@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_letters
@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
-from genre_cls.commands import OneLineParser, find_modules_here, nonempty, one_line_errors
+from genre_cls.commands import OneLineParser, find_modules_here, nonempty, one_line_errors, whole_number
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import atomic_write, expanduser, followed
 from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar
+from genre_cls.settings import at_least
 
 if TYPE_CHECKING:
     from genre_cls.prediction import Classifier, Prediction
@@ -58,13 +59,17 @@ def _run(arguments: Namespace) -> int:
     classifier = _classifier(arguments)
     if classifier.dataset == "demo":
         _log("note: this model was trained on the synthetic demo set only, never on real music")
-    FORMATS[arguments.format](_predictions(classifier, files, failed), classifier.genres, arguments.top)
+    predictions = _predictions(classifier, files, failed)
+    if arguments.explain:
+        predictions = iter(known := list(predictions))
+    FORMATS[arguments.format](predictions, classifier.genres, arguments.top)
     if arguments.explain and not failed:
-        _explain(classifier, files[0], arguments.explain)
+        ((file, prediction),) = known
+        _explain(classifier, file, prediction.genre, arguments.explain)
     return 1 if failed else 0
 
 
-def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
+def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) -> None:
     """Plot the evidence for a file's predicted genre."""
     from genre_cls import clip_plots, plots
     from genre_cls.classifier import GenreClassifier
@@ -76,7 +81,7 @@ def _explain(classifier: "Classifier", file: Path, picture: Path) -> None:
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     n_models = classifier.n_networks
     _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
-    explanation = classifier.explain_clip(clip, classifier.predict(file).genre)
+    explanation = classifier.explain_clip(clip, genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))
     with atomic_write(picture) as output:
@@ -119,8 +124,6 @@ def _classifier(arguments: Namespace) -> "Classifier":
     if arguments.trust:
         find_modules_here()
     classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
-    if arguments.trust and (warning := classifier.code_warning()):
-        _log(f"model {arguments.model}: {warning}")
     if arguments.model == BEST and classifier.configuration:  # another one may be best tomorrow
         _log(f"best: {classifier.configuration}, of {classifier.dataset}")
     if arguments.export:
@@ -271,7 +274,7 @@ FORMATS: dict[str, Callable[[Predictions, Sequence[str], int | None], None]] = {
 
 def _parser() -> ArgumentParser:
     parser = OneLineParser(
-        prog="genre_cls.predict",
+        prog="genre-cls",
         description="Classifies your own music by genre, with models trained by genre_cls.train.",
         epilog="Exit code: 0, 1 if a file cannot be classified (the others are), 2 if the command is wrong. A page for "
         "the same: genre-cls app.",
@@ -282,7 +285,8 @@ def _parser() -> ArgumentParser:
         "best (default: the most accurate configuration of the newest comparison, an ensemble of all its folds), an "
         "MLflow run's id, a .safetensors file, a folder of them, an .onnx file"
     )
-    take("--top", type=_count, metavar="N", help="genres shown for each file (default: 3 in a table, all in JSON)")
+    number = whole_number(at_least(1))
+    take("--top", type=number, metavar="N", help="genres shown for each file (default: 3 in a table, all in JSON)")
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
     take("--export", type=expanduser, metavar="FILE", help="write the model into one self-contained file: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
@@ -302,15 +306,7 @@ def _parser() -> ArgumentParser:
 
 
 def _path(text: str) -> Path:
-    if not text:  # would be the current folder
-        raise ArgumentTypeError("an empty name is no file or folder")
-    return expanduser(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text}: must be a whole number, at least 1")
-    return int(text)
+    return expanduser(nonempty(text))  # an empty one would be the current folder
 
 
 if __name__ == "__main__":

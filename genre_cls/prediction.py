@@ -136,20 +136,20 @@ class Explanation:
             of all genres `(n_mels, n_frames)`; negative where it speaks against the genre.
         difference: this relative logit of the clip minus that of the baseline: the sum of the evidence up to the
             integration error.
-        origin: the baseline in words.
+        baseline: what it is compared with, in words.
     """
 
     genre: str
     clip: Clip
     evidence: NDArray[np.float32]
     difference: float
-    origin: str
+    baseline: str
 
     @property
     def note(self) -> str:
         """A sentence on the method and on how much of the file is explained."""
         seconds = self.clip.mel.shape[1] * self.clip.seconds_per_frame
-        return f"Integrated gradients from {self.origin}, over the first {seconds:.0f} s."
+        return f"Integrated gradients from {self.baseline}, over the first {seconds:.0f} s."
 
 
 class Classifier(ABC):

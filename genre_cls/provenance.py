@@ -3,6 +3,7 @@
 import getpass
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import genre_cls
 from genre_cls.errors import without_credentials
 from genre_cls.settings import CONF
 
+SPECIAL = re.compile(r"""["$`!]|\\(?!')""")  # within double quotes
+COMMAND_LINE = "GENRE_CLS_COMMAND_LINE"  # the environment variable in which launchers' jobs find the command's
+
 
 def provenance() -> dict[str, str]:
     """Return MLflow tags of this process; passwords are removed."""
@@ -21,10 +25,10 @@ def provenance() -> dict[str, str]:
     return {
         "version": genre_cls.__version__,
         "machine": f"{os.cpu_count()} cores, {system}",
-        "command": command(),
+        "command": os.environ.get(COMMAND_LINE) or command(),
         "mlflow.source.name": "genre_cls.train",
         "mlflow.source.git.commit": _git_commit(),
-        "mlflow.user": _user(),
+        "mlflow.user": getpass.getuser(),
     }
 
 
@@ -36,8 +40,7 @@ def command() -> str:
 
 def typed(words: Iterable[str]) -> str:
     """Join words as one would type them in a shell: `"dataset.root='/my music'"`, where `shlex` knows single quotes."""
-    special = set('"$`\\!')  # within double quotes
-    return " ".join(f'"{word}"' if "'" in word and not special & set(word) else shlex.quote(word) for word in words)
+    return " ".join(f'"{word}"' if "'" in word and not SPECIAL.search(word) else shlex.quote(word) for word in words)
 
 
 @cache  # all runs of a command name the commit it began with
@@ -48,11 +51,4 @@ def _git_commit() -> str:
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a user id without a name, as in containers
         return "unknown"

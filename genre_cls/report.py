@@ -124,7 +124,7 @@ def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Map
     with tracker.claim("report", "report") as claim:
         folder = _write_files(cfg.report_dir, files)
         with tracker.run(experiment, dataset, claim | {"kind": "report"}, {}) as run:
-            run.log({}, {}, files)
+            run.log({}, files)
     return folder
 
 

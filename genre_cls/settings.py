@@ -1,4 +1,4 @@
-"""What values each setting may have."""
+"""What values each setting may have; settings by flat keys, and what was meant by unknown ones."""
 
 import difflib
 import math

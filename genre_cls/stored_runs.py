@@ -16,6 +16,7 @@ import numpy as np
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 
 from genre_cls import database, naming
 from genre_cls.artifacts import (
@@ -51,7 +52,7 @@ class Comparison:
 
     Args:
         tags: of the configuration that finished last.
-        commands: that last wrote to one of the configurations, with the number of these, the largest first.
+        commands: command lines, each with the number of configurations that it was the last to write, most first.
         results: one per configuration.
         means: average features per genre, one per kind of feature.
         tracks: `genre`, `artist`, `fault` and `path` of each track by its id, empty where unknown.
@@ -96,12 +97,12 @@ class StoredRuns:
         """
         try:
             yield
-        except OSError as error:
-            raise UserError(disk_failure(self._folder, error) + self._spooled_folds()) from error
-        except MlflowException as error:
-            if error.error_code not in STORE_FAILED:
+        except (RequestException, MlflowException) as error:  # the former is an OSError, too, but of a server
+            if isinstance(error, MlflowException) and error.error_code not in STORE_FAILED:
                 raise
             raise UserError(database.what_failed(self.uri, error) + self._spooled_folds()) from error
+        except OSError as error:
+            raise UserError(disk_failure(self._folder, error) + self._spooled_folds()) from error
 
     def _spooled_folds(self) -> str:
         n_folds = sum(path.name.isdecimal() for path in self._folder.glob("spool/*/*"))
@@ -216,8 +217,7 @@ class StoredRuns:
 
     def report(self) -> str | None:
         """Return the newest report as HTML; None if there is none."""
-        ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        reports = self._search(ids, "tags.kind = 'report' and attributes.status = 'FINISHED'")
+        reports = self._search(self._ids(None), "tags.kind = 'report' and attributes.status = 'FINISHED'")
         return self._file(reports[0], "report.html").read_text(encoding="utf-8") if reports else None
 
     def _folds(self, run_id: str) -> list[Run]:

@@ -21,7 +21,7 @@ from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.errors import UserError
 from genre_cls.files import locked, sync
 from genre_cls.interrupts import came_of_ctrl_c
-from genre_cls.scoring import FoldResult
+from genre_cls.scoring import Curves, FoldResult
 from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics, in_order
 
 log = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ class Tracker(StoredRuns):
                     pass
 
     def _open_runs(self) -> list[Run]:
-        ids = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        return self._search(ids, "attributes.status = 'RUNNING'")
+        return self._search(self._ids(None), "attributes.status = 'RUNNING'")
 
     def _place(self) -> str:
         """Return a random id of the folder of locks, for tags: runs on a server may hold locks in other folders."""
@@ -165,7 +164,7 @@ class Tracker(StoredRuns):
                 file.write(f"{name} {here}")
             return name
 
-    def earlier(self, experiment_id: str, key: str, *, force: bool = False) -> Earlier:
+    def earlier(self, experiment_id: str, key: str, *, force: bool) -> Earlier:
         """Return what is stored of a configuration; for the process that has claimed its key.
 
         Args:
@@ -213,7 +212,7 @@ class Tracker(StoredRuns):
         new_files = {name: content for name, content in files.items() if stored.get(name) != content}
         new_metrics = {name: metrics[name] for name in changed_metrics(run, metrics)}
         if new_files or new_metrics:
-            OpenRun(self._client, run_id).log(new_metrics, {}, new_files)
+            OpenRun(self._client, run_id).log(new_metrics, new_files)
             _sync_artifacts(run.info.artifact_uri)
 
     def confirm(self, run_id: str) -> None:
@@ -249,7 +248,7 @@ class Tracker(StoredRuns):
         tags = dict(tags) | {LAST_COMMAND_ID: os.environ.get(COMMAND_ID, "")}
         run_id = run_id or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
-            artifacts = self._write_tags(run_id, tags, params)
+            artifacts = self._reopen(run_id, tags, params)
             run = OpenRun(self._client, run_id)
             yield run
             _sync_artifacts(artifacts)
@@ -259,8 +258,8 @@ class Tracker(StoredRuns):
             raise
         self._client.set_terminated(run_id, run.status)
 
-    def _write_tags(self, run_id: str, tags: Texts, params: Texts) -> str:
-        """Write a run's tags and params and return the URI of its artifacts."""
+    def _reopen(self, run_id: str, tags: Texts, params: Texts) -> str:
+        """Reopen a run with these tags and params, and return the URI of its artifacts."""
         run = self._client.get_run(run_id)
         legal = [(naming.legal(key), value) for key, value in params.items()]
         new = [Param(key, value) for key, value in legal if key not in run.data.params]
@@ -285,17 +284,17 @@ class OpenRun:
         self._client, self.run_id = client, run_id
         self.status = "FINISHED"
 
-    def log(self, metrics: Mapping[str, float], curves: Mapping[str, Sequence[float]], files: Files) -> None:
+    def log(self, metrics: Mapping[str, float], files: Files, curves: Curves | None = None) -> None:
         """Log metrics, curves and artifacts, in as few calls as MLflow allows.
 
         Args:
             metrics: final values by name.
-            curves: one value per epoch by name; the first epoch is step 1.
             files: artifacts by file name.
+            curves: one value per epoch by name; the first epoch is step 1.
         """
         now = int(time.time() * 1000)
         points = [Metric(naming.legal(name), value, now, 0) for name, value in metrics.items()]
-        for name, curve in curves.items():
+        for name, curve in (curves or {}).items():
             points += [Metric(naming.legal(name), value, now, epoch) for epoch, value in enumerate(curve, 1)]
         for batch in (points[i : i + BATCH] for i in range(0, len(points), BATCH)):
             self._client.log_batch(self.run_id, metrics=batch)

@@ -29,7 +29,7 @@ from genre_cls.commands import AGAIN, as_word, check_command_line, find_modules_
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
-from genre_cls.provenance import typed
+from genre_cls.provenance import COMMAND_LINE, command, typed
 from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 
@@ -149,10 +149,10 @@ def _evaluate_winner(config: DictConfig) -> None:
 
 
 def _name_command() -> str:
-    """Set a random id of this command in the environment, where jobs in other processes inherit it."""
+    """Set this command's line and a random id of it in the environment, where jobs in other processes inherit them."""
     from genre_cls.tracking import COMMAND_ID
 
-    os.environ[COMMAND_ID] = uuid4().hex
+    os.environ |= {COMMAND_ID: uuid4().hex, COMMAND_LINE: command()}
     return os.environ[COMMAND_ID]
 
 

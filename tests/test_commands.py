@@ -124,6 +124,14 @@ MISTAKES = {
         ["dataset.root=/music/R&B (old"],
         ["dataset.root=/music/R&B (old: ", "quotes: \"dataset.root='/music/R&B (old'\""],
     ),
+    "a path with a dollar sign and a bracket": (
+        ["dataset.root=/A$AP (live)"],
+        ["dataset.root=/A$AP (live): ", """quotes: 'dataset.root='"'"'/A$AP (live)'"'"''"""],
+    ),
+    "an address with a password in it and a bracket": (
+        ["tracking.uri=http://me:s(ecret@host:5000"],
+        ["error: tracking.uri=http://host:5000: ", "quotes"],
+    ),
     "a path with an apostrophe": (
         ["dataset.root=/it's"],
         ["dataset.root=/it's: ", "quotes: \"dataset.root='/it\\'s'\""],
@@ -248,6 +256,7 @@ OWN = (
         (OWN + "1 / 0\n", "Linear", "model: ZeroDivisionError: division by zero ({module}.py, line 7)"),
         (OWN, "Linear", "shapes cannot be multiplied (256x11 and 3x2) ({module}.py, line 6)"),
         (OWN.replace("torch.ones(2, 3)", "self.weights"), "Linear", "no attribute 'weights' ({module}.py, line 6)"),
+        (OWN.replace("torch.ones(2, 3)", "__import__('json').loads('')"), "Linear", "(char 0) ({module}.py, line 6)"),
     ],
 )
 def test_a_mistake_in_a_users_own_model_is_reported_with_its_place(

@@ -176,6 +176,7 @@ def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_
         ("recipe.members=[statistics,mfcc_statistics]", "mel members=statistics,mfcc_statist…"),
         ("recipe.window=3 +model.window=4", "mel deep 32 recipe.window=3 model.window=4"),
         ("fold=1 alone=true", "mel deep 32 fold=1"),
+        ("~recipe.optimizer.fused=true", "mel deep 32"),  # it deletes the argument
         ("+model.x='a\nb'", "mel deep 32 x=a\\nb"),
     ],
 )

@@ -115,6 +115,8 @@ def test_jobs_that_run_elsewhere_end_as_those_that_run_here_with_one_report(
     folder.mkdir()
     there = launched(folder, *GRID, *on_music, f"hydra/launcher={launcher}", "trainer.workers=1")
     assert there.code == 0, there.err
+    assert {run.data.tags["command"] for run in there.parents} == {there.parents[0].data.tags["command"]}
+    assert there.parents[0].data.tags["command"].startswith("python -m genre_cls.train -m ")
     assert numbers(there) == numbers(here) and len(numbers(there)) == 2 * (1 + 2)
     report = (folder / "report" / "report.md").read_text()
     assert "rank" in there.out and "| 4 |" in report and "| 6 |" in report

@@ -280,7 +280,7 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
     ("arguments", "reason"),
     [
         ((), "nothing to do"),
-        (("",), "FILE|FOLDER: an empty name is no file or folder"),
+        (("",), "FILE|FOLDER: an empty name"),
         (("a.wav", "--top", "0"), "--top: 0: must be a whole number, at least 1"),
         (("a.wav", "--top", "2", "--format", "csv"), "--top: --format csv always has all genres, a column each"),
         (("a.wav", "--top", "few"), "--top: few: must be a whole number"),

@@ -87,9 +87,9 @@ def store(
         for index, accuracy in enumerate(accuracies):
             with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
                 fold = a_fold(index, accuracy)
-                child.log(fold.scores, fold.curves, fold_files(fold))
+                child.log(fold.scores, fold_files(fold), fold.curves)
         files = {"genre_means_mel.npz": genre_means_file(MEANS), "tracks.csv": tracks_file(TRACKS)}
-        parent.log({"accuracy_mean": float(np.mean(accuracies))}, {}, files)
+        parent.log({"accuracy_mean": float(np.mean(accuracies))}, files)
     time.sleep(0.005)  # MLflow orders by milliseconds
     return parent.run_id
 
@@ -122,7 +122,7 @@ def test_metrics_params_and_curves_arrive_under_legal_names(tracker: Tracker) ->
     with tracker.run(tracker.experiment("e"), "n", {"tag": "é"}, {"recipe.lr": "1", "odd,key": "2"}) as open_run:
         curves = {"train_loss": [3.0, 2.0, 1.0], "long": [float(i) for i in range(1500)]}
         open_run.log(
-            {"recall_rock & roll": 0.5, "recall_" + "x" * 300: 1.0, "recall_ロック": 0.25}, curves, {"f": b"x"}
+            {"recall_rock & roll": 0.5, "recall_" + "x" * 300: 1.0, "recall_ロック": 0.25}, {"f": b"x"}, curves
         )
     client, data = MlflowClient(tracker.uri), run(tracker, open_run.run_id).data
     assert data.params == {"recipe.lr": "1", "odd_key": "2"} and data.tags["tag"] == "é"
@@ -545,7 +545,7 @@ def test_folds_whose_files_are_on_another_machine_do_not_count_as_damaged(tracke
     MlflowClient(tracker.uri).set_tag(run_id, KEY, "k")
     shutil.rmtree(artifacts(tracker, run_id).parents[1])
     with pytest.raises(UserError, match="missing, though this store keeps its folds' files there"):
-        tracker.earlier(tracker.experiment("e"), "k")
+        tracker.earlier(tracker.experiment("e"), "k", force=False)
     assert {run(tracker, child).info.status for child in children(tracker, run_id)} == {"FINISHED"}
 
 
@@ -558,9 +558,9 @@ def test_a_failing_disk_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkey
 
     monkeypatch.setattr(stored_runs, "load_fold", fail)
     with pytest.raises(OSError, match="Input/output"):
-        tracker.earlier(experiment, "k")
+        tracker.earlier(experiment, "k", force=False)
     monkeypatch.undo()
-    assert len(tracker.earlier(experiment, "k").folds) == 1
+    assert len(tracker.earlier(experiment, "k", force=False).folds) == 1
 
 
 def test_a_failing_server_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,9 +572,9 @@ def test_a_failing_server_does_not_mark_a_fold_as_damaged(tracker: Tracker, monk
     monkeypatch.setattr(database, "local_path", lambda uri: None)
     monkeypatch.setattr(Tracker, "_files", away)
     with pytest.raises(MlflowException, match="away"):
-        tracker.earlier(tracker.experiment("e"), "k")
+        tracker.earlier(tracker.experiment("e"), "k", force=False)
     monkeypatch.undo()
-    assert len(tracker.earlier(tracker.experiment("e"), "k").folds) == 1
+    assert len(tracker.earlier(tracker.experiment("e"), "k", force=False).folds) == 1
 
 
 @pytest.mark.parametrize("name", ["genre_means_mel.npz", "tracks.csv"])
@@ -775,7 +775,7 @@ def test_a_configuration_that_several_commands_confirm_is_new_to_each_of_them(
 def test_genres_that_share_a_metric_name_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
     fold = replace(a_fold(0, 0.8), genres=("a,b", "a;b"))
     with tracker.run(tracker.experiment("e"), "n", {}, {}) as open_run:
-        open_run.log(fold.scores, {}, {})
+        open_run.log(fold.scores, {})
     assert changed_metrics(run(tracker, open_run.run_id), fold.scores) == []
     assert changed_metrics(run(tracker, open_run.run_id), fold.scores | {"accuracy": 0.7}) == ["accuracy"]
 
@@ -784,6 +784,6 @@ def test_a_fold_that_is_stored_twice_counts_once(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.8)
     fold = a_fold(1, 0.8)
     with tracker.run(tracker.experiment("e"), "fold 1", {"kind": "fold", PARENT: parent}, {}) as child:
-        child.log(fold.scores, fold.curves, fold_files(fold))
+        child.log(fold.scores, fold_files(fold), fold.curves)
     comparison = tracker.newest()
     assert comparison is not None and [len(result.folds) for result in comparison.results] == [2]
