@@ -219,7 +219,7 @@ def _split(cfg: DictConfig) -> "partial[list[Fold]]":
     split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
     try:
         signature(split.func).bind("genres", "groups", "parts", **split.keywords)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the latter of a builtin, whose arguments are not known
         raise UserError(f"folds: {split.func.__name__} {error}") from error
     return split
 
