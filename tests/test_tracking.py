@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import requests
 from filelock import Timeout
 from made import windows_of
 from mlflow import MlflowClient
@@ -733,6 +734,18 @@ def test_a_full_disk_is_reported_by_the_store(tracker: Tracker, folder: Path, sm
     (disk / "filling").unlink()
     store(full, "later", 1.0)
     assert found(full) and not list(disk.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("code", "hint"), [(500, "when it answers"), (403, "your name and password")])
+def test_a_server_that_does_not_give_its_files_is_named_rather_than_a_folder(
+    tracker: Tracker, code: int, hint: str
+) -> None:
+    refused = requests.Response()
+    refused.status_code, refused.reason, refused.url = code, "Refused", "http://server/api/2.0/mlflow-artifacts"
+    with pytest.raises(UserError) as told, tracker.failures_in_one_line():
+        tracker.uri = "http://server"
+        refused.raise_for_status()
+    assert str(told.value).startswith(f"tracking.uri=http://server: {code} ") and hint in str(told.value)
 
 
 def fill(disk: Path) -> None:
