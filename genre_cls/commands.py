@@ -179,8 +179,7 @@ def _check_words(words: Sequence[str]) -> None:
 
     Raises:
         UserError: a word that adds or deletes a setting without a name, or has dashes before one; a list, a folder or a
-            number for an option; another folder for each job; a second experiment; a number of folds for the split that
-            is fixed.
+            number for an option; a second experiment; a number of folds for the split that is fixed.
     """
     for word in words:
         if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
@@ -188,8 +187,6 @@ def _check_words(words: Sequence[str]) -> None:
         name, _, value = word.lstrip("+-").partition("=")
         if word.startswith("-") and (key := name.replace("-", "_")) in (*GROUPS, *RULES):
             raise UserError(f"{word}: settings have no dashes; write {key}={value or 'VALUE'}")
-        if name == "hydra.job.chdir" and value.strip("'\"").lower() in ("true", "yes", "on", "1"):
-            raise UserError(f"{word}: would put runs and the report in another folder than is said; leave it out")
         if name in GROUPS and name != "experiment":
             _check_option(name, value)
     n_folds = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")

@@ -159,6 +159,10 @@ def _name_command() -> str:
 def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     """Check all configurations of a command and extract their features, before the first is trained."""
     configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
+    if config.hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true: would put runs and the report in another folder than is said; leave it out"
+        )
     for cfg in configurations:
         _check_settings(cfg)
         _check_root(cfg)

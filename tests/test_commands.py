@@ -62,7 +62,7 @@ MISTAKES = {
     "an empty address": (["tracking=server", "tracking.uri="], ["tracking.uri=: must be null or a non-empty text"]),
     "a database that ends with its process": (["tracking.uri=sqlite:///"], ["tracking.uri=sqlite:///: names no file"]),
     "another folder for jobs": (["hydra.job.chdir=true"], ["hydra.job.chdir=true: would put runs"]),
-    "another folder for jobs, added": (["++hydra.job.chdir=1"], ["++hydra.job.chdir=1: would put runs"]),
+    "another folder for jobs, added": (["++hydra.job.chdir=1"], ["hydra.job.chdir=true: would put runs"]),
     "a database in memory": (["tracking.uri='sqlite+pysqlite://'"], ["tracking.uri=sqlite+pysqlite://: names no file"]),
     "a database whose address is none": (["tracking.uri='sqlite+x y://'"], ["sqlite+x y://"]),
     "more threads than any machine has": (["trainer.threads=100000"], ["trainer.threads=100000", "from 1 to 1024"]),
