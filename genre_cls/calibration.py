@@ -40,7 +40,7 @@ def calibration(confidence: Floats, hits: Floats, n_tracks: int) -> Calibration:
     Args:
         confidence: probability of the predicted genre `(n_predictions,)`.
         hits: 1 where the prediction is correct, 0 elsewhere `(n_predictions,)`.
-        n_tracks: that the predictions are of; each has as many.
+        n_tracks: that the predictions are of, as many of each on average.
 
     Sources: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3; the mean absolute deviation of a
     normal distribution of variance v, sqrt(2 v / π), for each bin's number of hits.

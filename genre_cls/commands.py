@@ -32,7 +32,6 @@ from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, no_such_key
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
-ANOTHER = re.compile(r"\s\w[\w.]*=")  # the beginning of another setting, in a value
 SEVERAL = '"{}": is more than one setting; write each without these quotes'
 PLUGINS = {  # Hydra options, and the extra that installs each
     "hydra/sweeper=optuna": "hpo",
@@ -202,7 +201,7 @@ def _check_option(group: str, value: str) -> None:
     """Refuse what cannot be the name of a group's option, but may be taken for one."""
     if value.startswith("[") and group in ("dataset", "features", "model"):  # whose choice names a run
         raise UserError(f"{group}={value}: takes one option; -m {group}={value.strip('[]')} compares several")
-    if ANOTHER.search(value):
+    if _holds_another(value):
         raise UserError(SEVERAL.format(f"{group}={value}"))
     if value.startswith(("/", "~", "./", "../")):
         hint = f"write dataset=folder {typed([as_word('dataset.root', value)])}"
@@ -213,6 +212,11 @@ def _check_option(group: str, value: str) -> None:
         raise UserError(
             f"folds={value}: the number of folds is folds.k={value}; folds=random and others are ways to split"
         )
+
+
+def _holds_another(value: str) -> bool:
+    """Whether a value goes on with another setting, as in `mel model=deep`."""
+    return any(key in GROUPS or key in RULES for key in re.findall(r"\s([\w.]+)=", value))
 
 
 def _no_pair(word: str, parts: Sequence[str]) -> str:
@@ -272,7 +276,7 @@ def _quoted(key: str, value: str) -> str:
 
 def _needs_quotes(word: str) -> str:
     key, _, value = word.partition("=")
-    if ANOTHER.search(value):
+    if _holds_another(value):
         return SEVERAL.format(word)
     if " " in key:
         return f'"{word}": has spaces around its equals sign; leave them out'

@@ -68,9 +68,9 @@ def rewrite_locations(folder: Path) -> None:
     """Rewrite the absolute artifact paths that MLflow stores, so that a folder that was moved or copied finds its own.
 
     Args:
-        folder: of the store, an absolute path.
+        folder: of the store, an absolute path; if its database is locked, read-only or damaged, nothing is done.
     """
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(folder / DATABASE)) as connection, connection:
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(folder / DATABASE)) as connection, connection:
         locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         moves = [(location, new) for (location,) in locations if (new := _new_location(location, folder))]
         for table, column in LOCATIONS:
@@ -93,8 +93,9 @@ def _new_location(location: str, folder: Path) -> str | None:
 def _is_elsewhere(now: Path, before: Path) -> bool:
     """Whether there is a folder at a path, and not at its former one, which may be gone or out of reach."""
     try:
-        now.stat()
-    except OSError:  # no folder, or a name that is too long for one
+        if not now.is_dir():
+            return False
+    except OSError:  # such as a name that is too long for a folder
         return False
     try:
         return not before.samefile(now)
@@ -118,9 +119,20 @@ def what_failed(uri: str, failure: object) -> str:
     """
     reason = in_one_line(str(failure).strip().partition("\n")[0])
     if not uri.startswith("sqlite:"):
-        refused = re.search(r"error code 4(?!29)|4(?!29)\d\d Client Error", reason)  # but for too many requests
-        hint = "check the address, and your name and password" if refused else "run the command again when it answers"
-        return f"tracking.uri={uri}: {reason}; {hint}"
+        return server_failed(uri, reason)
     path = uri.removeprefix("sqlite:///")
     hint = next(hint for pattern, hint in HINTS.items() if re.search(pattern, reason))
     return f"{path}: {reason}; {hint}"
+
+
+def server_failed(uri: str, failure: object) -> str:
+    """Return one line on the failure of a server, as `what_failed` does.
+
+    Args:
+        uri: of the store, which may be a database whose files a server keeps.
+        failure: an exception or its message.
+    """
+    reason = in_one_line(failure)
+    refused = re.search(r"error code 4(?!29)|4(?!29)\d\d Client Error", reason)  # but for too many requests
+    hint = "check the address, and your name and password" if refused else "run the command again when it answers"
+    return f"tracking.uri={uri}: {reason}; {hint}"

@@ -7,8 +7,9 @@ from sysconfig import get_path
 from traceback import walk_tb
 from urllib.error import HTTPError, URLError
 
-LIBRARIES = [get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]  # Python's, installed packages
-NOT_THE_USERS = ("<frozen", f"{Path(__file__).parent}{os.sep}", *LIBRARIES)  # where the files of such code begin
+PACKAGES = {"site-packages", "dist-packages"}  # folders of installed packages
+# This package's folder and Python's own.
+OTHERS = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parent, get_path("stdlib"), get_path("platstdlib")))
 
 
 class UserError(Exception):
@@ -46,8 +47,13 @@ def in_short(error: BaseException) -> str:
 def place_of(error: BaseException) -> str:
     """Return the innermost file and line of an error's traceback in the user's own code; empty if there is none."""
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    users = [(file, line) for file, line in places if not file.startswith(NOT_THE_USERS)]
+    users = [(file, line) for file, line in places if _is_users(file)]
     return f" ({Path(users[-1][0]).name}, line {users[-1][1]})" if users else ""
+
+
+def _is_users(file: str) -> bool:
+    """Whether code is neither generated (`<string>`), nor from this package, Python's library or an installed one."""
+    return not (file.startswith(("<", *OTHERS)) or PACKAGES & set(Path(file).parts))
 
 
 def without_credentials(text: str) -> str:

@@ -66,7 +66,7 @@ def _check_store(tracking: DictConfig) -> None:
     """Report an unreachable server or a damaged store before the work, not after."""
     if not tracking.uri and tracking.experiment == "Default":  # whose files MLflow keeps wherever it is run
         raise UserError("tracking.experiment=Default: is MLflow's own; choose another name")
-    store_uri(tracking.uri, Path(tracking.folder))
+    store_uri(tracking.uri, Path(tracking.folder))  # which refuses a folder that MLflow would mistake for another
     for part in ("spool",) if tracking.uri else ("spool", "artifacts"):
         check_place(expanduser(tracking.folder) / part, f"tracking.folder={tracking.folder}")
     if tracking.uri or database.is_there(tracking.folder):

@@ -1,4 +1,4 @@
-"""Kernel ridge regression on windows' statistics: a classifier solved in closed form, not trained by epochs."""
+"""Kernel ridge regression on windows' statistics: a classifier solved in closed form, not by gradient descent."""
 
 from functools import cached_property
 from typing import Self
@@ -97,4 +97,4 @@ def solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
     """
     matrix = matrix.cpu()
     matrix.diagonal().add_(ridge)
-    return torch.cholesky_solve(right.cpu(), torch.linalg.cholesky(matrix))
+    return torch.cholesky_solve(right.cpu(), torch.linalg.cholesky(matrix, out=matrix))

@@ -27,12 +27,13 @@ from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.features import FeatureSpec
 from genre_cls.kernel import KernelMachine
 from genre_cls.prediction import longest_clip
-from genre_cls.settings import RULES
+from genre_cls.settings import RULES, Text
 from genre_cls.views import Network, shape_of, view_of
 from genre_cls.windows import cover_starts, is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
 AT_ONCE = 32  # windows in a batch
+PRECISION = Text(("32-true", "bf16-mixed"))  # as training resolves `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
 
 Weights = Mapping[str, Tensor]
@@ -144,10 +145,11 @@ def _plain(text: str) -> Any:
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
     settings = {f"recipe.{name}": recipe[name] for name in ("window", "overlap", "members")}
-    settings |= {"trainer.precision": description["precision"]}
+    settings |= {"precision": description["precision"]}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
-        if not RULES[key].allows(value):
-            raise UserError(f"{key}={value!s:.40}: must be {RULES[key]}")
+        rule = PRECISION if key == "precision" else RULES[key]
+        if not rule.allows(value):
+            raise UserError(f"{key}={value!s:.40}: must be {rule}")
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
     window, overlap, views, precision = settings.values()

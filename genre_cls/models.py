@@ -85,8 +85,7 @@ def _check_one_per_block(**lists: Sequence[object]) -> None:
             raise ValueError(f"{name}={values}: must be a list, with a value for each block")
     lengths = [len(values) for values in lists.values()]
     if len(set(lengths)) > 1:
-        one_per_block = "channels, kernel_sizes, strides and bands must be equally long, have {}, {}, {} and {}"
-        raise ValueError(one_per_block.format(*lengths))
+        raise ValueError(f"{', '.join(lists)}: must be equally long, have lengths {', '.join(map(str, lengths))}")
 
 
 class TutorialCNN(nn.Module):

@@ -51,7 +51,7 @@ def _run(arguments: Namespace) -> int:
     files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path, failed)))
     _check(arguments, files)
     missing = {file: reason for file in files if (reason := _why_missing(file))}
-    if files and len(missing) == len(files) and not (arguments.export or arguments.register):
+    if arguments.inputs and len(missing) == len(files) and not (arguments.export or arguments.register):
         for file, reason in missing.items():
             _log(f"{file}: {reason}")
         FORMATS[arguments.format](iter(()), (), arguments.top)
@@ -63,7 +63,7 @@ def _run(arguments: Namespace) -> int:
     if arguments.explain:
         predictions = iter(known := list(predictions))
     FORMATS[arguments.format](predictions, classifier.genres, arguments.top)
-    if arguments.explain and not failed:
+    if arguments.explain and known:
         ((file, prediction),) = known
         _explain(classifier, file, prediction.genre, arguments.explain)
     return 1 if failed else 0
@@ -161,7 +161,7 @@ def _inputs(path: Path, failed: list[Path]) -> list[Path]:
     if others := other_files(path):
         number = "1 file" if len(others) == 1 else f"{len(others)} files"
         _log(f"{path}: {number} skipped, such as {others[0].name}; readable formats: {READABLE}")
-    return audio_files(path, note) or [path]
+    return audio_files(path, note) or ([] if path in failed else [path])
 
 
 def _why_missing(file: Path) -> str:

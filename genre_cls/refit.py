@@ -79,7 +79,7 @@ def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData
     ICLR 2023, here on the training data themselves.
     """
     windows = data.training_windows(MOST_VALUES // layer.in_features)
-    inputs = _inputs(layer, partial(predict, windows), len(windows.windows))
+    inputs = _inputs(layer, predict, windows)
     if inputs is None:
         return
     try:
@@ -89,23 +89,27 @@ def refit(layer: nn.Linear, predict: Callable[[Windows], object], data: FoldData
         raise DivergenceError(f"recipe.ridge={ridge:g}: {reason}") from error
 
 
-def _inputs(layer: nn.Linear, predict: Callable[[], object], n_windows: int) -> Tensor | None:
-    """What a layer is given while a network predicts `(n_windows, n_inputs)`; None if compiled models call no hook."""
+def _inputs(layer: nn.Linear, predict: Callable[[Windows], object], windows: Windows) -> Tensor | None:
+    """What a layer is given for windows `(n_windows, n_inputs)`, on their device.
+
+    None if that is more or less than one input per window, as in compiled models, which may call no hook.
+    """
     # One block from the start: a list of batches, then joined, would take twice its memory.
-    inputs = layer.weight.new_empty(n_windows, layer.in_features)
+    inputs = torch.empty(len(windows.windows), layer.in_features, device=windows.data.device)
     n = 0
 
     def record(values: Tensor) -> None:
         nonlocal n
-        inputs[n : n + len(values)] = values
+        if n + len(values) <= len(inputs):
+            inputs[n : n + len(values)] = values
         n += len(values)
 
     hook = _recording(layer, record)
     try:
-        predict()
+        predict(windows)
     finally:
         hook.remove()
-    return inputs if n == n_windows else None
+    return inputs if n == len(inputs) else None
 
 
 @torch.no_grad()
@@ -115,7 +119,9 @@ def _fit(layer: nn.Linear, inputs: Tensor, targets: Tensor, ridge: float) -> Non
     Inputs keep their scales relative to each other, so that what varies little counts little.
     """
     mean, shares = inputs.mean(dim=0), targets.mean(dim=0)
-    scale = inputs.sub_(mean).square().mean().sqrt().clamp(min=1e-6)
+    # Norm by norm: their squares would take as much memory again, and one sum of them all would lose digits.
+    norm = torch.linalg.vector_norm(torch.linalg.vector_norm(inputs.sub_(mean), dim=1))
+    scale = (norm / inputs.numel() ** 0.5).clamp(min=1e-6)
     weights = LOGIT_SCALE / scale.cpu() * ridge_regression(inputs.div_(scale), targets - shares, ridge)
     layer.weight.copy_(weights.T)
     # Logits lose what all genres have in common, which softmax does not see.

@@ -97,10 +97,12 @@ class StoredRuns:
         """
         try:
             yield
-        except (RequestException, MlflowException) as error:  # the former is an OSError, too, but of a server
-            if isinstance(error, MlflowException) and error.error_code not in STORE_FAILED:
+        except MlflowException as error:
+            if error.error_code not in STORE_FAILED:
                 raise
             raise UserError(database.what_failed(self.uri, error) + self._spooled_folds()) from error
+        except RequestException as error:  # an OSError, but of a server that keeps the files
+            raise UserError(database.server_failed(self.uri, error) + self._spooled_folds()) from error
         except OSError as error:
             raise UserError(disk_failure(self._folder, error) + self._spooled_folds()) from error
 

@@ -31,6 +31,7 @@ KEY = "resume_key"  # the tag that says which runs' folds are interchangeable
 LOCK = "lock"  # the tag that names the lock that a live run's process holds
 LAST_COMMAND_ID = "last_command_id"  # the tag with the id of the last command that worked on a run
 COMMAND_ID = "GENRE_CLS_COMMAND"  # the environment variable with the random id of the present command
+LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
 N_COMMAND_IDS = 20  # ids to keep in `COMMAND_IDS`
 BATCH = 1000  # metrics that MLflow takes in one call
 
@@ -327,5 +328,5 @@ def _is_own(run: Run) -> bool:
 
 
 def _folder_name(experiment: str) -> str:
-    """The name of an experiment's folder, which may be others', too, as runs have their own; systems take 255 bytes."""
-    return re.sub(r"^\.|[^\w.-]", "_", experiment).encode()[:200].decode(errors="ignore")
+    """An experiment's folder; long names may share one, which does no harm, as each run has its own in it."""
+    return re.sub(r"^\.|[^\w.-]", "_", experiment).encode()[:LONGEST_NAME].decode(errors="ignore")

@@ -102,7 +102,7 @@ class Sweep(Callback):
         """Remember the best trial of a search inside each fold, and keep passwords from Hydra's line on a failure."""
         job_return.overrides = [without_credentials(word) for word in job_return.overrides or ()]
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            accuracy = job_return.return_value  # 0 if it has diverged
+            accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
             if accuracy > Sweep._best.get(config.fold, (0.0,))[0]:
                 Sweep._best[config.fold] = accuracy, config
 

@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 [ -f mlruns/mlflow.db ] || { echo "error: no mlruns/mlflow.db in $PWD; scripts/train.sh makes one" >&2; exit 2; }
-python -c 'from pathlib import Path; from genre_cls.database import follow; follow(Path("mlruns").resolve())' 2>/dev/null || true  # MLflow reports damage itself
+python -c 'from pathlib import Path; from genre_cls.database import rewrite_locations; rewrite_locations(Path("mlruns").resolve())'
 port=5000
 [[ " $* " =~ \ (--port|-p)[=\ ]([0-9]+) ]] && port=${BASH_REMATCH[2]}
 if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then

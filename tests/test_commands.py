@@ -124,6 +124,10 @@ MISTAKES = {
         ["dataset.root=/music/R&B (old"],
         ["dataset.root=/music/R&B (old: ", "quotes: \"dataset.root='/music/R&B (old'\""],
     ),
+    "a path with a bracket and an equals sign": (
+        ["dataset.root=/my (x) y=z"],
+        ["dataset.root=/my (x) y=z: ", "quotes: \"dataset.root='/my (x) y=z'\""],
+    ),
     "a path with a dollar sign and a bracket": (
         ["dataset.root=/A$AP (live)"],
         ["dataset.root=/A$AP (live): ", """quotes: 'dataset.root='"'"'/A$AP (live)'"'"''"""],

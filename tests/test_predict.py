@@ -246,6 +246,26 @@ def test_a_folder_that_cannot_be_listed_is_named_and_the_other_files_are_classif
     monkeypatch.setattr(os, "scandir", scandir)
     done = classify(tmp_path)
     assert (done.code, done.err) == (1, f"{locked}: permission denied\n") and "a.wav" in done.out
+    alone = classify(locked)
+    assert (alone.code, alone.err, alone.out) == (1, f"{locked}: permission denied\n", "")
+    drawn = classify(tmp_path, "--explain", str(tmp_path / "why.png"))
+    assert drawn.code == 1 and (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_that_is_explained_is_classified_once(
+    classify: Command, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, classified = GenreClassifier.predict, []
+
+    def counted(self: GenreClassifier, path: Path) -> Prediction:
+        classified.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(GenreClassifier, "predict", counted)
+    done = classify(track(tiny_music), "--explain", str(tmp_path / "why.png"))
+    assert done.code == 0 and classified == [track(tiny_music)] and "%" in done.out
+    assert f"explained: {tmp_path / 'why.png'}" in done.err
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_files_are_reported_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ class ByKeyword(Model):
         return self.layers[0](input=means(features))
 
 
+class Twice(Model):
+    """Classifies something else, too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.layers(-means(features))
+        return super().forward(features)
+
+
 class InPlace(Model):
     """Overwrites what it has classified."""
 
@@ -179,10 +187,19 @@ def test_a_layers_inputs_are_recorded_as_it_was_given_them(model: Model, fold_da
     assert LAST.weight.equal(plain.layers[0].weight) and LAST.bias.equal(plain.layers[0].bias)
 
 
-def test_a_layer_whose_inputs_are_not_seen_stays_as_it_is(fold_data: MakeData) -> None:
-    before = LAST.weight.clone()
-    refit(LAST, lambda _: None, fold_data(clips(), LABELS, FOLD), 0.3)  # as compiled models may do
+def test_a_layer_whose_inputs_are_not_seen_or_too_many_stays_as_it_is(fold_data: MakeData) -> None:
+    before, data = LAST.weight.clone(), fold_data(clips(), LABELS, FOLD)
+    refit(LAST, lambda _: None, data, 0.3)  # as compiled models may do
+    assert output_layer(Twice(LAST), SOME) is LAST
+    refit(LAST, predict(Twice(LAST)), data, 0.3)
     assert LAST.weight.equal(before)
+
+
+def test_inputs_are_collected_where_the_windows_are_though_the_network_is_elsewhere_before(fold_data: MakeData) -> None:
+    meta, layer = torch.device("meta"), nn.Linear(N_BINS, N_GENRES)  # on the CPU, where Lightning leaves networks
+    windows = fold_data(clips(), LABELS, FOLD, device=meta).training_windows(100)
+    inputs = module._inputs(layer, lambda all_: [layer.to(meta)(means(features)) for features, _ in all_], windows)
+    assert inputs is not None and inputs.device == windows.labels.device == meta
 
 
 def test_the_output_layer_is_found_wherever_it_is_defined_and_the_model_stays_as_it_was() -> None:

@@ -1,12 +1,18 @@
 """Scripts: what a user's mistake comes to before the program that a script starts is there."""
 
 import os
+import re
 import shutil
 import socket
+import sqlite3
 import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from genre_cls.database import LOCATIONS
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -27,6 +33,19 @@ def clone(tmp_path: Path) -> Path:
 def ui(clone: Path, port: int) -> subprocess.CompletedProcess[str]:
     arguments = ["bash", "scripts/ui.sh", "--port", str(port)]
     return subprocess.run(arguments, cwd=clone, env=os.environ, capture_output=True, text=True, check=False)
+
+
+def test_a_store_that_was_moved_finds_its_files_before_mlflow_opens_it(tmp_path: Path) -> None:
+    (code,) = re.findall("^python -c '(.+)'$", (SCRIPTS / "ui.sh").read_text(), re.MULTILINE)
+    (artifacts := tmp_path / "mlruns" / "artifacts" / "e").mkdir(parents=True)
+    with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection, connection:
+        for table, column in LOCATIONS:
+            connection.execute(f"CREATE TABLE {table} ({column} TEXT)")
+        connection.execute("INSERT INTO experiments VALUES ('file:///elsewhere/mlruns/artifacts/e')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection:
+        assert connection.execute("SELECT artifact_location FROM experiments").fetchone() == (artifacts.as_uri(),)
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")

@@ -748,6 +748,12 @@ def test_a_server_that_does_not_give_its_files_is_named_rather_than_a_folder(
     assert str(told.value).startswith(f"tracking.uri=http://server: {code} ") and hint in str(told.value)
 
 
+def test_a_server_that_keeps_a_databases_files_is_no_damage_to_the_database(tracker: Tracker) -> None:
+    told = pytest.raises(UserError, match=r"no route; run the command again when it answers$")
+    with told, tracker.failures_in_one_line():
+        raise requests.ConnectionError("no route")
+
+
 def fill(disk: Path) -> None:
     with (disk / "filling").open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):

@@ -1,0 +1,43 @@
+"""The wording of errors: whose code an error comes from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from sysconfig import get_path
+
+import pytest
+
+import genre_cls
+from genre_cls.errors import place_of
+
+LIBRARIES = (
+    f"{get_path('stdlib')}/json/decoder.py",
+    f"{get_path('purelib')}/torch/nn/modules/linear.py",
+    "/home/me/.local/lib/python3.11/site-packages/einops/einops.py",
+    "/usr/lib/python3/dist-packages/scipy/special.py",
+    f"{Path(genre_cls.__file__).parent}/models.py",
+    "<string>",
+    "<frozen importlib._bootstrap>",
+)
+
+
+def failing(*files: str) -> Exception:
+    """An error whose traceback leads through functions in these files, the outermost first."""
+    inner: Callable[[], object] = iter  # fails without an argument
+    for file in reversed(files):
+        names = {"inner": inner}
+        exec(compile("\n\ndef function():\n    inner()", file, "exec"), names)
+        inner = names["function"]
+    with pytest.raises(TypeError) as raised:
+        inner()
+    assert raised.value.__traceback__
+    return raised.value.with_traceback(raised.value.__traceback__.tb_next)  # without this function itself
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_error_in_a_library_has_the_place_in_the_users_code_that_called_it(library: str) -> None:
+    assert place_of(failing(library, "/home/me/mine.py", library)) == " (mine.py, line 4)"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_error_that_no_code_of_the_user_led_to_has_no_place(library: str) -> None:
+    assert place_of(failing(library)) == ""
