@@ -119,9 +119,7 @@ def _fit(layer: nn.Linear, inputs: Tensor, targets: Tensor, ridge: float) -> Non
     Inputs keep their scales relative to each other, so that what varies little counts little.
     """
     mean, shares = inputs.mean(dim=0), targets.mean(dim=0)
-    # Norm by norm: their squares would take as much memory again, and one sum of them all would lose digits.
-    norm = torch.linalg.vector_norm(torch.linalg.vector_norm(inputs.sub_(mean), dim=1))
-    scale = (norm / inputs.numel() ** 0.5).clamp(min=1e-6)
+    scale = inputs.sub_(mean).square().mean().sqrt().clamp(min=1e-6)
     weights = LOGIT_SCALE / scale.cpu() * ridge_regression(inputs.div_(scale), targets - shares, ridge)
     layer.weight.copy_(weights.T)
     # Logits lose what all genres have in common, which softmax does not see.
