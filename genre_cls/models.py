@@ -85,7 +85,7 @@ def _check_one_per_block(**lists: Sequence[object]) -> None:
             raise ValueError(f"{name}={values}: must be a list, with a value for each block")
     lengths = [len(values) for values in lists.values()]
     if len(set(lengths)) > 1:
-        raise ValueError(f"{', '.join(lists)}: must be equally long, have lengths {', '.join(map(str, lengths))}")
+        raise ValueError(f"{', '.join(lists)}: must be equally long, have {', '.join(map(str, lengths))}")
 
 
 class TutorialCNN(nn.Module):

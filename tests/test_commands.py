@@ -161,7 +161,7 @@ MISTAKES = {
     "an argument that the model does not have": (["+model.depth=2"], ["model", "depth"]),
     "steps of nothing": (["model.strides=[[0,0],[2,2],[2,2],[2,2],[1,1]]"], ["model: fails on a window of 128 bins"]),
     "a model for one size of windows": (["model=tutorial_basic"], ["model: fails on a crop", "recipe.first_crop=0.4"]),
-    "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: channels, kernel_sizes", "5, 1, 5 and 5"]),
+    "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: channels, kernel_sizes", "5, 1, 5, 5"]),
     "a model that is none": (["model._target_=builtins.dict"], ["model._target_=builtins.dict", "torch.nn.Module"]),
     "a model that gives more": ([f"model._target_={__name__}.Doubled"], ["model: gives a tuple", "must give (2, 2)"]),
     "a layer without a size": (
