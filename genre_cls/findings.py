@@ -143,8 +143,9 @@ def answer(report: Report) -> str:
 
 def _shared(result: ConfigResult) -> str:
     """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
-    share = f"At least {_whole_percent(result.artist_overlap)} of the held-out tracks"
-    return f"{share} share an artist or a recording with training tracks" if result.artist_overlap else ""
+    share = _whole_percent(result.artist_overlap)
+    tracks = "All held-out tracks" if result.artist_overlap == 1 else f"At least {share} of the held-out tracks"
+    return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
+from traceback import walk_tb
 
 
 @contextmanager
@@ -31,5 +32,12 @@ def came_of_ctrl_c(error: BaseException | None) -> bool:
     seen: list[BaseException] = []  # an exception may be its own cause
     while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
         seen.append(error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        hides = error.__suppress_context__ and not _is_omegaconfs(error)
+        error = error.__cause__ or (None if hides else error.__context__)
     return isinstance(error, KeyboardInterrupt)
+
+
+def _is_omegaconfs(error: BaseException) -> bool:
+    """Whether OmegaConf has raised or passed on an error; it hides what all of them came of."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
+    return any(module.partition(".")[0] == "omegaconf" for module in modules)

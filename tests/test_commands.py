@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from shared import Command
 
 from genre_cls import extras, report, train
@@ -369,6 +370,16 @@ def test_ctrl_c_of_which_a_library_makes_another_error_is_ctrl_c(
                 raise in_between
         except in_between as error:
             raise UserError("the disk is full") from error
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted!\n"
+
+
+def test_ctrl_c_that_omegaconf_hides_behind_an_error_of_its_own_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = OmegaConf.create({"a": 1}, flags={"struct": True})
+    with pytest.raises(SystemExit) as end, one_line_errors("!"):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            settings.b  # noqa: B018
     assert end.value.code == 130 and capsys.readouterr().err == "interrupted!\n"
 
 
