@@ -129,13 +129,8 @@ def traced(overrides: list[str]) -> None:
         from genre_cls import train, workers
 
         workers.import_ahead(*train.IMPORTED_AHEAD)  # as the command does, before it imports what follows itself
-        from genre_cls import (  # which the command would import later
-            ensembles,
-            experiment,
-            feature_cache,
-            plots,
-            report,
-        )
+        # The command would import these later.
+        from genre_cls import ensembles, experiment, feature_cache, plots, report
     trace.calls(experiment, "prepare", "tracks and folds")
     trace.calls(experiment, "check_buildable", "checks")
     trace.calls(experiment, "Tracker", "MLflow's store")

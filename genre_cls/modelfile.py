@@ -33,7 +33,7 @@ from genre_cls.windows import cover_starts, is_of_statistics, sees_modulations
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
 AT_ONCE = 32  # windows in a batch
-PRECISION = Text(("32-true", "bf16-mixed"))  # as training resolves `auto`
+IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
 
 Weights = Mapping[str, Tensor]
@@ -147,9 +147,8 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     settings = {f"recipe.{name}": recipe[name] for name in ("window", "overlap", "members")}
     settings |= {"precision": description["precision"]}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
-        rule = PRECISION if key == "precision" else RULES[key]
-        if not rule.allows(value):
-            raise UserError(f"{key}={value!s:.40}: must be {rule}")
+        if not IN_FILES[key].allows(value):
+            raise UserError(f"{key}={value!s:.40}: must be {IN_FILES[key]}")
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
     window, overlap, views, precision = settings.values()

@@ -1,5 +1,6 @@
 """Shared by the tests: tiny music, composed settings, the command in this process, and one sweep as users start it."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -146,6 +147,18 @@ def heeding_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def lock(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let nobody list a folder, not even root, who may list any."""
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def held_for_a_second(lock: Path) -> None:

@@ -1,6 +1,5 @@
 """Catalogues: GTZAN in every folder layout, any folder of music, and the demo set, made once."""
 
-import errno
 import inspect
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import lock
 
 from genre_cls import catalogue, workers
 from genre_cls import demo as synthesiser
@@ -108,14 +108,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_not_taken_for_an_empty_one(
     locked = touch(tmp_path / "rock" / "album" / "1.wav").parent
     touch(tmp_path / "rock" / "2.wav")
     touch(tmp_path / "jazz" / "1.wav")
-    real = os.scandir
-
-    def scandir(path: str) -> Any:
-        if Path(path) == locked:
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, locked)
     with pytest.raises(UserError, match=f"^{locked}: permission denied; make it readable, or move it elsewhere$"):
         folder(str(tmp_path))
 

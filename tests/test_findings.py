@@ -188,6 +188,13 @@ def test_a_report_states_how_many_tracks_are_by_artists_of_training_tracks(group
     assert ("Artists on both sides" in findings.how_to_read(report)) == bool(told)
 
 
+def test_a_report_says_all_where_every_track_is_by_an_artist_of_training_tracks() -> None:
+    result = a_result(0.5, 0.6)
+    folds = tuple(replace(fold, groups=(0,) * len(fold.labels)) for fold in result.folds)
+    report = replace(REPORT, results=(replace(result, folds=folds),))
+    assert " All held-out tracks share an artist or a recording with training tracks." in findings.answer(report)
+
+
 def test_each_comparison_carries_the_number_of_comparisons_that_it_is_corrected_for() -> None:
     assert {pair.n_comparisons for pair in each_pair(GRID, 0.01)} == {28}
     assert {effect.n_comparisons for effect in main_effects(GRID, 0.01)} == {3}

@@ -1,7 +1,6 @@
 """The command that predicts, end to end: its output in each format, and every input that it must refuse."""
 
 import csv
-import errno
 import io
 import json
 import os
@@ -21,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shared import Command
+from shared import Command, lock
 
 from genre_cls import GenreClassifier, predict
 from genre_cls.audio import UnreadableAudio
@@ -236,14 +235,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_the_other_files_are_classif
 ) -> None:
     shutil.copy(track(tiny_music), tmp_path / "a.wav")
     (locked := tmp_path / "lost+found").mkdir()
-    real = os.scandir
-
-    def scandir(path: str) -> Any:
-        if Path(path) == locked:
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock(monkeypatch, locked)
     done = classify(tmp_path)
     assert (done.code, done.err) == (1, f"{locked}: permission denied\n") and "a.wav" in done.out
     alone = classify(locked)
