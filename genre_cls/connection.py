@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from urllib3.util import Retry
 
 from genre_cls import database
 from genre_cls.errors import UserError, system_reason, without_credentials
@@ -76,16 +77,24 @@ def _prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run, eighty per sweep
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one per file
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each of these tries
+    logging.getLogger("urllib3.connectionpool").addFilter(_first_of_several_tries)
     # It logs the traceback of each failure that it raises, which `StoredRuns.failures_in_one_line` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def _first_of_several_tries(record: logging.LogRecord) -> bool:
+    """Let a call to a server that is tried again be logged once, rather than at each try by urllib3."""
+    retry = next(iter(record.args or ()), None)
+    if not isinstance(retry, Retry):
+        return record.levelno >= logging.ERROR
+    record.msg, record.args = "the tracking server does not answer; it is tried again", ()
+    return len(retry.history) == 1
 
 
 def _client(uri: str) -> MlflowClient:
     """Connect to a server, or to a database that exists or that MLflow is to create."""
     try:
-        if uri.startswith("http"):
-            _check_answers(uri)
+        check_answers(uri)
         if uri.startswith("sqlite") and make_url(uri).database in (None, "", ":memory:"):
             raise UserError(f"tracking.uri={uri}: names no file, so that the runs would be lost; name one")
         client = _unbroken(uri) if uri.startswith("sqlite:") else MlflowClient(uri)
@@ -112,8 +121,17 @@ def _unbroken(uri: str) -> MlflowClient:
     return client
 
 
-def _check_answers(uri: str) -> None:
-    """Fail at once if no server answers, for which MLflow would wait a minute; passwords are left to MLflow."""
+def check_answers(uri: str) -> None:
+    """Fail at once if no server answers, for which MLflow would wait a minute.
+
+    Args:
+        uri: of a store; nothing is done for a database, and passwords are left to MLflow.
+
+    Raises:
+        OSError: no server answers.
+    """
+    if not uri.startswith("http"):
+        return
     try:
         urlopen(without_credentials(uri), timeout=10).close()
     except HTTPError:

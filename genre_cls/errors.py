@@ -26,6 +26,18 @@ class DivergenceError(UserError):
     """Training has failed for numerical reasons, such as predictions that are not finite."""
 
 
+def of_other_kind(group: str, target: object, kind: str, made: object) -> UserError:
+    """Return the error for a group of settings whose `_target_` makes something else than is needed.
+
+    Args:
+        group: of the settings.
+        target: its `_target_`.
+        kind: what is needed.
+        made: what was made.
+    """
+    return UserError(f"{group}._target_={target}: makes no {kind} but a {type(made).__name__}")
+
+
 def system_reason(error: OSError) -> str:
     """Return the system's reason for a failure, without the file's name and what urllib wraps around it.
 
@@ -58,7 +70,8 @@ def _is_users(file: str) -> bool:
 
 def without_credentials(text: str) -> str:
     """Remove user names and passwords from the addresses in a text."""
-    return re.sub(r"(?<=://)[^/?#\s]+@", "", text)  # a password may hold an @
+    # A password may hold an @ and, though no server would be found then, a slash; a number before one is a port.
+    return re.sub(r"(?<=://)([^/?#\s]+|[^/?#\s:]+:(?!\d+[/?#])\S+)@", "", text)
 
 
 def in_one_line(text: object) -> str:

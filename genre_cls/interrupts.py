@@ -1,10 +1,12 @@
 """Ctrl-C (SIGINT): held back while something must not be broken off halfway, and recognised in what it caused."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from traceback import walk_tb
+from types import FrameType
 
 
 @contextmanager
@@ -25,6 +27,28 @@ def held_back() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process on the spot, until `raise_again`: OmegaConf drops what is raised inside of it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # where a shell has it ignored, it stays ignored
+        signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        raise_again()
+
+
+def raise_again() -> None:
+    """Let Ctrl-C be raised as an exception as usual, now that there is something to end properly."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")  # not by `print`, which may be what it interrupts
+    os._exit(130)
 
 
 def came_of_ctrl_c(error: BaseException | None) -> bool:

@@ -15,6 +15,7 @@ from genre_cls import database
 from genre_cls.commands import check_command_line, one_line_errors
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import atomic_write, expanduser, make_folder
+from genre_cls.interrupts import ends_at_once, raise_again
 from genre_cls.settings import CONF, check
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
@@ -34,7 +35,7 @@ EXPERIMENT = "genre_cls reports"  # separate, so that the other experiments list
 
 def main() -> None:
     """Write the report of the configurations that finished last."""
-    with one_line_errors():
+    with one_line_errors(), ends_at_once():
         for word in sys.argv[1:]:
             if word == "-m" or (word.startswith("--mu") and "--multirun".startswith(word)):
                 raise UserError(f"{word}: there is only one report of a store; leave it out")
@@ -49,6 +50,7 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def report_only(cfg: DictConfig) -> None:
     """Run as Hydra's job."""
+    raise_again()
     with one_line_errors():  # here too, because Hydra would add a line of its own
         check(cfg)
         if not write_newest(cfg):

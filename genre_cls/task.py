@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.artists import artist_groups, recordings
 from genre_cls.catalogue import Catalogue, Track
 from genre_cls.duplicates import FINGERPRINT, Duplicate, near_duplicates
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, of_other_kind
 from genre_cls.feature_cache import FeatureCache, Features
 from genre_cls.features import FeatureSpec
 from genre_cls.files import expanduser, make_folder
@@ -239,7 +239,9 @@ def _load_dataset(settings: str) -> _Data:
     cfg = OmegaConf.create(settings)
     if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
         make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
-    catalogue: Catalogue = instantiate(cfg.dataset)
+    catalogue = instantiate(cfg.dataset)
+    if not isinstance(catalogue, Catalogue):
+        raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
     return _Data(catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue)

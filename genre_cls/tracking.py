@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, Files
+from genre_cls.connection import check_answers
 from genre_cls.errors import UserError
 from genre_cls.files import locked, sync
 from genre_cls.interrupts import came_of_ctrl_c
@@ -255,6 +256,7 @@ class Tracker(StoredRuns):
             _sync_artifacts(artifacts)
         except BaseException as error:
             with suppress(*FAILURES):  # the store may be what has failed
+                check_answers(self.uri)
                 self._client.set_terminated(run_id, "KILLED" if came_of_ctrl_c(error) else "FAILED")
             raise
         self._client.set_terminated(run_id, run.status)

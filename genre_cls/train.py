@@ -29,6 +29,7 @@ from genre_cls.commands import AGAIN, as_word, check_command_line, find_modules_
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
+from genre_cls.interrupts import ends_at_once, raise_again
 from genre_cls.provenance import COMMAND_LINE, command, typed
 from genre_cls.settings import CONF, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stopped_by_failure
@@ -42,7 +43,7 @@ def main() -> None:
     """Run what the command line asks for; a mistake in it is reported in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     find_modules_here()
-    with one_line_errors(AGAIN), stopped_by_failure():
+    with one_line_errors(AGAIN), stopped_by_failure(), ends_at_once():
         check_command_line(sys.argv[1:])
         try:
             evaluate_one()
@@ -158,6 +159,7 @@ def _name_command() -> str:
 
 def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     """Check all configurations of a command and extract their features, before the first is trained."""
+    raise_again()
     configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
     if config.hydra.job.chdir:
         raise UserError(

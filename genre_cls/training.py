@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from genre_cls.data import FoldData, Windowing, mean_and_deviation_per_value
 from genre_cls.device import resolve_device
-from genre_cls.errors import UserError, in_short, place_of
+from genre_cls.errors import UserError, in_short, of_other_kind, place_of
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
@@ -157,9 +157,7 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
         raise UserError("model: its file in conf/model lacks a line _target_: module.Class")
     model = instantiate(cfg.model, n_genres=n_genres)
     if not isinstance(model, nn.Module):
-        raise UserError(
-            f"model._target_={cfg.model.get('_target_')}: makes no torch.nn.Module but a {type(model).__name__}"
-        )
+        raise of_other_kind("model", cfg.model["_target_"], "torch.nn.Module", model)
     spec: FeatureSpec = instantiate(cfg.features)
     _check_output(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
     if lazy := [name for name, weights in model.named_parameters() if is_lazy(weights)]:
@@ -192,6 +190,9 @@ def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:
 
 
 def _augmentation(cfg: DictConfig) -> Augmentation:
-    augmentation: Augmentation = instantiate(cfg.recipe.augmentation)
+    settings = cfg.recipe.augmentation
+    augmentation = instantiate(settings)
+    if not isinstance(augmentation, Augmentation):
+        raise of_other_kind("recipe.augmentation", settings.get("_target_"), "Augmentation", augmentation)
     # A shift of mel bands is one of pitch; cepstral coefficients have no such order.
     return augmentation if cfg.features.kind == "mel" else replace(augmentation, bin_shift=0)

@@ -169,6 +169,11 @@ MISTAKES = {
         [f"model._target_={__name__}.OnlyInTraining"],
         ["model: auxiliary.weight has no size", "not called in evaluation"],
     ),
+    "a data set that is none": (["dataset._target_=builtins.dict"], ["dataset._target_=builtins.dict", "no Catalogue"]),
+    "an augmentation that is none": (
+        ["recipe.augmentation._target_=builtins.dict"],
+        ["recipe.augmentation._target_=builtins.dict", "no Augmentation but a dict"],
+    ),
     "features that are none": (["features._target_=builtins.dict"], ["features._target_=builtins.dict"]),
     "a setting of other features": (["features.n_mfcc=13"], ["features.n_mfcc", "features=mfcc has it"]),
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),

@@ -1,4 +1,4 @@
-"""The wording of errors: whose code an error comes from."""
+"""The wording of errors: whose code an error comes from, and no passwords."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from sysconfig import get_path
 import pytest
 
 import genre_cls
-from genre_cls.errors import place_of
+from genre_cls.errors import UserError, place_of
 
 LIBRARIES = (
     f"{get_path('stdlib')}/json/decoder.py",
@@ -41,3 +41,14 @@ def test_an_error_in_a_library_has_the_place_in_the_users_code_that_called_it(li
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_an_error_that_no_code_of_the_user_led_to_has_no_place(library: str) -> None:
     assert place_of(failing(library)) == ""
+
+
+@pytest.mark.parametrize("password", ["secret", "se@cret", "se/cret", "se?cret", "se#cret"])
+def test_addresses_lose_their_passwords_though_these_should_have_been_escaped(password: str) -> None:
+    line = f"tracking.uri=http://me:{password}@host:5000/path: no answer"
+    assert str(UserError(line)) == "tracking.uri=http://host:5000/path: no answer"
+
+
+@pytest.mark.parametrize("address", ["http://host:5000/a@b", "http://host/a:b@c", "s3://bucket/a@b"])
+def test_addresses_without_passwords_stay_whole(address: str) -> None:
+    assert str(UserError(f"{address}: no answer")) == f"{address}: no answer"

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from genre_cls import connection, workers
-from genre_cls.interrupts import held_back
+from genre_cls.interrupts import ends_at_once, held_back, raise_again
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +107,46 @@ def test_where_it_is_ignored_it_stays_ignored() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+DROPPED = """
+import os, signal, sys
+from genre_cls import {module} as command
+
+signal.signal(signal.SIGINT, signal.{handler})
+
+def drop_it():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    print("went on")
+    command.raise_again()
+    os.kill(os.getpid(), signal.SIGINT)
+    print("and on")
+
+command.{job} = drop_it
+command.main()
+"""
+
+
+@pytest.mark.parametrize("handler", ["default_int_handler", "SIG_IGN"])
+@pytest.mark.parametrize(("module", "job"), [("train", "evaluate_one"), ("report", "report_only")])
+def test_while_settings_are_composed_it_ends_a_command_though_omegaconf_drops_exceptions_unless_it_is_ignored(
+    module: str, job: str, handler: str
+) -> None:
+    script = DROPPED.format(module=module, job=job, handler=handler)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    expected = (0, "went on\nand on\n", "") if handler == "SIG_IGN" else (130, "", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == expected
+
+
+def test_once_there_is_something_to_end_it_is_raise_again() -> None:
+    with ends_at_once():
+        raise_again()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("uri", [None, "http://127.0.0.1:9"])
 def test_a_call_on_a_local_store_is_not_broken_off_and_one_on_a_server_is(
     fresh_store: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None
@@ -116,7 +158,7 @@ def test_a_call_on_a_local_store_is_not_broken_off_and_one_on_a_server_is(
         done.append("call")
 
     monkeypatch.setattr(MlflowClient, "search_experiments", call)
-    monkeypatch.setattr(connection, "_check_answers", lambda uri: None)
+    monkeypatch.setattr(connection, "check_answers", lambda uri: None)
     with pytest.raises(KeyboardInterrupt):
         connection.connect(uri, fresh_store)
     assert done == ([] if uri else ["call"])

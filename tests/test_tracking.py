@@ -8,10 +8,12 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 from urllib.parse import unquote
@@ -746,6 +748,44 @@ def test_a_server_that_does_not_give_its_files_is_named_rather_than_a_folder(
         tracker.uri = "http://server"
         refused.raise_for_status()
     assert str(told.value).startswith(f"tracking.uri=http://server: {code} ") and hint in str(told.value)
+
+
+class _Answering(BaseHTTPRequestHandler):
+    """A server that has one run, whatever it is asked."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        info = {"run_id": "a", "artifact_uri": "mlflow-artifacts:/a", "experiment_id": "1", "status": "RUNNING"}
+        answer = json.dumps({"run": {"info": info, "data": {}}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+def test_a_server_that_dies_is_tried_again_for_the_call_that_fails_only_and_this_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tracker = Tracker(f"http://127.0.0.1:{server.server_port}", tmp_path)
+        with (
+            pytest.raises(UserError, match="Connection refused"),
+            tracker.failures_in_one_line(),
+            tracker.run("1", "a run", {}, {}) as run,
+        ):
+            server.shutdown()
+            server.server_close()
+            run.log({"accuracy": 1.0}, {})
+    assert caplog.messages == ["the tracking server does not answer; it is tried again"]
 
 
 def test_a_server_that_keeps_a_databases_files_is_no_damage_to_the_database(tracker: Tracker) -> None:
