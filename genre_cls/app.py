@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.commands import OneLineParser, find_modules_here, one_line_errors, whole_number
+from genre_cls.commands import OneLineParser, as_command, find_modules_here, whole_number
 from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
 from genre_cls.settings import Number
@@ -51,7 +51,7 @@ NO_LIBRARY = "A model file keeps no tracks to compare with; open the page with `
 
 def main() -> None:
     """Serve the page until Ctrl-C; the exit code is 2 if the command is wrong."""
-    with one_line_errors():
+    with as_command():
         _serve(_parser().parse_args())
 
 

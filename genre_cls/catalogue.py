@@ -128,154 +128,6 @@ def gtzan(root: str | None) -> Catalogue:
     raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
 
 
-def folder(root: str | None) -> Catalogue:
-    """List any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
-
-    Args:
-        root: folder that holds one folder per genre and, if artists are to be kept apart, a `metadata.csv` with the
-            columns `path` (below the folder), `artist` and, for tracks to leave out, `exclude` (1; others 0 or
-            empty).
-
-    Raises:
-        UserError: no root, no such folder, fewer than two genres with audio, or an invalid metadata.csv.
-    """
-    base = _folder_root(root)
-    entries = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
-    every = [
-        Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
-    ]
-    facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
-    tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
-    genres = {track.genre for track in tracks}
-    if len(genres) < 2:
-        raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}")
-    unmatched = sorted(facts.keys() - set(names))
-    if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
-        raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
-    empty = [genre.name for genre in folders if genre.name not in genres]
-    loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
-    notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
-    return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
-
-
-def _too_few_genres(base: Path, genres: Collection[str]) -> str:
-    """Say that there are not two genres below a folder, and what else is there."""
-    found = f"only 1 genre folder with audio, {next(iter(genres))}" if genres else "no genre folder with audio"
-    text = f"{found} ({', '.join(EXTENSIONS)}); at least two are needed"
-    if unread := other_files(base):
-        text += f"; files in unreadable formats: {len(unread)}, such as {unread[0].relative_to(base)} {CONVERT}"
-    return text
-
-
-def _folder_root(root: str | None) -> Path:
-    if not root:
-        raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
-    base = expanduser(root)
-    if not base.is_dir():
-        raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
-    return base
-
-
-def _with_metadata(tracks: Sequence[Track], facts: Sequence[Mapping[str, str]]) -> list[Track]:
-    """Add artists to tracks, and leave out those that metadata.csv excludes."""
-    known = zip(tracks, facts, strict=True)
-    return [
-        replace(track, artist=fact.get("artist") or None) for track, fact in known if fact.get("exclude", "") in KEPT
-    ]
-
-
-def _folder_notes(
-    empty: Sequence[str], loose: Sequence[Path], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
-) -> tuple[str, ...]:
-    """Notes on folders without tracks, files in no genre's folder or of other formats, and on metadata.csv."""
-    notes = []
-    if empty:
-        notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
-    if loose:
-        notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
-    if unread:
-        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name} {CONVERT}.")
-    if n_excluded:
-        notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
-    if unmatched:
-        notes.append(f"metadata.csv: {_unmatched(unmatched)}.")
-    return tuple(notes)
-
-
-def _unmatched(paths: Sequence[str]) -> str:
-    paths_match = f"{len(paths)} paths match no track (such as " if len(paths) > 1 else "1 path matches no track ("
-    return f"{paths_match}{paths[0]!r}); write paths like rock/a.wav"
-
-
-def demo(
-    *, cache_dir: str, tracks_per_genre: int, seconds: float, sample_rate: int, crossover: float, seed: int
-) -> Catalogue:
-    """Synthesise the demo set on first use, once per machine, and list it.
-
-    Args:
-        cache_dir: where the audio is kept; a folder is made there for each set of arguments.
-        tracks_per_genre: tracks of each of the ten genres.
-        seconds: length of a track, s.
-        sample_rate: of the files, Hz.
-        crossover: probability that an ingredient comes from a neighbouring genre, 0 to 1.
-        seed: of all random choices.
-    """
-    plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
-    recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
-    # A change to the synthesiser makes a new set, never a mixture of old and new.
-    key = blake2b((SYNTHESISER + repr(recipe)).encode(), digest_size=6).hexdigest()
-    base = expanduser(cache_dir) / "demo" / key
-    tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
-    base.mkdir(parents=True, exist_ok=True)
-    with locked(base / ".lock", "demo set"):
-        todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
-        _synthesise_all(todo)
-    notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)
-    return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
-
-
-def _metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Artist and exclusion by a metadata.csv's paths, "" where a cell is empty; {} if there is no such file."""
-    if not path.exists() and not path.is_symlink():
-        return {}
-    facts: dict[str, dict[str, str]] = {}
-    for row in _rows(path):
-        track = normpath(normalize("NFC", row["path"]))  # without ./
-        fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
-        if facts.setdefault(track, fact) != fact:
-            raise UserError(f"{path}: {track} is listed twice with different facts; keep one")
-        if fact["exclude"] not in (*KEPT, *EXCLUDED):
-            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
-    return facts
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The lines of a metadata.csv that name a path, by its columns' names in lower case."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            delimiter = ";" if ";" in head and "," not in head else ","  # Excel's in some countries
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            if "path" not in reader.fieldnames:
-                raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
-            rows = _strictly_read(reader)
-            if any(None in row for row in rows):
-                raise csv.Error(f"a name with a {'comma' if delimiter == ',' else 'semicolon'} needs quotes around it")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
-    return [row for row in rows if row["path"]]
-
-
-def _strictly_read(reader: "csv.DictReader[str]") -> list[dict[str, str]]:
-    try:
-        return list(reader)
-    except csv.Error as error:  # such as a quote that is opened and not closed
-        raise csv.Error(f"line {reader.line_num}: {error}; a quote within quotes is written twice") from error
-
-
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
@@ -322,15 +174,152 @@ def gtzan_facts() -> dict[str, dict[str, str]]:
     return {row["track"]: row for row in csv.DictReader(lines)}
 
 
-def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
-    """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
-    tracks = list(tracks)
-    for track in tracks:
-        try:
-            f"{track.id} {track.path.absolute()}".encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{track.path}: its name is not valid UTF-8; rename the file or its folder") from error
-    return tuple(sorted(tracks, key=lambda track: track.id))
+def folder(root: str | None) -> Catalogue:
+    """List any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
+
+    Args:
+        root: folder that holds one folder per genre and, if artists are to be kept apart, a `metadata.csv` with the
+            columns `path` (below the folder), `artist` and, for tracks to leave out, `exclude` (1; others 0 or
+            empty).
+
+    Raises:
+        UserError: no root, no such folder, fewer than two genres with audio, or an invalid metadata.csv.
+    """
+    base = _folder_root(root)
+    entries = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
+    every = [
+        Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
+    ]
+    facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
+    tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
+    genres = {track.genre for track in tracks}
+    if len(genres) < 2:
+        raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}")
+    unmatched = sorted(facts.keys() - set(names))
+    if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
+        raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
+    empty = [genre.name for genre in folders if genre.name not in genres]
+    loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
+    notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
+    return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
+
+
+def _folder_root(root: str | None) -> Path:
+    if not root:
+        raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
+    base = expanduser(root)
+    if not base.is_dir():
+        raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
+    return base
+
+
+def _with_metadata(tracks: Sequence[Track], facts: Sequence[Mapping[str, str]]) -> list[Track]:
+    """Add artists to tracks, and leave out those that metadata.csv excludes."""
+    known = zip(tracks, facts, strict=True)
+    return [
+        replace(track, artist=fact.get("artist") or None) for track, fact in known if fact.get("exclude", "") in KEPT
+    ]
+
+
+def _too_few_genres(base: Path, genres: Collection[str]) -> str:
+    """Say that there are not two genres below a folder, and what else is there."""
+    found = f"only 1 genre folder with audio, {next(iter(genres))}" if genres else "no genre folder with audio"
+    text = f"{found} ({', '.join(EXTENSIONS)}); at least two are needed"
+    if unread := other_files(base):
+        text += f"; files in unreadable formats: {len(unread)}, such as {unread[0].relative_to(base)} {CONVERT}"
+    return text
+
+
+def _folder_notes(
+    empty: Sequence[str], loose: Sequence[Path], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
+) -> tuple[str, ...]:
+    """Notes on folders without tracks, files in no genre's folder or of other formats, and on metadata.csv."""
+    notes = []
+    if empty:
+        notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
+    if loose:
+        notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
+    if unread:
+        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name} {CONVERT}.")
+    if n_excluded:
+        notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
+    if unmatched:
+        notes.append(f"metadata.csv: {_unmatched(unmatched)}.")
+    return tuple(notes)
+
+
+def _unmatched(paths: Sequence[str]) -> str:
+    paths_match = f"{len(paths)} paths match no track (such as " if len(paths) > 1 else "1 path matches no track ("
+    return f"{paths_match}{paths[0]!r}); write paths like rock/a.wav"
+
+
+def _metadata(path: Path) -> dict[str, dict[str, str]]:
+    """Artist and exclusion by a metadata.csv's paths, "" where a cell is empty; {} if there is no such file."""
+    if not path.exists() and not path.is_symlink():
+        return {}
+    facts: dict[str, dict[str, str]] = {}
+    for row in _rows(path):
+        track = normpath(normalize("NFC", row["path"]))  # without ./
+        fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
+        if facts.setdefault(track, fact) != fact:
+            raise UserError(f"{path}: {track} is listed twice with different facts; keep one")
+        if fact["exclude"] not in (*KEPT, *EXCLUDED):
+            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
+    return facts
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a metadata.csv that name a path, by its columns' names in lower case."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            file.seek(0)
+            delimiter = ";" if ";" in head and "," not in head else ","  # Excel's in some countries
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            if "path" not in reader.fieldnames:
+                raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
+            rows = _strictly_read(reader)
+            if any(None in row for row in rows):
+                raise csv.Error(f"a name with a {'comma' if delimiter == ',' else 'semicolon'} needs quotes around it")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
+    return [row for row in rows if row["path"]]
+
+
+def _strictly_read(reader: "csv.DictReader[str]") -> list[dict[str, str]]:
+    try:
+        return list(reader)
+    except csv.Error as error:  # such as a quote that is opened and not closed
+        raise csv.Error(f"line {reader.line_num}: {error}; a quote within quotes is written twice") from error
+
+
+def demo(
+    *, cache_dir: str, tracks_per_genre: int, seconds: float, sample_rate: int, crossover: float, seed: int
+) -> Catalogue:
+    """Synthesise the demo set on first use, once per machine, and list it.
+
+    Args:
+        cache_dir: where the audio is kept; a folder is made there for each set of arguments.
+        tracks_per_genre: tracks of each of the ten genres.
+        seconds: length of a track, s.
+        sample_rate: of the files, Hz.
+        crossover: probability that an ingredient comes from a neighbouring genre, 0 to 1.
+        seed: of all random choices.
+    """
+    plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
+    recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
+    # A change to the synthesiser makes a new set, never a mixture of old and new.
+    key = blake2b((SYNTHESISER + repr(recipe)).encode(), digest_size=6).hexdigest()
+    base = expanduser(cache_dir) / "demo" / key
+    tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
+    base.mkdir(parents=True, exist_ok=True)
+    with locked(base / ".lock", "demo set"):
+        todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
+        _synthesise_all(todo)
+    notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)
+    return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
 
 
 def _synthesise_all(todo: Sequence[tuple[synthesiser.DemoTrack, Path, Mapping[str, Any]]]) -> None:
@@ -347,3 +336,14 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
     with atomic_write(path) as file:  # durable, as a file that exists is never checked again
         file.write(encoded.getbuffer())
+
+
+def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
+    tracks = list(tracks)
+    for track in tracks:
+        try:
+            f"{track.id} {track.path.absolute()}".encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{track.path}: its name is not valid UTF-8; rename the file or its folder") from error
+    return tuple(sorted(tracks, key=lambda track: track.id))

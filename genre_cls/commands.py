@@ -42,6 +42,29 @@ PLUGINS = {  # Hydra options, and the extra that installs each
 
 
 @contextmanager
+def as_command(interrupted: str = "") -> Iterator[None]:
+    """Prepare this process for a command, which the block runs with `one_line_errors`.
+
+    Args:
+        interrupted: as for `one_line_errors`.
+
+    Raises:
+        SystemExit: as there.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
+    before, sys.unraisablehook = sys.unraisablehook, _raising_ctrl_c_again(sys.unraisablehook)
+    _open_closed_streams()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for terminals without ±
+    try:
+        with one_line_errors(interrupted):
+            yield
+    finally:
+        sys.unraisablehook = before
+
+
+@contextmanager
 def one_line_errors(interrupted: str = "") -> Iterator[None]:
     """Report a user's mistake in one line on stderr and exit with code 2; other exceptions pass through.
 
@@ -51,12 +74,6 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     Raises:
         SystemExit: with code 2 after a mistake, 130 after Ctrl-C, 1 if nobody reads the output any more.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
-    atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
-    before, sys.unraisablehook = sys.unraisablehook, _raising_ctrl_c_again(sys.unraisablehook)
-    _open_closed_streams()
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:
         yield
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
@@ -70,8 +87,6 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
             raise
         print(f"error: {UserError(error_message(error))}", file=sys.stderr)
         raise SystemExit(2) from None
-    finally:
-        sys.unraisablehook = before
 
 
 def _open_closed_streams() -> None:

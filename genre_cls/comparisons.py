@@ -9,7 +9,8 @@ import numpy as np
 from scipy import stats
 
 from genre_cls.estimates import ROUNDING, Estimate, holm
-from genre_cls.scoring import AXES, ConfigResult
+from genre_cls.scoring import ConfigResult
+from genre_cls.settings import AXES
 
 ALPHA = 0.05  # significance level, for all comparisons of a kind together
 SURE = 0.95  # posterior probability from which two configurations are called practically equal
@@ -177,12 +178,6 @@ def setting(axis: str, value: str) -> str:
     if axis in ("features", "model"):
         return value
     return f"{'batch' if axis == 'batch_size' else axis} {value}"
-
-
-def short_keys(keys: Sequence[str]) -> list[str]:
-    """Return the last part of each dotted key, or all of it where several keys end in the same part."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
 
 
 def differing(results: Sequence[ConfigResult]) -> list[str]:

@@ -46,7 +46,8 @@ class FoldData:
     """A fold's tracks, cut into windows.
 
     The validation loaders are for the curves: the held-out tracks and, if there are any, the inner validation tracks,
-    each by its centre window. The prediction loader is for the scores: the held-out tracks by windows that cover them.
+    whose loss also stops training early, each by its centre window. The prediction loader is for the scores: the
+    held-out tracks by windows that cover them.
 
     Args:
         features: of all tracks.

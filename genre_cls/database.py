@@ -29,7 +29,7 @@ HINTS = {
 }
 
 
-def is_there(folder: str | Path) -> bool:
+def has_database(folder: str | Path) -> bool:
     """Whether a folder, which may begin with `~`, holds a store."""
     return (expanduser(folder) / DATABASE).exists()
 
@@ -39,7 +39,7 @@ def is_store(tracking: str | Path) -> bool:
     address = str(tracking)
     if address.startswith("sqlite:///"):
         return Path(address.removeprefix("sqlite:///")).exists()
-    return "://" in address or is_there(address)
+    return "://" in address or has_database(address)
 
 
 def check(folder: Path) -> None:

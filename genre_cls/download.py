@@ -25,7 +25,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from omegaconf import OmegaConf
 
-from genre_cls.commands import AGAIN, OneLineParser, as_word, nonempty, one_line_errors
+from genre_cls.commands import AGAIN, OneLineParser, as_command, as_word, nonempty
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import disk_failure, expanduser, locked
 from genre_cls.provenance import typed
@@ -72,7 +72,7 @@ class Source:
 def main() -> None:
     """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command resumes an interrupted download."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    with one_line_errors(AGAIN):
+    with as_command(AGAIN):
         arguments = _parser().parse_args()
         source = configured()
         if arguments.mirror:

@@ -87,8 +87,9 @@ def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> It
         members = by_fold.setdefault(member.fold.index, [])
         members.append(member)
         if len(members) == n_members:
+            del by_fold[member.fold.index]
             members.sort(key=lambda each: each.place)
-            yield _result(task, members), [each.weights for each in by_fold.pop(member.fold.index)]
+            yield _result(task, members), [each.weights for each in members]
 
 
 def _result(task: Task, members: Sequence[Member]) -> FoldResult:

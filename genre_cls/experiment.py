@@ -69,7 +69,7 @@ def _check_store(tracking: DictConfig) -> None:
     store_uri(tracking.uri, Path(tracking.folder))  # which refuses a folder that MLflow would mistake for another
     for part in ("spool",) if tracking.uri else ("spool", "artifacts"):
         check_place(expanduser(tracking.folder) / part, f"tracking.folder={tracking.folder}")
-    if tracking.uri or database.is_there(tracking.folder):
+    if tracking.uri or database.has_database(tracking.folder):
         Tracker(tracking.uri, Path(tracking.folder))
 
 
@@ -186,13 +186,17 @@ class _Job:
             with self._claimed():
                 self._announce_reused()
             self._train(None)
-        with self._claimed():  # which logs the folds
-            pass
+        self._log_spooled()
         if lost := ",".join(str(fold.index) for fold in self._unfinished):
             raise UserError(
                 f"{self.identity.title}: fold={lost} no longer exists: another command has restarted it "
                 "(force=true), or its files are damaged; the same command trains it again"
             )
+
+    def _log_spooled(self) -> None:
+        """Log the spooled folds, and the configuration if no fold is missing any more."""
+        with self._claimed():
+            pass
 
     def _announce_reused(self) -> None:
         n, n_reused = len(self.task.to_train), len(self.task.to_train) - len(self._unfinished)
@@ -281,7 +285,8 @@ class _Next:
 
     def __init__(self) -> None:
         self.coming: list[DictConfig] = []
-        self.begun: list[_Job | None] = []  # jobs of the first of these; None for one that could not begin
+        self.begun: list[_Job] = []  # jobs of the first of these
+        self.blocked = False  # whether the one after these jobs could not begin
 
     def expect(self, configurations: Sequence[DictConfig]) -> None:
         """Set the command's configurations, in order, each with Hydra's own settings."""
@@ -290,16 +295,18 @@ class _Next:
     def take(self, identity: Identity) -> _Job | None:
         """Return the job of the configuration whose turn it is, if it has begun."""
         self.coming = self.coming[1:]
-        begun = [job for job in self.begun if job]
-        if any(job.lost for job in begun):  # their workers were stopped, so all are
-            for each in begun:
-                each.give_up()
+        if any(job.lost for job in self.begun):  # their workers were stopped, so all are
+            for job in self.begun:
+                job.give_up()
             self.begun = []
-        job = self.begun.pop(0) if self.begun else None
-        if job and job.identity.fingerprint != identity.fingerprint:
-            job.give_up()
+        if not self.begun:
+            self.blocked = False
             return None
-        return job
+        job = self.begun.pop(0)
+        if job.identity.fingerprint == identity.fingerprint:
+            return job
+        job.give_up()
+        return None
 
     def begin(self, n_at_once: int) -> None:
         """Begin enough configurations to give each worker another model; stop at one that has none or cannot begin.
@@ -308,14 +315,17 @@ class _Next:
             n_at_once: number of workers.
         """
         # A job that could not begin may have to wait for locks at its turn: then none of others may be held.
-        if n_at_once < 2 or None in self.begun:
+        if n_at_once < 2 or self.blocked:
             return
         for config in self.coming[len(self.begun) :]:
-            if sum(job.n_models for job in self.begun if job) >= n_at_once:
+            if sum(job.n_models for job in self.begun) >= n_at_once:
                 return
             job = _begun(config, n_at_once)
+            if not job:
+                self.blocked = True
+                return
             self.begun.append(job)
-            if not (job and job.n_models):
+            if not job.n_models:
                 return
 
 

@@ -20,10 +20,10 @@ from genre_cls.comparisons import (
     names,
     rank,
     setting,
-    short_keys,
 )
 from genre_cls.estimates import Estimate, unpaired
-from genre_cls.scoring import AXES, ConfigResult, GenreMeans
+from genre_cls.scoring import ConfigResult, GenreMeans
+from genre_cls.settings import AXES, short_keys
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
 N_MISSED = 50  # to list

@@ -28,7 +28,8 @@ class Fold:
     Args:
         index: number of the fold, from 0.
         train: tracks that networks and kernel machines train on.
-        val: inner validation tracks for early stopping, empty without it; kernel machines train on them, too.
+        val: inner validation tracks for early stopping, empty without it; kernel machines and last layers that are
+            fitted again learn from them, too.
         test: held-out tracks.
     """
 

@@ -14,11 +14,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
-from genre_cls.comparisons import short_keys
 from genre_cls.errors import in_one_line, without_credentials
 from genre_cls.provenance import provenance
-from genre_cls.scoring import AXES
-from genre_cls.settings import is_incidental, leaves
+from genre_cls.settings import AXES, is_incidental, leaves, short_keys
 from genre_cls.windows import is_of_statistics
 
 # The package as it was when this process began; edits made meanwhile do not change what is running.

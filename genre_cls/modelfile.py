@@ -109,7 +109,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
     try:
         weights, text = _contents(path)
         description = json.loads(text)
-        config = _plain(description["config"])
+        config = _parsed_yaml(description["config"])
         usage = _usage(description, config)
         dataset = str(description["origin"]["dataset"])
         temperature = checked_temperature(description.get("temperature", 1.0))
@@ -135,7 +135,7 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
     return weights, text
 
 
-def _plain(text: str) -> Any:
+def _parsed_yaml(text: str) -> Any:
     """Parse YAML without aliases, with which a short text may expand to more than memory holds."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
         raise UserError("has aliases in its configuration, which no model of genre_cls has")

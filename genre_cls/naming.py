@@ -34,8 +34,8 @@ def comparable(parents: Sequence[Run]) -> list[Run]:
 def names(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     """Return the settings that name each of some runs that are compared, by run id."""
     keys, codes = _keys(runs), _codes(runs)
-    names = {run.info.run_id: named(run, keys) for run in runs}
-    return {run_id: name | ({CODE: codes[run_id]} if codes else {}) for run_id, name in names.items()}
+    by_settings = {run.info.run_id: named(run, keys) for run in runs}
+    return {run_id: name | ({CODE: codes[run_id]} if codes else {}) for run_id, name in by_settings.items()}
 
 
 def under_other_splits(run: Run, others: Sequence[Run]) -> dict[str, Run]:
@@ -69,7 +69,7 @@ def moment(run: Run) -> int:
 
 
 def legal(name: str) -> str:
-    """Return a name that MLflow accepts for a metric, for any name of a genre."""
+    """Return a name that MLflow accepts for a metric or a parameter, from any text, such as a genre's name."""
     return re.sub(r"[^\w. -]", "_", name)[:250]
 
 

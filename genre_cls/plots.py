@@ -104,10 +104,11 @@ def confusion_matrix(confusion: Ints, genres: Sequence[str], *, title: str, note
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(confusion) if cell >= 9 else []:
-        color = "white" if shares[row, column] > 0.5 else INK
-        count = axes.text(column, row, str(confusion[row, column]), ha="center", va="center")
-        count.set(size=min(9, cell / 3), color=color, in_layout=False)  # it lies within the axes
+    if cell >= 9:
+        for row, column in np.argwhere(confusion):
+            color = "white" if shares[row, column] > 0.5 else INK
+            count = axes.text(column, row, str(confusion[row, column]), ha="center", va="center")
+            count.set(size=min(9, cell / 3), color=color, in_layout=False)  # it lies within the axes
     axes.set_xticks(range(n), labels, size=size, rotation=90)
     axes.set_yticks(range(n), labels, size=size)
     axes.tick_params(length=0)
@@ -365,8 +366,9 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
         return
     for key, label, color, style in LOSSES:
         curves = [fold.curves[key] for fold in folds]
-        for curve in curves if len(folds) > 1 else []:
-            _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
+        if len(folds) > 1:
+            for curve in curves:
+                _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
         # The mean ends with the shortest fold: beyond that it would be a mean over fewer folds.
         mean = [float(np.mean(losses)) for losses in zip(*curves, strict=False)]
         _draw_curve(axes, mean, color=color, linestyle=style, linewidth=2.0, label=label)

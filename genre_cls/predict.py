@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
-from genre_cls.commands import OneLineParser, find_modules_here, nonempty, one_line_errors, whole_number
+from genre_cls.commands import OneLineParser, as_command, find_modules_here, nonempty, whole_number
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import atomic_write, expanduser, followed
 from genre_cls.prediction import is_onnx
@@ -39,7 +39,7 @@ COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
 
 def main() -> None:
     """Classify the files; the exit code is 1 if one cannot be classified, 2 if the command is wrong."""
-    with one_line_errors():
+    with as_command():
         arguments = _parser().parse_args()
         if not (arguments.inputs or arguments.export or arguments.register):
             raise UserError("nothing to do; name audio files or folders of them, or --export FILE (see --help)")
@@ -57,6 +57,7 @@ def _run(arguments: Namespace) -> int:
         FORMATS[arguments.format](iter(()), (), arguments.top)
         return 1  # without loading a model, which takes seconds
     classifier = _classifier(arguments)
+    _keep(classifier, arguments)
     if classifier.dataset == "demo":
         _log("note: this model was trained on the synthetic demo set only, never on real music")
     predictions = _predictions(classifier, files, failed)
@@ -114,7 +115,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 
 
 def _classifier(arguments: Namespace) -> "Classifier":
-    """Load the model; export and register it if requested."""
+    """Load the model, and say which one is the best."""
     if is_onnx(arguments.model):
         from genre_cls.onnx_model import OnnxClassifier  # loads without PyTorch, so at once
 
@@ -126,6 +127,16 @@ def _classifier(arguments: Namespace) -> "Classifier":
     classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
     if arguments.model == BEST and classifier.configuration:  # another one may be best tomorrow
         _log(f"best: {classifier.configuration}, of {classifier.dataset}")
+    return classifier
+
+
+def _keep(classifier: "Classifier", arguments: Namespace) -> None:
+    """Export and register the model, if requested."""
+    if not (arguments.export or arguments.register):
+        return
+    from genre_cls.classifier import GenreClassifier
+
+    assert isinstance(classifier, GenreClassifier)  # ensured by _check
     if arguments.export:
         classifier.save(arguments.export)
         _log(f"exported: {arguments.export}")
@@ -134,12 +145,12 @@ def _classifier(arguments: Namespace) -> "Classifier":
 
         address, command = register(classifier, arguments.register, arguments.tracking)
         _log(f"registered: {address}; serve it: {command}")
-    return classifier
 
 
 def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[Path]) -> Predictions:
     """Classify the files one by one; log why others cannot be classified, and add them to `failed`."""
-    for file in progress_bar(files, "Classifying", total=len(files)) if len(files) > 1 else files:
+    in_turn = progress_bar(files, "Classifying", total=len(files)) if len(files) > 1 else files
+    for file in in_turn:
         try:
             yield file, classifier.predict(file)
         except (UnreadableAudio, UserError) as error:
@@ -230,12 +241,12 @@ def _print_json(predictions: Predictions, genres: Sequence[str], top: int | None
     """Print a list with one object per file."""
     separator = "["
     for path, prediction in predictions:
-        print(separator, json.dumps(_plain(path, prediction, top)), sep="\n", end="")
+        print(separator, json.dumps(_as_json(path, prediction, top)), sep="\n", end="")
         separator = ","
     print("\n]" if separator == "," else "[]")
 
 
-def _plain(path: Path, prediction: "Prediction", top: int | None) -> dict[str, object]:
+def _as_json(path: Path, prediction: "Prediction", top: int | None) -> dict[str, object]:
     """A prediction as plain data; times in s."""
     return {
         "path": str(path),

@@ -16,6 +16,7 @@ from genre_cls.errors import without_credentials
 from genre_cls.settings import CONF
 
 SPECIAL = re.compile(r"""["$`!]|\\(?!')""")  # within double quotes
+COMMAND_ID = "GENRE_CLS_COMMAND"  # the environment variable with the random id of the present command
 COMMAND_LINE = "GENRE_CLS_COMMAND_LINE"  # the environment variable in which launchers' jobs find the command's
 
 

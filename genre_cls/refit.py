@@ -95,7 +95,8 @@ def _inputs(layer: nn.Linear, predict: Callable[[Windows], object], windows: Win
     None if that is more or less than one input per window, as in compiled models, which may call no hook.
     """
     # One block from the start: a list of batches, then joined, would take twice its memory.
-    inputs = torch.empty(len(windows.windows), layer.in_features, device=windows.data.device)
+    labels = windows.labels
+    inputs = torch.empty(len(labels), layer.in_features, device=labels.device)
     n = 0
 
     def record(values: Tensor) -> None:

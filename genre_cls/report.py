@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls import database
-from genre_cls.commands import check_command_line, one_line_errors
+from genre_cls.commands import as_command, check_command_line, one_line_errors
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import atomic_write, expanduser, make_folder
 from genre_cls.interrupts import ends_at_once, raise_again
-from genre_cls.settings import CONF, check
+from genre_cls.settings import CONF, REPORTED, check
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.findings import Report
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo n
 log = logging.getLogger(__name__)
 
 BROWSERS_PLAY = (".flac", ".mp3", ".ogg", ".opus", ".wav")
-SETTINGS = ("report_dir", "rope", "tracking", "tracking.experiment", "tracking.folder", "tracking.uri")
+SETTINGS = sorted(("tracking", *REPORTED))
 CHOSEN_ON_GTZAN = (
     "The default recipe was chosen on 639 of these tracks, so its scores are too high by an unknown amount."
 )
@@ -35,16 +35,21 @@ EXPERIMENT = "genre_cls reports"  # separate, so that the other experiments list
 
 def main() -> None:
     """Write the report of the configurations that finished last."""
-    with one_line_errors(), ends_at_once():
-        for word in sys.argv[1:]:
-            if word == "-m" or (word.startswith("--mu") and "--multirun".startswith(word)):
-                raise UserError(f"{word}: there is only one report of a store; leave it out")
-            key = word.lstrip("+~").partition("=")[0]
-            is_option = word.startswith("-")  # of Hydra, such as --cfg=job
-            if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
-                raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
+    with as_command(), ends_at_once():
+        _check_words(sys.argv[1:])
         check_command_line(sys.argv[1:])
         report_only()
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse sweeps, and settings of training."""
+    for word in words:
+        if word == "-m" or (word.startswith("--mu") and "--multirun".startswith(word)):
+            raise UserError(f"{word}: there is only one report of a store; leave it out")
+        key = word.lstrip("+~").partition("=")[0]
+        is_option = word.startswith("-")  # of Hydra, such as --cfg=job
+        if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
+            raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
@@ -77,7 +82,7 @@ def write_newest(cfg: DictConfig, *, command: str | None = None) -> bool:
 
 def _tracker(cfg: DictConfig) -> "Tracker | None":
     """Return the tracking store; None if there is none, as connecting would create it."""
-    if not cfg.tracking.uri and not database.is_there(cfg.tracking.folder):
+    if not cfg.tracking.uri and not database.has_database(cfg.tracking.folder):
         return None
     from genre_cls.tracking import Tracker
 

@@ -15,8 +15,6 @@ from genre_cls.estimates import Estimate, crossed, estimate, sampled, with_error
 
 Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
 
-AXES = ("features", "model", "batch_size")  # what every configuration is named by
-
 
 @dataclass(frozen=True)
 class WindowPredictions:

@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ def at_least(low: int) -> Number:
     return Number(low, integer=True)
 
 
+AXES = ("features", "model", "batch_size")  # what every configuration is named by
 GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "tracking", "experiment")
 # Groups that are passed as arguments to a class or function, which refuses unknown ones itself.
 ARGUMENTS = (
@@ -175,6 +176,8 @@ INCIDENTAL = (
     "dataset.root", "dataset.cache_dir", "trainer", "tracking",
 )  # fmt: skip
 
+REPORTED = ("tracking.uri", "tracking.folder", "tracking.experiment", "report_dir", "rope")  # a report's settings
+
 
 def check(cfg: DictConfig) -> None:
     """Check every setting against its rule; what has none here is checked by the class that takes it.
@@ -228,6 +231,12 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each dotted key, or all of it where several keys end in the same part."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
 
 
 def no_such_key(key: str) -> str:

@@ -72,8 +72,7 @@ class Spool:
 
     def drop(self, folder: Path) -> None:
         """Delete a fold, because the store has it or it is damaged."""
-        folder.rename(folder.with_name(f"{folder.name}.partial"))  # a kill during deletion leaves no half fold
-        shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
+        shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))  # a kill then leaves no half fold
 
     def clear(self) -> None:
         """Delete all folds, incomplete ones included."""

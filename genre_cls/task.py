@@ -141,9 +141,9 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
         _announce_split(task)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Data:
-    """A dataset as this process found it, with the features of the last pass over its tracks."""
+    """A dataset as this process found it, with the features of the last pass over its tracks, which each replaces."""
 
     catalogue: Catalogue
     features: dict[FeatureSpec, Features] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from genre_cls.connection import check_answers
 from genre_cls.errors import UserError
 from genre_cls.files import locked, sync
 from genre_cls.interrupts import came_of_ctrl_c
+from genre_cls.provenance import COMMAND_ID
 from genre_cls.scoring import Curves, FoldResult
 from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics, in_order
 
@@ -31,7 +32,6 @@ NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's desc
 KEY = "resume_key"  # the tag that says which runs' folds are interchangeable
 LOCK = "lock"  # the tag that names the lock that a live run's process holds
 LAST_COMMAND_ID = "last_command_id"  # the tag with the id of the last command that worked on a run
-COMMAND_ID = "GENRE_CLS_COMMAND"  # the environment variable with the random id of the present command
 LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
 N_COMMAND_IDS = 20  # ids to keep in `COMMAND_IDS`
 BATCH = 1000  # metrics that MLflow takes in one call
@@ -115,7 +115,7 @@ class Tracker(StoredRuns):
             Timeout: another process holds the lock, and `wait` is false.
         """
         with self.held([key], name, wait=wait):
-            tags = {KEY: key, LOCK: f"{self._place()}/{key}"}
+            tags = {KEY: key, LOCK: f"{self._locks_id()}/{key}"}
             self._close_open(tags[LOCK])
             yield tags
             self._close_open(tags[LOCK])  # those that could not be closed while the store was away
@@ -144,7 +144,7 @@ class Tracker(StoredRuns):
 
     def close_dead(self) -> None:
         """Close the runs that dead processes with the same `locks/` have left open, as KILLED."""
-        here = self._place()
+        here = self._locks_id()
         for place, _, key in {run.data.tags.get(LOCK, "").partition("/") for run in self._open_runs()}:
             if place == here:
                 with suppress(Timeout), self.claim(key, "", wait=False):
@@ -153,7 +153,7 @@ class Tracker(StoredRuns):
     def _open_runs(self) -> list[Run]:
         return self._search(self._ids(None), "attributes.status = 'RUNNING'")
 
-    def _place(self) -> str:
+    def _locks_id(self) -> str:
         """Return a random id of the folder of locks, for tags: runs on a server may hold locks in other folders."""
         self._locks.mkdir(parents=True, exist_ok=True)
         with FileLock(self._locks / "name.lock"), (self._locks / "name").open("a+") as file:

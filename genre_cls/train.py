@@ -25,13 +25,13 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from genre_cls.commands import AGAIN, as_word, check_command_line, find_modules_here, one_line_errors
+from genre_cls.commands import AGAIN, as_command, as_word, check_command_line, find_modules_here, one_line_errors
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
 from genre_cls.interrupts import ends_at_once, raise_again
-from genre_cls.provenance import COMMAND_LINE, command, typed
-from genre_cls.settings import CONF, at_least, check, without_hydra
+from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command, typed
+from genre_cls.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def main() -> None:
     """Run what the command line asks for; a mistake in it is reported in one line, with exit code 2."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them first
     find_modules_here()
-    with one_line_errors(AGAIN), stopped_by_failure(), ends_at_once():
+    with as_command(AGAIN), stopped_by_failure(), ends_at_once():
         check_command_line(sys.argv[1:])
         try:
             evaluate_one()
@@ -130,8 +130,9 @@ class Sweep(Callback):
         (config, command_id), cls._under_way = cls._under_way, None
         write_newest(config, command=command_id)
         best, cls._best = cls._best, {}
-        for _, winner in best.values() if complete else ():
-            _evaluate_winner(winner)
+        if complete:
+            for _, winner in best.values():
+                _evaluate_winner(winner)
 
 
 def _evaluate_winner(config: DictConfig) -> None:
@@ -151,8 +152,6 @@ def _evaluate_winner(config: DictConfig) -> None:
 
 def _name_command() -> str:
     """Set this command's line and a random id of it in the environment, where jobs in other processes inherit them."""
-    from genre_cls.tracking import COMMAND_ID
-
     os.environ |= {COMMAND_ID: uuid4().hex, COMMAND_LINE: command()}
     return os.environ[COMMAND_ID]
 
@@ -168,7 +167,7 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     for cfg in configurations:
         _check_settings(cfg)
         _check_root(cfg)
-    if len({str((dict(cfg.tracking), cfg.report_dir, cfg.rope)) for cfg in configurations}) > 1:
+    if len({as_yaml(cfg, *REPORTED) for cfg in configurations}) > 1:
         one = "tracking, report_dir, rope"
         raise UserError(f"{one}: must be the same for all configurations of a command, which get one report")
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
@@ -199,8 +198,7 @@ def _report_command(config: DictConfig) -> str:
     """Return the command that reports on the store of a configuration, as it can be typed here."""
     defaults = OmegaConf.load(CONF / "report.yaml")
     defaults.tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
-    keys = ("tracking.uri", "tracking.folder", "tracking.experiment", "report_dir", "rope")
-    values = {key: OmegaConf.select(config, key) for key in keys}
+    values = {key: OmegaConf.select(config, key) for key in REPORTED}
     others = {key: value for key, value in values.items() if value != OmegaConf.select(defaults, key)}
     words = (without_credentials(as_word(key, value)) for key, value in others.items())
     return f"{program('python')} -m genre_cls.report {typed(words)}".rstrip()

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from shared import Command
 
 from genre_cls import extras, report, train
-from genre_cls.commands import as_word, error_message, one_line_errors
+from genre_cls.commands import as_command, as_word, error_message
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install, program
 from genre_cls.settings import CONF
@@ -334,7 +334,7 @@ class Deaf:
 
 def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    with one_line_errors():
+    with as_command():
         csv.writer(sys.stdout).writerow(["a"])
     if Path("/dev/full").exists():  # on Linux
         words = [sys.executable, "-m", "genre_cls.train", "--cfg", "job"]
@@ -345,9 +345,9 @@ def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeyp
 
 IN_THEIR_PLACE = """
 import sys
-from genre_cls.commands import one_line_errors
+from genre_cls.commands import as_command
 from genre_cls.errors import UserError
-with one_line_errors():
+with as_command():
     with open(sys.argv[1], "w") as file:
         assert file.fileno() > 2, file.fileno()
     sys.stderr.flush()
@@ -367,7 +367,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(closed: str, tmp_path: Path)
 def test_ctrl_c_of_which_a_library_makes_another_error_is_ctrl_c(
     capsys: pytest.CaptureFixture[str], in_between: type[Exception]
 ) -> None:
-    with pytest.raises(SystemExit) as end, one_line_errors("!"):
+    with pytest.raises(SystemExit) as end, as_command("!"):
         try:
             try:
                 raise KeyboardInterrupt
@@ -380,7 +380,7 @@ def test_ctrl_c_of_which_a_library_makes_another_error_is_ctrl_c(
 
 def test_ctrl_c_that_omegaconf_hides_behind_an_error_of_its_own_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     settings = OmegaConf.create({"a": 1}, flags={"struct": True})
-    with pytest.raises(SystemExit) as end, one_line_errors("!"):
+    with pytest.raises(SystemExit) as end, as_command("!"):
         try:
             raise KeyboardInterrupt
         finally:
@@ -400,14 +400,14 @@ def test_an_error_that_hides_ctrl_c_or_causes_itself_is_reported(capsys: pytest.
         raise error from error
 
     for fail in (hides, causes_itself):
-        with pytest.raises(SystemExit) as end, one_line_errors("!"):
+        with pytest.raises(SystemExit) as end, as_command("!"):
             fail()
         assert end.value.code == 2 and capsys.readouterr().err == "error: no room\n"
 
 
 def test_ctrl_c_that_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str], heeding_ctrl_c: None) -> None:
     hook, began = sys.unraisablehook, time.monotonic()
-    with pytest.raises(SystemExit) as end, one_line_errors("!"):
+    with pytest.raises(SystemExit) as end, as_command("!"):
         Deaf()
         time.sleep(10)
     assert time.monotonic() - began < 5

@@ -39,10 +39,11 @@ from genre_cls.artifacts import (
 from genre_cls.connection import store_uri
 from genre_cls.errors import UserError
 from genre_cls.findings import of_several_codes
+from genre_cls.provenance import COMMAND_ID
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 from genre_cls.spool import Spool
 from genre_cls.stored_runs import PARENT, changed_metrics
-from genre_cls.tracking import COMMAND_ID, KEY, Tracker
+from genre_cls.tracking import KEY, Tracker
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
