@@ -181,26 +181,15 @@ def features_of(clips: Sequence[np.ndarray]) -> Features:
     return Features(FeatureSpec(kind="mel", n_mels=len(matrices[0])), tracks, matrices, (), "")
 
 
-@pytest.fixture(scope="session")
-def stored() -> Callable[[Sequence[np.ndarray]], Features]:
-    """Give clips the form of cached features."""
-    return features_of
-
-
-@pytest.fixture(scope="session")
-def fold_data() -> Callable[..., FoldData]:
+def fold_data(
+    clips: Sequence[np.ndarray], labels: Sequence[int], fold: Fold | None = None, device: torch.device = CPU,
+    **windowing: Any,
+) -> FoldData:  # fmt: skip
     """Give clips of any lengths the form of a fold's data, by default with every third track held out."""
-
-    def data(
-        clips: Sequence[np.ndarray], labels: Sequence[int], fold: Fold | None = None, device: torch.device = CPU,
-        **windowing: Any,
-    ) -> FoldData:  # fmt: skip
-        everyone = np.arange(len(clips))
-        fold = fold or Fold(0, everyone[everyone % 3 > 0], everyone[:0], everyone[::3])
-        cut = {"n_frames": 8, "overlap": 0.0, "batch_size": 4, "seed": 0, "view": "plain", "crops": ()} | windowing
-        return FoldData(features_of(clips), np.array(labels), fold, Windowing(**cut), device)
-
-    return data
+    everyone = np.arange(len(clips))
+    fold = fold or Fold(0, everyone[everyone % 3 > 0], everyone[:0], everyone[::3])
+    cut = {"n_frames": 8, "overlap": 0.0, "batch_size": 4, "seed": 0, "view": "plain", "crops": ()} | windowing
+    return FoldData(features_of(clips), np.array(labels), fold, Windowing(**cut), device)
 
 
 @pytest.fixture(scope="session")

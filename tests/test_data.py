@@ -1,25 +1,20 @@
 """Windows: which frames train, which are evaluated, and what they are standardised with."""
 
-from collections.abc import Callable
 from itertools import pairwise
-from math import ceil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import fold_data
 
 from genre_cls import data as data_room
-from genre_cls.data import Crops, FoldData, mean_and_deviation_per_bin
-from genre_cls.feature_cache import Features
+from genre_cls.data import Crops, mean_and_deviation_per_bin
 from genre_cls.folds import Fold
-from genre_cls.logged_files import genre_means
-from genre_cls.recipe import GROWING, crop_lengths
 from genre_cls.views import modulation_spectrum, shape_of
 from genre_cls.windows import cover_starts, repeat_to
 
-MakeData = Callable[..., FoldData]
 EMPTY = np.array([], dtype=np.int64)
 LENGTHS = (3, 8, 9, 20, 31, 8, 14, 50, 8)  # frames of nine clips; a window has eight
 
@@ -71,9 +66,7 @@ def test_a_clip_shorter_than_a_window_is_repeated_from_its_beginning(n_clip: int
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.integers(2, 6))
-def test_an_epoch_has_one_crop_of_each_training_track_and_none_of_another(
-    fold_data: MakeData, seed: int, batch_size: int
-) -> None:
+def test_an_epoch_has_one_crop_of_each_training_track_and_none_of_another(seed: int, batch_size: int) -> None:
     data = fold_data(numbered(), range(9), seed=seed, batch_size=batch_size)
     for _ in range(3):
         crops = torch.cat([features for features, _ in data.train_dataloader()])
@@ -83,7 +76,7 @@ def test_an_epoch_has_one_crop_of_each_training_track_and_none_of_another(
         assert set(tracks) <= set(data.fold.train.tolist())
 
 
-def test_crops_stay_inside_their_tracks_and_reach_both_ends(fold_data: MakeData) -> None:
+def test_crops_stay_inside_their_tracks_and_reach_both_ends() -> None:
     data = fold_data(numbered((20, 20, 20)), range(3), batch_size=2)
     loader = data.train_dataloader()
     crops = torch.cat([features for _ in range(200) for features, _ in loader])
@@ -92,19 +85,7 @@ def test_crops_stay_inside_their_tracks_and_reach_both_ends(fold_data: MakeData)
     assert set(frames[:, 0].tolist()) == set(range(13))
 
 
-@settings(deadline=None, max_examples=100)
-@given(n_window=st.integers(1, 300), first=st.floats(0.01, 1), epochs=st.integers(1, 60))
-def test_crops_grow_evenly_from_the_share_asked_for_and_the_last_are_whole_windows(
-    n_window: int, first: float, epochs: int
-) -> None:
-    lengths = crop_lengths(n_window, first, epochs)
-    even = first + (1 - first) * np.arange(epochs) / (GROWING * epochs)
-    assert len(lengths) == epochs and min(lengths) >= 1
-    assert np.allclose(lengths[:-1], n_window * even.clip(max=1)[:-1], atol=1)
-    assert all(length == n_window for length in (lengths[-1], *lengths[ceil(GROWING * epochs) :]))
-
-
-def test_each_epochs_crops_have_its_length_and_stay_inside_their_tracks(fold_data: MakeData) -> None:
+def test_each_epochs_crops_have_its_length_and_stay_inside_their_tracks() -> None:
     data = fold_data(numbered((20, 9, 8)), range(3), Fold(0, np.arange(3), EMPTY, EMPTY), crops=[1, 5, 8])
     loader = data.train_dataloader()
     for length in (1, 5, 8, 8):  # an epoch more than lengths were given
@@ -114,7 +95,7 @@ def test_each_epochs_crops_have_its_length_and_stay_inside_their_tracks(fold_dat
             assert (tracks == label).all() and (frames.diff() == 1).all() and frames[-1] < (20, 9, 8)[label]
 
 
-def test_epochs_differ_and_the_seed_and_fold_decide_them(fold_data: MakeData) -> None:
+def test_epochs_differ_and_the_seed_and_fold_decide_them() -> None:
     def epochs(seed: int, index: int = 0) -> list[list[float]]:
         fold = Fold(index, np.arange(1, 9), EMPTY, np.arange(1))
         loader = fold_data(numbered(), range(9), fold, seed=seed).train_dataloader()
@@ -126,7 +107,7 @@ def test_epochs_differ_and_the_seed_and_fold_decide_them(fold_data: MakeData) ->
     assert first not in epochs(1) and first not in epochs(0, index=1)
 
 
-def test_a_batch_is_four_dimensional_and_knows_its_labels(fold_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_four_dimensional_and_knows_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_room, "ON_CPU", 3 * 2 * 8)  # values of three windows
     data = fold_data(numbered(), [7, 6, 5, 4, 3, 2, 1, 0, 8])
     for loader in (data.train_dataloader(), *data.val_dataloader(), data.predict_dataloader()):
@@ -139,7 +120,7 @@ def test_a_batch_is_four_dimensional_and_knows_its_labels(fold_data: MakeData, m
             assert (labels == data.labels[features[:, 0, 0, 0].long()]).all()
 
 
-def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks(fold_data: MakeData) -> None:
+def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks() -> None:
     fold = Fold(0, np.array([1, 2, 5]), np.array([4, 6]), np.array([0, 3, 7, 8]))
     data = fold_data(numbered(), range(9), fold)
     for loader, tracks in zip(data.val_dataloader(), (fold.test, fold.val), strict=True):
@@ -151,9 +132,7 @@ def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks(fo
 
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0, 0.9), st.integers(1, 5))
-def test_a_tracks_prediction_is_the_mean_over_its_own_windows(
-    fold_data: MakeData, overlap: float, batch_size: int
-) -> None:
+def test_a_tracks_prediction_is_the_mean_over_its_own_windows(overlap: float, batch_size: int) -> None:
     data = fold_data(numbered(), range(9), overlap=overlap, batch_size=batch_size)
     tracks = torch.cat([features for features, _ in data.predict_dataloader()])[:, 0, 0, 0].tolist()
     rows = np.random.default_rng(batch_size).normal(size=(len(tracks), 3))
@@ -163,7 +142,7 @@ def test_a_tracks_prediction_is_the_mean_over_its_own_windows(
     assert np.allclose(data.predictions(rows).per_track, naive)
 
 
-def test_windows_know_where_in_which_track_they_are(fold_data: MakeData) -> None:
+def test_windows_know_where_in_which_track_they_are() -> None:
     data = fold_data(numbered(), range(9), overlap=0.5)
     cut = torch.cat([features for features, _ in data.predict_dataloader()])  # row 0 is the track, row 1 the frame
     windows = data.predictions(np.zeros((len(cut), 2)))
@@ -171,7 +150,7 @@ def test_windows_know_where_in_which_track_they_are(fold_data: MakeData) -> None
     assert np.allclose(windows.start, cut[:, 0, 1, 0].double().numpy() * data.seconds_per_frame)
 
 
-def test_levelled_windows_are_without_their_clips_mean_spectrum(fold_data: MakeData) -> None:
+def test_levelled_windows_are_without_their_clips_mean_spectrum() -> None:
     clips = noise(9)
     plain, levelled = (fold_data(clips, range(9), view=view) for view in ("plain", "levelled"))
     means = [clip.astype(np.float32).mean(axis=1)[None, :, None] for clip in clips]
@@ -183,7 +162,7 @@ def test_levelled_windows_are_without_their_clips_mean_spectrum(fold_data: MakeD
     assert np.allclose(mean, 0, atol=1e-3) and np.allclose(deviation[:, 0], frames.std(axis=1), rtol=1e-3)
 
 
-def test_modulations_are_standardised_by_the_centre_windows_of_the_training_tracks(fold_data: MakeData) -> None:
+def test_modulations_are_standardised_by_the_centre_windows_of_the_training_tracks() -> None:
     clips = noise(9)
     data = fold_data(clips, range(9), view="modulation")
     (batch,) = data.batches(data.centres(data.fold.train), 8, size=99)
@@ -193,7 +172,7 @@ def test_modulations_are_standardised_by_the_centre_windows_of_the_training_trac
     assert np.allclose(mean, windows.mean(axis=0), atol=1e-4) and np.allclose(deviation, windows.std(axis=0), atol=1e-4)
 
 
-def test_a_modulation_that_never_changes_is_not_divided_by_nothing(fold_data: MakeData) -> None:
+def test_a_modulation_that_never_changes_is_not_divided_by_nothing() -> None:
     _, deviation = fold_data([np.zeros((4, 20))] * 9, range(9), view="modulation").standardisation()
     assert (deviation == 1).all()
 
@@ -208,7 +187,7 @@ def test_standardisation_is_that_of_all_frames_together(n_clips: int) -> None:
     assert np.allclose(deviation, frames.std(axis=1), rtol=1e-4)
 
 
-def test_standardisation_does_not_look_at_what_is_held_out(fold_data: MakeData) -> None:
+def test_standardisation_does_not_look_at_what_is_held_out() -> None:
     clips = noise(9)
     fold = Fold(0, np.array([1, 2, 5, 8]), np.array([4, 6]), np.array([0, 3, 7]))
     before = fold_data(clips, range(9), fold).standardisation()
@@ -226,14 +205,3 @@ def test_a_bin_that_never_changes_is_left_unscaled(value: float, lengths: list[i
     # The naive variance of such a bin is now and then 1e-29, and its reciprocal makes noise of everything else.
     _, deviation = mean_and_deviation_per_bin([torch.full((1, n), value).half() for n in lengths])
     assert deviation.item() == 1
-
-
-def test_genre_means_are_means_over_tracks_cut_or_repeated_to_the_median_length(
-    stored: Callable[[list[np.ndarray]], Features],
-) -> None:
-    clips = [np.full((2, n), value) for n, value in ((3, 1.0), (6, 3.0), (9, 10.0))]
-    clips[0][:, 0] = 4  # comes again at frame 3
-    means = genre_means(stored(clips), np.array([0, 0, 1]), ("a", "b", "c")).matrices
-    assert means.shape == (3, 2, 6)
-    assert means[0, 0].tolist() == [3.5, 2, 2, 3.5, 2, 2]
-    assert (means[1] == 10).all() and (means[2] == 0).all()

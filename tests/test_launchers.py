@@ -1,7 +1,6 @@
 """Beyond one process: a launcher runs the jobs of a sweep elsewhere, and what is stored is what it would be here."""
 
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -294,14 +293,6 @@ def test_without_ray_its_launcher_says_how_to_install_it(
     got = command(train.main, *GRID, *on_music, "hydra/launcher=ray")
     reason = f"hydra/launcher=ray: Ray is not installed; {how_to_install('ray')} installs it"
     assert got.code == 2 and got.err.splitlines() == [f"error: {reason}"] and not list(here.iterdir())
-
-
-def test_a_configuration_is_compared_in_the_store_that_it_is_in(composed: Callable[..., DictConfig]) -> None:
-    assert train._report_command(composed("seed=1")).endswith("-m genre_cls.report")
-    own = composed("tracking.folder='/my runs'", "tracking.experiment='a, b'", "tracking.uri=http://me:secret@server:1")
-    told = shlex.split(train._report_command(own))[3:]
-    assert told == ["tracking.uri=http://server:1", "tracking.folder=/my runs", "tracking.experiment='a, b'"]
-    composed(*told[1:], config="report")  # takes it
 
 
 @needs("joblib")

@@ -1,7 +1,7 @@
-"""Training: augmentation, what may influence the weights, and what is saved of them."""
+"""Training: losses, what may influence the weights, and what is saved of them."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
+from shared import fold_data
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW
@@ -29,7 +28,6 @@ from genre_cls.recipe import Augmentation, constant, one_cycle
 from genre_cls.views import Network
 from genre_cls.windows import VIEWS, is_of_statistics
 
-MakeData = Callable[..., FoldData]
 FOLD = Fold(0, np.arange(2, 14), np.array([], dtype=np.int64), np.array([0, 1, 14, 15]))
 STOPPING = Fold(0, np.arange(2, 10), np.arange(10, 14), np.array([0, 1, 14, 15]))
 FULL = Augmentation(bin_mask=0.2, frame_mask=0.2, n_masks=2, mixup=0.3, label_smoothing=0.1)
@@ -62,61 +60,7 @@ def weights(module: GenreModule) -> bytes:
     return serialised([module.network.weights()], {})
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 3))
-def test_masks_are_bands_of_each_window_within_their_share(bin_mask: float, frame_mask: float, n_masks: int) -> None:
-    augmentation = Augmentation(bin_mask=bin_mask, frame_mask=frame_mask, n_masks=n_masks)
-    masked = augmentation.mask(torch.ones(5, 1, 20, 30))[:, 0] == 0  # (batch, bins, frames)
-    bins, frames = masked.all(dim=2), masked.all(dim=1)
-    assert (masked == (bins[:, :, None] | frames[:, None])).all()
-    if not (bins.all(dim=1) | frames.all(dim=1)).any():  # where all is masked, the two cannot be told apart
-        assert bins.sum(dim=1).max() <= n_masks * int(bin_mask * 20)
-        assert frames.sum(dim=1).max() <= n_masks * int(frame_mask * 30)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 12), st.integers(0, 1000))
-def test_a_shifted_window_is_the_window_some_bins_higher_or_lower(bin_shift: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    features = torch.randn(4, 1, 8, 5)
-    padded = nn.functional.pad(features, (0, 0, 12, 12), mode="replicate")
-    for shifted, window in zip(Augmentation(bin_shift=bin_shift).shift(features), padded, strict=True):
-        steps = [step for step in range(-12, 13) if torch.equal(shifted, window[:, 12 - step : 20 - step])]
-        assert steps and min(map(abs, steps)) <= bin_shift
-
-
-def test_every_window_is_shifted_independently() -> None:
-    torch.manual_seed(0)
-    ramp = torch.arange(20.0)[None, None, :, None].expand(60, 1, 20, 3)
-    steps = 10 - Augmentation(bin_shift=4).shift(ramp)[:, 0, 10, 0]
-    assert set(steps.int().tolist()) == set(range(-4, 5))
-
-
-def test_every_window_is_masked_independently() -> None:
-    torch.manual_seed(0)
-    for augmentation in (Augmentation(bin_mask=0.3, n_masks=1), Augmentation(frame_mask=0.3, n_masks=1)):
-        masked = augmentation.mask(torch.ones(40, 1, 40, 40))
-        assert len(torch.unique(masked, dim=0)) > 20
-
-
-def test_without_shares_nothing_is_masked_or_mixed() -> None:
-    features = torch.randn(4, 1, 6, 7)
-    assert torch.equal(Augmentation(n_masks=3).mask(features), features)
-    blends, _, share = Augmentation().mix(features)
-    assert share == 1 and torch.equal(blends, features)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.floats(0.01, 20), st.integers(1, 6), st.integers(0, 1000))
-def test_a_blend_is_mostly_its_own_window_and_else_its_partner(mixup: float, batch: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    features = torch.randn(batch, 1, 3, 4)
-    blends, partner, share = Augmentation(mixup=mixup).mix(features)
-    assert 0.5 <= share <= 1 and sorted(partner.tolist()) == list(range(batch))
-    assert torch.allclose(blends, share * features + (1 - share) * features[partner], atol=1e-6)
-
-
-def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: MakeData) -> None:
+def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     module = a_module(data, Augmentation(mixup=1.0, label_smoothing=0.2), dropout=0)
     features, labels = next(iter(data.train_dataloader()))
@@ -131,7 +75,7 @@ def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses(fold_data: Ma
     assert share < 1 and loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_standardised_features_have_no_mean_and_unit_deviation(fold_data: MakeData) -> None:
+def test_standardised_features_have_no_mean_and_unit_deviation() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     frames = torch.cat([data.clips[i] for i in FOLD.train], dim=1)[None, None]
     standard = a_module(data).network.standardised(frames)
@@ -140,7 +84,7 @@ def test_standardised_features_have_no_mean_and_unit_deviation(fold_data: MakeDa
     assert torch.allclose(standard.std(dim=3, correction=0), torch.ones(12), atol=1e-3)
 
 
-def test_separable_genres_are_learned_and_the_curves_show_it(fold_data: MakeData) -> None:
+def test_separable_genres_are_learned_and_the_curves_show_it() -> None:
     module, probabilities = trained(fold_data(clips(), LABELS, FOLD), epochs=15, augmentation=Augmentation())
     assert probabilities.argmax(axis=1).tolist() == LABELS[FOLD.test].tolist()
     assert np.allclose(probabilities.sum(axis=1), 1)
@@ -151,7 +95,7 @@ def test_separable_genres_are_learned_and_the_curves_show_it(fold_data: MakeData
         assert module.curves[f"{part}_loss"][-1] < module.curves[f"{part}_loss"][0]
 
 
-def test_the_last_point_of_the_held_out_curve_is_the_loss_of_the_centre_windows(fold_data: MakeData) -> None:
+def test_the_last_point_of_the_held_out_curve_is_the_loss_of_the_centre_windows() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     module, _ = trained(data)
     logits = torch.cat([module.eval()(features) for features, _ in data.val_dataloader()[0]])
@@ -159,7 +103,7 @@ def test_the_last_point_of_the_held_out_curve_is_the_loss_of_the_centre_windows(
     assert module.curves["held_out_loss"][-1] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_prediction_is_the_mean_probability_over_the_windows_of_a_track(fold_data: MakeData) -> None:
+def test_a_prediction_is_the_mean_probability_over_the_windows_of_a_track() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     module, probabilities = trained(data)
     with torch.no_grad():
@@ -168,7 +112,7 @@ def test_a_prediction_is_the_mean_probability_over_the_windows_of_a_track(fold_d
             assert np.allclose(module.eval()(windows).softmax(dim=1).mean(dim=0), prediction, atol=1e-5)
 
 
-def test_the_last_layer_is_fitted_again_at_the_end_and_predicts(fold_data: MakeData) -> None:
+def test_the_last_layer_is_fitted_again_at_the_end_and_predicts() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     untrained, _ = trained(data, epochs=1, lr=1e-9)
     module, probabilities = trained(data, epochs=1, lr=1e-9, ridge=0.1)
@@ -184,7 +128,7 @@ def test_the_last_layer_is_fitted_again_at_the_end_and_predicts(fold_data: MakeD
 
 @pytest.mark.parametrize("ridge", [0, 0.3])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "auto"])
-def test_the_same_seed_gives_the_same_bits(fold_data: MakeData, precision: str, ridge: float) -> None:
+def test_the_same_seed_gives_the_same_bits(precision: str, ridge: float) -> None:
     runs = [trained(fold_data(clips(), LABELS, FOLD), precision=precision, ridge=ridge) for _ in range(2)]
     (first, predictions), (second, repeated) = runs
     assert weights(first) == weights(second)
@@ -193,7 +137,7 @@ def test_the_same_seed_gives_the_same_bits(fold_data: MakeData, precision: str, 
 
 
 @pytest.mark.parametrize("ridge", [0, 0.3])
-def test_held_out_labels_do_not_reach_the_weights(fold_data: MakeData, ridge: float) -> None:
+def test_held_out_labels_do_not_reach_the_weights(ridge: float) -> None:
     swapped = LABELS.copy()
     swapped[FOLD.test] = 1 - swapped[FOLD.test]
     honest, predictions = trained(fold_data(clips(), LABELS, FOLD), ridge=ridge)
@@ -203,7 +147,7 @@ def test_held_out_labels_do_not_reach_the_weights(fold_data: MakeData, ridge: fl
 
 
 @pytest.mark.parametrize("ridge", [0, 0.3])
-def test_held_out_sound_does_not_reach_the_weights(fold_data: MakeData, ridge: float) -> None:
+def test_held_out_sound_does_not_reach_the_weights(ridge: float) -> None:
     sounds = clips()
     honest, _ = trained(fold_data(sounds, LABELS, STOPPING), patience=2, epochs=6, ridge=ridge)
     for track in STOPPING.test:
@@ -225,7 +169,7 @@ class Recorder(GenreModule):
 
 @pytest.mark.parametrize("view", [view for view in VIEWS if not is_of_statistics(view)])
 def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
-    fold_data: MakeData, view: str, monkeypatch: pytest.MonkeyPatch
+    view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not support the meta device
     meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
@@ -238,7 +182,7 @@ def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
     assert all(weights.grad is not None and weights.grad.device == meta for weights in module.parameters())
 
 
-def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_weights(fold_data: MakeData) -> None:
+def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_weights() -> None:
     wrong = LABELS.copy()
     wrong[STOPPING.val] = 1 - wrong[STOPPING.val]  # the better the training, the worse their loss
     data = fold_data(clips(), wrong, STOPPING)
@@ -256,7 +200,7 @@ def test_early_stopping_uses_the_inner_validation_alone_and_restores_its_best_we
     assert not all(torch.equal(kept[name], tensor) for name, tensor in module.epochs[-1].items())
 
 
-def test_the_best_epochs_weights_are_restored_before_the_last_layer_is_fitted_again(fold_data: MakeData) -> None:
+def test_the_best_epochs_weights_are_restored_before_the_last_layer_is_fitted_again() -> None:
     data = fold_data(clips(), LABELS, STOPPING)
     stopped, refitted = (trained(data, epochs=6, patience=2, ridge=ridge)[0] for ridge in (0, 0.3))
     expected, actual = stopped.network.state_dict(), refitted.network.state_dict()
@@ -275,7 +219,7 @@ class Tempered(GenreCNN):
         return super().forward(features) * self.temperature
 
 
-def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again(fold_data: MakeData) -> None:
+def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again() -> None:
     data = fold_data(clips(), LABELS, FOLD)
 
     def weights_with(ridge: float) -> bytes:
@@ -289,45 +233,24 @@ def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again(fo
     assert weights_with(0.3) == weights_with(0)
 
 
-def test_without_patience_training_goes_on_to_the_end(fold_data: MakeData) -> None:
+def test_without_patience_training_goes_on_to_the_end() -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD), epochs=5)
     assert len(module.curves["train_loss"]) == 5 and "val_loss" not in module.curves
 
 
-def test_training_leaves_nothing_in_the_folder_it_runs_in(
-    fold_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_leaves_nothing_in_the_folder_it_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trained(fold_data(clips(), LABELS, STOPPING), patience=1)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ridge", [0, 0.3])
-def test_a_training_that_diverges_is_reported_as_such(fold_data: MakeData, ridge: float) -> None:
+def test_a_training_that_diverges_is_reported_as_such(ridge: float) -> None:
     with pytest.raises(UserError, match=r"diverged.*recipe\.optimizer\.lr"):
         trained(fold_data(clips(), LABELS, FOLD), lr=1e30, epochs=4, ridge=ridge)
 
 
-@settings(deadline=None, max_examples=60)
-@given(total=st.integers(1, 60), warmup=st.floats(0.01, 0.99))
-@example(total=2, warmup=0.5)
-@example(total=10, warmup=0.1)
-def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup: float) -> None:
-    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.5)
-    schedule = one_cycle(optimizer, total, warmup=warmup)
-    rates = []
-    for step in range(total):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if step < total - 1:
-            schedule.step()
-    top = int(np.argmax(rates))
-    assert max(rates) <= 0.5 + 1e-9 and rates[-1] < 0.01
-    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
-    assert abs(top - (warmup * total - 1)) <= 1
-
-
-def test_a_saved_module_is_read_back_with_its_description(fold_data: MakeData, tmp_path: Path) -> None:
+def test_a_saved_module_is_read_back_with_its_description(tmp_path: Path) -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD))
     description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
     (tmp_path / "model.safetensors").write_bytes(serialised([module.network.weights()], description))

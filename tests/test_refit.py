@@ -8,6 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
+from shared import fold_data
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
@@ -21,7 +22,6 @@ from genre_cls.kernel import LOGIT_SCALE
 from genre_cls.refit import WIDEST, output_layer, refit, ridge_regression
 from genre_cls.training import check_buildable
 
-MakeData = Callable[..., FoldData]
 N_BINS, N_GENRES = 12, 3
 LABELS = np.tile([0, 1, 2, 1], 4)
 FOLD = Fold(0, np.arange(2, 10), np.arange(10, 14), np.array([0, 1, 14, 15]))
@@ -121,7 +121,7 @@ def test_the_regression_is_scikit_learns(seed: int, n_windows: int, n_inputs: in
 @settings(deadline=None, max_examples=15)
 @given(st.floats(0.01, 10), st.floats(0.01, 100), st.floats(-10, 10))
 def test_the_layer_gives_the_regressions_outputs_as_logits_that_sum_to_zero(
-    fold_data: MakeData, ridge: float, factor: float, shift: float
+    ridge: float, factor: float, shift: float
 ) -> None:
     data = fold_data([factor * (clip + shift) for clip in clips()], LABELS, FOLD)
     model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=ridge)
@@ -134,7 +134,7 @@ def test_the_layer_gives_the_regressions_outputs_as_logits_that_sum_to_zero(
     assert np.allclose(logits.sum(axis=1), 0, atol=2e-3)
 
 
-def test_only_the_last_layer_changes(fold_data: MakeData) -> None:
+def test_only_the_last_layer_changes() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     model, before = refitted(data, nn.Linear(N_BINS, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, N_GENRES))
     changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
@@ -179,7 +179,7 @@ def test_a_layer_of_doubles_is_left() -> None:
 
 
 @pytest.mark.parametrize("model", [ByKeyword(LAST), InPlace(LAST)])
-def test_a_layers_inputs_are_recorded_as_it_was_given_them(model: Model, fold_data: MakeData) -> None:
+def test_a_layers_inputs_are_recorded_as_it_was_given_them(model: Model) -> None:
     assert output_layer(model, SOME) is LAST
     data, plain = fold_data(clips(), LABELS, FOLD), Model(nn.Linear(N_BINS, N_GENRES))
     for one in (model, plain):
@@ -187,7 +187,7 @@ def test_a_layers_inputs_are_recorded_as_it_was_given_them(model: Model, fold_da
     assert LAST.weight.equal(plain.layers[0].weight) and LAST.bias.equal(plain.layers[0].bias)
 
 
-def test_a_layer_whose_inputs_are_not_seen_or_too_many_stays_as_it_is(fold_data: MakeData) -> None:
+def test_a_layer_whose_inputs_are_not_seen_or_too_many_stays_as_it_is() -> None:
     before, data = LAST.weight.clone(), fold_data(clips(), LABELS, FOLD)
     refit(LAST, lambda _: None, data, 0.3)  # as compiled models may do
     assert output_layer(Twice(LAST), SOME) is LAST
@@ -195,7 +195,7 @@ def test_a_layer_whose_inputs_are_not_seen_or_too_many_stays_as_it_is(fold_data:
     assert LAST.weight.equal(before)
 
 
-def test_inputs_are_collected_where_the_windows_are_though_the_network_is_elsewhere_before(fold_data: MakeData) -> None:
+def test_inputs_are_collected_where_the_windows_are_though_the_network_is_elsewhere_before() -> None:
     meta, layer = torch.device("meta"), nn.Linear(N_BINS, N_GENRES)  # on the CPU, where Lightning leaves networks
     windows = fold_data(clips(), LABELS, FOLD, device=meta).training_windows(100)
     inputs = module._inputs(layer, lambda all_: [layer.to(meta)(means(features)) for features, _ in all_], windows)
@@ -233,7 +233,7 @@ def test_a_model_that_will_stay_as_trained_is_named_once(
     assert message.startswith(f"{__name__}.Certain: stays as trained; ") and f"at most {WIDEST} inputs" in message
 
 
-def test_it_learns_from_the_training_and_validation_tracks_and_no_others(fold_data: MakeData) -> None:
+def test_it_learns_from_the_training_and_validation_tracks_and_no_others() -> None:
     layers = {"layers.0.weight", "layers.0.bias"}
 
     def fitted(sounds: list[np.ndarray], labels: np.ndarray) -> dict[str, Tensor]:
@@ -247,9 +247,7 @@ def test_it_learns_from_the_training_and_validation_tracks_and_no_others(fold_da
         assert {name for name in layers if not now[name].equal(honest[name])} == (layers if track in KNOWN else set())
 
 
-def test_of_more_windows_than_memory_is_meant_for_it_takes_some_of_each_part(
-    fold_data: MakeData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_more_windows_than_memory_is_meant_for_it_takes_some_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     data = fold_data(clips(), LABELS, FOLD)
     monkeypatch.setattr(module, "MOST_VALUES", 5 * N_BINS)
     seen: list[Windows] = []
@@ -259,7 +257,7 @@ def test_of_more_windows_than_memory_is_meant_for_it_takes_some_of_each_part(
     assert len(tracks) == 5 and (tracks[0], tracks[-1]) == (KNOWN[0], KNOWN[-1]) and len(set(tracks)) == 5
 
 
-def test_inputs_that_never_change_leave_it_with_the_genres_shares(fold_data: MakeData) -> None:
+def test_inputs_that_never_change_leave_it_with_the_genres_shares() -> None:
     data = fold_data([np.ones((N_BINS, 20)) for _ in LABELS], LABELS, FOLD)
     model, _ = refitted(data, nn.Linear(N_BINS, N_GENRES))
     shares = np.bincount(LABELS[KNOWN]) / len(KNOWN)
@@ -267,7 +265,7 @@ def test_inputs_that_never_change_leave_it_with_the_genres_shares(fold_data: Mak
     assert np.allclose(predict(model)(data.training_windows(1)).numpy(), expected, atol=1e-5)
 
 
-def test_a_penalty_that_rounding_swallows_is_reported(fold_data: MakeData) -> None:
+def test_a_penalty_that_rounding_swallows_is_reported() -> None:
     data = fold_data([np.repeat(clip[:1], N_BINS, axis=0) for clip in clips()], LABELS, FOLD)
     with pytest.raises(DivergenceError, match=r"recipe\.ridge=1e-12: is too small"):
         refitted(data, nn.Linear(N_BINS, N_GENRES), ridge=1e-12)

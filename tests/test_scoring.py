@@ -1,27 +1,22 @@
 """Numbers against scikit-learn, torchmetrics and the definitions themselves."""
 
-import tempfile
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made import GENRES, a_result, folds, guesses, on_the_same_tracks, results
+from made import GENRES, folds, guesses, on_the_same_tracks, results
 from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from genre_cls.artifacts import DAMAGED, RESULTS, fold_files, genre_means_file, load_fold, load_genre_means
 from genre_cls.calibration import best_temperature, tempered
 from genre_cls.estimates import crossed, estimate
 from genre_cls.scoring import (
     ConfigResult,
     FoldResult,
-    GenreMeans,
     TrackPredictions,
     WindowPredictions,
     ensemble_probabilities,
@@ -288,50 +283,6 @@ def test_a_track_is_reported_once_with_its_mean_over_the_repetitions(some: list[
             assert set(labels) == {result.tracks.labels[place]}
             assert result.tracks.probabilities[place] == pytest.approx(np.mean(probabilities, axis=0))
             assert result.tracks.predictions[place] == np.mean(probabilities, axis=0).argmax()
-
-
-@settings(deadline=None, max_examples=60)
-@given(folds())
-def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in fold_files(fold).items():
-            (Path(folder) / name).write_bytes(content)
-        back = load_fold(Path(folder))
-    arrays = {"labels": 0, "probabilities": 0, "windows": None}
-    assert replace(back, **arrays) == replace(fold, **arrays)
-    assert back.labels.tolist() == fold.labels.tolist()
-    assert back.probabilities.tobytes() == fold.probabilities.tobytes()
-    assert back.scores == fold.scores
-    assert back.groups == fold.groups
-    for name in ("track", "start", "probabilities"):
-        assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
-
-
-@pytest.mark.parametrize("lost", RESULTS)
-def test_a_fold_that_has_lost_a_file_is_not_read(lost: str, tmp_path: Path) -> None:
-    for name, content in fold_files(a_result(0.5).folds[0]).items():
-        (tmp_path / name).write_bytes(content)
-    load_fold(tmp_path)
-    (tmp_path / lost).unlink()
-    with pytest.raises(FileNotFoundError):
-        load_fold(tmp_path)
-
-
-MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.data())
-def test_arrays_that_a_disk_has_damaged_are_reported_as_such(data: st.DataObject) -> None:
-    content = bytearray(genre_means_file(MEANS))
-    place = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
-    else:
-        del content[place:]
-    with tempfile.TemporaryDirectory() as folder, suppress(*DAMAGED):
-        Path(folder, "means.npz").write_bytes(content)
-        load_genre_means(Path(folder, "means.npz"))
 
 
 def tracks_of(*probabilities: tuple[float, ...]) -> TrackPredictions:

@@ -29,18 +29,15 @@ from mlflow.exceptions import MlflowException
 
 from genre_cls import database, stored_runs
 from genre_cls.artifacts import (
-    confusion_file,
     fold_files,
     genre_means_file,
-    load_fold,
-    load_genre_means,
     tracks_file,
 )
 from genre_cls.connection import store_uri
 from genre_cls.errors import UserError
 from genre_cls.findings import of_several_codes
 from genre_cls.provenance import COMMAND_ID
-from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
+from genre_cls.scoring import FoldResult, GenreMeans
 from genre_cls.spool import Spool
 from genre_cls.stored_runs import PARENT, changed_metrics
 from genre_cls.tracking import KEY, Tracker
@@ -201,16 +198,6 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     assert comparison.tracks == TRACKS and comparison.results[0].other_splits == {}
 
 
-def test_a_fold_keeps_the_predictions_of_each_window(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    windows = WindowPredictions(np.repeat(np.arange(10), 3), random.random(30), random.random((30, 2)))
-    for name, content in fold_files(replace(a_fold(0), windows=windows)).items():
-        (tmp_path / name).write_bytes(content)
-    back = load_fold(tmp_path).windows
-    for name in ("track", "start", "probabilities"):
-        assert getattr(back, name).tobytes() == getattr(windows, name).tobytes()
-
-
 def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker: Tracker) -> None:
     store(tracker, "a", 1.0, 0.9, comparison="r")
     store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
@@ -242,19 +229,6 @@ def test_predictions_that_no_longer_give_what_was_logged_are_reported(
     path.write_text(path.read_text().replace("/0,blues", "/0,rock & roll"))
     assert found(tracker) == {"a": 0.95}
     assert "a: accuracy_mean differ from what was logged" in caplog.text
-
-
-def test_genre_means_come_back_as_they_were(tmp_path: Path) -> None:
-    means = replace(MEANS, matrices=np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32))
-    (tmp_path / "m.npz").write_bytes(genre_means_file(means))
-    back = load_genre_means(tmp_path / "m.npz")
-    assert back.matrices.tobytes() == means.matrices.tobytes() and back.frequencies.tolist() == [100, 200, 400]
-    assert (back.kind, back.genres, back.seconds_per_frame) == ("mel", GENRES, 0.1)
-
-
-def test_a_confusion_matrix_is_a_table_with_names() -> None:
-    text = confusion_file(np.array([[5, 1], [0, 4]]), ("a,b", "c")).decode()
-    assert text.splitlines() == ['true \\ predicted,"a,b",c', '"a,b",5,1', "c,0,4"]
 
 
 def test_only_configurations_tested_on_the_same_tracks_and_folds_are_compared(tracker: Tracker) -> None:

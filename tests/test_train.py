@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -614,3 +615,11 @@ def test_hydras_line_on_a_failed_job_has_no_password(capsys: pytest.CaptureFixtu
         _ = job.return_value
     line = capsys.readouterr().err
     assert "seed=1" in line and "http://host" in line and "secret" not in line
+
+
+def test_a_configuration_is_compared_in_the_store_that_it_is_in(composed: Callable[..., DictConfig]) -> None:
+    assert train._report_command(composed("seed=1")).endswith("-m genre_cls.report")
+    own = composed("tracking.folder='/my runs'", "tracking.experiment='a, b'", "tracking.uri=http://me:secret@server:1")
+    told = shlex.split(train._report_command(own))[3:]
+    assert told == ["tracking.uri=http://server:1", "tracking.folder=/my runs", "tracking.experiment='a, b'"]
+    composed(*told[1:], config="report")  # takes it

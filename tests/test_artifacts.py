@@ -1,0 +1,79 @@
+"""The files of runs: what is read back is what was written, or is refused."""
+
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import GENRES, a_result, folds
+
+from genre_cls.artifacts import (
+    DAMAGED,
+    RESULTS,
+    confusion_file,
+    fold_files,
+    genre_means_file,
+    load_fold,
+    load_genre_means,
+)
+from genre_cls.scoring import FoldResult, GenreMeans
+
+MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(folds())
+def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in fold_files(fold).items():
+            (Path(folder) / name).write_bytes(content)
+        back = load_fold(Path(folder))
+    arrays = {"labels": 0, "probabilities": 0, "windows": None}
+    assert replace(back, **arrays) == replace(fold, **arrays)
+    assert back.labels.tolist() == fold.labels.tolist()
+    assert back.probabilities.tobytes() == fold.probabilities.tobytes()
+    assert back.scores == fold.scores
+    assert back.groups == fold.groups
+    for name in ("track", "start", "probabilities"):
+        assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
+
+
+@pytest.mark.parametrize("lost", RESULTS)
+def test_a_fold_that_has_lost_a_file_is_not_read(lost: str, tmp_path: Path) -> None:
+    for name, content in fold_files(a_result(0.5).folds[0]).items():
+        (tmp_path / name).write_bytes(content)
+    load_fold(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(FileNotFoundError):
+        load_fold(tmp_path)
+
+
+def test_genre_means_come_back_as_they_were(tmp_path: Path) -> None:
+    means = replace(MEANS, matrices=np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32))
+    (tmp_path / "m.npz").write_bytes(genre_means_file(means))
+    back = load_genre_means(tmp_path / "m.npz")
+    assert back.matrices.tobytes() == means.matrices.tobytes() and back.frequencies.tolist() == [0, 1, 2, 3]
+    assert (back.kind, back.genres, back.seconds_per_frame) == ("mel", GENRES, 0.1)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_arrays_that_a_disk_has_damaged_are_reported_as_such(data: st.DataObject) -> None:
+    content = bytearray(genre_means_file(MEANS))
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    with tempfile.TemporaryDirectory() as folder, suppress(*DAMAGED):
+        Path(folder, "means.npz").write_bytes(content)
+        load_genre_means(Path(folder, "means.npz"))
+
+
+def test_a_confusion_matrix_is_a_table_with_names() -> None:
+    text = confusion_file(np.array([[5, 1], [0, 4]]), ("a,b", "c")).decode()
+    assert text.splitlines() == ['true \\ predicted,"a,b",c', '"a,b",5,1', "c,0,4"]

@@ -1,0 +1,97 @@
+"""Augmentation of windows; schedules of crops and learning rates."""
+
+from math import ceil
+
+import numpy as np
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import AdamW
+
+from genre_cls.recipe import GROWING, Augmentation, crop_lengths, one_cycle
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 3))
+def test_masks_are_bands_of_each_window_within_their_share(bin_mask: float, frame_mask: float, n_masks: int) -> None:
+    augmentation = Augmentation(bin_mask=bin_mask, frame_mask=frame_mask, n_masks=n_masks)
+    masked = augmentation.mask(torch.ones(5, 1, 20, 30))[:, 0] == 0  # (batch, bins, frames)
+    bins, frames = masked.all(dim=2), masked.all(dim=1)
+    assert (masked == (bins[:, :, None] | frames[:, None])).all()
+    if not (bins.all(dim=1) | frames.all(dim=1)).any():  # where all is masked, the two cannot be told apart
+        assert bins.sum(dim=1).max() <= n_masks * int(bin_mask * 20)
+        assert frames.sum(dim=1).max() <= n_masks * int(frame_mask * 30)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 12), st.integers(0, 1000))
+def test_a_shifted_window_is_the_window_some_bins_higher_or_lower(bin_shift: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    features = torch.randn(4, 1, 8, 5)
+    padded = nn.functional.pad(features, (0, 0, 12, 12), mode="replicate")
+    for shifted, window in zip(Augmentation(bin_shift=bin_shift).shift(features), padded, strict=True):
+        steps = [step for step in range(-12, 13) if torch.equal(shifted, window[:, 12 - step : 20 - step])]
+        assert steps and min(map(abs, steps)) <= bin_shift
+
+
+def test_every_window_is_shifted_independently() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(20.0)[None, None, :, None].expand(60, 1, 20, 3)
+    steps = 10 - Augmentation(bin_shift=4).shift(ramp)[:, 0, 10, 0]
+    assert set(steps.int().tolist()) == set(range(-4, 5))
+
+
+def test_every_window_is_masked_independently() -> None:
+    torch.manual_seed(0)
+    for augmentation in (Augmentation(bin_mask=0.3, n_masks=1), Augmentation(frame_mask=0.3, n_masks=1)):
+        masked = augmentation.mask(torch.ones(40, 1, 40, 40))
+        assert len(torch.unique(masked, dim=0)) > 20
+
+
+def test_without_shares_nothing_is_masked_or_mixed() -> None:
+    features = torch.randn(4, 1, 6, 7)
+    assert torch.equal(Augmentation(n_masks=3).mask(features), features)
+    blends, _, share = Augmentation().mix(features)
+    assert share == 1 and torch.equal(blends, features)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.01, 20), st.integers(1, 6), st.integers(0, 1000))
+def test_a_blend_is_mostly_its_own_window_and_else_its_partner(mixup: float, batch: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    features = torch.randn(batch, 1, 3, 4)
+    blends, partner, share = Augmentation(mixup=mixup).mix(features)
+    assert 0.5 <= share <= 1 and sorted(partner.tolist()) == list(range(batch))
+    assert torch.allclose(blends, share * features + (1 - share) * features[partner], atol=1e-6)
+
+
+@settings(deadline=None, max_examples=100)
+@given(n_window=st.integers(1, 300), first=st.floats(0.01, 1), epochs=st.integers(1, 60))
+def test_crops_grow_evenly_from_the_share_asked_for_and_the_last_are_whole_windows(
+    n_window: int, first: float, epochs: int
+) -> None:
+    lengths = crop_lengths(n_window, first, epochs)
+    even = first + (1 - first) * np.arange(epochs) / (GROWING * epochs)
+    assert len(lengths) == epochs and min(lengths) >= 1
+    assert np.allclose(lengths[:-1], n_window * even.clip(max=1)[:-1], atol=1)
+    assert all(length == n_window for length in (lengths[-1], *lengths[ceil(GROWING * epochs) :]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(total=st.integers(1, 60), warmup=st.floats(0.01, 0.99))
+@example(total=2, warmup=0.5)
+@example(total=10, warmup=0.1)
+def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup: float) -> None:
+    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedule = one_cycle(optimizer, total, warmup=warmup)
+    rates = []
+    for step in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step < total - 1:
+            schedule.step()
+    top = int(np.argmax(rates))
+    assert max(rates) <= 0.5 + 1e-9 and rates[-1] < 0.01
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert abs(top - (warmup * total - 1)) <= 1
