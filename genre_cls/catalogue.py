@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -120,12 +121,12 @@ def gtzan(root: str | None) -> Catalogue:
         folders = _gtzan_genre_folders(folder)
         if folders:
             return _gtzan_from(folders, Path(root))
-    base = expanduser(root)
+    base, source = expanduser(root), " (from GTZAN_ROOT)" if root == os.environ.get("GTZAN_ROOT") else ""
     problem = "has no folder named after a GTZAN genre" if base.is_dir() else "no such folder"
     if base.is_dir() and any(entry.suffix.lower() in EXTENSIONS for entry in base.iterdir()):
         sort = "sort them into folders called blues, classical and so on (dataset=folder takes other music)"
-        raise UserError(f"dataset.root={root}: {problem}, but audio files; {sort}")
-    raise UserError(f"dataset.root={root}: {problem}. {GTZAN_HELP}")
+        raise UserError(f"dataset.root={root}{source}: {problem}, but audio files; {sort}")
+    raise UserError(f"dataset.root={root}{source}: {problem}. {GTZAN_HELP}")
 
 
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:

@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from genre_cls.errors import UserError, in_short, place_of, system_reason
 from genre_cls.extras import how_to_install
-from genre_cls.interrupts import came_of_ctrl_c
+from genre_cls.interrupts import came_of_ctrl_c, terminated_likewise
 from genre_cls.provenance import typed
 from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, no_such_key
 
@@ -58,7 +58,7 @@ def as_command(interrupted: str = "") -> Iterator[None]:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:
-        with one_line_errors(interrupted):
+        with terminated_likewise(), one_line_errors(interrupted):
             yield
     finally:
         sys.unraisablehook = before
@@ -72,7 +72,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         interrupted: added to the message after Ctrl-C.
 
     Raises:
-        SystemExit: with code 2 after a mistake, 130 after Ctrl-C, 1 if nobody reads the output any more.
+        SystemExit: with code 2 after a mistake, 130 after Ctrl-C or SIGTERM, 1 if nobody reads the output any more.
     """
     try:
         yield

@@ -24,6 +24,7 @@ from genre_cls.folds import Fold
 from genre_cls.identity import Identity, identify
 from genre_cls.models import n_parameters
 from genre_cls.outbox import Outbox, Pictures, spooled
+from genre_cls.progress import waiting
 from genre_cls.scoring import ConfigResult, FoldResult
 from genre_cls.settings import as_yaml, without_hydra
 from genre_cls.spool import Spool
@@ -50,14 +51,14 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     first = configurations[0]
     _check_store(first.tracking)
     check_place(expanduser(first.report_dir), f"report_dir={first.report_dir}")
-    for cfg in configurations:
-        _check_buildable(cfg)
+    with waiting("trying the models out"):
+        for cfg in configurations:
+            _check_buildable(cfg)
     if len(configurations) > 1 and not all(map(network_views, configurations)):
         idle = "model, batch_size, recipe.epochs and recipe.ridge change nothing"
         log.warning("recipe.members: where no network votes, %s", idle)
     load_all(configurations)
-    tracker = _tracker(first)
-    with tracker.failures_in_one_line():
+    with waiting("opening the store"), (tracker := _tracker(first)).failures_in_one_line():
         tracker.close_dead()
     _next.expect(configurations)
 

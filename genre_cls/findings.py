@@ -46,6 +46,8 @@ ABOUT_SPLITS = (
     "conservative where they test the same tracks, and is not adjusted for several configurations."
 )
 
+ABOUT_DROPS = "In points, the genre that loses most on average first. Where a genre has few tracks, it may be chance."
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -221,6 +223,19 @@ def under_other_splits(report: Report) -> Sheet:
     return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
 
 
+def drops_by_genre(report: Report) -> Sheet:
+    """Return how much of each genre's recall configurations lose from the most flattering split to the last."""
+    columns, lost = {"genre": "left"}, []
+    for name, by_split in report.splits.items():
+        first, *_, last = by_split
+        columns[f"{name}, {first} to {last}"] = "right"
+        lost.append(100 * (by_split[first].per_genre.recall - by_split[last].per_genre.recall))
+    if not lost:
+        return Sheet(columns, [])
+    by_genre = sorted(zip(report.complete[0].genres, np.transpose(lost), strict=True), key=lambda row: -row[1].mean())
+    return Sheet(columns, [[genre, *(f"{points:z.0f}" for points in drops)] for genre, drops in by_genre])
+
+
 def genres(report: Report) -> Sheet:
     """Return the best configuration's scores on each genre, by recall, with its most frequent mistakes."""
     best = report.ranked[0]
@@ -317,6 +332,10 @@ def how_to_read(report: Report) -> dict[str, str]:
         "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
         "equally, however many tracks it has. Both are means over the folds, not over all tracks at once, so where a "
         "fold has few tracks of a genre, macro F1 is lower than the F1 of genres below."
+    )
+    topics["s per fold"] = (
+        "The time that a fold's models took to train and predict, in seconds, added up as if one had come after the "
+        "other. Several are trained at once, so a command takes less; features, figures and logging are not included."
     )
     return topics
 

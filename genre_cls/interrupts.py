@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT): held back while something must not be broken off halfway, and recognised in what it caused."""
+"""Ctrl-C (SIGINT), and SIGTERM: held back while something must not be broken off, and recognised in what it caused."""
 
 import os
 import signal
@@ -49,6 +49,19 @@ def raise_again() -> None:
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, b"interrupted\n")  # not by `print`, which may be what it interrupts
     os._exit(130)
+
+
+@contextmanager
+def terminated_likewise() -> Iterator[None]:
+    """Let SIGTERM, which schedulers and `timeout` send, do in the block what Ctrl-C does, unless that is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def came_of_ctrl_c(error: BaseException | None) -> bool:

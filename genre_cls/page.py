@@ -38,6 +38,7 @@ def markdown(report: Report) -> str:
     sections = (
         ("Each against each", findings.each_against_each(report), findings.ABOUT_PAIRS),
         ("The same under other splits", findings.under_other_splits(report), findings.ABOUT_SPLITS),
+        ("Recall lost in each genre", findings.drops_by_genre(report), findings.ABOUT_DROPS),
         ("Which genres the best one recognises", findings.genres(report), ""),
         ("Which tracks are missed most", findings.missed_tracks(report), findings.about_missed(report)),
     )

@@ -58,6 +58,7 @@ def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> F
     figure = new_figure(6.4, 4.4, note)
     axes = figure.subplots()
     _draw_losses(axes, folds)
+    axes.set_ylim(bottom=0)
     axes.set_ylabel("cross-entropy (nats)")
     _legend(figure, axes.get_legend_handles_labels()[0], title)
     return figure
@@ -79,6 +80,7 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
         accuracy = 100 * result.estimate("accuracy").mean
         axes.set_title(f"{place}: {plain(name, 44)}\naccuracy {accuracy:.1f} %")
     first = next((axes for axes in panels if axes.axison), panels[0])
+    first.set_ylim(bottom=0)  # only now, since it fixes the top for both
     first.set_ylabel("cross-entropy (nats)")
     first.tick_params(labelleft=True)
     _legend(figure, first.get_legend_handles_labels()[0])
@@ -373,7 +375,6 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
         mean = [float(np.mean(losses)) for losses in zip(*curves, strict=False)]
         _draw_curve(axes, mean, color=color, linestyle=style, linewidth=2.0, label=label)
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
-    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
 

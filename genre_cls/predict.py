@@ -21,7 +21,7 @@ from genre_cls.commands import OneLineParser, as_command, find_modules_here, non
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import atomic_write, expanduser, followed
 from genre_cls.prediction import is_onnx
-from genre_cls.progress import progress_bar
+from genre_cls.progress import progress_bar, waiting
 from genre_cls.settings import at_least
 
 if TYPE_CHECKING:
@@ -33,6 +33,14 @@ FEW = 3  # genres of a file in a table by default
 LONG = 60.0  # s, above which a file's genres are shown over time
 STRETCH = 30.0  # s that a letter stands for
 PER_ROW = 20  # letters in a row
+NO_COMMANDS = {  # words that may be taken for one, and what does what they say
+    "predict": "genre-cls FILE",
+    "export": "genre-cls --export FILE",
+    "explain": "genre-cls FILE --explain PICTURE",
+    "register": "genre-cls --register NAME",
+    "train": "python -m genre_cls.train",
+    "report": "python -m genre_cls.report",
+}
 READABLE = ", ".join(EXTENSIONS)
 COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
 
@@ -43,6 +51,9 @@ def main() -> None:
         arguments = _parser().parse_args()
         if not (arguments.inputs or arguments.export or arguments.register):
             raise UserError("nothing to do; name audio files or folders of them, or --export FILE (see --help)")
+        for path in arguments.inputs:
+            if str(path) in NO_COMMANDS and not path.exists():
+                raise UserError(f"{path}: no such file, and no command; did you mean {NO_COMMANDS[str(path)]}?")
         raise SystemExit(_run(arguments))
 
 
@@ -56,7 +67,8 @@ def _run(arguments: Namespace) -> int:
             _log(f"{file}: {reason}")
         FORMATS[arguments.format](iter(()), (), arguments.top)
         return 1  # without loading a model, which takes seconds
-    classifier = _classifier(arguments)
+    with waiting("loading the model"):
+        classifier = _classifier(arguments)
     _keep(classifier, arguments)
     if classifier.dataset == "demo":
         _log("note: this model was trained on the synthetic demo set only, never on real music")
@@ -82,7 +94,8 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     n_models = classifier.n_networks
     _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
-    explanation = classifier.explain_clip(clip, genre)
+    with waiting("explaining"):
+        explanation = classifier.explain_clip(clip, genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))
     with atomic_write(picture) as output:

@@ -16,6 +16,7 @@ from genre_cls.commands import as_command, check_command_line, one_line_errors
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import atomic_write, expanduser, make_folder
 from genre_cls.interrupts import ends_at_once, raise_again
+from genre_cls.progress import waiting
 from genre_cls.settings import CONF, REPORTED, check
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
@@ -70,11 +71,12 @@ def write_newest(cfg: DictConfig, *, command: str | None = None) -> bool:
         cfg: with `tracking`, `rope` and `report_dir`.
         command: id of the one that must have confirmed the last one; None for any.
     """
-    tracker = _tracker(cfg)
-    if not tracker:
-        return False
-    with tracker.failures_in_one_line():
-        comparison = tracker.newest(cfg.tracking.experiment, command=command)
+    with waiting("reading the runs"):
+        tracker = _tracker(cfg)
+        if not tracker:
+            return False
+        with tracker.failures_in_one_line():
+            comparison = tracker.newest(cfg.tracking.experiment, command=command)
     if comparison:
         _write(cfg, tracker, comparison)
     return comparison is not None
@@ -104,13 +106,14 @@ def _why_none(cfg: DictConfig) -> str:
 
 def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
-    from genre_cls import page
-    from genre_cls.connection import ui_command
-    from genre_cls.findings import of_several_codes
-    from genre_cls.stored_runs import FAILURES
+    with waiting("drawing the report"):
+        from genre_cls import page
+        from genre_cls.connection import ui_command
+        from genre_cls.findings import of_several_codes
+        from genre_cls.stored_runs import FAILURES
 
-    report = _report(comparison, cfg.rope)
-    files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
+        report = _report(comparison, cfg.rope)
+        files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
     Console().print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
     if code_warning := of_several_codes(comparison.results):  # the terminal's table has no notes
         log.warning(code_warning)

@@ -129,16 +129,18 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]
     splits = {_split_settings(cfg): cfg for cfg in configurations}
-    tasks = [task for cfg in splits.values() if (task := load(cfg))]
-    if not tasks:
+    named = [(task, cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values() if (task := load(cfg))]
+    if not named:
         raise SplitError("none of these splits is possible on this dataset")
     _announce(first, data.catalogue, features)
     if FINGERPRINT in specs:
         _announce_artists(features.tracks)
-    for line in dict.fromkeys(line for cfg in configurations for line in _oddities(cfg, features, tasks)):
+    for line in dict.fromkeys(
+        line for cfg in configurations for line in _oddities(cfg, features, [task for task, _ in named])
+    ):
         log.warning(line)
-    for task in {task.inputs: task for task in tasks}.values():
-        _announce_split(task)
+    for task, split in {task.inputs: (task, split) for task, split in named}.values():
+        _announce_split(task, split)
 
 
 @dataclass
@@ -319,9 +321,9 @@ def _announce_artists(tracks: Sequence[Track]) -> None:
         log.info("artists: unknown for %d of %d tracks; each counts as an artist of its own", unknown, len(tracks))
 
 
-def _announce_split(task: Task) -> None:
+def _announce_split(task: Task, split: str) -> None:
     tracks = task.features.tracks
-    log.info("split: %s", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds))
+    log.info("split: %s (%s)", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds), split)
     if n_leaked := _n_leaked(task):
         n_test = sum(len(fold.test) for fold in task.folds)
         log.warning("split: %d of %d held-out tracks have the same recording in the training set", n_leaked, n_test)

@@ -30,6 +30,7 @@ from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
 from genre_cls.interrupts import ends_at_once, raise_again
+from genre_cls.progress import waiting
 from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command, typed
 from genre_cls.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stopped_by_failure
@@ -172,7 +173,8 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
         raise UserError(f"{one}: must be the same for all configurations of a command, which get one report")
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*IMPORTED_AHEAD)
-    from genre_cls.experiment import prepare
+    with waiting("starting"):
+        from genre_cls.experiment import prepare
 
     prepare(configurations)
 

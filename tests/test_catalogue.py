@@ -145,7 +145,7 @@ def test_a_genre_without_audio_stops_with_its_name(tmp_path: Path, emptied: bool
     assert str(tmp_path) in text
 
 
-def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for root in (None, ""):
         assert "neither dataset.root nor GTZAN_ROOT is set" in told(partial(gtzan, root))
     assert f"{tmp_path}/typo: no such folder" in told(lambda: gtzan(f"{tmp_path}/typo"))
@@ -154,6 +154,9 @@ def test_a_missing_gtzan_is_reported_with_what_to_do(tmp_path: Path) -> None:
         assert "GTZAN_ROOT" in text and "dataset=demo" in text
     touch(tmp_path / "blues.00000.wav")
     assert "sort them into folders called blues, classical" in told(lambda: gtzan(str(tmp_path)))
+    assert "from GTZAN_ROOT" not in told(lambda: gtzan("/nope"))
+    monkeypatch.setenv("GTZAN_ROOT", "/nope")
+    assert told(lambda: gtzan("/nope")).startswith("dataset.root=/nope (from GTZAN_ROOT): no such folder")
 
 
 # Both

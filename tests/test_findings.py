@@ -76,6 +76,20 @@ def test_other_splits_are_columns_with_the_most_flattering_first() -> None:
     )
 
 
+def test_what_each_genre_loses_is_listed_the_greatest_loss_first() -> None:
+    random, own = a_result(0.9, 0.9), a_result(0.9, 0.9, folds="artist")
+    last = len(own.genres) - 1
+    folds = []
+    for fold in own.folds:  # that miss all tracks of the last genre
+        probabilities = np.where((fold.labels == last)[:, None], np.eye(last + 1)[0], fold.probabilities)
+        folds.append(replace(fold, probabilities=probabilities))
+    sheet = findings.drops_by_genre(under("random", replace(own, folds=tuple(folds)), random))
+    assert list(sheet.columns) == ["genre", "mel · cnn · batch 16, random to artist"]
+    assert sheet.rows[0] == [own.genres[last], f"{100 * random.per_genre.recall[last]:.0f}"]
+    assert [row[1] for row in sheet.rows[1:]] == ["0"] * last
+    assert not findings.drops_by_genre(REPORT)
+
+
 def test_a_drop_to_the_published_split_is_attributed_to_other_tracks_too() -> None:
     own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
     (line,) = findings.verdicts(under("random", own, other))

@@ -120,9 +120,21 @@ def test_a_single_epoch_is_still_visible() -> None:
 def test_best_and_worst_share_their_axis_and_carry_name_and_accuracy() -> None:
     best, worst = a_result(0.9, 0.8, model="big"), a_result(0.3, 0.2, model="small")
     left, right = plots.compare_loss_curves(best, worst).axes
-    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim() == right.get_ylim() and left.get_ylim()[0] == 0
     assert "best: mel · big · batch 16" in left.get_title() and "85.0 %" in left.get_title()
     assert "worst: mel · small · batch 16" in right.get_title() and "25.0 %" in right.get_title()
+
+
+@pytest.mark.parametrize("factors", [(1, 3), (3, 1)])
+def test_no_loss_of_best_or_worst_is_beyond_the_axis(factors: tuple[int, int]) -> None:
+    pair = []
+    for factor in factors:
+        folds = a_result(0.9, 0.8).folds
+        higher = [{name: [factor * loss for loss in curve] for name, curve in fold.curves.items()} for fold in folds]
+        scaled = tuple(replace(fold, curves=curves) for fold, curves in zip(folds, higher, strict=True))
+        pair.append(replace(a_result(0.9, 0.8), folds=scaled))
+    for axes in plots.compare_loss_curves(*pair).axes:
+        assert axes.lines and all(max(line.get_ydata()) < axes.get_ylim()[1] for line in axes.lines)
 
 
 def test_confusion_cells_show_the_counts_and_are_coloured_by_the_share_of_the_row() -> None:

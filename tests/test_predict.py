@@ -292,6 +292,8 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
     ("arguments", "reason"),
     [
         ((), "nothing to do"),
+        (("export",), "export: no such file, and no command; did you mean genre-cls --export FILE?"),
+        (("predict", "song.mp3"), "predict: no such file, and no command; did you mean genre-cls FILE?"),
         (("",), "FILE|FOLDER: an empty name"),
         (("a.wav", "--top", "0"), "--top: 0: must be a whole number, at least 1"),
         (("a.wav", "--top", "2", "--format", "csv"), "--top: --format csv always has all genres, a column each"),
@@ -373,7 +375,9 @@ def test_with_a_progress_bar_on_the_terminal_the_results_still_go_to_their_file(
     os.close(terminal)
     assert process.wait(60) == 1
     assert len(json.loads((tmp_path / "out.json").read_text())) == 12
-    assert b"Classifying" in shown and b"missing.wav: no such file or directory" in shown
+    assert (
+        b"loading the model" in shown and b"Classifying" in shown and b"missing.wav: no such file or directory" in shown
+    )
     assert b"probability" not in shown
 
 
