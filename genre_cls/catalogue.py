@@ -190,17 +190,20 @@ def folder(root: str | None) -> Catalogue:
     entries = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
     every = [
-        Track(path.relative_to(base).as_posix(), path, genre.name) for genre in folders for path in audio_files(genre)
+        Track(path.relative_to(base).as_posix(), path, normalize("NFC", genre.name))
+        for genre in folders
+        for path in audio_files(genre)
     ]
     facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
     tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
     genres = {track.genre for track in tracks}
     if len(genres) < 2:
-        raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}")
+        excluded = f"; {base / 'metadata.csv'} excludes {n}" if (n := len(every) - len(tracks)) else ""
+        raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}{excluded}")
     unmatched = sorted(facts.keys() - set(names))
     if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
-    empty = [genre.name for genre in folders if genre.name not in genres]
+    empty = [genre.name for genre in folders if normalize("NFC", genre.name) not in genres]
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
     notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
@@ -281,6 +284,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in reader.fieldnames:
                 raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
+            if twice := [name for name in ("path", "artist", "exclude") if reader.fieldnames.count(name) > 1]:
+                raise csv.Error(f"it has several columns {twice[0]}")
             rows = _strictly_read(reader)
             if any(None in row for row in rows):
                 raise csv.Error(f"a name with a {'comma' if delimiter == ',' else 'semicolon'} needs quotes around it")

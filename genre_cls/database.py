@@ -117,7 +117,8 @@ def what_failed(uri: str, failure: object) -> str:
         uri: of the store, a database or a server.
         failure: an exception or its message.
     """
-    reason = in_one_line(str(failure).strip().partition("\n")[0])
+    lines = str(failure).strip().split("\n")
+    reason = in_one_line(next((line for line in lines if "sqlite3." in line), lines[0]))  # after SQLAlchemy's own
     if not uri.startswith("sqlite:"):
         return server_failed(uri, reason)
     path = uri.removeprefix("sqlite:///")

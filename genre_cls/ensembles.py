@@ -106,7 +106,7 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         n_train=len(fold.train),
         seconds=sum(member.seconds for member in members),
         windows=windows,
-        groups=None if task.groups is None else tuple(task.groups[fold.test].tolist()),
+        groups=task.groups_of(fold),
     )
 
 

@@ -14,6 +14,7 @@ from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import database, logged_files
+from genre_cls.artifacts import GENRE_MEANS, Files, fold_files
 from genre_cls.connection import store_uri
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.ensembles import EnsembleTrainings, n_workers
@@ -235,7 +236,7 @@ class _Job:
             earlier = self._take_over()
             if earlier.run_id and earlier.finished and len(earlier.folds) == len(self.task.folds):
                 run_id = earlier.run_id
-                self.tracker.refresh(run_id, self.result.summary, logged_files.of_tracks(self.task))
+                self.tracker.refresh(run_id, self.result.summary, self._files_to_refresh(run_id))
                 yield None
             else:
                 with self._open(earlier, claim) as (parent, outbox):
@@ -248,14 +249,25 @@ class _Job:
                 self.tracker.confirm(run_id)
                 self.spool.clear()
 
+    def _files_to_refresh(self, run_id: str) -> Files:
+        """Those files of a complete configuration that may have changed; all if those that reports read are lost."""
+        if self.tracker.has_file(run_id, GENRE_MEANS.format(self.task.features.spec.kind)):
+            return logged_files.of_tracks(self.task)
+        return logged_files.of_configuration(self.task, self.identity, self.result)
+
     def _take_over(self) -> Earlier:
         """Load the folds that earlier commands and other jobs have finished; `force=true` first empties the spool."""
         experiment = self.tracker.experiment(self.cfg.tracking.experiment or f"genre_cls {self.identity.dataset}")
         earlier = self.tracker.earlier(experiment, self.key, force=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
-        self.done = {result.index: result for result in earlier.folds}
-        self.done |= spooled(self.spool, self.done)
+        stored = {result.index: result for result in earlier.folds}
+        groups = {fold.index: self.task.groups_of(fold) for fold in self.task.folds}
+        done = stored | spooled(self.spool, stored)
+        self.done = {index: replace(result, groups=groups[index]) for index, result in done.items()}
+        for index, result in stored.items():
+            if result.groups != groups[index]:  # artists have become known, or others, since it was trained
+                self.tracker.refresh(earlier.fold_runs[index], {}, fold_files(self.done[index]))
         return earlier
 
     @contextmanager

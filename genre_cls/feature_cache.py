@@ -279,7 +279,9 @@ def _fill(job: _Job) -> str | None:
 def _write(entry: Path, matrix: Matrix) -> None:
     entry.parent.mkdir(exist_ok=True)
     with atomic_write(entry, durable=False) as file:
-        np.save(file, matrix)
+        content = io.BytesIO()  # since numpy does not say that a disk is full
+        np.save(content, matrix)
+        file.write(content.getbuffer())
 
 
 def _map(entry: Path) -> Matrix:

@@ -144,6 +144,16 @@ def sync(*paths: Path) -> None:
             os.close(handle)
 
 
+@contextmanager
+def place_named(folder: str) -> Iterator[None]:
+    """Give an error of the disk the name of the folder that the block writes to; that a disk is full has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or folder
+        raise
+
+
 def disk_failure(path: Path, error: OSError) -> str:
     """Describe a disk's failure in one line.
 

@@ -20,6 +20,7 @@ from genre_cls.cuda_graphs import Graphs
 from genre_cls.data import Batch, FoldData, Windows
 from genre_cls.device import resolve_precision
 from genre_cls.errors import DivergenceError
+from genre_cls.files import place_named
 from genre_cls.memory import keep_freed
 from genre_cls.recipe import Augmentation
 from genre_cls.refit import output_layer, refit
@@ -177,7 +178,8 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         stopping = [EarlyStopping("val_loss", patience=training.patience), best] if training.patience else []
         trainer = _trainer(training, data.device, stopping)
         try:
-            trainer.fit(module, data.train_dataloader(), data.val_dataloader())
+            with place_named(folder):
+                trainer.fit(module, data.train_dataloader(), data.val_dataloader())
             module.graphs = None  # frees their memory
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])

@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from genre_cls.comparisons import CODE
 from genre_cls.settings import is_incidental
 
+TAGS = ("identity", "setup", "sources", "named", "dataset", "dataset_digest", "folds", "comparison")  # to compare by
 CONFIRMED = "confirmed"  # the tag with the time when a command last found a configuration complete, ms since 1970
 
 
@@ -61,6 +62,15 @@ def named(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
     given, params = json.loads(run.data.tags["named"]), run.data.params
     defaults = {"experiment": "none"}  # the only optional choice; every setting has a value
     return {key: params.get(legal(key), given.get(key, defaults.get(key, "?"))) for key in (*given, *keys)}
+
+
+def has_its_tags(run: Run) -> bool:
+    """Return whether a configuration's run has the tags that it was stored with; MLflow's page lets users edit them."""
+    try:
+        is_whole = moment(run) and all(run.data.tags[tag] for tag in TAGS)
+        return bool(is_whole) and all(isinstance(json.loads(run.data.tags[tag]), dict) for tag in ("named", "sources"))
+    except (KeyError, ValueError):
+        return False
 
 
 def moment(run: Run) -> int:

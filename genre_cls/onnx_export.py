@@ -8,6 +8,7 @@ import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def _traced(model: TraceableClassifier, sample_rate: int) -> Any:
     """Trace the graph, for clips of any length."""
     buffer = io.BytesIO()
     axes = {name: {0: "n_windows"} for name in OUTPUTS[1:]} | {INPUT: {0: "n_samples"}}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # where a graph that fails is printed
         warnings.simplefilter("ignore")  # tracing is deprecated, but needs no package other than onnx
         try:
             torch.onnx.export(
@@ -157,7 +158,7 @@ def _traced(model: TraceableClassifier, sample_rate: int) -> Any:
                 opset_version=OPSET, dynamo=False,
                 input_names=[INPUT], output_names=list(OUTPUTS), dynamic_axes=axes,
             )  # fmt: skip
-        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        except Exception as error:  # a user's own model may fail in any way
             raise UserError(f"this model cannot be written as ONNX: {in_short(error)}") from error
     return onnx.load_from_string(buffer.getvalue())
 

@@ -137,7 +137,8 @@ class StoredRuns:
         results = tuple(
             replace(result, other_splits=self._loaded(others[run.info.run_id])) for run, result, _ in loaded
         )
-        means, tracks = _summaries([folder for *_, folder in loaded])
+        loaded.sort(key=lambda parts: naming.moment(parts[0]))
+        means, tracks = _summaries([folder for *_, folder in loaded])  # what was found last about a track counts
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
         n_left_out = len(_left_out(parents, reported, command)) if command else 0
         return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out)
@@ -145,12 +146,17 @@ class StoredRuns:
     def best(self) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
 
+        Configurations of which folds were deleted come last.
         Configurations that were trained on shuffled genres are left out; None if there are no others.
         """
         finished = [run for run in self._finished(None) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
-        scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
-        best = max(runs, key=lambda run: [run.data.metrics.get(score, 0) for score in scores], default=None)
+
+        def key(run: Run) -> list[float]:
+            scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
+            return [len(self._children(run)), *(run.data.metrics.get(score, 0) for score in scores)]
+
+        best = max(runs, key=key, default=None)
         return best.info.run_id if best else None
 
     def any_finished(self, experiment: str | None) -> bool:
@@ -246,7 +252,10 @@ class StoredRuns:
     def _finished(self, experiment: str | None) -> list[Run]:
         """Return the runs of configurations that have finished, newest first."""
         runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
-        return sorted(runs, key=naming.moment, reverse=True)
+        for run in runs:
+            if not naming.has_its_tags(run):
+                log.warning("left out %s: its tags were deleted or edited", run.info.run_name)
+        return sorted(filter(naming.has_its_tags, runs), key=naming.moment, reverse=True)
 
     def _ids(self, experiment: str | None) -> list[str]:
         return [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]

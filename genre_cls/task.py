@@ -67,6 +67,10 @@ class Task:
         is_taken = name != option and name in (*options, *RESERVED)
         return f"{option} {name}" if is_taken else name or option
 
+    def groups_of(self, fold: Fold) -> tuple[int, ...] | None:
+        """Return the group of each of a fold's test tracks; None if no artist or recording is known to be shared."""
+        return None if self.groups is None else tuple(self.groups[fold.test].tolist())
+
     @property
     def digest(self) -> str:
         """Digest that is equal for configurations tested on the same tracks in the same folds."""

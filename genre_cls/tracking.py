@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.connection import check_answers
 from genre_cls.errors import UserError
-from genre_cls.files import locked, sync
+from genre_cls.files import locked, place_named, sync
 from genre_cls.interrupts import came_of_ctrl_c
 from genre_cls.provenance import COMMAND_ID
 from genre_cls.scoring import Curves, FoldResult
@@ -45,12 +45,14 @@ class Earlier:
         experiment_id: of the experiment that has, or will have, its run.
         run_id: of its run; None if there is none.
         folds: those that are done, by index.
+        fold_runs: ids of their runs by index.
         finished: whether the run has finished.
     """
 
     experiment_id: str
     run_id: str | None = None
     folds: tuple[FoldResult, ...] = ()
+    fold_runs: Mapping[int, str] = field(default_factory=dict)
     finished: bool = False
 
 
@@ -180,8 +182,9 @@ class Tracker(StoredRuns):
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
-        folds = [fold for child in self._children(newest) if (fold := self._complete_fold(child))]
-        return Earlier(experiment_id, newest.info.run_id, in_order(folds), newest.info.status == "FINISHED")
+        found = [(fold, child.info.run_id) for child in self._children(newest) if (fold := self._complete_fold(child))]
+        folds, runs = in_order([fold for fold, _ in found]), {fold.index: run_id for fold, run_id in found}
+        return Earlier(experiment_id, newest.info.run_id, folds, runs, newest.info.status == "FINISHED")
 
     def _complete_fold(self, child: Run) -> FoldResult | None:
         """Load a fold from its run, which is closed as FAILED if its files are damaged."""
@@ -200,6 +203,10 @@ class Tracker(StoredRuns):
             self._client.set_terminated(child.info.run_id, "FAILED")
             return None
 
+    def has_file(self, run_id: str, name: str) -> bool:
+        """Return whether a run has an artifact of this name."""
+        return name in (file.path for file in self._client.list_artifacts(run_id))
+
     def refresh(self, run_id: str, metrics: Mapping[str, float], files: Files) -> None:
         """Log those metrics and artifacts of a finished run that are not stored as they are now.
 
@@ -209,8 +216,9 @@ class Tracker(StoredRuns):
             files: artifacts by file name.
         """
         run = self._client.get_run(run_id)
-        folder = self._files(run, tuple(files))
-        stored = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
+        present = [file.path for file in self._client.list_artifacts(run_id)]  # none if the folder was deleted
+        folder = self._files(run, tuple(files)) if present else Path()
+        stored = {name: (folder / name).read_bytes() for name in files if name in present}
         new_files = {name: content for name, content in files.items() if stored.get(name) != content}
         new_metrics = {name: metrics[name] for name in changed_metrics(run, metrics)}
         if new_files or new_metrics:
@@ -302,8 +310,9 @@ class OpenRun:
         for batch in (points[i : i + BATCH] for i in range(0, len(points), BATCH)):
             self._client.log_batch(self.run_id, metrics=batch)
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
+            with place_named(folder):
+                for name, content in files.items():
+                    (Path(folder) / name).write_bytes(content)
             self._client.log_artifacts(self.run_id, folder)
 
 

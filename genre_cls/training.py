@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from genre_cls import models
 from genre_cls.data import FoldData, Windowing, mean_and_deviation_per_value
 from genre_cls.device import resolve_device
 from genre_cls.errors import UserError, in_short, of_other_kind, place_of
@@ -135,6 +136,8 @@ def check_buildable(cfg: DictConfig) -> None:
         if cfg.recipe.ridge and not output_layer(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)):
             _say_left_as_trained(cfg.model._target_)
         _check_output(model, _blank_windows(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
+        if not cfg.model._target_.startswith(f"{models.__name__}."):
+            _check_reloads(cfg, model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view))
         optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
         instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)
@@ -181,6 +184,25 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -
     if gives != (2, n_genres):
         raise UserError(f"model: gives {gives} for two windows and {n_genres} genres, must give (2, {n_genres})")
     model.train()
+
+
+def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
+    """Check that a user's own model can be had again from its `state_dict`, which is what a model file holds."""
+    weights = model.state_dict()
+    if others := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
+        raise UserError(f"model: {others[0]} in its state_dict is no tensor, so no file can hold it")
+    again = instantiate(cfg.model, n_genres=2)
+    try:
+        again.load_state_dict(weights)
+    except Exception as error:
+        raise UserError(f"model: cannot be loaded again from its state_dict: {in_short(error)}") from error
+    noise = torch.rand(windows.shape, generator=torch.Generator().manual_seed(0))
+    logits, *others_logits = (each.eval()(noise) for each in (model, model, again))
+    model.train()
+    if not logits.requires_grad:
+        raise UserError("model: nothing that it gives depends on weights that can be learned")
+    if [torch.equal(logits, other) for other in others_logits] == [True, False]:
+        raise UserError("model: its state_dict lacks weights; make them nn.Parameter, or buffers that are persistent")
 
 
 def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:

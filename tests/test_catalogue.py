@@ -484,6 +484,26 @@ def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: P
     assert [track.artist for track in found.tracks] == ["Bob", "Ann"] and not found.notes
 
 
+def test_genres_that_are_the_same_letters_are_one_however_these_are_encoded(tmp_path: Path) -> None:
+    for name in ("café/a.wav", unicodedata.normalize("NFD", "café/b.wav"), "rock/c.wav"):
+        touch(tmp_path / name)
+    assert folder(str(tmp_path)).genres == ("café", "rock")
+
+
+def test_where_metadata_excludes_all_that_is_reported(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,exclude\nrock/a.wav,1\njazz/c.wav,1\n")
+    assert told(lambda: folder(str(tmp_path))).endswith(f"; {tmp_path / 'metadata.csv'} excludes 2")
+
+
+def test_a_column_of_metadata_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,artist,Artist\nrock/a.wav,Ann,\njazz/c.wav,Bob,\n")
+    assert "it has several columns artist" in told(lambda: folder(str(tmp_path)))
+
+
 @pytest.mark.parametrize("word", ["no", "2", "-"])
 def test_an_exclude_other_than_0_or_1_is_refused(tmp_path: Path, word: str) -> None:
     for name in ("rock/a.wav", "jazz/c.wav"):

@@ -318,6 +318,31 @@ def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
     assert (tmp_path / "ran").exists()
 
 
+def test_a_trusted_model_computes_in_its_own_types(
+    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precise.py").write_text(
+        "import torch\nfrom genre_cls.models import GenreCNN\n"
+        "class Mine(GenreCNN):\n"
+        "    def __init__(self, *arguments, **settings):\n"
+        "        super().__init__(*arguments, **settings)\n"
+        "        self.register_buffer('turn', torch.tensor([1 + 2j], dtype=torch.complex64))\n"
+        "    def forward(self, features):\n"
+        "        return (super().forward(features).to(self.turn.dtype) * self.turn).imag.float() / 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def edit(_: object, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+        config["model"].update(_target_="precise.Mine")
+        members = {name.partition(".")[0] for name in weights}
+        weights.update({f"{member}.model.turn": torch.tensor([1 + 2j], dtype=torch.complex64) for member in members})
+
+    path = forged(tmp_path / "a.safetensors", model, edit)
+    track = tiny_music / GENRES[0] / "1.wav"
+    expected = GenreClassifier.load(model).predict(track).windows
+    np.testing.assert_allclose(GenreClassifier.load(path, trust=True).predict(track).windows, expected, atol=1e-6)
+
+
 def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

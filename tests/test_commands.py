@@ -48,6 +48,54 @@ class OnlyInTraining(torch.nn.Module):
         return self.layer(values) + (self.auxiliary(values) if self.training else 0)
 
 
+class Own(torch.nn.Module):
+    """A model with a learned layer and, by the classes below, something that its `state_dict` does not hold."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(n_genres)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.layer(features.mean(dim=3).flatten(1))
+
+
+class LazilyBuilt(Own):
+    """A model that makes a layer when it is first called."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "late"):
+            self.late = torch.nn.Linear(features.shape[2], features.shape[2])
+        return super().forward(features + self.late.bias[:, None])
+
+
+class Forgetful(Own):
+    """A model with random numbers that are in no buffer."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__(n_genres)
+        self.forgotten = torch.rand(1) + 1
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features * self.forgotten)
+
+
+class Frozen(Own):
+    """A model that learns nothing."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features).detach()
+
+
+class Noted(Own):
+    """A model that stores something else than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"notes": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
 MISTAKES = {
     "a typo": (["recipe.epocs=3"], ["recipe.epocs", "did you mean recipe.epochs"]),
     "a typo in a model's own setting": (["model.dropuot=1"], ["model.dropuot", "did you mean model.dropout"]),
@@ -168,6 +216,13 @@ MISTAKES = {
     "a layer without a size": (
         [f"model._target_={__name__}.OnlyInTraining"],
         ["model: auxiliary.weight has no size", "not called in evaluation"],
+    ),
+    "a model that makes layers when it is called": ([f"model._target_={__name__}.LazilyBuilt"], ["loaded again"]),
+    "a model that forgets": ([f"model._target_={__name__}.Forgetful"], ["its state_dict lacks weights"]),
+    "a model that learns nothing": ([f"model._target_={__name__}.Frozen"], ["weights that can be learned"]),
+    "a model that stores notes": (
+        [f"model._target_={__name__}.Noted"],
+        ["_extra_state in its state_dict is no"],
     ),
     "a data set that is none": (["dataset._target_=builtins.dict"], ["dataset._target_=builtins.dict", "no Catalogue"]),
     "an augmentation that is none": (

@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 
 from genre_cls.connection import connect, store_uri, ui_command
+from genre_cls.database import what_failed
 from genre_cls.errors import UserError
 
 
@@ -97,6 +98,12 @@ def test_a_damaged_database_is_reported_at_once_with_what_to_do(folder: Path, da
         connect(None, folder)
     assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
     assert time.monotonic() - began < 5
+
+
+def test_a_full_disk_is_no_damage_though_sqlalchemy_says_something_else_first() -> None:
+    error = "(raised as a result of autoflush; …)\n(sqlite3.OperationalError) database or disk is full\n[SQL"
+    told = what_failed("sqlite:////there/mlflow.db", error)
+    assert told.startswith("/there/mlflow.db: (sqlite3.OperationalError) database or disk is full; make room")
 
 
 @pytest.mark.parametrize("name", ["50%20off", "who?"])

@@ -1,5 +1,6 @@
 """Stop and go on: a command that was killed, or given twice at once, ends as one that nobody disturbed."""
 
+import csv
 import errno
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 from unittest import mock
-from urllib.request import urlopen
+from urllib.request import url2pathname, urlopen
 
 import pytest
 import torch
@@ -455,6 +456,38 @@ def test_new_facts_about_tracks_are_stored_even_if_all_folds_are_reused(
     facts = again.files(again.parents[0])["tracks.csv"].read_text()
     assert again.code == 0 and not trained, again.err
     assert "Bessie Smith" in facts and str(music) in facts and str(root) not in facts
+
+
+@pytest.mark.usefixtures("store_here")
+def test_reports_say_how_many_tracks_share_artists_as_these_are_known_now_even_if_all_folds_are_reused(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int], tmp_path: Path
+) -> None:
+    (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
+    own = tuple(word for word in on_music if not word.startswith("dataset.root="))
+    ids = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.wav"))]
+    shares = []
+    for place, artists in enumerate((["one"] * len(ids), ids, ())):  # by one artist, each by its own, unknown
+        music = shutil.copytree(root, tmp_path / str(place) / root.name)  # a process reads a folder once
+        with (music / "metadata.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "artist"), *zip(ids, artists, strict=False)])
+        done = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
+        assert done.code == 0, done.err
+        shares.append("All held-out tracks share an artist" in (done.folder / "report" / "report.md").read_text())
+    assert shares == [True, False, False] and sorted(trained) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("store_here")
+def test_a_finished_configurations_files_are_restored_if_its_folder_was_deleted(
+    command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int]
+) -> None:
+    first = command(train.main, "-m", *on_music, *ONE)
+    (parent,) = first.parents
+    before = first.files(parent).keys()
+    folder = Path(url2pathname(parent.info.artifact_uri.removeprefix("file://")))
+    shutil.rmtree(folder)
+    again = command(train.main, "-m", *on_music, *ONE)
+    assert again.code == 0 and "Traceback" not in again.err and table(again) == undisturbed
+    assert again.files(parent).keys() == before and sorted(trained) == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("store_here")

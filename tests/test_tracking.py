@@ -376,6 +376,44 @@ def test_a_configuration_trained_on_shuffled_genres_is_never_the_best(tracker: T
     assert tracker.best() == best
 
 
+def test_a_configuration_of_which_folds_were_deleted_is_not_the_best(tracker: Tracker) -> None:
+    whole, broken = store(tracker, "a", 0.5, 0.5), store(tracker, "b", 1.0, 1.0)
+    assert tracker.best() == broken
+    MlflowClient(tracker.uri).delete_run(children(tracker, broken)[0])
+    assert tracker.best() == whole
+
+
+def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None:
+    old = tracks_file({"0/0": TRACKS["0/0"] | {"artist": "before"}})
+    for identity, facts in (("a", None), ("b", old), ("a", None)):  # a was trained again after b
+        run_id = store(tracker, identity, 1.0)
+        if facts:
+            tracker.refresh(run_id, {}, {"tracks.csv": facts})
+    comparison = tracker.newest()
+    assert comparison and comparison.tracks["0/0"] == TRACKS["0/0"]
+
+
+@pytest.mark.parametrize("value", [None, "no JSON"])
+@pytest.mark.parametrize("tag", ["named", "sources", "identity", "setup", "dataset_digest", "comparison", "confirmed"])
+def test_a_run_whose_tags_were_edited_is_left_out_and_named(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture, tag: str, value: str | None
+) -> None:
+    store(tracker, "whole", 0.5)
+    edited = store(tracker, "edited", 1.0)
+    client = MlflowClient(tracker.uri)
+    tracker.confirm(edited)
+    if value:
+        client.set_tag(edited, tag, value)
+    else:
+        client.delete_tag(edited, tag)
+    matters = tag != "confirmed" if value is None else tag in ("named", "sources", "confirmed")
+    if matters:
+        assert found(tracker) == {"whole": 0.5} and tracker.best() != edited
+        assert "left out edited: its tags were deleted or edited" in caplog.text
+    else:
+        assert "edited" in found(tracker)
+
+
 def test_the_newest_configurations_can_be_limited_to_one_experiment(tracker: Tracker) -> None:
     store(tracker, "a", 1.0, experiment="mine")
     store(tracker, "b", 0.5, experiment="yours")
