@@ -21,7 +21,14 @@ OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True) 
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a range."""
+    """A number in a range.
+
+    Args:
+        low: least value.
+        high: greatest value.
+        integer: whether it must be a whole number.
+        optional: whether it may be null.
+    """
 
     low: float
     high: float = math.inf
@@ -46,11 +53,17 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A string, one of `choices` if there are any; `optional` allows null."""
+    """A string that is not empty.
+
+    Args:
+        choices: all that it may be; anything if there are none.
+        optional: whether it may be null.
+        longest: most characters; None for any number.
+    """
 
     choices: tuple[str, ...] = ()
     optional: bool = False
-    longest: int | None = None  # characters
+    longest: int | None = None
 
     def allows(self, value: object) -> bool:
         """Return whether the setting may have a value."""
