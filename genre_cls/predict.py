@@ -167,8 +167,7 @@ def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[P
         try:
             yield file, classifier.predict(file)
         except (UnreadableAudio, UserError) as error:
-            failed.append(file)
-            _log(f"{file}: {f'contains no audio files ({READABLE})' if file.is_dir() else error}")
+            _fail(failed, file, f"contains no audio files ({READABLE})" if file.is_dir() else str(error))
 
 
 def _inputs(path: Path, failed: list[Path]) -> list[Path]:
@@ -177,15 +176,16 @@ def _inputs(path: Path, failed: list[Path]) -> list[Path]:
     A folder without audio is returned, too, to be refused like any other path that is no audio file. Folders that
     cannot be listed are logged and added to `failed`.
     """
-
-    def note(error: OSError) -> None:
-        failed.append(Path(error.filename))
-        _log(f"{error.filename}: {system_reason(error)}")
-
     if others := other_files(path):
         number = "1 file" if len(others) == 1 else f"{len(others)} files"
         _log(f"{path}: {number} skipped, such as {others[0].name}; readable formats: {READABLE}")
-    return audio_files(path, note) or ([] if path in failed else [path])
+    files = audio_files(path, lambda error: _fail(failed, Path(error.filename), system_reason(error)))
+    return files or ([] if path in failed else [path])
+
+
+def _fail(failed: list[Path], path: Path, reason: str) -> None:
+    failed.append(path)
+    _log(f"{path}: {reason}")
 
 
 def _why_missing(file: Path) -> str:
