@@ -77,12 +77,12 @@ def _prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run, eighty per sweep
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one per file
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-    logging.getLogger("urllib3.connectionpool").addFilter(_first_of_several_tries)
+    logging.getLogger("urllib3.connectionpool").addFilter(_say_once_that_it_is_tried_again)
     # It logs the traceback of each failure that it raises, which `StoredRuns.failures_in_one_line` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def _first_of_several_tries(record: logging.LogRecord) -> bool:
+def _say_once_that_it_is_tried_again(record: logging.LogRecord) -> bool:
     """Let a call to a server that is tried again be logged once, rather than at each try by urllib3."""
     retry = next(iter(record.args or ()), None)
     if not isinstance(retry, Retry):
@@ -121,11 +121,12 @@ def _unbroken(uri: str) -> MlflowClient:
     return client
 
 
-def check_answers(uri: str) -> None:
+def check_answers(uri: str, timeout: float = 10) -> None:
     """Fail at once if no server answers, for which MLflow would wait a minute.
 
     Args:
         uri: of a store; nothing is done for a database, and passwords are left to MLflow.
+        timeout: s.
 
     Raises:
         OSError: no server answers.
@@ -133,7 +134,7 @@ def check_answers(uri: str) -> None:
     if not uri.startswith("http"):
         return
     try:
-        urlopen(without_credentials(uri), timeout=10).close()
+        urlopen(without_credentials(uri), timeout=timeout).close()
     except HTTPError:
         pass
     except URLError as error:

@@ -71,7 +71,8 @@ def _is_users(file: str) -> bool:
 def without_credentials(text: str) -> str:
     """Remove user names and passwords from the addresses in a text."""
     # A password may hold an @ and, though no server would be found then, a slash; a number before one is a port.
-    return re.sub(r"(?<=://)([^/?#\s]+|[^/?#\s:]+:(?!\d+[/?#])\S+)@", "", text)
+    with_slash = r"""[^/?#\s:,'"\[\]]+:(?!\d*[/?#])[^\s,'"]{1,200}"""
+    return re.sub(rf"(?<=://)([^/?#\s]+|{with_slash})@", "", text)
 
 
 def in_one_line(text: object) -> str:

@@ -127,6 +127,7 @@ class _Job:
         graphs = str(cfg.trainer.graphs) if device.type == "cuda" else ""
         self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), graphs)
         self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), Pictures(identity.title, task.note)
+        self.groups = {fold.index: task.groups_of(fold) for fold in task.folds}
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
         self.size = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
@@ -262,11 +263,10 @@ class _Job:
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
         stored = {result.index: result for result in earlier.folds}
-        groups = {fold.index: self.task.groups_of(fold) for fold in self.task.folds}
         done = stored | spooled(self.spool, stored)
-        self.done = {index: replace(result, groups=groups[index]) for index, result in done.items()}
+        self.done = {index: replace(result, groups=self.groups[index]) for index, result in done.items()}
         for index, result in stored.items():
-            if result.groups != groups[index]:  # artists have become known, or others, since it was trained
+            if result.groups != self.groups[index]:  # artists have become known, or others, since it was trained
                 self.tracker.refresh(earlier.fold_runs[index], {}, fold_files(self.done[index]))
         return earlier
 
@@ -280,7 +280,7 @@ class _Job:
         parent_tags = tags | {"kind": "config"}
         with self.tracker.run(experiment, identity.title, parent_tags, params, run_id=earlier.run_id) as parent:
             fold_tags = tags | {"kind": "fold", PARENT: parent.run_id}
-            yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
+            yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params, self.groups)
 
     def _end(self, parent: OpenRun) -> None:
         """Log the whole configuration, or leave it waiting for folds that other jobs train."""

@@ -53,15 +53,19 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def terminated_likewise() -> Iterator[None]:
-    """Let SIGTERM, which schedulers and `timeout` send, do in the block what Ctrl-C does, unless that is ignored."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Let SIGTERM, which schedulers and `timeout` send, do in the block what Ctrl-C does."""
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in a shell's background
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if is_ignored:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # which may be held back
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def came_of_ctrl_c(error: BaseException | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlflow.entities import Run
 
 from genre_cls.comparisons import CODE
-from genre_cls.settings import is_incidental
+from genre_cls.settings import AXES, is_incidental
 
 TAGS = ("identity", "setup", "sources", "named", "dataset", "dataset_digest", "folds", "comparison")  # to compare by
 CONFIRMED = "confirmed"  # the tag with the time when a command last found a configuration complete, ms since 1970
@@ -66,11 +66,22 @@ def named(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
 
 def has_its_tags(run: Run) -> bool:
     """Return whether a configuration's run has the tags that it was stored with; MLflow's page lets users edit them."""
+    tags = run.data.tags
     try:
-        is_whole = moment(run) and all(run.data.tags[tag] for tag in TAGS)
-        return bool(is_whole) and all(isinstance(json.loads(run.data.tags[tag]), dict) for tag in ("named", "sources"))
+        named = _texts(tags["named"])
+        _texts(tags["sources"])
+        int(tags.get(CONFIRMED, 0))
     except (KeyError, ValueError):
         return False
+    return named.keys() >= set(AXES) and all(tag in tags for tag in TAGS)
+
+
+def _texts(tag: str) -> dict[str, str]:
+    """Parse a tag that holds texts by name; ValueError if it holds anything else."""
+    parsed = json.loads(tag)
+    if not (isinstance(parsed, dict) and all(isinstance(text, str) for text in parsed.values())):
+        raise ValueError(tag)
+    return parsed
 
 
 def moment(run: Run) -> int:

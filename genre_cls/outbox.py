@@ -1,14 +1,14 @@
 """Finished folds on their way from the spool to the tracking store, with the pictures that go with them."""
 
 import logging
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from genre_cls import logged_files, workers
-from genre_cls.artifacts import DAMAGED, Files, load_fold
+from genre_cls.artifacts import DAMAGED, Files, fold_files, load_fold
 from genre_cls.errors import in_one_line
 from genre_cls.scoring import FoldResult
 from genre_cls.spool import Spool
@@ -60,6 +60,7 @@ class Outbox:
         experiment_id: of the experiment that gets the folds' runs.
         tags: of these runs.
         params: of these runs.
+        groups: of each fold's test tracks, as they are known now, by index.
         away: whether the store was unreachable.
     """
 
@@ -69,6 +70,7 @@ class Outbox:
     experiment_id: str
     tags: Texts
     params: Texts
+    groups: Mapping[int, tuple[int, ...] | None]
     away: bool = False
 
     def empty(self) -> None:
@@ -90,7 +92,9 @@ class Outbox:
 
     def _log(self, folder: Path) -> None:
         fold = load_fold(folder)
-        files, name = {**self.spool.files(folder), **self.pictures.of(fold)}, f"fold {fold.index}"
+        fold = replace(fold, groups=self.groups[fold.index])
+        files = {**self.spool.files(folder), **fold_files(fold), **self.pictures.of(fold)}
+        name = f"fold {fold.index}"
         with self.tracker.run(self.experiment_id, name, self.tags, self.params, seconds=fold.seconds) as child:
             child.log(fold.scores | {"seconds": fold.seconds}, files, fold.curves)
         self.spool.drop(folder)

@@ -125,6 +125,7 @@ class StoredRuns:
         if not parents or (command and not _is_of(parents[0], command)):
             return None
         together = naming.of_one_experiment(parents)
+        self._warn_of_edited(together[0].info.experiment_id)
         comparable = naming.comparable(together)
         names = naming.names(comparable)
         loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
@@ -151,13 +152,16 @@ class StoredRuns:
         """
         finished = [run for run in self._finished(None) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
+        if not runs:
+            return None
+        folds = self._search([runs[0].info.experiment_id], "tags.kind = 'fold' and attributes.status = 'FINISHED'")
+        n_folds = Counter(parent for parent, _ in {(run.data.tags[PARENT], run.info.run_name) for run in folds})
 
         def key(run: Run) -> list[float]:
             scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
-            return [len(self._children(run)), *(run.data.metrics.get(score, 0) for score in scores)]
+            return [n_folds[run.info.run_id], *(run.data.metrics.get(score, 0) for score in scores)]
 
-        best = max(runs, key=key, default=None)
-        return best.info.run_id if best else None
+        return max(runs, key=key).info.run_id
 
     def any_finished(self, experiment: str | None) -> bool:
         """Return whether any configuration has finished, readable or not.
@@ -252,10 +256,13 @@ class StoredRuns:
     def _finished(self, experiment: str | None) -> list[Run]:
         """Return the runs of configurations that have finished, newest first."""
         runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
-        for run in runs:
-            if not naming.has_its_tags(run):
-                log.warning("left out %s: its tags were deleted or edited", run.info.run_name)
         return sorted(filter(naming.has_its_tags, runs), key=naming.moment, reverse=True)
+
+    def _warn_of_edited(self, experiment_id: str) -> None:
+        """Name the finished configurations of an experiment whose tags do not allow to compare them."""
+        for run in self._search([experiment_id], "tags.kind = 'config' and attributes.status = 'FINISHED'"):
+            if not naming.has_its_tags(run):
+                log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
 
     def _ids(self, experiment: str | None) -> list[str]:
         return [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]

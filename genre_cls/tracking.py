@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.connection import check_answers
 from genre_cls.errors import UserError
-from genre_cls.files import locked, place_named, sync
+from genre_cls.files import atomic_write, locked, place_named, sync
 from genre_cls.interrupts import came_of_ctrl_c
 from genre_cls.provenance import COMMAND_ID
 from genre_cls.scoring import Curves, FoldResult
@@ -221,9 +222,14 @@ class Tracker(StoredRuns):
         stored = {name: (folder / name).read_bytes() for name in files if name in present}
         new_files = {name: content for name, content in files.items() if stored.get(name) != content}
         new_metrics = {name: metrics[name] for name in changed_metrics(run, metrics)}
+        if place := database.local_path(self._artifacts_of(run)):
+            place.mkdir(parents=True, exist_ok=True)
+            for name, content in new_files.items():
+                with atomic_write(place / name) as file:  # MLflow would write into the old one
+                    file.write(content)
+            new_files = {}
         if new_files or new_metrics:
             OpenRun(self._client, run_id).log(new_metrics, new_files)
-            _sync_artifacts(run.info.artifact_uri)
 
     def confirm(self, run_id: str) -> None:
         """Mark a configuration as part of the present command, so that the command's report includes it."""
@@ -263,8 +269,8 @@ class Tracker(StoredRuns):
             yield run
             _sync_artifacts(artifacts)
         except BaseException as error:
-            with suppress(*FAILURES):  # the store may be what has failed
-                check_answers(self.uri)
+            with suppress(*FAILURES, HTTPException):  # the store may be what has failed
+                check_answers(self.uri, timeout=3)
                 self._client.set_terminated(run_id, "KILLED" if came_of_ctrl_c(error) else "FAILED")
             raise
         self._client.set_terminated(run_id, run.status)

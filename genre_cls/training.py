@@ -23,7 +23,7 @@ from genre_cls.errors import UserError, in_short, of_other_kind, place_of
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import SEEDS_APART, Fold
 from genre_cls.kernel import MAX_WINDOWS, KernelMachine
-from genre_cls.modelfile import Weights
+from genre_cls.modelfile import Weights, serialised
 from genre_cls.recipe import Augmentation, crop_lengths
 from genre_cls.refit import WIDEST, output_layer
 from genre_cls.scoring import Curves, WindowPredictions
@@ -187,21 +187,24 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -
 
 
 def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
-    """Check that a user's own model can be had again from its `state_dict`, which is what a model file holds."""
-    weights = model.state_dict()
-    if others := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"model: {others[0]} in its state_dict is no tensor, so no file can hold it")
-    again = instantiate(cfg.model, n_genres=2)
+    """Check that a user's own model learns, and can be had again from the weights that a model file holds."""
+    noise = torch.rand(windows.shape, generator=torch.Generator().manual_seed(0))
     try:
+        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+        serialised([weights], {})
+        again = instantiate(cfg.model, n_genres=2)
         again.load_state_dict(weights)
     except Exception as error:
-        raise UserError(f"model: cannot be loaded again from its state_dict: {in_short(error)}") from error
-    noise = torch.rand(windows.shape, generator=torch.Generator().manual_seed(0))
-    logits, *others_logits = (each.eval()(noise) for each in (model, model, again))
-    model.train()
-    if not logits.requires_grad:
+        raise UserError(f"model: cannot be stored and loaded again: {in_short(error)}{place_of(error)}") from error
+    try:
+        with torch.no_grad():
+            logits, same, loaded = (each.eval()(noise) for each in (model, model, again))
+        learns = model.train()(noise).requires_grad
+    except Exception as error:
+        raise UserError(f"model: fails on noise from 0 to 1: {in_short(error)}{place_of(error)}") from error
+    if not learns:
         raise UserError("model: nothing that it gives depends on weights that can be learned")
-    if [torch.equal(logits, other) for other in others_logits] == [True, False]:
+    if torch.equal(logits, same) and not torch.equal(logits, loaded):
         raise UserError("model: its state_dict lacks weights; make them nn.Parameter, or buffers that are persistent")
 
 

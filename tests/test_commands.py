@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from shared import Command
 
 from genre_cls import extras, report, train
@@ -22,6 +23,7 @@ from genre_cls.commands import as_command, as_word, error_message
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install, program
 from genre_cls.settings import CONF
+from genre_cls.training import check_buildable
 
 ABSENT = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
 
@@ -84,6 +86,35 @@ class Frozen(Own):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return super().forward(features).detach()
+
+
+class Mindful(Own):
+    """A model with a mask of infinities, that evaluates without gradients and is not always in the mood."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__(n_genres)
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(self.training):
+            return super().forward(features)
+
+
+class Touchy(Own):
+    """A model that fails on what is not all zero."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if features.any():
+            raise RuntimeError("too loud")
+        return super().forward(features)
+
+
+class Precise(Own):
+    """A model with numbers that no model file knows."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__(n_genres)
+        self.register_buffer("turn", torch.tensor([1j], dtype=torch.complex128))
 
 
 class Noted(Own):
@@ -217,13 +248,18 @@ MISTAKES = {
         [f"model._target_={__name__}.OnlyInTraining"],
         ["model: auxiliary.weight has no size", "not called in evaluation"],
     ),
-    "a model that makes layers when it is called": ([f"model._target_={__name__}.LazilyBuilt"], ["loaded again"]),
+    "a model that makes layers when it is called": (
+        [f"model._target_={__name__}.LazilyBuilt"],
+        ["stored and loaded again"],
+    ),
     "a model that forgets": ([f"model._target_={__name__}.Forgetful"], ["its state_dict lacks weights"]),
     "a model that learns nothing": ([f"model._target_={__name__}.Frozen"], ["weights that can be learned"]),
     "a model that stores notes": (
         [f"model._target_={__name__}.Noted"],
-        ["_extra_state in its state_dict is no"],
+        ["stored and loaded again", "dict"],
     ),
+    "a model that fails on sounds": ([f"model._target_={__name__}.Touchy"], ["model: fails on noise", "too loud"]),
+    "a model of numbers of 128 bits": ([f"model._target_={__name__}.Precise"], ["stored and loaded again"]),
     "a data set that is none": (["dataset._target_=builtins.dict"], ["dataset._target_=builtins.dict", "no Catalogue"]),
     "an augmentation that is none": (
         ["recipe.augmentation._target_=builtins.dict"],
@@ -416,6 +452,11 @@ def test_no_file_takes_the_place_of_a_closed_stream(closed: str, tmp_path: Path)
     words = [sys.executable, "-c", IN_THEIR_PLACE, str(tmp_path / "file")]
     done = subprocess.run(f"exec {shlex.join(words)} {closed}", shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "" if " >&-" in closed else "answer\n")
+
+
+@pytest.mark.parametrize("model", [Own, Mindful])
+def test_an_own_model_that_a_file_can_hold_is_taken(composed: Callable[..., DictConfig], model: type) -> None:
+    check_buildable(composed(f"model._target_={__name__}.{model.__name__}"))
 
 
 @pytest.mark.parametrize("in_between", [RuntimeError, ConfigCompositionException])

@@ -49,6 +49,15 @@ def test_addresses_lose_their_passwords_though_these_should_have_been_escaped(pa
     assert str(UserError(line)) == "tracking.uri=http://host:5000/path: no answer"
 
 
-@pytest.mark.parametrize("address", ["http://host:5000/a@b", "http://host/a:b@c", "s3://bucket/a@b"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host:5000/a@b",
+        "http://host/a:b@c",
+        "s3://bucket/a@b",
+        "http://[::1]:5000/a@b",
+        "http://localhost:/x@y",
+    ],
+)
 def test_addresses_without_passwords_stay_whole(address: str) -> None:
     assert str(UserError(f"{address}: no answer")) == f"{address}: no answer"

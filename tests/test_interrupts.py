@@ -14,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from genre_cls import connection, workers
-from genre_cls.interrupts import ends_at_once, held_back, raise_again
+from genre_cls.interrupts import ends_at_once, held_back, raise_again, terminated_likewise
 
 
 @pytest.fixture(autouse=True)
@@ -139,12 +139,35 @@ def test_while_settings_are_composed_it_ends_a_command_though_omegaconf_drops_ex
     assert (done.returncode, done.stdout, done.stderr) == expected
 
 
-def test_once_there_is_something_to_end_it_is_raise_again() -> None:
+def test_once_there_is_something_to_end_it_is_raised() -> None:
     with ends_at_once():
         raise_again()
         with pytest.raises(KeyboardInterrupt):
             interrupt()
+
+
+def test_after_the_command_it_is_raised_as_before_though_nothing_had_begun() -> None:
+    with ends_at_once():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_is_like_ctrl_c_even_if_that_is_ignored(handler: Any) -> None:
+    signal.signal(signal.SIGINT, handler)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminated_likewise():
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(5)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_is_held_back_like_ctrl_c() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), terminated_likewise(), held_back():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("block")
+    assert done == ["block"]
 
 
 @pytest.mark.parametrize("uri", [None, "http://127.0.0.1:9"])

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import shutil
 import signal
@@ -474,6 +475,26 @@ def test_reports_say_how_many_tracks_share_artists_as_these_are_known_now_even_i
         assert done.code == 0, done.err
         shares.append("All held-out tracks share an artist" in (done.folder / "report" / "report.md").read_text())
     assert shares == [True, False, False] and sorted(trained) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("store_here")
+def test_folds_that_could_not_be_logged_are_logged_with_the_artists_that_are_known_by_then(
+    command: Command, on_music: tuple[str, ...], trained: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail(patch, after=4, times=10_000)
+        assert command(train.main, "-m", *on_music, *ONE).code == 2
+    (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
+    own = tuple(word for word in on_music if not word.startswith("dataset.root="))
+    music = shutil.copytree(root, tmp_path / "elsewhere" / root.name)
+    with (music / "metadata.csv").open("w", newline="") as file:
+        rows = [(path.relative_to(music).as_posix(), "one") for path in music.rglob("*.wav")]
+        csv.writer(file).writerows([("path", "artist"), *rows])
+    done = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
+    assert done.code == 0 and sorted(trained) == [0, 1, 2], done.err
+    finished = [child for child in done.children(done.parents[0]) if child.info.status == "FINISHED"]
+    folds = [json.loads(done.files(child)["fold.json"].read_text()) for child in finished]
+    assert len(folds) == 3 and all(set(fold["groups"]) == {0} for fold in folds)
 
 
 @pytest.mark.usefixtures("store_here")

@@ -381,6 +381,11 @@ def test_a_configuration_of_which_folds_were_deleted_is_not_the_best(tracker: Tr
     assert tracker.best() == broken
     MlflowClient(tracker.uri).delete_run(children(tracker, broken)[0])
     assert tracker.best() == whole
+    client, (left,) = MlflowClient(tracker.uri), children(tracker, broken)
+    tags, name = {"kind": "fold", PARENT: broken}, run(tracker, left).info.run_name
+    twice = client.create_run(run(tracker, broken).info.experiment_id, tags=tags, run_name=name)
+    client.set_terminated(twice.info.run_id)
+    assert tracker.best() == whole  # the fold that is there twice counts once
 
 
 def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None:
@@ -393,25 +398,35 @@ def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None
     assert comparison and comparison.tracks["0/0"] == TRACKS["0/0"]
 
 
-@pytest.mark.parametrize("value", [None, "no JSON"])
-@pytest.mark.parametrize("tag", ["named", "sources", "identity", "setup", "dataset_digest", "comparison", "confirmed"])
+NO_TEXTS = ("no JSON", "[]", "{}", '{"features": 3, "model": "m", "batch_size": "16"}')
+EDITED = [
+    *(
+        (tag, None)
+        for tag in ("named", "sources", "identity", "setup", "dataset", "dataset_digest", "folds", "comparison")
+    ),
+    *(("named", value) for value in NO_TEXTS),
+    *(("sources", value) for value in ("no JSON", "[]", '{"a": [1]}', '{"a": {"b": 1}}')),
+    ("confirmed", "yesterday"),
+]
+
+
+@pytest.mark.parametrize(("tag", "value"), EDITED)
 def test_a_run_whose_tags_were_edited_is_left_out_and_named(
     tracker: Tracker, caplog: pytest.LogCaptureFixture, tag: str, value: str | None
 ) -> None:
+    store(tracker, "elsewhere", 0.5, experiment="trials")
     store(tracker, "whole", 0.5)
     edited = store(tracker, "edited", 1.0)
     client = MlflowClient(tracker.uri)
-    tracker.confirm(edited)
     if value:
         client.set_tag(edited, tag, value)
     else:
         client.delete_tag(edited, tag)
-    matters = tag != "confirmed" if value is None else tag in ("named", "sources", "confirmed")
-    if matters:
-        assert found(tracker) == {"whole": 0.5} and tracker.best() != edited
-        assert "left out edited: its tags were deleted or edited" in caplog.text
-    else:
-        assert "edited" in found(tracker)
+    assert tracker.best() != edited and caplog.messages == []
+    assert found(tracker) == {"whole": 0.5}
+    assert caplog.messages == ["left out edited: lacks tags, or they were edited in MLflow"]
+    caplog.clear()
+    assert found(tracker, "trials") == {"elsewhere": 0.5} and caplog.messages == []
 
 
 def test_the_newest_configurations_can_be_limited_to_one_experiment(tracker: Tracker) -> None:
@@ -749,6 +764,20 @@ def test_a_full_disk_is_reported_by_the_store(tracker: Tracker, folder: Path, sm
     (disk / "filling").unlink()
     store(full, "later", 1.0)
     assert found(full) and not list(disk.rglob("*.partial"))
+
+
+def test_a_file_that_is_written_anew_stays_as_it_was_if_the_disk_is_full(
+    tracker: Tracker, folder: Path, small_disk: Callable[..., Path]
+) -> None:
+    disk = small_disk(20_000)
+    full = Tracker(None, shutil.copytree(folder, disk / "mlruns"))
+    run_id = store(full, "a", 1.0)
+    (fold,) = children(full, run_id)
+    before = (artifacts(full, fold) / "fold.json").read_bytes()
+    fill(disk)
+    with pytest.raises(UserError, match="no space left on device"):
+        full.refresh(fold, {}, {"fold.json": before + bytes(100_000)})
+    assert (artifacts(full, fold) / "fold.json").read_bytes() == before and found(full) == {"a": 1.0}
 
 
 @pytest.mark.parametrize(("code", "hint"), [(500, "when it answers"), (403, "your name and password")])
