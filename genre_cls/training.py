@@ -197,9 +197,8 @@ def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
     except Exception as error:
         raise UserError(f"model: cannot be stored and loaded again: {in_short(error)}{place_of(error)}") from error
     try:
-        with torch.no_grad():
-            logits, same, loaded = (each.eval()(noise) for each in (model, model, again))
-        learns = model.train()(noise).requires_grad
+        logits, same, loaded = (each.eval()(noise) for each in (model, model, again))
+        learns = logits.requires_grad or model.train()(noise).requires_grad  # some evaluate without gradients
     except Exception as error:
         raise UserError(f"model: fails on noise from 0 to 1: {in_short(error)}{place_of(error)}") from error
     if not learns:

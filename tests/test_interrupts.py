@@ -26,7 +26,8 @@ def handler_of_a_command() -> Iterator[None]:
 
 
 def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    """Send the signal to this thread: another one might take it only when the test is over."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 
 def test_it_takes_effect_at_the_end_of_the_outermost_block() -> None:
