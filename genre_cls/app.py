@@ -66,8 +66,7 @@ def _serve(arguments: Namespace) -> None:
         page = _page(controller)
         address = _launch(page, arguments.host, arguments.port)
         with suppress(KeyboardInterrupt):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGTERM is heeded as in any command
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
             Event().wait()  # the server ends with the process; closing it would wait for every open page
 

@@ -188,24 +188,22 @@ def folder(root: str | None) -> Catalogue:
     """
     base = _folder_root(root)
     entries = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = [(normalize("NFC", entry.name), entry) for entry in entries if entry.is_dir()]
     every = [
-        Track(path.relative_to(base).as_posix(), path, normalize("NFC", genre.name))
-        for genre in folders
-        for path in audio_files(genre)
+        Track(path.relative_to(base).as_posix(), path, genre) for genre, place in folders for path in audio_files(place)
     ]
     facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
     tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
-    genres = {track.genre for track in tracks}
+    genres, n_excluded = {track.genre for track in tracks}, len(every) - len(tracks)
     if len(genres) < 2:
-        excluded = f"; {base / 'metadata.csv'} excludes {n}" if (n := len(every) - len(tracks)) else ""
+        excluded = f"; {base / 'metadata.csv'} excludes {n_excluded}" if n_excluded else ""
         raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}{excluded}")
     unmatched = sorted(facts.keys() - set(names))
     if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
-    empty = [genre.name for genre in folders if normalize("NFC", genre.name) not in genres]
+    empty = [genre for genre, _ in folders if genre not in genres]
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
-    notes = _folder_notes(empty, loose, other_files(base), len(every) - len(tracks), unmatched)
+    notes = _folder_notes(empty, loose, other_files(base), n_excluded, unmatched)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 

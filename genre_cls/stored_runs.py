@@ -119,27 +119,30 @@ class StoredRuns:
             experiment: name of the experiment to look in; None for that of the configuration.
             command: id of the one that must have confirmed the last one, whatever the clock says; None for any.
         """
-        parents = self._finished(experiment)
+        ended = self._ended(experiment)
+        parents = _finished(ended)
         if command:  # its configurations come first, even if the clock was set back
             parents.sort(key=lambda run: _is_of(run, command), reverse=True)
         if not parents or (command and not _is_of(parents[0], command)):
             return None
         together = naming.of_one_experiment(parents)
-        self._warn_of_edited(together[0].info.experiment_id)
+        for run in naming.of_one_experiment([together[0], *ended]):
+            if not naming.has_its_tags(run):
+                log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
         comparable = naming.comparable(together)
         names = naming.names(comparable)
         loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
         if not loaded:
             return None
-        ended = datetime.fromtimestamp(max(run.info.end_time for run, *_ in loaded) / 1000)
-        tags = parents[0].data.tags | {"finished": ended.isoformat(" ", "seconds")}
+        finished = datetime.fromtimestamp(max(run.info.end_time for run, *_ in loaded) / 1000)
+        tags = parents[0].data.tags | {"finished": finished.isoformat(" ", "seconds")}
         commands = Counter(filter(None, (run.data.tags.get("command") for run, *_ in loaded)))
         others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
         results = tuple(
             replace(result, other_splits=self._loaded(others[run.info.run_id])) for run, result, _ in loaded
         )
-        loaded.sort(key=lambda parts: naming.moment(parts[0]))
-        means, tracks = _summaries([folder for *_, folder in loaded])  # what was found last about a track counts
+        by_age = sorted(loaded, key=lambda parts: naming.moment(parts[0]))
+        means, tracks = _summaries([folder for *_, folder in by_age])  # what was found last about a track counts
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
         n_left_out = len(_left_out(parents, reported, command)) if command else 0
         return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out)
@@ -150,7 +153,7 @@ class StoredRuns:
         Configurations of which folds were deleted come last.
         Configurations that were trained on shuffled genres are left out; None if there are no others.
         """
-        finished = [run for run in self._finished(None) if not _is_shuffled(run)]
+        finished = [run for run in _finished(self._ended(None)) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
         if not runs:
             return None
@@ -169,7 +172,7 @@ class StoredRuns:
         Args:
             experiment: name of the experiment to look in; None for all.
         """
-        return bool(self._finished(experiment))
+        return bool(_finished(self._ended(experiment)))
 
     def incomplete(self, experiment: str | None) -> list[str]:
         """Return the titles of configurations that lack folds, as they were stopped or wait for other jobs.
@@ -253,16 +256,9 @@ class StoredRuns:
         except (MlflowException, OSError, *DAMAGED) as error:
             raise UserError("; ".join((f"run {run_id} in {self.uri}: {error}", *hints))) from error
 
-    def _finished(self, experiment: str | None) -> list[Run]:
-        """Return the runs of configurations that have finished, newest first."""
-        runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
-        return sorted(filter(naming.has_its_tags, runs), key=naming.moment, reverse=True)
-
-    def _warn_of_edited(self, experiment_id: str) -> None:
-        """Name the finished configurations of an experiment whose tags do not allow to compare them."""
-        for run in self._search([experiment_id], "tags.kind = 'config' and attributes.status = 'FINISHED'"):
-            if not naming.has_its_tags(run):
-                log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
+    def _ended(self, experiment: str | None) -> list[Run]:
+        """Return the runs of configurations that have finished, whatever became of their tags."""
+        return self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
 
     def _ids(self, experiment: str | None) -> list[str]:
         return [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
@@ -335,6 +331,11 @@ class StoredRuns:
         folder = tempfile.mkdtemp(prefix="genre_cls-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+
+def _finished(ended: Sequence[Run]) -> list[Run]:
+    """Return those runs of configurations that can be compared, newest first."""
+    return sorted(filter(naming.has_its_tags, ended), key=naming.moment, reverse=True)
 
 
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:

@@ -217,12 +217,12 @@ class Tracker(StoredRuns):
             files: artifacts by file name.
         """
         run = self._client.get_run(run_id)
-        present = [file.path for file in self._client.list_artifacts(run_id)]  # none if the folder was deleted
-        folder = self._files(run, tuple(files)) if present else Path()
-        stored = {name: (folder / name).read_bytes() for name in files if name in present}
+        place = database.local_path(self._artifacts_of(run))  # which may have been deleted
+        folder = place or self._files(run, tuple(files))
+        stored = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
         new_files = {name: content for name, content in files.items() if stored.get(name) != content}
         new_metrics = {name: metrics[name] for name in changed_metrics(run, metrics)}
-        if place := database.local_path(self._artifacts_of(run)):
+        if place:
             place.mkdir(parents=True, exist_ok=True)
             for name, content in new_files.items():
                 with atomic_write(place / name) as file:  # MLflow would write into the old one

@@ -178,12 +178,15 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -
             logits = model.eval()(windows)
     except Exception as error:  # a user's own model may fail in any way
         bins, frames = windows.shape[2:]
-        reason = f"{in_short(error)}{place_of(error)}"
-        raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {reason}") from error
+        raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {_with_place(error)}") from error
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, n_genres):
         raise UserError(f"model: gives {gives} for two windows and {n_genres} genres, must give (2, {n_genres})")
     model.train()
+
+
+def _with_place(error: Exception) -> str:
+    return f"{in_short(error)}{place_of(error)}"
 
 
 def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
@@ -195,12 +198,12 @@ def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
         again = instantiate(cfg.model, n_genres=2)
         again.load_state_dict(weights)
     except Exception as error:
-        raise UserError(f"model: cannot be stored and loaded again: {in_short(error)}{place_of(error)}") from error
+        raise UserError(f"model: cannot be stored and loaded again: {_with_place(error)}") from error
     try:
         logits, same, loaded = (each.eval()(noise) for each in (model, model, again))
         learns = logits.requires_grad or model.train()(noise).requires_grad  # some evaluate without gradients
     except Exception as error:
-        raise UserError(f"model: fails on noise from 0 to 1: {in_short(error)}{place_of(error)}") from error
+        raise UserError(f"model: fails on noise from 0 to 1: {_with_place(error)}") from error
     if not learns:
         raise UserError("model: nothing that it gives depends on weights that can be learned")
     if torch.equal(logits, same) and not torch.equal(logits, loaded):

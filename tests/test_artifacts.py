@@ -20,7 +20,7 @@ from genre_cls.artifacts import (
     load_fold,
     load_genre_means,
 )
-from genre_cls.scoring import FoldResult, GenreMeans
+from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))
 
@@ -40,6 +40,16 @@ def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) ->
     assert back.groups == fold.groups
     for name in ("track", "start", "probabilities"):
         assert getattr(back.windows, name).tobytes() == getattr(fold.windows, name).tobytes()
+
+
+def test_a_fold_keeps_the_predictions_of_each_window(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    windows = WindowPredictions(np.repeat(np.arange(10), 3), random.random(30), random.random((30, len(GENRES))))
+    for name, content in fold_files(replace(a_result(1.0).folds[0], windows=windows)).items():
+        (tmp_path / name).write_bytes(content)
+    back = load_fold(tmp_path).windows
+    for name in ("track", "start", "probabilities"):
+        assert getattr(back, name).tobytes() == getattr(windows, name).tobytes()
 
 
 @pytest.mark.parametrize("lost", RESULTS)

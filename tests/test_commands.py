@@ -89,7 +89,7 @@ class Frozen(Own):
 
 
 class Mindful(Own):
-    """A model with a mask of infinities, that evaluates without gradients and is not always in the mood."""
+    """A model with a mask of infinities, which evaluates without gradients."""
 
     def __init__(self, n_genres: int, **settings: object) -> None:
         super().__init__(n_genres)

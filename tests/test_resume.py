@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from multiprocessing import active_children
 from pathlib import Path
@@ -443,15 +443,26 @@ def test_one_job_per_fold_has_the_results_of_one_job_for_all_folds(
     assert [old.info.status, new.info.status, timeless(old)] == ["FINISHED", "FINISHED", timeless(new)]
 
 
+def parted(on_music: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the music, and the other arguments."""
+    (root,) = (word for word in on_music if word.startswith("dataset.root="))
+    return Path(root.partition("=")[2]), tuple(word for word in on_music if word != root)
+
+
+def name_artists(music: Path, artists: Mapping[str, str]) -> None:
+    """Write a metadata.csv, by the tracks' paths."""
+    with (music / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "artist"), *artists.items()])
+
+
 @pytest.mark.usefixtures("store_here")
 def test_new_facts_about_tracks_are_stored_even_if_all_folds_are_reused(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int], tmp_path: Path
 ) -> None:
-    (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
-    own = tuple(word for word in on_music if not word.startswith("dataset.root="))
+    root, own = parted(on_music)
     music = shutil.copytree(root, tmp_path / "elsewhere" / root.name)
     command(train.main, "-m", *on_music, *ONE)
-    (music / "metadata.csv").write_text("path,artist\nhiss & noise/0.wav,Bessie Smith\n")
+    name_artists(music, {"hiss & noise/0.wav": "Bessie Smith"})
     trained.clear()
     again = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
     facts = again.files(again.parents[0])["tracks.csv"].read_text()
@@ -463,14 +474,12 @@ def test_new_facts_about_tracks_are_stored_even_if_all_folds_are_reused(
 def test_reports_say_how_many_tracks_share_artists_as_these_are_known_now_even_if_all_folds_are_reused(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, trained: list[int], tmp_path: Path
 ) -> None:
-    (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
-    own = tuple(word for word in on_music if not word.startswith("dataset.root="))
+    root, own = parted(on_music)
     ids = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.wav"))]
     shares = []
-    for place, artists in enumerate((["one"] * len(ids), ids, ())):  # by one artist, each by its own, unknown
+    for place, artists in enumerate((dict.fromkeys(ids, "one"), {track: track for track in ids}, {})):
         music = shutil.copytree(root, tmp_path / str(place) / root.name)  # a process reads a folder once
-        with (music / "metadata.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("path", "artist"), *zip(ids, artists, strict=False)])
+        name_artists(music, artists)
         done = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
         assert done.code == 0, done.err
         shares.append("All held-out tracks share an artist" in (done.folder / "report" / "report.md").read_text())
@@ -484,12 +493,9 @@ def test_folds_that_could_not_be_logged_are_logged_with_the_artists_that_are_kno
     with monkeypatch.context() as patch:
         fail(patch, after=4, times=10_000)
         assert command(train.main, "-m", *on_music, *ONE).code == 2
-    (root,) = (Path(word.partition("=")[2]) for word in on_music if word.startswith("dataset.root="))
-    own = tuple(word for word in on_music if not word.startswith("dataset.root="))
+    root, own = parted(on_music)
     music = shutil.copytree(root, tmp_path / "elsewhere" / root.name)
-    with (music / "metadata.csv").open("w", newline="") as file:
-        rows = [(path.relative_to(music).as_posix(), "one") for path in music.rglob("*.wav")]
-        csv.writer(file).writerows([("path", "artist"), *rows])
+    name_artists(music, {path.relative_to(music).as_posix(): "one" for path in music.rglob("*.wav")})
     done = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
     assert done.code == 0 and sorted(trained) == [0, 1, 2], done.err
     finished = [child for child in done.children(done.parents[0]) if child.info.status == "FINISHED"]
