@@ -1,4 +1,4 @@
-"""Find tracks that are the same recording by their coarse spectrograms alone, for tracks without a known artist."""
+"""Find tracks that are the same recording by their coarse spectrograms alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ OVERLAP = FINGERPRINT.n_frames(10.0)  # non-silent frames that clips must share:
 # were resynthesised.
 THRESHOLD = 0.45  # mean cosine similarity of frames
 NEAREST = 5  # candidates compared frame by frame: of 739 tracks, every copy that shares 11 s was among them
+AT_ONCE = 1000  # tracks whose candidates are looked for at once, which takes 8 kB a track of the data set
 
 Matrix = NDArray[np.float16]
 Float32s = NDArray[np.float32]
@@ -33,7 +34,7 @@ class Duplicate:
     similarity: float
 
 
-def near_duplicates(clips: Sequence[Matrix], suspects: NDArray[np.bool_]) -> list[Duplicate]:
+def near_duplicates(clips: Sequence[Matrix]) -> list[Duplicate]:
     """Find pairs of the same recording, whatever their gain, equaliser and codec, even if one begins later.
 
     Clips with less than 10 s of sound have no duplicates, as different ones can be too similar by chance. Of more than
@@ -41,13 +42,12 @@ def near_duplicates(clips: Sequence[Matrix], suspects: NDArray[np.bool_]) -> lis
 
     Args:
         clips: per track its `FINGERPRINT` features, dB `(n_bins, n_frames)`, of any lengths.
-        suspects: whether to find the duplicates of each track `(n_tracks,)`, bool.
 
     Returns:
-        The duplicates that include a suspect, by index.
+        The duplicates, by index.
     """
     normalised = [_normalised_frames(clip) for clip in clips]
-    pairs = _candidates(normalised, suspects)
+    pairs = _candidates(normalised)
     compared = (Duplicate(i, j, _similarity(normalised[i], normalised[j])) for i, j in pairs)
     return [pair for pair in compared if pair.similarity > THRESHOLD]
 
@@ -66,19 +66,20 @@ def _normalised_frames(clip: Matrix) -> Float32s:
     return normalised
 
 
-def _candidates(clips: Sequence[Float32s], suspects: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Pair each suspect with the tracks of most similar covariance of bands, which does not depend on time."""
+def _candidates(clips: Sequence[Float32s]) -> list[tuple[int, int]]:
+    """Pair each track with those of most similar covariance of bands, which does not depend on time."""
     if len(clips) < 2:
         return []
     covariances = np.stack([(clip @ clip.T).ravel() / max(clip.shape[1], 1) for clip in clips], axis=1)
     centred = covariances - covariances.mean(axis=1, keepdims=True)
     directions = _unit(centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-6))
-    closeness = directions[:, suspects].T @ directions  # (n_suspects, n_tracks)
-    indices = np.flatnonzero(suspects)
-    closeness[np.arange(len(indices)), indices] = -np.inf
-    nearest = np.argsort(-closeness, axis=1)[:, : min(NEAREST, len(clips) - 1)]
-    rows = zip(indices.tolist(), nearest.tolist(), strict=True)
-    return sorted({(min(i, j), max(i, j)) for i, row in rows for j in row})
+    pairs: set[tuple[int, int]] = set()
+    for first in range(0, len(clips), AT_ONCE):
+        closeness = directions[:, first : first + AT_ONCE].T @ directions  # (n_at_once, n_tracks)
+        np.fill_diagonal(closeness[:, first:], -np.inf)
+        nearest = np.argsort(-closeness, axis=1)[:, : min(NEAREST, len(clips) - 1)]
+        pairs |= {(min(i, j), max(i, j)) for i, row in enumerate(nearest.tolist(), first) for j in row}
+    return sorted(pairs)
 
 
 def _similarity(one: Float32s, other: Float32s) -> float:

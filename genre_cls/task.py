@@ -43,7 +43,7 @@ class Task:
         folds: how the readable tracks are split.
         to_train: the folds that the present job trains.
         groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
-        repetitions: pairs of tracks that sound like one recording, if the split had to know them.
+        repetitions: pairs of tracks that sound like one recording, of unknown or other artists, if the split must know.
         note: small print for every figure; may be empty.
     """
 
@@ -162,8 +162,11 @@ def _load(cfg: DictConfig) -> Task:
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     if unreadable := set(catalogue.genres).difference(genres):
         raise UserError(f"genre {min(unreadable)}: none of its tracks can be read; repair them, or remove its folder")
-    repetitions = _repetitions(fingerprints[0]) if fingerprints else []
-    groups = artist_groups(tracks, [*_same_files(features), *((pair.first, pair.second) for pair in repetitions)])
+    same = _same_files(features)
+    groups = artist_groups(tracks, same)
+    repetitions = _unforeseen(_repetitions(fingerprints[0]), groups) if fingerprints else []
+    if repetitions:
+        groups = artist_groups(tracks, [*same, *((pair.first, pair.second) for pair in repetitions)])
     folds = _folds(cfg, genres, groups, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     to_train = [folds[cfg.fold]] if is_part(cfg) else folds
@@ -172,8 +175,12 @@ def _load(cfg: DictConfig) -> Task:
 
 @lru_cache(maxsize=1)  # all configurations of a sweep share the last pass's
 def _repetitions(fingerprints: Features) -> list[Duplicate]:
-    unknown = np.array([track.artist is None for track in fingerprints.tracks])
-    return near_duplicates(fingerprints.clips, unknown)
+    return near_duplicates(fingerprints.clips)
+
+
+def _unforeseen(pairs: Sequence[Duplicate], groups: Indices | None) -> list[Duplicate]:
+    """Return the pairs that nothing else keeps on one side of a split."""
+    return [pair for pair in pairs if groups is None or groups[pair.first] != groups[pair.second]]
 
 
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
@@ -281,9 +288,8 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
 
 
 def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
-    """Return which features to extract: the models', and those that find repetitions if only some artists are known."""
-    known = [track.artist is not None for track in catalogue.tracks]
-    needs_repetitions = cfg.folds._target_.endswith(".artist") and any(known) and not all(known)
+    """Return which features to extract: the models', and for a split by artist those that find repetitions."""
+    needs_repetitions = cfg.folds._target_.endswith(".artist") and any(track.artist for track in catalogue.tracks)
     return [instantiate(cfg.features), *[FINGERPRINT] * needs_repetitions]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from omegaconf import DictConfig
 from shared import Compose
 
@@ -20,7 +21,7 @@ from genre_cls.folds import SplitError
 
 @pytest.fixture
 def music(tiny_music: Path, tmp_path: Path) -> Path:
-    """The tiny music, of which artists are known of all tracks but two, so that those have to be heard."""
+    """The tiny music, of which artists are known of all tracks but two."""
     root = shutil.copytree(tiny_music, tmp_path / "music")
     known = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav"))[1:-1]
     lines = ["path,artist", *(f'"{track}",artist {number % 6}' for number, track in enumerate(known))]
@@ -99,6 +100,30 @@ def test_held_out_tracks_with_a_copy_among_the_training_tracks_are_reported(
     told = f"split: {n} of 12 held-out tracks have the same recording in the training set"
     assert bool(n) == (split == "random") == (told in caplog.text)
     assert ("same recording" in caplog.text) == bool(n)
+
+
+def test_a_recording_that_is_credited_to_two_artists_is_kept_on_one_side(
+    cfg: Callable[..., DictConfig], music: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a compilation; all artists are known, and the copy is cut, quieter and of another format."""
+    random, rate = np.random.default_rng(0), 22050
+    tracks = sorted(path for path in music.rglob("*.wav"))
+    for path in tracks:
+        notes = random.normal(size=(60, 1, 1)) * np.sin(np.arange(rate // 4) * random.random((60, 3, 1)))
+        soundfile.write(path, 0.1 * notes.sum(axis=1).ravel(), rate)
+    original, copy = tracks[0], tracks[1].with_suffix(".ogg")
+    soundfile.write(copy, 0.8 * soundfile.read(original)[0][rate:], rate)
+    tracks[1].unlink()
+    ids = [path.relative_to(music).as_posix() for path in (original, copy, *tracks[2:])]
+    lines = ["path,artist", *(f'"{track}",artist {number}' for number, track in enumerate(ids))]
+    (music / "metadata.csv").write_text("\n".join(lines))
+    with caplog.at_level("WARNING"):
+        task.load_all([cfg()])
+    assert f"kept in the same fold, as they sound alike: {ids[0]} and {ids[1]}" in caplog.text
+    found = task.load(cfg())
+    assert found and len(found.repetitions) == 1 and found.groups is not None
+    places = [[track.id for track in found.features.tracks].index(each) for each in ids[:2]]
+    assert len(set(found.groups[places])) == 1 and len(set(found.groups)) == len(ids) - 1
 
 
 def test_splits_that_differ_in_early_stopping_are_each_tried(cfg: Callable[..., DictConfig]) -> None:
