@@ -38,6 +38,13 @@ from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 log = logging.getLogger(__name__)
 
 IMPORTED_AHEAD = ("genre_cls.training", "genre_cls.module")  # by workers, which takes seconds
+HELD_OUT = (
+    "fold",
+    "folds",
+    "dataset",
+    "drop_faults",
+    "max_unreadable",
+)  # what decides which tracks a search sets aside
 
 
 def main() -> None:
@@ -78,7 +85,8 @@ class Sweep(Callback):
 
     # Attributes of the class, since Hydra makes the instance and `main` has no way to get it.
     _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and its command's id
-    _best: ClassVar[dict[int, tuple[float, DictConfig]]] = {}  # accuracy and settings of a search's best trial, by fold
+    # Accuracy and settings of a search's best trial, by `HELD_OUT`: only trials with the same tracks set aside compete.
+    _best: ClassVar[dict[str, tuple[float, DictConfig]]] = {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
@@ -105,8 +113,9 @@ class Sweep(Callback):
         job_return.overrides = [without_credentials(word) for word in job_return.overrides or ()]
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
             accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
-            if accuracy > Sweep._best.get(config.fold, (0.0,))[0]:
-                Sweep._best[config.fold] = accuracy, config
+            held_out = as_yaml(config, *HELD_OUT)
+            if accuracy > Sweep._best.get(held_out, (0.0,))[0]:
+                Sweep._best[held_out] = accuracy, config
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Log how to look at a single configuration."""

@@ -603,10 +603,27 @@ def test_a_trial_that_failed_never_wins_a_search(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(train.Sweep, "_best", {})
     config = OmegaConf.create({"inside": True, "fold": 0})
     monkeypatch.setattr(train.Sweep, "_under_way", (config, "id"))
-    for accuracy, best in ((0.0, None), (0.5, 0.5), (0.0, 0.5)):
+    for accuracy, best in ((0.0, []), (0.5, [0.5]), (0.0, [0.5])):
         ended = JobReturn(status=JobStatus.COMPLETED, _return_value=accuracy)
         train.Sweep().on_job_end(config, ended)
-        assert train.Sweep._best.get(0, (None,))[0] == best
+        assert [accuracy for accuracy, _ in train.Sweep._best.values()] == best
+
+
+def test_a_search_never_compares_trials_that_have_other_tracks_set_aside(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a trial would have learned from the tracks that the winner is then tested on."""
+    monkeypatch.setattr(train.Sweep, "_best", {})
+    trials = [
+        composed("inside=true", "fold=0", *words)
+        for words in (("recipe.epochs=1",), ("recipe.epochs=2", "seed=0"), ("seed=1",), ("seed=1", "folds.seed=0"),
+                      ("folds.k=3",), ("fold=1",), ("drop_faults=true",), ("folds=artist",))
+    ]  # fmt: skip
+    monkeypatch.setattr(train.Sweep, "_under_way", (trials[0], "id"))
+    for place, trial in enumerate(trials):
+        train.Sweep().on_job_end(trial, JobReturn(status=JobStatus.COMPLETED, _return_value=0.1 + place / 100))
+    won = [next(place for place, trial in enumerate(trials) if trial is each) for _, each in train.Sweep._best.values()]
+    assert sorted(won) == [2, 3, 4, 5, 6, 7]  # the first, second and fourth have one split
 
 
 def test_hydras_line_on_a_failed_job_has_no_password(capsys: pytest.CaptureFixture[str]) -> None:
