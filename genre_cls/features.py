@@ -175,10 +175,11 @@ def _groups(bands: FeatureSpec) -> list[tuple[slice, slice, Tensor]]:
 @lru_cache
 def filterbank(spec: FeatureSpec) -> Tensor:
     """Return the weights `(n_mels, n_fft // 2 + 1)` that sum a power spectrum into mel bands."""
-    bank = F.melscale_fbanks(
-        spec.n_fft // 2 + 1, spec.f_min, spec.f_max, spec.n_mels, spec.sample_rate, norm="slaney", mel_scale="slaney"
-    )
-    return bank.T.contiguous()
+    # torchaudio spaces frequencies up to half the rate, which is none of an odd FFT's, but one halfway between such.
+    step = 1 + spec.n_fft % 2
+    n_freqs = step * spec.n_fft // 2 + 1
+    mels = (spec.f_min, spec.f_max, spec.n_mels, spec.sample_rate)
+    return F.melscale_fbanks(n_freqs, *mels, norm="slaney", mel_scale="slaney")[::step].T.contiguous()
 
 
 @lru_cache
