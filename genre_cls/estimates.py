@@ -116,7 +116,7 @@ def with_error_floor(
 
     Args:
         of_folds: mean over the folds.
-        values: of each track, as in `sampled` `(n_tracks,)`.
+        values: of each track, or the means of tracks that share an artist or a recording `(n,)`.
         pseudo_values: values to add, as many of each kind.
         smallest: the smallest plausible standard error, that of folds of which one differs by a single track.
 

@@ -365,7 +365,8 @@ def _about_intervals(report: Report) -> dict[str, str]:
         "Folds (if more than two) share training tracks, so their scores are not independent and the usual standard "
         "error is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and "
         "standard deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of "
-        "freedom. Where folds differ by less than one track, it is widened to what the tracks alone give."
+        "freedom. Where folds differ by less than one track, it is widened to what the tracks alone give, or the "
+        "artists if no fold shares any with another."
     }
 
 

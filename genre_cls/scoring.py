@@ -294,14 +294,30 @@ class ConfigResult:
         found = estimate([own.mean() for own in values], self.test_share)
         one_track_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
         smallest = estimate(one_track_apart, self.test_share).standard_error
-        return with_error_floor(found, of_tracks, pseudo_values, smallest)
+        return self._with_floor(found, of_tracks, pseudo_values, smallest)
 
     def _over_trainings(self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float]) -> Estimate:
         """Return the mean over one or several trainings that are tested on the same tracks."""
         groups = self._test_groups
         found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
-        in_order = groups[np.argsort(self.folds[0].track_ids)]  # of ids, as `of_tracks`
-        return with_error_floor(found, _means(of_tracks[:, None], in_order)[:, 0], pseudo_values)
+        return self._with_floor(found, of_tracks, pseudo_values)
+
+    def _with_floor(
+        self, found: Estimate, of_tracks: Floats, pseudo_values: Sequence[float], smallest: float = 0.0
+    ) -> Estimate:
+        of_units = _means(of_tracks[:, None], self._units)[:, 0]
+        return with_error_floor(found, of_units, pseudo_values, smallest)
+
+    @cached_property
+    def _units(self) -> Ints:
+        """Number, from 0, of the independent unit that each track belongs to `(n_tracks,)`, in the order of ids.
+
+        A group of tracks that share an artist or a recording, unless folds share such groups; then each track.
+        """
+        ids, first = np.unique(self._pooled("track_ids"), return_index=True)
+        if self.artist_overlap or not all(fold.groups for fold in self.folds):
+            return np.arange(len(ids))
+        return np.asarray(np.unique(self._pooled("groups")[first], return_inverse=True)[1])
 
     @cached_property
     def artist_overlap(self) -> float:

@@ -44,7 +44,7 @@ HELD_OUT = (
     "dataset",
     "drop_faults",
     "max_unreadable",
-)  # what decides which tracks a search sets aside
+)  # which decide what a search sets aside
 
 
 def main() -> None:

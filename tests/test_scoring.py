@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made import GENRES, folds, guesses, on_the_same_tracks, results
+from made import GENRES, folds, guesses, on_the_same_tracks, results, windows_of
 from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -214,6 +214,34 @@ def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
         alike = not np.ptp(np.mean([fold.hits for fold in folds], axis=0))
         errors = unknown.standard_error, many.standard_error
         assert errors[0] < errors[1] or (alike and errors[0] == pytest.approx(errors[1]))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 6), st.integers(2, 5), st.booleans())
+def test_more_tracks_by_the_same_artists_make_folds_by_artist_that_agree_no_surer(
+    n_artists: int, times: int, right: bool
+) -> None:
+    def by_artist(times: int, *, shared: bool = False) -> ConfigResult:
+        folds = []
+        for index in range(3):
+            artist = np.repeat(np.arange(n_artists), times)
+            probabilities = np.eye(2)[artist % 2 if right else 1 - artist % 2]
+            ids = tuple(f"{index} {place}" for place in range(len(artist)))
+            groups = tuple((artist + (0 if shared else index * n_artists)).tolist())
+            windows = windows_of(probabilities)
+            folds.append(
+                FoldResult(index, ids, artist % 2, probabilities, ("a", "b"), {}, 2 * len(ids), 1, windows, groups)
+            )
+        return ConfigResult({}, tuple(folds), 1)
+
+    def interval(result: ConfigResult) -> tuple[float, float]:
+        return result.estimate("accuracy").share_interval
+
+    few, many = by_artist(1), by_artist(times)
+    assert interval(many) == pytest.approx(interval(few))
+    unknown = replace(many, folds=tuple(replace(fold, groups=None) for fold in many.folds))
+    assert np.ptp(interval(unknown)) < np.ptp(interval(many))
+    assert interval(by_artist(times, shared=True)) == interval(unknown)  # folds that share artists are of tracks
 
 
 def _with_copies(fold: FoldResult, times: int) -> FoldResult:
