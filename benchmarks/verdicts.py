@@ -127,6 +127,7 @@ WITHOUT_DIFFERENCE = (
         for by_artist in (False, True)
         for repeats in (1, 3)
     ),
+    Condition(n_tracks=600, repeats=10, each=12, by_artist=True),
 )
 WITH_DIFFERENCE = (
     *(Condition(drop=drop) for drop in (0.02, 0.03, 0.05, 0.1)),

@@ -103,7 +103,7 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         probabilities=windows.per_track,
         genres=task.catalogue.genres,
         curves=_mean_curves([member.curves for member in members]),
-        n_train=len(fold.train),
+        n_train=len(fold.known),
         seconds=sum(member.seconds for member in members),
         windows=windows,
         groups=task.groups_of(fold),

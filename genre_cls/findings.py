@@ -299,11 +299,15 @@ def trust(report: Report) -> str:
 
 def about_missed(report: Report) -> str:
     """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
-    over = f"the {len(report.complete)} configurations" if len(report.complete) > 1 else "the folds"
     about = (
-        f'Pooled over {over}. "Missed by" is the share that gets the track wrong, "taken for" the wrong genre '
-        'predicted most, "confidence" the mean probability that all of them give that genre.'
+        f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track wrong, '
+        '"taken for" the wrong genre predicted most, "confidence" the mean probability that all of them give that genre.'
     )
+    if len(report.complete) == 1:
+        about = (
+            'Of one configuration, so each is "missed by" all. "Taken for" is the genre predicted, "confidence" its '
+            "probability, the mean over the folds that tested the track."
+        )
     return " ".join(filter(None, (about, known_faults(report))))
 
 

@@ -87,7 +87,7 @@ class FoldResult(_Predicted):
         genres: names in the order of the columns.
         curves: of each epoch `train_loss`, `held_out_loss` (nats), `train_accuracy`, `held_out_accuracy` (shares), and
             with early stopping `val_loss`, `val_accuracy`.
-        n_train: number of training tracks.
+        n_train: number of tracks that its models learned from or, with early stopping, were stopped by.
         seconds: sum of its models' times of training and prediction, s, though they run in parallel.
         windows: the predictions that the tracks' probabilities are the means of.
         groups: equal numbers for tracks that share an artist or a recording, one per track; None if no artist is known.

@@ -132,6 +132,10 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
         "Tracks with a known fault: 2 in all, 1 among these 8, where 0.4 would be by chance."
     )
     assert findings.known_faults(REPORT) == ""
+    assert findings.about_missed(report).startswith('Pooled over the 2 configurations. "Missed by" is the share')
+    alone = replace(report, results=(good,))
+    assert set(column(findings.missed_tracks(alone), "missed by")) == {"100 %"}
+    assert findings.about_missed(alone).startswith('Of one configuration, so each is "missed by" all.')
 
 
 def test_a_report_states_how_much_a_temperature_helps_or_that_there_is_none() -> None:

@@ -1,5 +1,6 @@
 """The kernel machine: scikit-learn's ridge regression, right on its training windows, and silent on unlike ones."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,8 @@ def test_early_stopping_takes_no_tracks_from_it(command: Command, on_music: tupl
     not_stopped, stopped = map(done.children, done.parents)
     for one_fold, same_fold in zip(stopped, not_stopped, strict=True):
         assert one_fold.data.metrics["log_loss"] == same_fold.data.metrics["log_loss"]
+        n_known = [json.loads(done.files(fold)["fold.json"].read_text())["n_train"] for fold in (one_fold, same_fold)]
+        assert n_known[0] == n_known[1]  # or the interval would be wider for nothing
 
 
 @pytest.mark.usefixtures("store_here")
