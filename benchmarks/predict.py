@@ -16,7 +16,8 @@ import soundfile
 from common import Paths, Way, markdown, measured_apart, peak_memory, timed
 
 from genre_cls import GenreClassifier
-from genre_cls.audio import audio_files, segments
+from genre_cls.audio import segments
+from genre_cls.listing import audio_files
 
 OURS = "genre_cls"
 RATE = 22050

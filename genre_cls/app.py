@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.commands import OneLineParser, as_command, find_modules_here, whole_number
+from genre_cls.arguments import OneLineParser, whole_number
+from genre_cls.commands import as_command, find_modules_here
 from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
 from genre_cls.settings import Number

@@ -47,7 +47,7 @@ def _node(track: Track) -> _Node:
 def _connected(
     tracks: Sequence[Track], pairs: Sequence[tuple[int, int]], links: Sequence[tuple[_Node, _Node]]
 ) -> NDArray[np.int64]:
-    """Number tracks' connected components `(n_tracks,)`, connected by links, pairs, and recordings (maybe absent)."""
+    """Number the groups of tracks that links, pairs or a common recording connect, directly or not `(n_tracks,)`."""
     links = [*links, *((_node(track), ("recording", track.repeats or track.id)) for track in tracks)]
     links += [(_node(tracks[first]), _node(tracks[second])) for first, second in pairs]
     sets = DisjointSet([*map(_node, tracks), *(end for _, end in links)])

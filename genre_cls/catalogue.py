@@ -21,9 +21,9 @@ from joblib import cpu_count
 
 from genre_cls import demo as synthesiser
 from genre_cls import workers
-from genre_cls.audio import EXTENSIONS, audio_files, other_files
 from genre_cls.errors import UserError
-from genre_cls.files import atomic_write, expanduser, locked
+from genre_cls.files import expanduser, locked, write_atomically
+from genre_cls.listing import EXTENSIONS, audio_files, other_files
 from genre_cls.progress import progress_bar
 
 SYNTHESISER = inspect.getsource(synthesiser)  # as it was when this process began
@@ -338,8 +338,7 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
     waveform = synthesiser.synthesise(track, **recipe)
     encoded = BytesIO()  # since libsndfile does not report a full disk
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
-    with atomic_write(path) as file:  # durable, as a file that exists is never checked again
-        file.write(encoded.getbuffer())
+    write_atomically(path, encoded.getbuffer())  # durable, as a file that exists is never checked again
 
 
 def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:

@@ -18,7 +18,7 @@ from genre_cls.calibration import Floats
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
-from genre_cls.files import atomic_write, expanduser
+from genre_cls.files import expanduser, write_atomically
 from genre_cls.modelfile import AT_ONCE, SavedModel, Usage
 from genre_cls.prediction import Classifier, Clip, Explanation, is_onnx, longest_clip
 from genre_cls.views import view_of
@@ -171,8 +171,7 @@ class GenreClassifier(Classifier):
         description = {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
         weights = [network.weights() for network in self._networks]
         content = self._as_onnx(description) if is_onnx(path) else modelfile.serialised(weights, description)
-        with atomic_write(expanduser(path)) as file:
-            file.write(content)
+        write_atomically(expanduser(path), content)
 
     def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
         from genre_cls.onnx_export import exported  # needs an extra

@@ -78,7 +78,7 @@ def _prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one per file
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
     logging.getLogger("urllib3.connectionpool").addFilter(_say_once_that_it_is_tried_again)
-    # It logs the traceback of each failure that it raises, which `StoredRuns.failures_in_one_line` reports.
+    # MLflow logs a failure's traceback and then raises it; `StoredRuns.failures_in_one_line` reports what is raised.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import parent_process
 
-import numpy as np
 from joblib import cpu_count
 from omegaconf import DictConfig
 
@@ -14,7 +13,7 @@ from genre_cls.device import models_that_fit, resolve_device
 from genre_cls.folds import Fold
 from genre_cls.modelfile import Weights
 from genre_cls.progress import progress_bar
-from genre_cls.scoring import Curves, FoldResult, ensemble_probabilities
+from genre_cls.scoring import FoldResult, ensemble_probabilities, mean_curve
 from genre_cls.task import Task
 from genre_cls.training import Member, train_member
 
@@ -94,6 +93,7 @@ def _complete_folds(task: Task, trained: Iterable[Member], n_members: int) -> It
 
 def _result(task: Task, members: Sequence[Member]) -> FoldResult:
     fold = members[0].fold
+    networks = [member.curves for member in members if member.curves]  # kernel machines have none
     probabilities = ensemble_probabilities([member.windows.probabilities for member in members])
     windows = replace(members[0].windows, probabilities=probabilities)
     return FoldResult(
@@ -102,16 +102,9 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         labels=task.labels[fold.test],
         probabilities=windows.per_track,
         genres=task.catalogue.genres,
-        curves=_mean_curves([member.curves for member in members]),
+        curves={name: mean_curve(curves[name] for curves in networks) for name in networks[0]} if networks else {},
         n_train=len(fold.known),
         seconds=sum(member.seconds for member in members),
         windows=windows,
         groups=task.groups_of(fold),
     )
-
-
-def _mean_curves(members: Sequence[Curves]) -> Curves:
-    """Average curves epoch by epoch, up to the last epoch that all networks were trained for."""
-    networks = [curves for curves in members if curves]
-    epochs = {name: list(zip(*(curves[name] for curves in networks), strict=False)) for name in (networks or [{}])[0]}
-    return {name: np.mean(values, axis=1).tolist() for name, values in epochs.items()}

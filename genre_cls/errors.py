@@ -59,18 +59,18 @@ def in_short(error: BaseException) -> str:
 def place_of(error: BaseException) -> str:
     """Return the innermost file and line of an error's traceback in the user's own code; empty if there is none."""
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    users = [(file, line) for file, line in places if _is_users(file)]
+    users = [(file, line) for file, line in places if _is_users_code(file)]
     return f" ({Path(users[-1][0]).name}, line {users[-1][1]})" if users else ""
 
 
-def _is_users(file: str) -> bool:
+def _is_users_code(file: str) -> bool:
     """Whether code is neither generated (`<string>`), nor from this package, Python's library or an installed one."""
     return not (file.startswith(("<", *OTHERS)) or PACKAGES & set(Path(file).parts))
 
 
 def without_credentials(text: str) -> str:
     """Remove user names and passwords from the addresses in a text."""
-    # A password may hold an @ and, though no server would be found then, a slash; a number before one is a port.
+    # A password may contain @, and even a / that should have been escaped. But digits before a / are a port's.
     with_slash = r"""[^/?#\s:,'"\[\]]+:(?!\d*[/?#])[^\s,'"]{1,200}"""
     return re.sub(rf"(?<=://)([^/?#\s]+|{with_slash})@", "", text)
 

@@ -59,9 +59,11 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         idle = "model, batch_size, recipe.epochs and recipe.ridge change nothing"
         log.warning("recipe.members: where no network votes, %s", idle)
     load_all(configurations)
-    with waiting("opening the store"), (tracker := _tracker(first)).failures_in_one_line():
-        tracker.close_dead()
-    _next.expect(configurations)
+    with waiting("opening the store"):
+        tracker = _tracker(first)
+        with tracker.failures_in_one_line():
+            tracker.close_dead()
+    _upcoming.expect(configurations)
 
 
 def _check_store(tracking: DictConfig) -> None:
@@ -91,7 +93,7 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
     Raises:
         UserError: the data or the device do not allow it.
     """
-    job = _next.take(identity)
+    job = _upcoming.take(identity)
     if not job:
         _check_buildable(cfg)  # `prepare` does not know a search's trials
         task = load(cfg)
@@ -130,7 +132,7 @@ class _Job:
         self.groups = {fold.index: task.groups_of(fold) for fold in task.folds}
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
-        self.size = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
+        self.n_parameters = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
         self.locks = ExitStack()
         self.trainings: EnsembleTrainings | None = None
 
@@ -142,7 +144,9 @@ class _Job:
     @property
     def result(self) -> ConfigResult:
         """The finished folds."""
-        return ConfigResult(self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.size)
+        return ConfigResult(
+            self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.n_parameters
+        )
 
     def begin(self, n_at_once: int) -> bool:
         """Start training before the job's turn; return False if another process holds its locks, or the store fails.
@@ -218,9 +222,9 @@ class _Job:
         """Train the unfinished folds; log each when it is finished, if there is an outbox, or leave it in the spool."""
         n_at_once = n_workers(self.cfg, self.task)
         if not self.trainings:
-            is_last = len(self._unfinished) * len(self.cfg.recipe.members) == 1 and not _next.coming
+            is_last = len(self._unfinished) * len(self.cfg.recipe.members) == 1 and not _upcoming.coming
             self.trainings = EnsembleTrainings(self.cfg, self.task, self._unfinished, 1 if is_last else n_at_once)
-        _next.begin(n_at_once)
+        _upcoming.begin(n_at_once)
         for result, weights in self.trainings.results(self.identity.title):
             files = logged_files.of_fold(self.task, self.identity, self.precision, weights, result)
             self.spool.put(result.index, files)
@@ -228,7 +232,7 @@ class _Job:
             if n_at_once >= MANY_MODELS:
                 self.pictures.begin(result)
             if outbox:
-                outbox.empty_if_possible()
+                outbox.flush_if_possible()
 
     @contextmanager
     def _claimed(self) -> Iterator[Outbox | None]:
@@ -241,9 +245,9 @@ class _Job:
                 yield None
             else:
                 with self._open(earlier, claim) as (parent, outbox):
-                    outbox.empty()
+                    outbox.flush()
                     yield outbox
-                    outbox.empty()
+                    outbox.flush()
                     self._end(parent)
                 run_id = parent.run_id
             if not self.missing:
@@ -262,10 +266,9 @@ class _Job:
         earlier = self.tracker.earlier(experiment, self.key, force=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
-        stored = {result.index: result for result in earlier.folds}
-        done = stored | spooled(self.spool, stored)
+        done = {**earlier.folds, **spooled(self.spool, earlier.folds)}
         self.done = {index: replace(result, groups=self.groups[index]) for index, result in done.items()}
-        for index, result in stored.items():
+        for index, result in earlier.folds.items():
             if result.groups != self.groups[index]:  # artists have become known, or others, since it was trained
                 self.tracker.refresh(earlier.fold_runs[index], {}, fold_files(self.done[index]))
         return earlier
@@ -274,7 +277,7 @@ class _Job:
     def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[OpenRun, Outbox]]:
         """Open the configuration's run, and the outbox that logs folds below it."""
         task, identity, experiment = self.task, self.identity, earlier.experiment_id
-        params = {**identity.params, "n_parameters": str(self.size)}
+        params = {**identity.params, "n_parameters": str(self.n_parameters)}
         data = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
         tags = {**identity.tags, **data, **claim}
         parent_tags = tags | {"kind": "config"}
@@ -290,7 +293,7 @@ class _Job:
             parent.log(self.result.summary, logged_files.of_configuration(self.task, self.identity, self.result))
 
 
-class _Next:
+class _Upcoming:
     """The command's remaining configurations, of which the first ones start while the present one is still training.
 
     So no worker idles until a configuration's last fold is trained and logged.
@@ -327,7 +330,8 @@ class _Next:
         Args:
             n_at_once: number of workers.
         """
-        # A job that could not begin may have to wait for locks at its turn: then none of others may be held.
+        # A job that could not begin waits for its locks when its turn comes. If this process held later jobs' locks
+        # by then, two commands could wait for each other for ever.
         if n_at_once < 2 or self.blocked:
             return
         for config in self.coming[len(self.begun) :]:
@@ -352,7 +356,7 @@ def _begun(config: DictConfig, n_at_once: int) -> _Job | None:
     return None
 
 
-_next = _Next()
+_upcoming = _Upcoming()
 
 
 def _check_buildable(cfg: DictConfig) -> None:

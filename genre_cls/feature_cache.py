@@ -29,7 +29,7 @@ from genre_cls.audio import UnreadableAudio
 from genre_cls.catalogue import Track
 from genre_cls.errors import UserError, system_reason
 from genre_cls.features import FeatureSpec
-from genre_cls.files import atomic_write, expanduser, locked
+from genre_cls.files import expanduser, locked, write_atomically
 from genre_cls.progress import progress_bar
 
 CHANGED = "changed while it was read; the next start reads it again"
@@ -237,8 +237,7 @@ class Ledger:
             return
         with FileLock(self._path.with_suffix(".lock")):
             self.load()
-            with atomic_write(self._path, durable=False) as file:
-                file.write(json.dumps(self._lines).encode())
+            write_atomically(self._path, json.dumps(self._lines).encode(), durable=False)
         self._new.clear()
 
 
@@ -278,10 +277,9 @@ def _fill(job: _Job) -> str | None:
 
 def _write(entry: Path, matrix: Matrix) -> None:
     entry.parent.mkdir(exist_ok=True)
-    with atomic_write(entry, durable=False) as file:
-        content = io.BytesIO()  # since numpy does not say that a disk is full
-        np.save(content, matrix)
-        file.write(content.getbuffer())
+    content = io.BytesIO()  # since numpy does not say that a disk is full
+    np.save(content, matrix)
+    write_atomically(entry, content.getbuffer(), durable=False)
 
 
 def _map(entry: Path) -> Matrix:
@@ -330,7 +328,4 @@ def _file_digest(path: Path) -> str:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    digest = DIGEST()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return DIGEST(b"".join(parts)).hexdigest()

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -72,14 +71,14 @@ def followed(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-@contextmanager
-def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a file to write, which gets its name if the block succeeds, and is deleted if not.
+def write_atomically(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+    """Write a file under another name, and give it its own once it is whole.
 
     A process that is killed leaves `<name>.partial`, which the next one that writes the file replaces.
 
     Args:
         path: of the file, in a folder that exists.
+        content: all of it.
         durable: whether to sync it to the disk, so that it survives a power cut; False where thousands of files can be
             computed again, and an incomplete one is noticed.
 
@@ -89,8 +88,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     path = followed(path)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            yield file
+        partial.write_bytes(content)
         if durable:
             sync(partial)
         partial.replace(path)

@@ -287,7 +287,7 @@ def trust(report: Report) -> str:
         f"With so many tracks, a perfectly calibrated model would show some {by_chance} %. genre_cls.predict uses the "
         f"temperature that is fitted to all held-out tracks, {best.temperature:.2f}."
     )
-    if not best.is_tempered:
+    if best.single_test_set:
         reason = "as no other tracks were held out to fit one"
         return f"Shown without a temperature, {reason}; expected calibration error {before}. {used}"
     losses = (f"{one.estimate('log_loss').mean:.3f}" for one in (best, best.tempered))
@@ -301,7 +301,8 @@ def about_missed(report: Report) -> str:
     """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
     about = (
         f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track wrong, '
-        '"taken for" the wrong genre predicted most, "confidence" the mean probability that all of them give that genre.'
+        '"taken for" the wrong genre predicted most, "confidence" the mean probability that all of them give that '
+        "genre."
     )
     if len(report.complete) == 1:
         about = (

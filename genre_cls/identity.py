@@ -24,11 +24,11 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # Modules on which no fold's stored result depends, or only by way of its tracks and folds (`Task.inputs`). A new module
 # counts until it is listed: to train once too often is better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
-    "__init__", "__main__", "app", "artifacts", "classifier", "clip_plots", "commands", "comparisons", "connection",
-    "database", "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation", "extras",
-    "files", "findings", "interrupts", "logged_files", "memory", "modelfile", "naming", "nvidia_mps", "onnx_export",
-    "onnx_model", "outbox", "page", "plots", "predict", "prediction", "progress", "provenance", "registry", "report",
-    "served", "spool", "stored_runs", "tracking", "train", "workers",
+    "__init__", "__main__", "app", "arguments", "artifacts", "classifier", "clip_plots", "commands", "comparisons",
+    "connection", "database", "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation",
+    "extras", "files", "findings", "interrupts", "listing", "logged_files", "memory", "modelfile", "naming",
+    "nvidia_mps", "onnx_export", "onnx_model", "outbox", "overrides", "page", "plots", "predict", "prediction",
+    "progress", "provenance", "registry", "report", "served", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters
 
@@ -96,14 +96,10 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     if is_part(cfg):
         cfg = cfg.copy()
         cfg.fold = None
-    choices = hydra_config.runtime.choices
-    set_here = [word for word in hydra_config.overrides.task if "=" in word and not word.startswith("~")]
-    words = (override.lstrip("+").split("=", 1) for override in set_here)
-    overrides = {key: without_credentials(value) for key, value in words if key != "fold" or cfg.fold is not None}
-    named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
-    # Of several experiments Hydra records no choice; they are named among the overrides, as they were typed.
-    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices.get(group)}
-    named |= {key: value for key, value in overrides.items() if key not in choices and not is_incidental(key)}
+    choices, overrides = hydra_config.runtime.choices, _overrides(hydra_config)
+    if cfg.fold is None:
+        overrides.pop("fold", None)
+    named = _named(cfg, choices, overrides)
     settings = {key: without_credentials(_text(value)) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not is_incidental(key))
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
@@ -118,6 +114,21 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
         code=digest(sorted(sources.items()), version("torch").partition("+")[0]),
         title=_title(cfg, named, overrides),
     )
+
+
+def _overrides(hydra_config: HydraConf) -> dict[str, str]:
+    """Return what the command line sets, by key, as it was typed, without passwords."""
+    words = [word for word in hydra_config.overrides.task if "=" in word and not word.startswith("~")]
+    pairs = (word.lstrip("+").split("=", 1) for word in words)
+    return {key: without_credentials(value) for key, value in pairs}
+
+
+def _named(cfg: DictConfig, choices: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that name a configuration (`Identity.named`)."""
+    named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
+    # Of several experiments Hydra records no choice; they are named among the overrides, as they were typed.
+    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices.get(group)}
+    return named | {key: value for key, value in overrides.items() if key not in choices and not is_incidental(key)}
 
 
 def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, str]) -> str:

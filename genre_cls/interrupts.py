@@ -31,7 +31,7 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def ends_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process on the spot, until `raise_again`: OmegaConf drops what is raised inside of it."""
+    """Let Ctrl-C end the process on the spot until `raise_again`, as OmegaConf swallows exceptions raised inside it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # where a shell has it ignored, it stays ignored
         signal.signal(signal.SIGINT, _end)
     try:

@@ -16,7 +16,7 @@ PATIENCE = 20.0  # s
 
 # The service ends with this process, even if this is killed.
 SERVE = "import genre_cls.die_with_parent, os, sys; os.execv(sys.argv[1], [sys.argv[1], '-f'])"
-# What any process does first on a GPU. It takes half a second by the driver alone, five by torch.
+# The first two calls of any process that uses a GPU. By the driver's library they take half a second, by torch five.
 USE = (
     "import ctypes, sys; cuda = ctypes.CDLL('libcuda.so.1'); "
     "sys.exit(bool(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), 0)))"

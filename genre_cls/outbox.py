@@ -73,12 +73,12 @@ class Outbox:
     groups: Mapping[int, tuple[int, ...] | None]
     away: bool = False
 
-    def empty(self) -> None:
+    def flush(self) -> None:
         """Log all folds; raise whatever the store raises."""
         for folder in self.spool.folders():
             self._log(folder)
 
-    def empty_if_possible(self) -> None:
+    def flush_if_possible(self) -> None:
         """Log the folds whose pictures are drawn; a store that fails is not tried again before the end of training."""
         if self.away:
             return

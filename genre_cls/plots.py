@@ -26,7 +26,7 @@ from scipy import stats
 
 from genre_cls.calibration import Calibration, Floats, Ints
 from genre_cls.comparisons import ALPHA, SURE, Difference, Finding, names, rank
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans, mean_curve
 
 DPI = 200  # dots an inch
 RED, GREEN, BLUE, INK, GREY = "#c8102e", "#1b8a3a", "#2f5d8c", "#222222", "#6b6b6b"
@@ -371,9 +371,7 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
         if len(folds) > 1:
             for curve in curves:
                 _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
-        # The mean ends with the shortest fold: beyond that it would be a mean over fewer folds.
-        mean = [float(np.mean(losses)) for losses in zip(*curves, strict=False)]
-        _draw_curve(axes, mean, color=color, linestyle=style, linewidth=2.0, label=label)
+        _draw_curve(axes, mean_curve(curves), color=color, linestyle=style, linewidth=2.0, label=label)
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_letters
 from typing import TYPE_CHECKING
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from genre_cls.audio import EXTENSIONS, UnreadableAudio, audio_files, other_files
-from genre_cls.commands import OneLineParser, as_command, find_modules_here, nonempty, whole_number
+from genre_cls.arguments import OneLineParser, nonempty, whole_number
+from genre_cls.audio import UnreadableAudio
+from genre_cls.commands import as_command, find_modules_here
 from genre_cls.errors import UserError, in_one_line, system_reason
-from genre_cls.files import atomic_write, expanduser, followed
+from genre_cls.files import expanduser, followed, write_atomically
+from genre_cls.listing import EXTENSIONS, audio_files, other_files
 from genre_cls.prediction import is_onnx
 from genre_cls.progress import progress_bar, waiting
 from genre_cls.settings import at_least
@@ -27,7 +29,7 @@ from genre_cls.settings import at_least
 if TYPE_CHECKING:
     from genre_cls.prediction import Classifier, Prediction
 
-Predictions = Iterator[tuple[Path, "Prediction"]]
+Predictions = Iterable[tuple[Path, "Prediction"]]
 
 FEW = 3  # genres of a file in a table by default
 LONG = 60.0  # s, above which a file's genres are shown over time
@@ -65,7 +67,7 @@ def _run(arguments: Namespace) -> int:
     if arguments.inputs and len(missing) == len(files) and not (arguments.export or arguments.register):
         for file, reason in missing.items():
             _log(f"{file}: {reason}")
-        FORMATS[arguments.format](iter(()), (), arguments.top)
+        FORMATS[arguments.format]((), (), arguments.top)
         return 1  # without loading a model, which takes seconds
     with waiting("loading the model"):
         classifier = _classifier(arguments)
@@ -73,12 +75,12 @@ def _run(arguments: Namespace) -> int:
     if classifier.dataset == "demo":
         _log("note: this model was trained on the synthetic demo set only, never on real music")
     predictions = _predictions(classifier, files, failed)
-    if arguments.explain:
-        predictions = iter(known := list(predictions))
+    if arguments.explain:  # of the one file, unless it cannot be classified
+        predictions = list(predictions)
     FORMATS[arguments.format](predictions, classifier.genres, arguments.top)
-    if arguments.explain and known:
-        ((file, prediction),) = known
-        _explain(classifier, file, prediction.genre, arguments.explain)
+    if arguments.explain:
+        for file, prediction in predictions:
+            _explain(classifier, file, prediction.genre, arguments.explain)
     return 1 if failed else 0
 
 
@@ -94,12 +96,10 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     n_models = classifier.n_networks
     _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
-    with waiting("explaining"):
-        explanation = classifier.explain_clip(clip, genre)
+    explanation = classifier.explain_clip(clip, genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))
-    with atomic_write(picture) as output:
-        output.write(content)
+    write_atomically(picture, content)
     _log(f"explained: {picture}")
 
 

@@ -3,19 +3,16 @@
 import getpass
 import os
 import platform
-import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import genre_cls
 from genre_cls.errors import without_credentials
+from genre_cls.overrides import typed
 from genre_cls.settings import CONF
 
-SPECIAL = re.compile(r"""["$`!]|\\(?!')""")  # within double quotes
 COMMAND_ID = "GENRE_CLS_COMMAND"  # the environment variable with the random id of the present command
 COMMAND_LINE = "GENRE_CLS_COMMAND_LINE"  # the environment variable in which launchers' jobs find the command's
 
@@ -37,11 +34,6 @@ def command() -> str:
     """Return the command line as it can be typed again."""
     program = "python -m genre_cls.train" if sys.argv[0].endswith("train.py") else Path(sys.argv[0]).name
     return without_credentials(typed([*program.split(), *sys.argv[1:]]))
-
-
-def typed(words: Iterable[str]) -> str:
-    """Join words as one would type them in a shell: `"dataset.root='/my music'"`, where `shlex` knows single quotes."""
-    return " ".join(f'"{word}"' if "'" in word and not SPECIAL.search(word) else shlex.quote(word) for word in words)
 
 
 @cache  # all runs of a command name the commit it began with

@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls import database
-from genre_cls.commands import as_command, check_command_line, one_line_errors
+from genre_cls.commands import as_command, one_line_errors
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.files import atomic_write, expanduser, make_folder
+from genre_cls.files import expanduser, make_folder, write_atomically
 from genre_cls.interrupts import ends_at_once, raise_again
+from genre_cls.overrides import check_command_line
 from genre_cls.progress import waiting
 from genre_cls.settings import CONF, REPORTED, check
 
@@ -55,7 +56,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def report_only(cfg: DictConfig) -> None:
-    """Run as Hydra's job."""
+    """Write the report; Hydra composes the settings and calls this."""
     raise_again()
     with one_line_errors():  # here too, because Hydra would add a line of its own
         check(cfg)
@@ -169,8 +170,7 @@ def _write_files(report_dir: str, files: Mapping[str, bytes]) -> Path:
     folder = expanduser(report_dir)
     make_folder(folder, f"report_dir={report_dir}")
     for name, content in files.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
+        write_atomically(folder / name, content)
     return folder
 
 

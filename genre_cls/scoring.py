@@ -1,6 +1,6 @@
 """Scores of predictions: from plain arrays to numbers with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,11 @@ def _means(rows: Floats, places: Ints) -> Floats:
     sums = np.zeros((places.max() + 1, rows.shape[1]))
     np.add.at(sums, places, rows)
     return sums / np.bincount(places)[:, None]
+
+
+def mean_curve(curves: Iterable[Sequence[float]]) -> list[float]:
+    """Average curves epoch by epoch up to the end of the shortest, since beyond it the mean would be over fewer."""
+    return [float(np.mean(values)) for values in zip(*curves, strict=False)]
 
 
 def ensemble_probabilities(probabilities: Sequence[Floats]) -> Floats:
@@ -227,14 +232,9 @@ class ConfigResult:
     def tempered(self) -> "ConfigResult":
         """The same result with calibrated probabilities, each fold's at the temperature of the other folds' tracks.
 
-        A fold stays as it is if there are no other tracks, as on a published split.
+        The result itself if there are no other tracks, as on a published split.
         """
-        return replace(self, folds=tuple(map(self._tempered, self.folds)))
-
-    @property
-    def is_tempered(self) -> bool:
-        """Whether there are tracks other than a fold's own to fit its temperature to."""
-        return self.tempered.folds[0] is not self.folds[0]
+        return self if self.single_test_set else replace(self, folds=tuple(map(self._tempered, self.folds)))
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -244,8 +244,6 @@ class ConfigResult:
 
     def _tempered(self, fold: FoldResult) -> FoldResult:
         others = self._others(fold.track_ids)
-        if not others.any():
-            return fold
         fitted = best_temperature(self._pooled("probabilities")[others], self._pooled("labels")[others])
         return replace(fold, probabilities=tempered(fold.probabilities, fitted))
 
@@ -356,7 +354,7 @@ class ConfigResult:
                 low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
                 figures |= {f"{score}_low": low, f"{score}_high": high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
-        if self.is_tempered:
+        if not self.single_test_set:
             figures["tempered_calibration_error"] = self.tempered.calibration.error
             figures["tempered_log_loss"] = self.tempered.estimate("log_loss").mean
         scores = self.per_genre

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError
-from genre_cls.files import atomic_write, disk_failure, expanduser, sync
+from genre_cls.files import disk_failure, expanduser, sync, write_atomically
 
 SUMS = "sums.json"  # holds the other files' checksums; no artifact itself
 
@@ -44,8 +44,7 @@ class Spool:
             partial.mkdir(parents=True)
             sums = json.dumps({name: _sum(content) for name, content in files.items()}).encode()
             for name, content in (*files.items(), (SUMS, sums)):
-                with atomic_write(partial / name) as file:
-                    file.write(content)
+                write_atomically(partial / name, content)
             partial.rename(self.path / str(index))
             sync(self.path, self.path.parent, self.path.parent.parent)  # these folders may be new
         except OSError as error:

@@ -29,7 +29,7 @@ from genre_cls.artifacts import (
     load_genre_means,
     load_tracks,
 )
-from genre_cls.connection import connect, store_uri
+from genre_cls.connection import connect
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import disk_failure, expanduser
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
@@ -67,6 +67,15 @@ class Comparison:
     n_left_out: int
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A configuration's run, its result, and the folder of its own files."""
+
+    run: Run
+    result: ConfigResult
+    folder: Path
+
+
 class StoredRuns:
     """A connection to an MLflow store, to read from it.
 
@@ -80,8 +89,8 @@ class StoredRuns:
 
     def __init__(self, uri: str | None, folder: Path) -> None:
         self._folder, self._is_local = expanduser(folder).resolve(), not uri
-        self.uri = store_uri(uri, folder)
         self._client = connect(uri, folder)
+        self.uri: str = self._client.tracking_uri
 
     @classmethod
     def at(cls, place: str) -> Self:
@@ -131,27 +140,20 @@ class StoredRuns:
                 log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
         comparable = naming.comparable(together)
         names = naming.names(comparable)
-        loaded = [(run, *parts) for run in comparable if (parts := self._load(run, names[run.info.run_id]))]
+        loaded = [one for run in comparable if (one := self._load(run, names[run.info.run_id]))]
         if not loaded:
             return None
-        finished = datetime.fromtimestamp(max(run.info.end_time for run, *_ in loaded) / 1000)
-        tags = parents[0].data.tags | {"finished": finished.isoformat(" ", "seconds")}
-        commands = Counter(filter(None, (run.data.tags.get("command") for run, *_ in loaded)))
         others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
-        results = tuple(
-            replace(result, other_splits=self._loaded(others[run.info.run_id])) for run, result, _ in loaded
-        )
-        by_age = sorted(loaded, key=lambda parts: naming.moment(parts[0]))
-        means, tracks = _summaries([folder for *_, folder in by_age])  # what was found last about a track counts
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
         n_left_out = len(_left_out(parents, reported, command)) if command else 0
-        return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out)
+        results = [replace(one.result, other_splits=self._loaded(others[one.run.info.run_id])) for one in loaded]
+        return _comparison(parents[0].data.tags, loaded, results, n_left_out)
 
     def best(self) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
 
-        Configurations of which folds were deleted come last.
-        Configurations that were trained on shuffled genres are left out; None if there are no others.
+        Configurations of which folds were deleted come last. Those that were trained on shuffled genres are left out;
+        None if there are no others.
         """
         finished = [run for run in _finished(self._ended(None)) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
@@ -265,14 +267,14 @@ class StoredRuns:
 
     def _loaded(self, by_split: Mapping[str, Run]) -> dict[str, ConfigResult]:
         """Load a configuration's results under other splits; those that lack a fold are left out."""
-        loaded = {split: (run, self._load(run, naming.named(run))) for split, run in by_split.items()}
-        return {split: parts[0] for split, (run, parts) in loaded.items() if parts and _is_complete(run, parts[0])}
+        loaded = {split: self._load(run, naming.named(run)) for split, run in by_split.items()}
+        return {split: one.result for split, one in loaded.items() if one and _is_complete(one)}
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
         return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
 
-    def _load(self, parent: Run, named: Texts) -> tuple[ConfigResult, Path] | None:
+    def _load(self, parent: Run, named: Texts) -> _Loaded | None:
         """Load a configuration's result from its fold runs, and the folder of its own files; None if one is missing.
 
         Args:
@@ -291,7 +293,7 @@ class StoredRuns:
             return None
         if changed := changed_metrics(parent, figures):
             log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
-        return result, folder
+        return _Loaded(parent, result, folder)
 
     def _children(self, parent: Run) -> list[Run]:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
@@ -338,6 +340,16 @@ def _finished(ended: Sequence[Run]) -> list[Run]:
     return sorted(filter(naming.has_its_tags, ended), key=naming.moment, reverse=True)
 
 
+def _comparison(tags: Texts, loaded: Sequence[_Loaded], results: Sequence[ConfigResult], n_left_out: int) -> Comparison:
+    """Return a comparison of loaded configurations, whose `results` may have those of other splits added."""
+    finished = datetime.fromtimestamp(max(one.run.info.end_time for one in loaded) / 1000)
+    commands = Counter(filter(None, (one.run.data.tags.get("command") for one in loaded)))
+    by_age = sorted(loaded, key=lambda one: naming.moment(one.run))
+    means, tracks = _summaries([one.folder for one in by_age])  # what was found last about a track counts
+    tags = {**tags, "finished": finished.isoformat(" ", "seconds")}
+    return Comparison(tags, dict(commands.most_common()), tuple(results), means, tracks, n_left_out)
+
+
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
     """Return the names of the scores that differ from a run's metrics.
 
@@ -369,10 +381,10 @@ def _summaries(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[st
     return tuple(means.values()), tracks
 
 
-def _is_complete(run: Run, result: ConfigResult) -> bool:
+def _is_complete(one: _Loaded) -> bool:
     """Whether all folds of a run still exist: their durations add up to what was logged."""
-    seconds = sum(fold.seconds for fold in result.folds)
-    return bool(np.isclose(seconds, run.data.metrics.get("seconds", seconds)))
+    seconds = sum(fold.seconds for fold in one.result.folds)
+    return bool(np.isclose(seconds, one.run.data.metrics.get("seconds", seconds)))
 
 
 def _left_out(parents: Sequence[Run], reported: Sequence[Run], command: str) -> set[str]:

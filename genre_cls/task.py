@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -133,15 +134,15 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]
     splits = {_split_settings(cfg): cfg for cfg in configurations}
-    named = [(task, cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values() if (task := load(cfg))]
+    tasks = ((load(cfg), cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values())
+    named = [(task, split) for task, split in tasks if task]
     if not named:
         raise SplitError("none of these splits is possible on this dataset")
     _announce(first, data.catalogue, features)
     if FINGERPRINT in specs:
         _announce_artists(features.tracks)
-    for line in dict.fromkeys(
-        line for cfg in configurations for line in _oddities(cfg, features, [task for task, _ in named])
-    ):
+    oddities = (_oddities(cfg, features, [task for task, _ in named]) for cfg in configurations)
+    for line in dict.fromkeys(chain.from_iterable(oddities)):  # each once
         log.warning(line)
     for task, split in {task.inputs: (task, split) for task, split in named}.values():
         _announce_split(task, split)
@@ -243,8 +244,8 @@ def _data(cfg: DictConfig) -> _Data:
 
 def _data_settings(cfg: DictConfig) -> str:
     """All settings that decide which tracks there are and how they are labelled."""
-    keys = ("dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres")
-    return as_yaml(cfg, *keys, *["seed"] * cfg.shuffle_genres)
+    keys = ["dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres"]
+    return as_yaml(cfg, *keys, *(["seed"] if cfg.shuffle_genres else []))
 
 
 @cache  # a process looks once, so that all configurations of a sweep have the same tracks
@@ -290,7 +291,7 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
 def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
     """Return which features to extract: the models', and for a split by artist those that find repetitions."""
     needs_repetitions = cfg.folds._target_.endswith(".artist") and any(track.artist for track in catalogue.tracks)
-    return [instantiate(cfg.features), *[FINGERPRINT] * needs_repetitions]
+    return [instantiate(cfg.features), *([FINGERPRINT] if needs_repetitions else [])]
 
 
 def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:

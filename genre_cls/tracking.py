@@ -21,11 +21,11 @@ from genre_cls import database, naming
 from genre_cls.artifacts import DAMAGED, Files
 from genre_cls.connection import check_answers
 from genre_cls.errors import UserError
-from genre_cls.files import atomic_write, locked, place_named, sync
+from genre_cls.files import locked, place_named, sync, write_atomically
 from genre_cls.interrupts import came_of_ctrl_c
 from genre_cls.provenance import COMMAND_ID
 from genre_cls.scoring import Curves, FoldResult
-from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics, in_order
+from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Earlier:
 
     experiment_id: str
     run_id: str | None = None
-    folds: tuple[FoldResult, ...] = ()
+    folds: Mapping[int, FoldResult] = field(default_factory=dict)
     fold_runs: Mapping[int, str] = field(default_factory=dict)
     finished: bool = False
 
@@ -183,9 +183,11 @@ class Tracker(StoredRuns):
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
-        found = [(fold, child.info.run_id) for child in self._children(newest) if (fold := self._complete_fold(child))]
-        folds, runs = in_order([fold for fold, _ in found]), {fold.index: run_id for fold, run_id in found}
-        return Earlier(experiment_id, newest.info.run_id, folds, runs, newest.info.status == "FINISHED")
+        folds, fold_runs = {}, {}
+        for child in self._children(newest):
+            if fold := self._complete_fold(child):
+                folds[fold.index], fold_runs[fold.index] = fold, child.info.run_id
+        return Earlier(experiment_id, newest.info.run_id, folds, fold_runs, newest.info.status == "FINISHED")
 
     def _complete_fold(self, child: Run) -> FoldResult | None:
         """Load a fold from its run, which is closed as FAILED if its files are damaged."""
@@ -225,8 +227,7 @@ class Tracker(StoredRuns):
         if place:
             place.mkdir(parents=True, exist_ok=True)
             for name, content in new_files.items():
-                with atomic_write(place / name) as file:  # MLflow would write into the old one
-                    file.write(content)
+                write_atomically(place / name, content)  # MLflow would write into the old one
             new_files = {}
         if new_files or new_metrics:
             OpenRun(self._client, run_id).log(new_metrics, new_files)

@@ -25,13 +25,14 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from genre_cls.commands import AGAIN, as_command, as_word, check_command_line, find_modules_here, one_line_errors
+from genre_cls.commands import AGAIN, as_command, find_modules_here, one_line_errors
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
 from genre_cls.interrupts import ends_at_once, raise_again
+from genre_cls.overrides import as_word, check_command_line, typed
 from genre_cls.progress import waiting
-from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command, typed
+from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command
 from genre_cls.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stopped_by_failure
 

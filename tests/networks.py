@@ -24,7 +24,7 @@ SPECS = {
     "mel": FeatureSpec(kind="mel"),
     "mfcc": FeatureSpec(kind="mfcc"),
     "no power of two": FeatureSpec(kind="mel", n_fft=1000, hop_length=300, n_mels=40),
-    "odd": FeatureSpec(kind="mfcc", n_fft=999, hop_length=400, n_mels=32, n_mfcc=13, top_db=30),
+    "odd": FeatureSpec(kind="mfcc", n_fft=1001, hop_length=400, n_mels=32, n_mfcc=13, top_db=30),
     "another rate": FeatureSpec(kind="mel", sample_rate=8000, n_fft=512, hop_length=128, n_mels=32, f_max=4000),
 }
 

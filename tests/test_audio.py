@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from genre_cls.audio import EXTENSIONS, UnreadableAudio, decode, duration, segments
+from genre_cls.audio import UnreadableAudio, decode, duration, segments
 from genre_cls.features import FeatureSpec, extract
+from genre_cls.listing import EXTENSIONS
 
 OPUS = {"format": "OGG", "subtype": "OPUS"}
 LOSSLESS = [  # extension, arguments to write it, the largest error of its samples

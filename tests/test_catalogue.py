@@ -22,9 +22,10 @@ from shared import lock
 
 from genre_cls import catalogue, workers
 from genre_cls import demo as synthesiser
-from genre_cls.audio import EXTENSIONS, decode
+from genre_cls.audio import decode
 from genre_cls.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
 from genre_cls.errors import UserError
+from genre_cls.listing import EXTENSIONS
 from genre_cls.workers import stop
 
 
@@ -578,9 +579,11 @@ def test_a_genre_whose_tracks_are_all_excluded_is_reported(tmp_path: Path) -> No
     "content", [b'path,artist\na,"B\nc,D\n', b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"]
 )
 def test_an_invalid_metadata_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    for genre in "ab":
+        touch(tmp_path / genre / "1.wav")
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metadata\.csv: must be UTF-8 CSV with a column path, and artist or exclude"):
-        catalogue._metadata(tmp_path / "metadata.csv")
+        folder(str(tmp_path))
 
 
 LINES = st.lists(st.lists(st.sampled_from(["path", "artist", "exclude", "a/1.wav", "1", '"', "\r", "\0", "é", ""])))

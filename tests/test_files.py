@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.files import atomic_write, check_place, expanduser, make_folder, sync
+from genre_cls.files import check_place, expanduser, make_folder, sync, write_atomically
 
 SmallDisk = Callable[..., Path]
-
-
-def write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as file:
-        file.write(content)
 
 
 def test_a_tilde_is_the_home_and_a_name_that_begins_with_one_is_a_name(
@@ -25,13 +20,17 @@ def test_a_tilde_is_the_home_and_a_name_that_begins_with_one_is_a_name(
     assert expanduser("~backup.mp3") == Path("~backup.mp3")
 
 
-def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write(path, b"old")
-    with atomic_write(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
+def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace, seen = tmp_path / "file", Path.replace, []
+    write_atomically(path, b"old")
+
+    def noted(partial: Path, target: Path) -> Path:
+        seen.append((path.read_bytes(), partial.read_bytes()))
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    write_atomically(path, b"new")
+    assert seen == [(b"old", b"new")]
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
@@ -40,18 +39,24 @@ def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -
     target.parent.mkdir()
     link.symlink_to(target)
     for content in (b"new", b"newer"):  # the first makes the file
-        write(link, content)
+        write_atomically(link, content)
         assert link.readlink() == target and target.read_bytes() == content
     (loop := tmp_path / "loop").symlink_to(loop)
-    write(loop, b"new")  # which leads nowhere, so that it is replaced
+    write_atomically(loop, b"new")  # which leads nowhere, so that it is replaced
     assert loop.read_bytes() == b"new" and not loop.is_symlink()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), atomic_write(tmp_path / "file") as file:
-        file.write(b"half")
+def test_an_interrupted_write_leaves_nothing(
+    tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(handle: int) -> None:
+        assert (tmp_path / "file.partial").read_bytes() == b"half"
         raise error
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(error):
+        write_atomically(tmp_path / "file", b"half")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,10 +83,9 @@ def test_a_durable_file_is_synced_before_it_has_its_name_and_its_folder_after_th
         synced.append((Path(f"/dev/fd/{handle}").resolve().name, (tmp_path / "file").exists()))
 
     monkeypatch.setattr(os, "fsync", noted)
-    with atomic_write(tmp_path / "quick", durable=False) as file:
-        file.write(b"x")
+    write_atomically(tmp_path / "quick", b"x", durable=False)
     assert synced == []
-    write(tmp_path / "file", b"x")
+    write_atomically(tmp_path / "file", b"x")
     assert [exists for _, exists in synced] == [False, True]
     if Path("/proc/self/fd").exists():
         assert [name for name, _ in synced] == ["file.partial", tmp_path.name]
@@ -94,12 +98,12 @@ def test_syncing_a_missing_file_fails(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_reported_with_the_files_name_and_keeps_the_old_file(small_disk: SmallDisk) -> None:
     path = small_disk(100) / "a\nfile"
-    write(path, b"old")
+    write_atomically(path, b"old")
     with pytest.raises(UserError, match=r"a\\nfile: no space left on device; .*run the command again$"):
-        write(path, bytes(200_000))
+        write_atomically(path, bytes(200_000))
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
     small_disk(400)
-    write(path, bytes(200_000))
+    write_atomically(path, bytes(200_000))
     assert path.stat().st_size == 200_000
 
 
@@ -115,5 +119,5 @@ def test_a_read_only_disk_a_missing_folder_and_a_folder_in_its_place_are_reporte
     }
     for path, reason in places.items():
         with pytest.raises(UserError, match=reason) as error:
-            write(path, b"x")
+            write_atomically(path, b"x")
         assert str(path) in str(error.value)

@@ -264,13 +264,13 @@ def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
         (np.empty((0, 2)), [], [], "no probabilities per window"),
     ],
 )
-def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str) -> None:
+def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str, tmp_path: Path) -> None:
     description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000}}
     description |= {"longest": 60, "temperature": 1}
     graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
     classifier = OnnxClassifier(graph, description)
     with pytest.raises(UserError, match=reason) if reason else nullcontext():
-        classifier._predict_clip(np.zeros(8000, np.float32))
+        classifier.predict(music(tmp_path / "a.wav", 1))
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:

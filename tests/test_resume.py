@@ -258,7 +258,7 @@ def test_a_configuration_for_other_workers_does_not_begin_early(
     monkeypatch.setattr(experiment, "identify", mock.Mock())
     monkeypatch.setattr(experiment, "_Job", lambda cfg, *_: mock.Mock(begin=lambda _: begun.append(cfg)))
     for workers in (1, 2, 3):
-        ahead = experiment._Next()
+        ahead = experiment._Upcoming()
         ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
         ahead.begin(2)
         assert ahead.blocked and not ahead.begun
@@ -269,7 +269,7 @@ def test_none_begins_after_one_that_could_not_because_its_turn_may_mean_to_wait_
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "_begun", lambda *_: None)
-    ahead = experiment._Next()
+    ahead = experiment._Upcoming()
     ahead.expect([composed()] * 3)
     for _ in range(2):
         ahead.begin(2)
@@ -285,7 +285,7 @@ def test_as_many_configurations_begin_as_give_each_worker_another_model(
     monkeypatch.setattr(experiment, "identify", mock.Mock())
     monkeypatch.setattr(experiment, "n_workers", lambda *_: 8)
     monkeypatch.setattr(experiment, "_Job", lambda *_: next(jobs))
-    ahead = experiment._Next()
+    ahead = experiment._Upcoming()
     ahead.expect([composed()] * len(n_models))
     ahead.begin(8)
     assert len(ahead.begun) == n_begun
@@ -293,7 +293,7 @@ def test_as_many_configurations_begin_as_give_each_worker_another_model(
 
 def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped() -> None:
     jobs = mock.Mock(lost=True), mock.Mock(lost=True)
-    ahead = experiment._Next()
+    ahead = experiment._Upcoming()
     ahead.begun = [*jobs]
     assert ahead.take(mock.Mock()) is None and ahead.begun == []
     assert [job.give_up.call_count for job in jobs] == [1, 1]
