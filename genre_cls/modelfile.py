@@ -203,9 +203,9 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
         shape = shape_of(view, usage.spec.n_bins)
         network = Network(model, view, torch.zeros(shape), torch.ones(shape))
     network.load_state_dict(weights, assign=True)
-    # Channels last, as in training. A model of one's own may compute in another type, or have complex numbers.
+    # A model of one's own may compute in another type, or have complex numbers.
     dtype = None if trust else torch.float32
-    network.to(dtype=dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network.to(dtype=dtype, memory_format=network.layout).eval()  # type: ignore[call-overload]
     if isinstance(model, KernelMachine):  # its centres are stored as float16, and are to be saved again as they were
         model.centres = model.centres.half()
     with torch.inference_mode():

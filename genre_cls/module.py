@@ -45,8 +45,7 @@ class GenreModule(pl.LightningModule):
         self, network: Network, augmentation: Augmentation, make_optimizer: MakeOptimizer, make_schedule: MakeSchedule
     ) -> None:
         super().__init__()
-        # Channels last: about twice as fast on CPUs and on tensor cores.
-        self.network: Network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Network = network.to(memory_format=network.layout)  # type: ignore[call-overload]
         self.augmentation = augmentation
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         self.curves: dict[str, list[float]] = {}  # a value per epoch
@@ -86,7 +85,7 @@ class GenreModule(pl.LightningModule):
         """
         masked = self.augmentation.mask(self.network.standardised(view_of(features, self.network.view)))
         mixed, partner, share = self.augmentation.mix(masked, weight)
-        logits = self.network.model(mixed.contiguous(memory_format=torch.channels_last))
+        logits = self.network.model(mixed.contiguous(memory_format=self.network.layout))
         loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, labels[partner])
         return loss, _totals(loss.detach(), logits, labels)
 

@@ -31,6 +31,8 @@ INTERVAL = 1.0  # s between two checks whether a parent still lives
 TRAINING = "training"  # the usual purpose of workers
 
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
+CRASHED = "a worker process crashed ({}), which is a mistake in a library or in a model's own compiled code"
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 _pools: dict[str, tuple[int, ProcessPoolExecutor]] = {}  # by purpose, with the number of workers
 
@@ -77,8 +79,7 @@ def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str 
         with _without_interrupts():  # inherited by workers that start now, whose traceback Python would print otherwise
             return _pools[purpose][1].submit(_pickled, pickle.dumps((function, arguments)))
     except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter two if the fork server has died
-        stop()
-        raise UserError(KILLED) from error
+        raise UserError(_stopped_after_death()) from error
 
 
 def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
@@ -99,8 +100,7 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
             if not finished:
                 _check_alive()
     except (BrokenProcessPool, CancelledError) as error:
-        stop()
-        raise UserError(KILLED) from error
+        raise UserError(_stopped_after_death()) from error
     finally:
         for each in waiting:
             each.cancel()
@@ -108,9 +108,21 @@ def results(calls: Iterable[Future[bytes]]) -> Iterator[Any]:
 
 def _check_alive() -> None:
     # Python does not notice a worker that is killed while it sends a result, or during a submission.
-    workers = [process.sentinel for _, pool in list(_pools.values()) for process in list(pool._processes.values())]
-    if not workers or connection.wait(workers, timeout=0):
+    sentinels = [process.sentinel for process in _workers()]
+    if not sentinels or connection.wait(sentinels, timeout=0):
         raise BrokenProcessPool
+
+
+def _workers() -> list[Any]:
+    return [process for _, pool in list(_pools.values()) for process in list((pool._processes or {}).values())]
+
+
+def _stopped_after_death() -> str:
+    """Stop all workers, of which one has died, and say how it did."""
+    deaths = {-(process.exitcode or 0) for process in _workers()}
+    stop()
+    crash = next((crash for crash in CRASHES if crash in deaths), None)
+    return CRASHED.format(crash.name) if crash else KILLED
 
 
 def has_pool() -> bool:

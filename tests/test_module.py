@@ -84,6 +84,33 @@ def test_standardised_features_have_no_mean_and_unit_deviation() -> None:
     assert torch.allclose(standard.std(dim=3, correction=0), torch.ones(12), atol=1e-3)
 
 
+class Shortcut(nn.Module):
+    """A model of one's own, like a ResNet, that remembers the layouts of its maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.output = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(1, 4, 1, 2), nn.LazyLinear(2)
+        self.layouts: set[bool] = set()
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps = self.wide(features) + self.narrow(features)
+        self.layouts.add(maps.is_contiguous())
+        return self.output(maps.mean(dim=(2, 3)))
+
+
+def test_only_the_packages_models_have_their_channels_last() -> None:
+    """Elsewhere PyTorch writes past the end of some maps, and a ResNet crashes or is wrong."""
+    data, model = fold_data(clips(), LABELS, FOLD), Shortcut()
+    model(torch.zeros(1, 1, 12, 20))
+    network = Network(model, "plain", *data.standardisation())
+    module = GenreModule(network, FULL, partial(AdamW, lr=0.01), partial(one_cycle, warmup=0.3))
+    fit(module, data, Training(2, 0, "32-true", graphs=True, ridge=0.3))
+    assert model.layouts == {True}
+    ours = a_module(data).network
+    maps = ours.model.blocks[0](ours.standardised(next(iter(data.train_dataloader()))[0]))
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_separable_genres_are_learned_and_the_curves_show_it() -> None:
     module, probabilities = trained(fold_data(clips(), LABELS, FOLD), epochs=15, augmentation=Augmentation())
     assert probabilities.argmax(axis=1).tolist() == LABELS[FOLD.test].tolist()

@@ -79,6 +79,12 @@ def test_a_worker_that_is_killed_is_reported_in_one_line_and_there_are_new_ones(
     assert list(results([call(2, abs, -3)])) == [3]
 
 
+def test_a_worker_that_crashes_is_told_from_one_that_is_killed() -> None:
+    with pytest.raises(UserError, match=r"a worker process crashed \(SIGSEGV\)"):
+        list(results([call(2, signal.raise_signal, signal.SIGSEGV), call(2, time.sleep, 5)]))
+    assert list(results([call(2, abs, -3)])) == [3]
+
+
 def test_a_worker_that_was_killed_between_two_calls_is_reported_too_and_there_are_new_ones() -> None:
     (pid,) = set(results([call(1, os.getpid)]))
     os.kill(pid, signal.SIGTERM)
