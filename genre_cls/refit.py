@@ -120,7 +120,7 @@ def _fit(layer: nn.Linear, inputs: Tensor, targets: Tensor, ridge: float) -> Non
     Inputs keep their scales relative to each other, so that what varies little counts little.
     """
     mean, shares = inputs.mean(dim=0), targets.mean(dim=0)
-    scale = inputs.sub_(mean).square().mean().sqrt().clamp(min=1e-6)
+    scale = inputs.sub_(mean).std(correction=0).clamp(min=1e-6)  # their means are 0; squares would be as large again
     weights = LOGIT_SCALE / scale.cpu() * ridge_regression(inputs.div_(scale), targets - shares, ridge)
     layer.weight.copy_(weights.T)
     # Logits lose what all genres have in common, which softmax does not see.
