@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -203,7 +204,7 @@ def folder(root: str | None) -> Catalogue:
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
-    notes = _folder_notes(empty, loose, other_files(base), n_excluded, unmatched)
+    notes = (*_folder_notes(empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(sorted(genres)))
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 
@@ -249,6 +250,13 @@ def _folder_notes(
     if unmatched:
         notes.append(f"metadata.csv: {_unmatched(unmatched)}.")
     return tuple(notes)
+
+
+def _look_alike(genres: Sequence[str]) -> Iterator[str]:
+    """Yield a note on each two genres whose names differ in case, spaces or hyphens alone."""
+    for first, second in combinations(genres, 2):
+        if _plain(first) == _plain(second):
+            yield f"{first} and {second} are two genres; if they are one, put their tracks into one folder."
 
 
 def _unmatched(paths: Sequence[str]) -> str:
@@ -343,10 +351,18 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
 
 def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
     """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
-    tracks = list(tracks)
-    for track in tracks:
-        try:
-            f"{track.id} {track.path.absolute()}".encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{track.path}: its name is not valid UTF-8; rename the file or its folder") from error
-    return tuple(sorted(tracks, key=lambda track: track.id))
+    tracks = sorted(tracks, key=lambda track: track.id)
+    if invalid := [track.path for track in tracks if not _is_utf8(f"{track.id} {track.path.absolute()}")]:
+        others = f", like those of {len(invalid) - 1} others" if len(invalid) > 1 else ""
+        raise UserError(
+            f"{invalid[0]}: its name is not valid UTF-8{others}; rename the file or its folder (convmv does)"
+        )
+    return tuple(tracks)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -216,7 +216,8 @@ def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
     """Read model files; warn of trusted ones whose class was edited after the training."""
     models = [modelfile.read(path, trust=trust) for path in paths]
     if trust and (edited := {target for model in models if (target := _edited(model))}):
-        log.warning("%s: edited after the training, so predictions may be wrong", ", ".join(sorted(edited)))
+        classes = ", ".join(sorted(edited))
+        log.warning("%s: its file was edited after the training, so predictions may be wrong", classes)
     return models
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from genre_cls.calibration import N_BINS
 from genre_cls.comparisons import (
     ALPHA,
     CODE,
@@ -21,7 +22,7 @@ from genre_cls.comparisons import (
     rank,
     setting,
 )
-from genre_cls.estimates import Estimate, unpaired
+from genre_cls.estimates import ROUNDING, Estimate, unpaired
 from genre_cls.scoring import ConfigResult, GenreMeans
 from genre_cls.settings import AXES, short_keys
 
@@ -140,9 +141,13 @@ def answer(report: Report) -> str:
         caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
-    n, worst = len(report.complete), percent(report.complete[-1].estimate("accuracy").mean)
-    last = f"The worst, {configurations[n - 1]}, recognises {worst} %" if n > 1 else "The others lack folds"
-    first = f"The best of {len(configurations)} configurations, {configurations[0]}, recognises the genre of {score}"
+    accuracies = [result.estimate("accuracy").mean for result in report.complete]
+    n, n_best = len(accuracies), sum(accuracies[0] - accuracy < ROUNDING for accuracy in accuracies)
+    name = configurations[0] + (f" (tied with {n_best - 1} other{'s' if n_best > 2 else ''})" if n_best > 1 else "")
+    last = f"The worst, {configurations[n - 1]}, recognises {percent(accuracies[-1])} %"
+    if n_best == n:
+        last = "All recognise as many" if n > 1 else "The others lack folds"
+    first = f"The best of {len(configurations)} configurations, {name}, recognises the genre of {score}"
     return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
 
 
@@ -295,6 +300,16 @@ def trust(report: Report) -> str:
         "Shown with a temperature, fitted for each fold on the other folds' tracks: expected calibration error "
         f"{before} without, {after} with it; log loss {' and '.join(losses)} nats. {used}"
     )
+
+
+def confidence(report: Report) -> Sheet:
+    """Return how many tracks the best configuration predicts with which probability, and the share that is right."""
+    found = report.ranked[0].tempered.calibration
+    rows = []
+    for n in np.flatnonzero(found.counts)[::-1]:
+        between = f"{100 * n / N_BINS:.0f}–{100 * (n + 1) / N_BINS:.0f} %"
+        rows.append([between, f"{found.counts[n]:.0f}", _whole_percent(found.accuracy[n])])
+    return Sheet({"probability": "left", "tracks": "right", "of which right": "right"}, rows)
 
 
 def about_missed(report: Report) -> str:

@@ -1,5 +1,6 @@
 """Split tracks into training, validation and test sets by labels, artists and published parts; reads no audio."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -293,9 +294,10 @@ def _train_val(
             val = train[parts[most_even]]
             kept = np.setdiff1d(train, val)
     except ValueError as error:
+        least = math.ceil(100 * len(set(genres)) / len(genres)) / 100
         raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: {len(genres)} training tracks are too few for "
-            "validation tracks of each genre; raise the share, or add tracks"
+            f"validation tracks of each genre; take at least {least:.2f}, or add tracks"
         ) from error
     if missing := set(genres) - {labels[i] for i in kept}:
         raise SplitError(

@@ -36,11 +36,12 @@ def markdown(report: Report) -> str:
     """Return the whole report without its figures as GitHub Markdown."""
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
     sections = (
-        ("Each against each", findings.each_against_each(report), findings.ABOUT_PAIRS),
+        ("Which genres the best one recognises", findings.genres(report), ""),
         ("The same under other splits", findings.under_other_splits(report), findings.ABOUT_SPLITS),
         ("Recall lost in each genre", findings.drops_by_genre(report), findings.ABOUT_DROPS),
-        ("Which genres the best one recognises", findings.genres(report), ""),
         ("Which tracks are missed most", findings.missed_tracks(report), findings.about_missed(report)),
+        ("How far its probabilities can be trusted", findings.confidence(report), findings.trust(report)),
+        ("Each against each", findings.each_against_each(report), findings.ABOUT_PAIRS),
     )
     reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
     blocks = [
@@ -51,7 +52,6 @@ def markdown(report: Report) -> str:
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(findings.ranking(report)),
         *(f"## {title}\n\n{_pipes(sheet)}\n\n{_escaped(about)}".rstrip() for title, sheet, about in sections if sheet),
-        f"## How far its probabilities can be trusted\n\n{_escaped(findings.trust(report))}",
         "## How to read this\n\n" + "\n".join(reading),
         f"## Where the numbers come from\n\n{_pipes(provenance)}",
     ]

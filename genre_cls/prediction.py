@@ -170,6 +170,9 @@ class Classifier(ABC):
         self.genres, self.dataset = genres, dataset
         self._sample_rate, self._longest, self._temperature = sample_rate, longest, temperature
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(self.genres)}, trained on {self.dataset}>"
+
     def predict(self, path: str | Path) -> Prediction:
         """Classify one audio file.
 

@@ -118,6 +118,7 @@ GROUPS = ("dataset", "features", "model", "recipe", "folds", "trainer", "trackin
 ARGUMENTS = (
     "dataset.", "features.", "model.", "folds.", "recipe.optimizer.", "recipe.schedule.", "recipe.augmentation.",
 )  # fmt: skip
+OPEN = ("model.", "recipe.optimizer.", "recipe.schedule.")  # those whose classes may be anybody's
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, integer=True)  # random generators stop at 2³²
@@ -271,4 +272,5 @@ def no_such_key(key: str) -> str:
     longer = [known for known in others if known.startswith(key) and "." in key]
     close = same_name or longer or difflib.get_close_matches(key, others, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"{key}: no such setting in this configuration{hint} (--cfg job lists them all)"
+    added = f"; +{key}=VALUE passes a new argument" if key.startswith(OPEN) else ""
+    return f"{key}: no such setting in this configuration{hint}{added} (--cfg job lists them all)"

@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from inspect import signature
@@ -27,7 +27,7 @@ from genre_cls.settings import CONF, as_yaml
 
 log = logging.getLogger(__name__)
 
-N_LISTED = 10  # genres whose sizes are logged
+N_LISTED = 10  # genres whose sizes are logged, and lines of a kind
 N_NAMED = 3  # unreadable tracks that the error names if there are too many
 LONGEST_NAME = 100  # letters of a dataset's name, which names MLflow's folder of the experiment
 RESERVED = ("search", "reports", "models")  # names of experiments that hold something else
@@ -303,10 +303,19 @@ def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None
     contradictions = (
         f"the same file is in two genres: {one.id} and {other.id}" for one, other in same if one.genre != other.genre
     )
-    for line in (*catalogue.notes, *skipped, *contradictions):
-        log.warning(in_one_line(line))
+    for lines in (catalogue.notes, skipped, contradictions):
+        _warn_of_each(lines)
     root = shlex.quote(str(cache.root))
     log.info("features: %.0f MB in %s (rm -r %s deletes them)", cache.size() / 1e6, cache.root, root)
+
+
+def _warn_of_each(lines: Iterable[str]) -> None:
+    """Log the first of some lines, and how many more there are."""
+    lines = list(map(in_one_line, lines))
+    for line in lines[:N_LISTED]:
+        log.warning(line)
+    if len(lines) > N_LISTED:
+        log.warning("… and %d more like this", len(lines) - N_LISTED)
 
 
 def _sizes(genres: Sequence[str], tracks: Sequence[Track]) -> str:
@@ -338,9 +347,8 @@ def _announce_split(task: Task, split: str) -> None:
     if n_leaked := _n_leaked(task):
         n_test = sum(len(fold.test) for fold in task.folds)
         log.warning("split: %d of %d held-out tracks have the same recording in the training set", n_leaked, n_test)
-    for pair in task.repetitions:
-        ids = (in_one_line(tracks[place].id) for place in (pair.first, pair.second))
-        log.warning("kept in the same fold, as they sound alike: %s and %s", *ids)
+    alike = ((tracks[pair.first].id, tracks[pair.second].id) for pair in task.repetitions)
+    _warn_of_each(f"kept in the same fold, as they sound alike: {one} and {other}" for one, other in alike)
 
 
 def _n_leaked(task: Task) -> int:

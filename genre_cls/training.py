@@ -135,7 +135,7 @@ def check_buildable(cfg: DictConfig) -> None:
         model = new_model(cfg, 2, view)
         if cfg.recipe.ridge and not output_layer(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)):
             _say_left_as_trained(cfg.model._target_)
-        _check_output(model, _blank_windows(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop)
+        _check_output(model, _blank_windows(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop, view)
         if not cfg.model._target_.startswith(f"{models.__name__}."):
             _check_reloads(cfg, model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view))
         optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
@@ -162,7 +162,7 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise of_other_kind("model", cfg.model["_target_"], "torch.nn.Module", model)
     spec: FeatureSpec = instantiate(cfg.features)
-    _check_output(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window")
+    _check_output(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view), n_genres, "a window", view)
     if lazy := [name for name, weights in model.named_parameters() if is_lazy(weights)]:
         raise UserError(f"model: {lazy[0]} has no size, as its layer is not called in evaluation; give it one")
     return model
@@ -172,16 +172,20 @@ def _blank_windows(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:
     return view_of(torch.zeros(2, 1, spec.n_bins, n_frames), view)
 
 
-def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str) -> None:
+def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str, view: str) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(windows)
     except Exception as error:  # a user's own model may fail in any way
-        bins, frames = windows.shape[2:]
-        raise UserError(f"model: fails on {name} of {bins} bins x {frames} frames: {_with_place(error)}") from error
+        shape = "{} bins x {} frames".format(*windows.shape[2:])
+        if is_of_modulations(view):
+            shape += f", as the member {view} sees it ('recipe.members=[plain]' sees the features alone)"
+        raise UserError(f"model: fails on {name} of {shape}: {_with_place(error)}") from error
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, n_genres):
-        raise UserError(f"model: gives {gives} for two windows and {n_genres} genres, must give (2, {n_genres})")
+        raise UserError(f"model: gives {gives} for two windows with n_genres={n_genres}, must give (2, {n_genres})")
+    if logits.is_floating_point() and (logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-3).all():
+        raise UserError("model: gives probabilities, must give logits; leave the softmax out")
     model.train()
 
 

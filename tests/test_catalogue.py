@@ -634,3 +634,10 @@ def test_a_name_that_is_not_utf8_is_reported_before_any_work(tmp_path: Path) -> 
         pytest.skip("not on this file system")
     text = told(lambda: folder(str(tmp_path)))
     assert "caf" in text and "UTF-8" in text and text.encode()
+
+
+def test_genres_whose_names_look_alike_are_pointed_out(tmp_path: Path) -> None:
+    for genre in ("Hip Hop", "hip-hop", "rock"):
+        touch(tmp_path / genre / "1.wav")
+    (note,) = folder(str(tmp_path)).notes
+    assert note.startswith("Hip Hop and hip-hop are two genres")

@@ -350,7 +350,7 @@ def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
     (tmp_path / "edited_model.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "a.safetensors"
-    warning = "edited_model.Mine: edited after the training, so predictions may be wrong"
+    warning = "edited_model.Mine: its file was edited after the training, so predictions may be wrong"
     for trained_with in (source, f"{source}# and more\n", None):
         sources = {} if trained_with is None else {"edited_model.Mine": digest(trained_with)}
 

@@ -62,6 +62,20 @@ class Own(torch.nn.Module):
         return self.layer(features.mean(dim=3).flatten(1))
 
 
+class Sure(Own):
+    """A model that gives probabilities."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features).softmax(dim=1)
+
+
+class OfOneSize(Own):
+    """A model that takes the features' own number of bins alone."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features * torch.ones(128, 1))
+
+
 class LazilyBuilt(Own):
     """A model that makes a layer when it is first called."""
 
@@ -230,7 +244,14 @@ MISTAKES = {
     "a device of other machines": ([f"trainer.device={ABSENT}"], [f"trainer.device={ABSENT}", "auto, cpu"]),
     "one fold": (["folds.k=1"], ["folds.k=1", "at least 2"]),
     "more folds than tracks": (["folds.k=7"], ["folds.k=7", "only 6 tracks"]),
-    "too few tracks to stop early by": (["recipe.early_stopping.patience=1"], ["early_stopping.val_fraction=0.15"]),
+    "too few tracks to stop early by": (
+        ["recipe.early_stopping.patience=1"],
+        ["early_stopping.val_fraction=0.15: 6 training tracks", "take at least 0.34"],
+    ),
+    "a new argument of the optimizer": (
+        ["recipe.optimizer.momentum=0.9"],
+        ["recipe.optimizer.momentum: no such setting", "+recipe.optimizer.momentum=VALUE passes a new argument"],
+    ),
     "no folder of music": (["dataset.root=null"], ["dataset.root"]),
     "a folder that is not there": (["dataset.root=/no/such"], ["dataset.root=/no/such"]),
     "a file for a folder": ([f"dataset.root={__file__}"], [__file__]),
@@ -245,6 +266,14 @@ MISTAKES = {
     "lists of unequal lengths": (["model.kernel_sizes=[3]"], ["model: channels, kernel_sizes", "5, 1, 5, 5"]),
     "a model that is none": (["model._target_=builtins.dict"], ["model._target_=builtins.dict", "torch.nn.Module"]),
     "a model that gives more": ([f"model._target_={__name__}.Doubled"], ["model: gives a tuple", "must give (2, 2)"]),
+    "a model that gives probabilities": (
+        [f"model._target_={__name__}.Sure"],
+        ["model: gives probabilities", "softmax"],
+    ),
+    "a model that takes features of one size": (
+        [f"model._target_={__name__}.OfOneSize", "recipe.members=[plain,modulation]"],
+        ["x 12 frames, as the member modulation sees it", "'recipe.members=[plain]'"],
+    ),
     "a layer without a size": (
         [f"model._target_={__name__}.OnlyInTraining"],
         ["model: auxiliary.weight has no size", "not called in evaluation"],

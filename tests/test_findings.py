@@ -42,6 +42,30 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "told"),
+    [
+        ((0.9, 0.5), ("· seed 0, recognises the genre", "The worst, mel · cnn · batch 16 · seed 1, recognises 50.0 %")),
+        ((0.9, 0.9, 0.5), ("· seed 0 (tied with 1 other), recognises the genre", "· seed 2, recognises 50.0 %")),
+        ((0.5, 0.5, 0.5), ("· seed 0 (tied with 2 others), recognises the genre", "All recognise as many, and ")),
+    ],
+)
+def test_equals_are_called_so(accuracies: tuple[float, ...], told: tuple[str, str]) -> None:
+    results = tuple(a_result(accuracy, accuracy, seed=str(n)) for n, accuracy in enumerate(accuracies))
+    assert all(words in findings.answer(replace(REPORT, results=results)) for words in told)
+
+
+def test_the_table_of_confidence_counts_every_track_once() -> None:
+    sheet = findings.confidence(REPORT)
+    best = REPORT.ranked[0]
+    assert sum(map(int, column(sheet, "tracks"))) == len(best.tracks.track_ids)
+    right = [
+        int(share.split()[0]) * int(n) / 100
+        for share, n in zip(column(sheet, "of which right"), column(sheet, "tracks"), strict=True)
+    ]
+    assert sum(right) == pytest.approx(sum(fold.hits.sum() for fold in best.folds), abs=0.5)
+
+
 def test_each_against_each_lists_every_pair_once() -> None:
     sheet = findings.each_against_each(REPORT)
     assert len(sheet.rows) == 28

@@ -30,19 +30,20 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ui(clone: Path, port: int) -> subprocess.CompletedProcess[str]:
-    arguments = ["bash", "scripts/ui.sh", "--port", str(port)]
+def ui(clone: Path, port: int, *folder: str) -> subprocess.CompletedProcess[str]:
+    arguments = ["bash", "scripts/ui.sh", *folder, "--port", str(port)]
     return subprocess.run(arguments, cwd=clone, env=os.environ, capture_output=True, text=True, check=False)
 
 
 def test_a_store_that_was_moved_finds_its_files_before_mlflow_opens_it(tmp_path: Path) -> None:
-    (code,) = re.findall("^python -c '(.+)'$", (SCRIPTS / "ui.sh").read_text(), re.MULTILINE)
+    (code,) = re.findall("^python -c '(.+)' \"\\$folder\"$", (SCRIPTS / "ui.sh").read_text(), re.MULTILINE)
     (artifacts := tmp_path / "mlruns" / "artifacts" / "e").mkdir(parents=True)
     with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection, connection:
         for table, column in LOCATIONS:
             connection.execute(f"CREATE TABLE {table} ({column} TEXT)")
         connection.execute("INSERT INTO experiments VALUES ('file:///elsewhere/mlruns/artifacts/e')")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    store = tmp_path / "mlruns"
+    done = subprocess.run([sys.executable, "-c", code, store], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection:
         assert connection.execute("SELECT artifact_location FROM experiments").fetchone() == (artifacts.as_uri(),)
@@ -57,3 +58,13 @@ def test_a_port_in_use_is_reported_in_one_line_without_naming_the_others_page(cl
     assert (done.returncode, done.stderr) == (2, told) and "ui" not in done.stdout
     after = ui(clone, port)
     assert after.returncode == 0 and "open http" in after.stderr and "ui --backend-store-uri" in after.stdout
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_the_ui_opens_any_folder_of_runs(clone: Path) -> None:
+    (clone / "mlruns").rename(clone / "my runs")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = ui(clone, port, "my runs")
+    assert done.returncode == 0 and f"sqlite:///{clone}/my runs/mlflow.db" in done.stdout
+    assert ui(clone, port).stderr == "error: mlruns: has no mlflow.db; scripts/train.sh makes one in mlruns\n"

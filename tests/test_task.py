@@ -190,6 +190,14 @@ def test_a_file_that_is_in_two_genres_is_reported(
     assert caplog.text.count("the same file is in two genres: {} and {}".format(*ids)) == 1
 
 
+def test_many_lines_of_a_kind_are_counted_instead_of_listed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        task._warn_of_each(f"line {number}" for number in range(task.N_LISTED + 3))
+        task._warn_of_each(["alone"])
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [*(f"line {number}" for number in range(task.N_LISTED)), "… and 3 more like this", "alone"]
+
+
 def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set_are_reported_once(
     cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
