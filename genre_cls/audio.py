@@ -190,4 +190,4 @@ def _reason(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return "is an empty file"
     reason = getattr(error, "error_string", str(error))  # libsndfile's, without the path
-    return "Format not recognised" if "does not exist" in reason else reason.rstrip(".")
+    return "Format not recognised" if "does not exist" in reason else reason.removeprefix("Error : ").rstrip(".")

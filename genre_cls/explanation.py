@@ -1,6 +1,6 @@
 """Explanations of predictions: integrated gradients over a clip's log-mel spectrogram."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -43,17 +43,24 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     frames = torch.arange(max(n_clip, n_frames)) % n_clip  # a short clip is repeated until it fills a window
     mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
-    for network in progress_bar(networks, "Explaining", total=len(networks)):
+    windows = list(_windows(networks, usage.overlap, n_frames, mel.shape[1]))
+    for network, start, weight in progress_bar(windows, "Explaining", total=len(windows)):
         levelled = mel - mel.mean(dim=1, keepdim=True) if is_levelled(network.view) else mel
-        starts = cover_starts(mel.shape[1], n_frames, overlap(network.view, usage.overlap))
-        weight = 1 / (len(networks) * len(starts))
-        for start in starts:
-            window_evidence, gain = _integrated(network, basis, levelled[:, start : start + n_frames], genre)
-            evidence[:, start : start + n_frames] += weight * window_evidence
-            difference += weight * gain
+        window_evidence, gain = _integrated(network, basis, levelled[:, start : start + n_frames], genre)
+        evidence[:, start : start + n_frames] += weight * window_evidence
+        difference += weight * gain
     # The evidence in a repetition counts for the frame that it repeats.
     evidence = torch.zeros(clip.mel.shape).index_add_(1, frames, evidence)
     return Explanation(usage.genres[genre], clip, evidence.numpy(), difference, _baseline(networks))
+
+
+def _windows(
+    networks: Sequence[Network], least: float, n_frames: int, n_clip: int
+) -> Iterator[tuple[Network, int, float]]:
+    """Yield the windows of a clip that each network explains: the network, the first frame, the share in the mean."""
+    for network in networks:
+        starts = cover_starts(n_clip, n_frames, overlap(network.view, least))
+        yield from ((network, start, 1 / (len(networks) * len(starts))) for start in starts)
 
 
 def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:
