@@ -34,7 +34,7 @@ from genre_cls.overrides import as_word, check_command_line, typed
 from genre_cls.progress import waiting
 from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command
 from genre_cls.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
-from genre_cls.workers import end_with, import_ahead, stopped_by_failure
+from genre_cls.workers import end_with, import_ahead, stop, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class Sweep(Callback):
         from genre_cls.report import write_newest
 
         (config, command_id), cls._under_way = cls._under_way, None
+        stop()  # workers keep what memory they once had, and the report takes some
         write_newest(config, command=command_id)
         best, cls._best = cls._best, {}
         if complete:
