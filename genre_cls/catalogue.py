@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
-from itertools import combinations
+from itertools import groupby
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -204,7 +204,7 @@ def folder(root: str | None) -> Catalogue:
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
-    notes = (*_folder_notes(empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(sorted(genres)))
+    notes = (*_folder_notes(empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(genres))
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 
@@ -252,11 +252,11 @@ def _folder_notes(
     return tuple(notes)
 
 
-def _look_alike(genres: Sequence[str]) -> Iterator[str]:
-    """Yield a note on each two genres whose names differ in case, spaces or hyphens alone."""
-    for first, second in combinations(genres, 2):
-        if _plain(first) == _plain(second):
-            yield f"{first} and {second} are two genres; if they are one, put their tracks into one folder."
+def _look_alike(genres: Collection[str]) -> Iterator[str]:
+    """Yield a note on genres whose names differ in case, spaces, hyphens or underscores alone."""
+    for _, group in groupby(sorted(genres, key=_plain), key=_plain):
+        if len(names := list(group)) > 1:
+            yield f"{' and '.join(names)} are {len(names)} genres; if they are one, put their tracks into one folder."
 
 
 def _unmatched(paths: Sequence[str]) -> str:
@@ -353,7 +353,7 @@ def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
     """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
     tracks = sorted(tracks, key=lambda track: track.id)
     if invalid := [track.path for track in tracks if not _is_utf8(f"{track.id} {track.path.absolute()}")]:
-        others = f", like those of {len(invalid) - 1} others" if len(invalid) > 1 else ""
+        others = f" (and {len(invalid) - 1} more)" if len(invalid) > 1 else ""
         raise UserError(
             f"{invalid[0]}: its name is not valid UTF-8{others}; rename the file or its folder (convmv does)"
         )

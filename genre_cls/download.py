@@ -150,13 +150,12 @@ def fetch(source: Source, archive: Path) -> None:
     Raises:
         UserError: several attempts in a row made no progress, or the disk has no room for it.
     """
-    if archive.exists() and _digest(archive) == source.sha256:  # an earlier command could not unpack it
-        return
     most, idle = _size(archive), 0
     for mirror in cycle(source.mirrors):
         try:
-            _transfer(source, mirror, archive)
-            _verify(source, archive)
+            if not _is_complete(source, archive):
+                _transfer(source, mirror, archive)
+                _verify(source, archive)
             return
         except _Failed as error:
             idle = 0 if _size(archive) >= most + PROGRESS else idle + 1
@@ -166,6 +165,11 @@ def fetch(source: Source, archive: Path) -> None:
                 raise UserError(f"{reason}; gave up after {idle} attempts that made no progress. {HELP}") from error
             log.warning("%s; trying again", reason)
             time.sleep(min(LONGEST_PAUSE, source.pause * 2**idle / 2))
+
+
+def _is_complete(source: Source, archive: Path) -> bool:
+    """Whether there is nothing left to download, for example because an earlier command could not unpack it."""
+    return archive.exists() and _digest(archive) == source.sha256
 
 
 def _transfer(source: Source, mirror: str, archive: Path) -> None:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from genre_cls.calibration import Floats, Ints
 
-ROUNDING = 1e-9  # a standard error below this comes from rounding and counts as zero
+ROUNDING = 1e-9  # a difference or standard error below this comes from rounding and counts as zero
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,10 @@ def answer(report: Report) -> str:
     n, n_best = len(accuracies), sum(accuracies[0] - accuracy < ROUNDING for accuracy in accuracies)
     name = configurations[0] + (f" (tied with {n_best - 1} other{'s' if n_best > 2 else ''})" if n_best > 1 else "")
     last = f"The worst, {configurations[n - 1]}, recognises {percent(accuracies[-1])} %"
-    if n_best == n:
-        last = "All recognise as many" if n > 1 else "The others lack folds"
+    if n == 1:
+        last = "The others lack folds"
+    elif n_best == len(configurations):
+        last = "All have the same accuracy"
     first = f"The best of {len(configurations)} configurations, {name}, recognises the genre of {score}"
     return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
 
@@ -308,7 +310,7 @@ def confidence(report: Report) -> Sheet:
     rows = []
     for n in np.flatnonzero(found.counts)[::-1]:
         between = f"{100 * n / N_BINS:.0f}–{100 * (n + 1) / N_BINS:.0f} %"
-        rows.append([between, f"{found.counts[n]:.0f}", _whole_percent(found.accuracy[n])])
+        rows.append([between, f"{round(found.counts[n], 1):g}", _whole_percent(found.accuracy[n])])
     return Sheet({"probability": "left", "tracks": "right", "of which right": "right"}, rows)
 
 
@@ -321,8 +323,8 @@ def about_missed(report: Report) -> str:
     )
     if len(report.complete) == 1:
         about = (
-            'Of one configuration, so each is "missed by" all. "Taken for" is the genre predicted, "confidence" its '
-            "probability, the mean over the folds that tested the track."
+            'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
+            "its probability, the mean over the folds that tested the track."
         )
     return " ".join(filter(None, (about, known_faults(report))))
 
@@ -386,7 +388,7 @@ def _about_intervals(report: Report) -> dict[str, str]:
         "error is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and "
         "standard deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of "
         "freedom. Where folds differ by less than one track, it is widened to what the tracks alone give, or the "
-        "artists if no fold shares any with another."
+        "artists if none has tracks both in a fold and outside it."
     }
 
 

@@ -1,6 +1,6 @@
 """List the audio files of a folder.
 
-Apart from `audio`, whose source is part of the features' key in the cache: what is listed changes no features.
+It is kept out of `audio`, whose source is part of the features' key in the cache, as it changes no features.
 """
 
 import os

@@ -95,7 +95,7 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
     except UnreadableAudio as error:  # though the rest could be classified
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     n_models = classifier.n_networks
-    _log(f"explaining {clip.seconds:.0f} s of {file}, which takes up to half a minute for each of {n_models} models")
+    _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
     explanation = classifier.explain_clip(clip, genre)
     title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
     content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))

@@ -312,6 +312,8 @@ class ConfigResult:
 
         A group of tracks that share an artist or a recording, unless folds share such groups; then each track.
         """
+        if self.single_test_set:
+            return self._test_groups[np.argsort(self.folds[0].track_ids)]
         ids, first = np.unique(self._pooled("track_ids"), return_index=True)
         if self.artist_overlap or not all(fold.groups for fold in self.folds):
             return np.arange(len(ids))

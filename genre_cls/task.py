@@ -81,7 +81,8 @@ class Task:
     def inputs(self) -> str:
         """Digest that is equal for tasks with the same tracks, genres and training, validation and test tracks.
 
-        On a single test set it depends on who shares an artist, too, as the standard error does.
+        On a single test set it depends on who shares an artist, too, as the standard error does. (That of several
+        folds may, where they agree; it is refreshed when they are reused.)
         """
         parts = [(fold.train.tolist(), fold.val.tolist()) for fold in self.folds]
         groups = self.groups.tolist() if self.groups is not None and share_test_set(self.folds) else None
@@ -236,6 +237,11 @@ def _split(cfg: DictConfig) -> "partial[list[Fold]]":
     except (TypeError, ValueError) as error:  # the latter of a builtin, whose arguments are not known
         raise UserError(f"folds: {split.func.__name__} {error}") from error
     return split
+
+
+def settings_of_test_set(cfg: DictConfig) -> str:
+    """All settings that decide which tracks a fold tests."""
+    return as_yaml(cfg, "fold", "folds") + _data_settings(cfg)
 
 
 def _data(cfg: DictConfig) -> _Data:

@@ -39,13 +39,6 @@ from genre_cls.workers import end_with, import_ahead, stop, stopped_by_failure
 log = logging.getLogger(__name__)
 
 IMPORTED_AHEAD = ("genre_cls.training", "genre_cls.module")  # by workers, which takes seconds
-HELD_OUT = (
-    "fold",
-    "folds",
-    "dataset",
-    "drop_faults",
-    "max_unreadable",
-)  # which decide what a search sets aside
 
 
 def main() -> None:
@@ -86,7 +79,8 @@ class Sweep(Callback):
 
     # Attributes of the class, since Hydra makes the instance and `main` has no way to get it.
     _under_way: tuple[DictConfig, str] | None = None  # the sweep's settings, and its command's id
-    # Accuracy and settings of a search's best trial, by `HELD_OUT`: only trials with the same tracks set aside compete.
+    # Accuracy and settings of a search's best trial, by what decides the tracks that it sets aside: trials that set
+    # others aside have learned from these.
     _best: ClassVar[dict[str, tuple[float, DictConfig]]] = {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -113,10 +107,12 @@ class Sweep(Callback):
         """Remember the best trial of a search inside each fold, and keep passwords from Hydra's line on a failure."""
         job_return.overrides = [without_credentials(word) for word in job_return.overrides or ()]
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
+            from genre_cls.task import settings_of_test_set
+
             accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
-            held_out = as_yaml(config, *HELD_OUT)
-            if accuracy > Sweep._best.get(held_out, (0.0,))[0]:
-                Sweep._best[held_out] = accuracy, config
+            set_aside = settings_of_test_set(config)
+            if accuracy > Sweep._best.get(set_aside, (0.0,))[0]:
+                Sweep._best[set_aside] = accuracy, config
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Log how to look at a single configuration."""

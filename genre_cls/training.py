@@ -133,11 +133,12 @@ def check_buildable(cfg: DictConfig) -> None:
     crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}; 1 suits a model that takes whole windows only)"
     for view in dict.fromkeys(network_views(cfg)):
         model = new_model(cfg, 2, view)
-        if cfg.recipe.ridge and not output_layer(model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)):
-            _say_left_as_trained(cfg.model._target_)
         _check_output(model, _blank_windows(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop, view)
+        windows = _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)
         if not cfg.model._target_.startswith(f"{models.__name__}."):
-            _check_reloads(cfg, model, _blank_windows(spec, spec.n_frames(cfg.recipe.window), view))
+            _check_reloads(cfg, model, windows)
+        if cfg.recipe.ridge and not output_layer(model, windows):
+            _say_left_as_trained(cfg.model._target_)
         optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
         instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
     _augmentation(cfg)
@@ -184,8 +185,6 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str, v
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, n_genres):
         raise UserError(f"model: gives {gives} for two windows with n_genres={n_genres}, must give (2, {n_genres})")
-    if logits.is_floating_point() and (logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-3).all():
-        raise UserError("model: gives probabilities, must give logits; leave the softmax out")
     model.train()
 
 
@@ -194,7 +193,7 @@ def _with_place(error: Exception) -> str:
 
 
 def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
-    """Check that a user's own model learns, and can be had again from the weights that a model file holds."""
+    """Check that a user's own model gives logits, learns, and can be had again from what a model file holds."""
     noise = torch.rand(windows.shape, generator=torch.Generator().manual_seed(0))
     try:
         weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
@@ -208,10 +207,18 @@ def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
         learns = logits.requires_grad or model.train()(noise).requires_grad  # some evaluate without gradients
     except Exception as error:
         raise UserError(f"model: fails on noise from 0 to 1: {_with_place(error)}") from error
+    if _are_probabilities(logits):
+        raise UserError("model: gives probabilities, must give logits; leave the softmax out")
     if not learns:
         raise UserError("model: nothing that it gives depends on weights that can be learned")
     if torch.equal(logits, same) and not torch.equal(logits, loaded):
         raise UserError("model: its state_dict lacks weights; make them nn.Parameter, or buffers that are persistent")
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    if not logits.is_floating_point() or logits[0].equal(logits[1]):  # as of weights that begin with zero
+        return False
+    return bool((logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-3).all())
 
 
 def _crop_lengths(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:

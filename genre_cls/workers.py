@@ -31,8 +31,8 @@ INTERVAL = 1.0  # s between two checks whether a parent still lives
 TRAINING = "training"  # the usual purpose of workers
 
 KILLED = "a worker process was killed; if memory was short, trainer.workers=1 takes less"
-CRASHED = "a worker process crashed ({}), which is a mistake in a library or in a model's own compiled code"
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+CRASHED = "a worker process crashed ({}), often by a mistake in a library or in a model's own compiled code"
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 _pools: dict[str, tuple[int, ProcessPoolExecutor]] = {}  # by purpose, with the number of workers
 
@@ -119,8 +119,9 @@ def _workers() -> list[Any]:
 
 def _stopped_after_death() -> str:
     """Stop all workers, of which one has died, and say how it did."""
-    deaths = {-(process.exitcode or 0) for process in _workers()}
-    stop()
+    workers = _workers()
+    stop()  # first, or the pool's own thread may take the exit codes
+    deaths = {-(process.exitcode or 0) for process in workers}
     crash = next((crash for crash in CRASHES if crash in deaths), None)
     return CRASHED.format(crash.name) if crash else KILLED
 

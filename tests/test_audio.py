@@ -190,6 +190,14 @@ def test_a_file_cut_short_is_decoded_as_far_as_it_goes_or_refused(
         assert np.isfinite(decoded).all()
 
 
+def test_the_reason_for_a_damaged_file_does_not_say_error_once_more(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "a.flac", tmp_path / "b.flac"
+    soundfile.write(whole, np.random.default_rng(0).normal(0, 0.1, 100_000), 22050)
+    cut.write_bytes(whole.read_bytes()[:50_000])
+    with pytest.raises(UnreadableAudio, match=r"^flac decoder lost sync$"):
+        decode(cut, 22050)
+
+
 def test_a_wav_file_cut_short_gives_its_beginning(tmp_path: Path) -> None:
     path, waveform = tmp_path / "a.wav", tone(440, 22050)
     soundfile.write(path, waveform, 22050, subtype="FLOAT")

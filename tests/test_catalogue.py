@@ -633,11 +633,15 @@ def test_a_name_that_is_not_utf8_is_reported_before_any_work(tmp_path: Path) -> 
     except OSError:
         pytest.skip("not on this file system")
     text = told(lambda: folder(str(tmp_path)))
-    assert "caf" in text and "UTF-8" in text and text.encode()
+    assert "caf" in text and "UTF-8; rename" in text and text.encode()
+    touch(bad / "2.wav")
+    touch(bad / "3.wav")
+    assert "UTF-8 (and 2 more); rename" in told(lambda: folder(str(tmp_path)))
 
 
 def test_genres_whose_names_look_alike_are_pointed_out(tmp_path: Path) -> None:
-    for genre in ("Hip Hop", "hip-hop", "rock"):
+    for genre in ("Hip Hop", "hip-hop", "rock", "HipHop"):
         touch(tmp_path / genre / "1.wav")
     (note,) = folder(str(tmp_path)).notes
-    assert note.startswith("Hip Hop and hip-hop are two genres")
+    names, _, rest = note.partition(" are 3 genres")
+    assert set(names.split(" and ")) == {"Hip Hop", "hip-hop", "HipHop"} and rest

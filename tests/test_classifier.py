@@ -359,8 +359,15 @@ def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
             description["origin"]["sources"] = json.dumps(sources)
 
         caplog.clear()
-        GenreClassifier.load(forged(path, model, edit), trust=True)
+        loaded = GenreClassifier.load(forged(path, model, edit), trust=True)
+        kernels = [weights for network in loaded._networks for weights in network.parameters() if weights.dim() == 4]
+        assert kernels and all(weights.is_contiguous() for weights in kernels)  # as in training (`views.Network`)
         assert caplog.messages == ([warning] if trained_with not in (source, None) else [])
+
+
+def test_a_classifier_shows_what_it_tells_apart(model: Path) -> None:
+    shown = repr(GenreClassifier.load(model))
+    assert shown.startswith("<GenreClassifier of ") and all(genre in shown for genre in GENRES)
 
 
 def test_a_trusted_class_in_a_module_that_is_not_there_is_reported(model: Path, tmp_path: Path) -> None:

@@ -47,23 +47,29 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
     [
         ((0.9, 0.5), ("· seed 0, recognises the genre", "The worst, mel · cnn · batch 16 · seed 1, recognises 50.0 %")),
         ((0.9, 0.9, 0.5), ("· seed 0 (tied with 1 other), recognises the genre", "· seed 2, recognises 50.0 %")),
-        ((0.5, 0.5, 0.5), ("· seed 0 (tied with 2 others), recognises the genre", "All recognise as many, and ")),
+        ((0.5, 0.5, None), ("· seed 0 (tied with 1 other), recognises the genre", "· seed 1, recognises 50.0 %")),
+        ((0.5, 0.5, 0.5), ("· seed 0 (tied with 2 others), recognises the genre", "All have the same accuracy, and ")),
     ],
 )
-def test_equals_are_called_so(accuracies: tuple[float, ...], told: tuple[str, str]) -> None:
-    results = tuple(a_result(accuracy, accuracy, seed=str(n)) for n, accuracy in enumerate(accuracies))
+def test_equals_are_called_so(accuracies: tuple[float | None, ...], told: tuple[str, str]) -> None:
+    """None stands for one that lacks a fold."""
+    results = tuple(
+        a_result(*([0.9] if accuracy is None else [accuracy] * 2), seed=str(n)) for n, accuracy in enumerate(accuracies)
+    )
     assert all(words in findings.answer(replace(REPORT, results=results)) for words in told)
 
 
-def test_the_table_of_confidence_counts_every_track_once() -> None:
-    sheet = findings.confidence(REPORT)
-    best = REPORT.ranked[0]
-    assert sum(map(int, column(sheet, "tracks"))) == len(best.tracks.track_ids)
-    right = [
-        int(share.split()[0]) * int(n) / 100
-        for share, n in zip(column(sheet, "of which right"), column(sheet, "tracks"), strict=True)
-    ]
-    assert sum(right) == pytest.approx(sum(fold.hits.sum() for fold in best.folds), abs=0.5)
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_the_table_of_confidence_counts_every_track_once_however_often_it_is_tested(repeats: int) -> None:
+    best = a_result(0.9, 0.8, 0.5)
+    several = tuple(replace(fold, index=n) for n, fold in enumerate(best.folds * repeats))
+    uneven = (replace(several[0], probabilities=several[0].probabilities[:, ::-1]), *several[1:])
+    sheet = findings.confidence(replace(REPORT, results=(replace(best, folds=uneven),)))
+    tracks, right = (column(sheet, name) for name in ("tracks", "of which right"))
+    assert sum(map(float, tracks)) == pytest.approx(len(best.tracks.track_ids), abs=0.1 * len(tracks))
+    hits = sum(int(share.split()[0]) * float(n) / 100 for share, n in zip(right, tracks, strict=True))
+    assert hits == pytest.approx(sum(fold.hits.sum() for fold in uneven) / repeats, abs=1)
+    assert "0" not in tracks
 
 
 def test_each_against_each_lists_every_pair_once() -> None:
@@ -159,7 +165,7 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
     assert findings.about_missed(report).startswith('Pooled over the 2 configurations. "Missed by" is the share')
     alone = replace(report, results=(good,))
     assert set(column(findings.missed_tracks(alone), "missed by")) == {"100 %"}
-    assert findings.about_missed(alone).startswith('Of one configuration, so each is "missed by" all.')
+    assert findings.about_missed(alone).startswith('Of one configuration, so "missed by" is always 100 %.')
 
 
 def test_a_report_states_how_much_a_temperature_helps_or_that_there_is_none() -> None:

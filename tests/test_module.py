@@ -85,7 +85,7 @@ def test_standardised_features_have_no_mean_and_unit_deviation() -> None:
 
 
 class Shortcut(nn.Module):
-    """A model of one's own, like a ResNet, that remembers the layouts of its maps."""
+    """A model of one's own, built like a ResNet, that remembers the layouts of its maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Shortcut(nn.Module):
 
 
 def test_only_the_packages_models_have_their_channels_last() -> None:
-    """Elsewhere PyTorch writes past the end of some maps, and a ResNet crashes or is wrong."""
+    """In others PyTorch may write past the end of maps, from 2 to 8 channels by strided 1 x 1 kernels."""
     data, model = fold_data(clips(), LABELS, FOLD), Shortcut()
     model(torch.zeros(1, 1, 12, 20))
     network = Network(model, "plain", *data.standardisation())
@@ -109,6 +109,9 @@ def test_only_the_packages_models_have_their_channels_last() -> None:
     ours = a_module(data).network
     maps = ours.model.blocks[0](ours.standardised(next(iter(data.train_dataloader()))[0]))
     assert maps.is_contiguous(memory_format=torch.channels_last)
+    for kernel_sizes, layout in (([3, 1], torch.contiguous_format), ([1, 3], torch.contiguous_format)):
+        assert a_module(data, kernel_sizes=kernel_sizes).network.layout == layout
+    assert a_module(data, kernel_sizes=[3, 1], strides=[[2, 2], [1, 1]]).network.layout == torch.channels_last
 
 
 def test_separable_genres_are_learned_and_the_curves_show_it() -> None:

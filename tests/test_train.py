@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 from shared import ALL_VIEWS, Command, timeless
 
-from genre_cls import ensembles, train
+from genre_cls import ensembles, report, train, workers
 from genre_cls.artifacts import load_fold
 from genre_cls.catalogue import gtzan_facts
 from genre_cls.errors import UserError
@@ -599,9 +599,11 @@ def test_help_is_quick_shows_the_options_and_five_examples(quick_help: Callable[
         assert f"{group}: {options}" in shown
 
 
-def test_a_trial_that_failed_never_wins_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_failed_never_wins_a_search(
+    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train.Sweep, "_best", {})
-    config = OmegaConf.create({"inside": True, "fold": 0})
+    config = composed("inside=true", "fold=0")
     monkeypatch.setattr(train.Sweep, "_under_way", (config, "id"))
     for accuracy, best in ((0.0, []), (0.5, [0.5]), (0.0, [0.5])):
         ended = JobReturn(status=JobStatus.COMPLETED, _return_value=accuracy)
@@ -614,16 +616,29 @@ def test_a_search_never_compares_trials_that_have_other_tracks_set_aside(
 ) -> None:
     """Or a trial would have learned from the tracks that the winner is then tested on."""
     monkeypatch.setattr(train.Sweep, "_best", {})
-    trials = [
-        composed("inside=true", "fold=0", *words)
-        for words in (("recipe.epochs=1",), ("recipe.epochs=2", "seed=0"), ("seed=1",), ("seed=1", "folds.seed=0"),
-                      ("folds.k=3",), ("fold=1",), ("drop_faults=true",), ("folds=artist",))
-    ]  # fmt: skip
+    same = [("recipe.epochs=1",), ("recipe.epochs=2", "seed=0"), ("seed=1", "folds.seed=0"), ("features=mfcc",)]
+    others = [("seed=1",), ("folds.k=3",), ("fold=1",), ("drop_faults=true",), ("folds=artist",), ("dataset.seed=1",)]
+    others += [("shuffle_genres=true",), ("shuffle_genres=true", "seed=1", "folds.seed=0")]
+    trials = [composed("inside=true", "fold=0", *words) for words in (*same, *others)]
     monkeypatch.setattr(train.Sweep, "_under_way", (trials[0], "id"))
     for place, trial in enumerate(trials):
         train.Sweep().on_job_end(trial, JobReturn(status=JobStatus.COMPLETED, _return_value=0.1 + place / 100))
     won = [next(place for place, trial in enumerate(trials) if trial is each) for _, each in train.Sweep._best.values()]
-    assert sorted(won) == [2, 3, 4, 5, 6, 7]  # the first, second and fourth have one split
+    assert won == list(range(len(same) - 1, len(trials)))  # the best of the same, and each other
+
+
+@pytest.mark.usefixtures("store_here")
+def test_workers_are_gone_before_the_report_is_written(
+    command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    write, fork = report.write_newest, workers.call
+    monkeypatch.setattr(workers, "call", lambda *asked, **more: begun.append(True) or fork(*asked, **more))
+    monkeypatch.setattr(
+        report, "write_newest", lambda *asked, **more: begun.append(workers.has_pool()) or write(*asked, **more)
+    )
+    done = command(train.main, "-m", *on_music, "features=mfcc", "model=basic", "batch_size=4", "trainer.workers=2")
+    assert done.code == 0 and begun[0] and not begun[-1]
 
 
 def test_hydras_line_on_a_failed_job_has_no_password(capsys: pytest.CaptureFixture[str]) -> None:
