@@ -1,6 +1,6 @@
 # Sourced by the other scripts: creates .venv with Python 3.11 to 3.13 if it is missing, updates it, and activates it.
 # Usage: [extra=EXTRA] . scripts/environment.sh   (EXTRA: one of pyproject.toml's, such as test)
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+repository=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${GENRE_CLS_VENV:-$repository/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 
