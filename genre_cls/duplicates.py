@@ -73,7 +73,8 @@ def _candidates(clips: Sequence[Float32s]) -> list[tuple[int, int]]:
     covariances = np.stack([(clip @ clip.T).ravel() / max(clip.shape[1], 1) for clip in clips], axis=1)
     centred = covariances - covariances.mean(axis=1, keepdims=True)
     directions = _unit(centred / np.maximum(centred.std(axis=1, keepdims=True), 1e-6))
-    n_nearest, pairs = min(NEAREST, len(clips) - 1), set[tuple[int, int]]()
+    n_nearest = min(NEAREST, len(clips) - 1)
+    pairs: set[tuple[int, int]] = set()
     for first in range(0, len(clips), AT_ONCE):
         closeness = directions[:, first : first + AT_ONCE].T @ directions  # (n_at_once, n_tracks)
         np.fill_diagonal(closeness[:, first:], -np.inf)

@@ -106,6 +106,12 @@ class Report:
         return names(self.ranked)
 
     @cached_property
+    def n_tied(self) -> int:
+        """How many others that lack no fold are as accurate as the best."""
+        best, *others = (result.estimate("accuracy").mean for result in self.complete)
+        return sum(best - accuracy < ROUNDING for accuracy in others)
+
+    @cached_property
     def effects(self) -> list[Difference]:
         """The differences between the settings of each axis."""
         return main_effects(self.results, self.rope)
@@ -141,16 +147,24 @@ def answer(report: Report) -> str:
         caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
-    accuracies = [result.estimate("accuracy").mean for result in report.complete]
-    n, n_best = len(accuracies), sum(accuracies[0] - accuracy < ROUNDING for accuracy in accuracies)
-    name = configurations[0] + (f" (tied with {n_best - 1} other{'s' if n_best > 2 else ''})" if n_best > 1 else "")
-    last = f"The worst, {configurations[n - 1]}, recognises {percent(accuracies[-1])} %"
-    if n == 1:
-        last = "The others lack folds"
-    elif n_best == len(configurations):
-        last = "All have the same accuracy"
+    name, last = configurations[0] + _tied(report.n_tied), _about_worst(report)
     first = f"The best of {len(configurations)} configurations, {name}, recognises the genre of {score}"
     return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
+
+
+def _tied(n_others: int) -> str:
+    return f" (tied with {n_others} other{'s' if n_others > 1 else ''})" if n_others else ""
+
+
+def _about_worst(report: Report) -> str:
+    """What is said of the worst of several configurations, without the full stop."""
+    n = len(report.complete)
+    if n == 1:
+        return "The others lack folds"
+    if report.n_tied == len(report.names) - 1:
+        return "All have the same accuracy"
+    worst = percent(report.complete[-1].estimate("accuracy").mean)
+    return f"The worst, {report.names[n - 1]}, recognises {worst} %"
 
 
 def _shared(result: ConfigResult) -> str:
@@ -316,15 +330,16 @@ def confidence(report: Report) -> Sheet:
 
 def about_missed(report: Report) -> str:
     """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
-    about = (
-        f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track wrong, '
-        '"taken for" the wrong genre predicted most, "confidence" the mean probability that all of them give that '
-        "genre."
-    )
     if len(report.complete) == 1:
         about = (
             'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
             "its probability, the mean over the folds that tested the track."
+        )
+    else:
+        about = (
+            f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track '
+            'wrong, "taken for" the wrong genre predicted most, "confidence" the mean probability that all of them '
+            "give that genre."
         )
     return " ".join(filter(None, (about, known_faults(report))))
 

@@ -213,8 +213,7 @@ class ConfigResult:
     @cached_property
     def first_hits(self) -> Floats:
         """1 for each track that the first fold to test it classified correctly, else 0, in the order of ids."""
-        _, first = np.unique(self._pooled("track_ids"), return_index=True)
-        return self._pooled("hits")[first]
+        return self._pooled("hits")[self._first]
 
     @property
     def per_genre(self) -> GenreScores:
@@ -250,6 +249,11 @@ class ConfigResult:
     def _others(self, track_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Which of the pooled predictions are of other tracks."""
         return ~np.isin(self._pooled("track_ids"), track_ids)
+
+    @cached_property
+    def _first(self) -> Ints:
+        """The first of the pooled predictions of each track `(n_tracks,)`, in the order of ids."""
+        return np.unique(self._pooled("track_ids"), return_index=True)[1]
 
     def _pooled(self, part: str) -> NDArray[Any]:
         """Return an attribute of all folds, concatenated."""
@@ -313,11 +317,10 @@ class ConfigResult:
         A group of tracks that share an artist or a recording, unless folds share such groups; then each track.
         """
         if self.single_test_set:
-            return self._test_groups[np.argsort(self.folds[0].track_ids)]
-        ids, first = np.unique(self._pooled("track_ids"), return_index=True)
+            return self._test_groups[self._first]
         if self.artist_overlap or not all(fold.groups for fold in self.folds):
-            return np.arange(len(ids))
-        return np.asarray(np.unique(self._pooled("groups")[first], return_inverse=True)[1])
+            return np.arange(len(self._first))
+        return np.asarray(np.unique(self._pooled("groups")[self._first], return_inverse=True)[1])
 
     @cached_property
     def artist_overlap(self) -> float:
