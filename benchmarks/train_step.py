@@ -138,6 +138,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
 
     from genre_cls import module
     from genre_cls.data import FoldData, Windowing
+    from genre_cls.device import resolve_precision
     from genre_cls.folds import Fold
     from genre_cls.models import TutorialCNN, n_parameters
     from genre_cls.module import GenreModule, Training, fit
@@ -159,6 +160,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     model(torch.from_numpy(work.features[:2, None]))
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE)
     network = Network(model, "plain", *data.standardisation())
+    precision = resolve_precision(precision, data.device, "genre_cls.models.TutorialCNN")
     training = Training(1, 0, precision, graphs=True, ridge=0.0)
     fit(Timed(network, Augmentation(), adam, constant), data, training)
     return Trained(stamps, n_parameters(model))

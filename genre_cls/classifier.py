@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from genre_cls import database, modelfile
 from genre_cls.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.calibration import Floats
+from genre_cls.device import may_miscompute
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
@@ -197,7 +198,7 @@ class GenreClassifier(Classifier):
             features: windows `(n_windows, 1, n_bins, n_frames)`, as extracted.
             level: the clip's mean spectrum `(n_bins, 1)`, which is subtracted for networks with a levelled view.
         """
-        bfloat16 = self._usage.precision == "bf16-mixed"
+        bfloat16 = self._usage.precision == "bf16-mixed" and not may_miscompute(self._usage.model_class)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             votes = []
             for view in dict.fromkeys(network.view for network in self._networks):
@@ -225,7 +226,7 @@ def _edited(model: SavedModel) -> str:
     """The class of a model if the file that defines it was edited after the training; else empty."""
     from genre_cls.identity import is_edited  # which reads the package's sources
 
-    target = str(json.loads(model.usage.model)["_target_"])
+    target = model.usage.model_class
     return target if is_edited(target, json.loads(model.description["origin"].get("sources", "{}"))) else ""
 
 

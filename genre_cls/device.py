@@ -26,22 +26,35 @@ def resolve_device(setting: str) -> torch.device:
     return torch.device(setting)
 
 
-def resolve_precision(setting: str, device: torch.device) -> str:
-    """Return the precision to compute in; `auto` is `bf16-mixed` where the hardware computes with bfloat16.
+def resolve_precision(setting: str, device: torch.device, model: str) -> str:
+    """Return the precision to compute in; `auto` is `bf16-mixed` where the hardware rightly computes with bfloat16.
 
     Args:
         setting: `32-true`, `bf16-mixed` or `auto`.
         device: that computes.
+        model: its class, `module.Class`.
     """
     if setting != "auto":
         return setting
     if device.type == "cpu":
         # Without these instructions bfloat16 is emulated, and slower than float32.
         capabilities = torch.cpu.get_capabilities()
-        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
+        good = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile")) and not may_miscompute(model)
     else:
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if fast else "32-true"
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if good else "32-true"
+
+
+def may_miscompute(model: str) -> bool:
+    """Return whether this CPU may give garbage for a model in bfloat16.
+
+    With AMX, PyTorch 2.11 does in convolutions of which, by a stride, one frame comes out. The package's models avoid
+    that (`models.PaddedConv2d`); what models of one's own compute is not known.
+
+    Args:
+        model: its class, `module.Class`.
+    """
+    return bool(torch.cpu.get_capabilities().get("amx_tile")) and not model.startswith("genre_cls.")
 
 
 def models_that_fit(n_bytes: int) -> int:

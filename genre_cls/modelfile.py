@@ -63,6 +63,11 @@ class Usage:
     precision: str
     model: str
 
+    @property
+    def model_class(self) -> str:
+        """The model's class, `module.Class`."""
+        return str(json.loads(self.model)["_target_"])
+
 
 @dataclass(frozen=True)
 class SavedModel:

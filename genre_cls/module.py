@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.cuda_graphs import Graphs
 from genre_cls.data import Batch, FoldData, Windows
-from genre_cls.device import resolve_precision
 from genre_cls.errors import DivergenceError
 from genre_cls.files import place_named
 from genre_cls.memory import keep_freed
@@ -141,7 +140,7 @@ class Training:
         epochs: passes over the training tracks.
         patience: epochs without a better inner validation loss before training stops and the best epoch's
             weights are restored; 0 trains all epochs and keeps the last one's.
-        precision: `32-true`, `bf16-mixed`, or `auto`: bfloat16 where the hardware computes with it.
+        precision: `32-true` or `bf16-mixed`.
         graphs: whether an NVIDIA GPU replays training steps.
         ridge: penalty with which the last layer is fitted again at the end (`refit`); 0 leaves it as trained.
     """
@@ -211,7 +210,7 @@ def _trainer(training: Training, device: torch.device, callbacks: Sequence[pl.Ca
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=1,
-        precision=cast(Any, resolve_precision(training.precision, device)),
+        precision=cast(Any, training.precision),
         max_epochs=training.epochs,
         callbacks=list(callbacks),
         logger=False,

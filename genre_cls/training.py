@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from genre_cls import models
 from genre_cls.data import FoldData, Windowing, mean_and_deviation_per_value
-from genre_cls.device import resolve_device
+from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.errors import UserError, in_short, of_other_kind, place_of
 from genre_cls.features import FeatureSpec
 from genre_cls.folds import SEEDS_APART, Fold
@@ -101,8 +101,9 @@ def _train_network(cfg: DictConfig, data: FoldData, n_genres: int) -> Learned:
     recipe, view = cfg.recipe, data.windowing.view
     network = Network(new_model(cfg, n_genres, view), view, *data.standardisation())
     module = GenreModule(network, _augmentation(cfg), instantiate(recipe.optimizer), instantiate(recipe.schedule))
-    trainer, patience = cfg.trainer, recipe.early_stopping.patience
-    training = Training(recipe.epochs, patience, trainer.precision, trainer.graphs, recipe.ridge)
+    precision = resolve_precision(cfg.trainer.precision, data.device, cfg.model._target_)
+    patience = recipe.early_stopping.patience
+    training = Training(recipe.epochs, patience, precision, cfg.trainer.graphs, recipe.ridge)
     windows = fit(module, data, training)
     return network.weights(), module.curves, windows
 

@@ -60,6 +60,11 @@ def forged(path: Path, model: Path, edit: Edit) -> Path:
     return written(path, weights, description | {"config": yaml.safe_dump(config)})
 
 
+def in_float32(description: dict[str, Any], _: object, __: object) -> None:
+    """An edit of a model, since some CPUs compute in bfloat16 for the package's models only."""
+    description["precision"] = "32-true"
+
+
 def written(path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]) -> Path:
     """A model file, good or bad."""
     save_file(weights, path, {"genre_cls": json.dumps(description)})
@@ -109,6 +114,7 @@ def test_so_does_one_whose_last_layers_were_fitted_again(sweep: Any, tiny_music:
 
 def test_a_configuration_is_the_ensemble_of_its_folds(trained: Any, tiny_music: Path) -> None:
     track = tiny_music / GENRES[1] / "0.wav"
+    assert any(parent.data.metrics["accuracy_mean"] < 1 for parent in trained.parents)
     for parent in trained.parents:
         folds = [load(trained, child.info.run_id).predict(track) for child in trained.children(parent)]
         together = load(trained, parent.info.run_id).predict(track)
@@ -116,8 +122,9 @@ def test_a_configuration_is_the_ensemble_of_its_folds(trained: Any, tiny_music: 
         np.testing.assert_allclose(
             together.windows, ensemble_probabilities([fold.windows for fold in folds]), atol=1e-12
         )
-        temperature = parent.data.metrics["temperature"]
-        assert temperature != 1 and [one.temperature for one in (together, *folds)] == pytest.approx([temperature] * 3)
+        temperature, perfect = parent.data.metrics["temperature"], parent.data.metrics["accuracy_mean"] == 1
+        assert (temperature == 1) == perfect
+        assert [one.temperature for one in (together, *folds)] == pytest.approx([temperature] * 3)
         assert together.probabilities == pytest.approx(tempered(together.windows.mean(axis=0), temperature))
 
 
@@ -224,7 +231,7 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
 ) -> None:
     description, _ = contents(model)
     assert yaml.safe_load(description["config"])["trainer"]["precision"] == "auto"
-    assert description["precision"] == resolve_precision("auto", torch.device("cpu"))
+    assert description["precision"] == resolve_precision("auto", torch.device("cpu"), "genre_cls.models.GenreCNN")
     windows: dict[tuple[str, bool], Any] = {}
     for precision, fast in product(("32-true", "bf16-mixed"), (True, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"avx512_bf16": fast})
@@ -309,12 +316,13 @@ def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
         "Path(__file__).with_name('ran').touch()\nclass Mine(GenreCNN): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    model = forged(tmp_path / "float32.safetensors", model, in_float32)
     path = forged(tmp_path / "a.safetensors", model, lambda _, c, __: c["model"].update(_target_="elsewhere.Mine"))
     refusal(path)
     assert not (tmp_path / "ran").exists()
     track = tiny_music / GENRES[0] / "1.wav"
     expected = GenreClassifier.load(model).predict(track).windows
-    np.testing.assert_array_equal(GenreClassifier.load(path, trust=True).predict(track).windows, expected)
+    np.testing.assert_allclose(GenreClassifier.load(path, trust=True).predict(track).windows, expected, atol=1e-6)
     assert (tmp_path / "ran").exists()
 
 
@@ -331,6 +339,7 @@ def test_a_trusted_model_computes_in_its_own_types(
         "        return (super().forward(features).to(self.turn.dtype) * self.turn).imag.float() / 2\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    model = forged(tmp_path / "float32.safetensors", model, in_float32)
 
     def edit(_: object, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
         config["model"].update(_target_="precise.Mine")
@@ -341,6 +350,26 @@ def test_a_trusted_model_computes_in_its_own_types(
     track = tiny_music / GENRES[0] / "1.wav"
     expected = GenreClassifier.load(model).predict(track).windows
     np.testing.assert_allclose(GenreClassifier.load(path, trust=True).predict(track).windows, expected, atol=1e-6)
+
+
+def test_a_trusted_model_computes_in_float32_where_bfloat16_may_give_garbage(
+    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "anothers.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    windows: dict[tuple[str, bool], Any] = {}
+    for precision, amx in product(("32-true", "bf16-mixed"), (True, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {"avx512_bf16": True, "amx_tile": amx})
+
+        def edit(description: Any, config: Any, _: object, precision: str = precision) -> None:
+            description["precision"] = precision
+            config["model"]["_target_"] = "anothers.Mine"
+
+        path = forged(tmp_path / "a.safetensors", model, edit)
+        trusted = GenreClassifier.load(path, trust=True)
+        windows[precision, amx] = trusted.predict(tiny_music / GENRES[0] / "1.wav").windows
+    np.testing.assert_array_equal(windows["bf16-mixed", True], windows["32-true", True])
+    assert not np.array_equal(windows["bf16-mixed", False], windows["32-true", False])
 
 
 def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
