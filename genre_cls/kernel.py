@@ -5,6 +5,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import solve_triangular
 from torch.nn.functional import one_hot
 
 from genre_cls.features import constants
@@ -85,7 +86,7 @@ def solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
 
     Args:
         matrix: A `(n, n)`, symmetric and positive semi-definite; its lower triangle suffices; changed if it is on the
-            CPU.
+            CPU. Of one that is stored by columns, no copy is made.
         right: b `(n, n_columns)`.
         ridge: above 0.
 
@@ -97,4 +98,6 @@ def solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
     """
     matrix = matrix.cpu()
     matrix.diagonal().add_(ridge)
-    return torch.cholesky_solve(right.cpu(), torch.linalg.cholesky(matrix, out=matrix))
+    lower = torch.linalg.cholesky(matrix, out=matrix)
+    # `torch.cholesky_solve` would copy the matrix.
+    return solve_triangular(lower.T, solve_triangular(lower, right.cpu(), upper=False), upper=True)

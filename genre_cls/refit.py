@@ -149,9 +149,12 @@ def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> Tensor:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Return the lower triangle of the products of each two rows `(n, n)`, in little more than half the time of all."""
+    """Return the lower triangle of the products of each two rows `(n, n)`, in little more than half the time of all.
+
+    It is stored by columns, as `solved` has it.
+    """
     n, step = len(rows), -(-len(rows) // STRIPES)
-    products = rows.new_zeros(n, n)
+    products = rows.new_zeros(n, n).T
     for start in range(0, n, step):
         products[start:, start : start + step] = rows[start:] @ rows[start : start + step].T
     return products
