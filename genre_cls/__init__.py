@@ -1,6 +1,8 @@
 """genre_cls: which features and which CNN classify music genres best?"""
 
 import os
+import sys
+import tempfile
 from getpass import getuser
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,9 @@ MODULES = {
 }
 __version__ = "0.1.0"
 
+if sys.platform == "win32":
+    raise SystemExit("error: genre_cls needs Linux or macOS; on Windows it runs in WSL")
+
 # Libraries that report their use to their makers, from their import on, do not unless the user wants it.
 for setting, off in (
     ("GRADIO_ANALYTICS_ENABLED", "False"),
@@ -33,8 +38,9 @@ for setting, off in (
 
 try:
     getuser()
-except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch and others fail on
+except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch, MLflow and others fail on
     os.environ["USER"] = f"uid{os.getuid()}"
+    os.environ.setdefault("HOME", tempfile.gettempdir())
 
 
 def __getattr__(name: str) -> Any:

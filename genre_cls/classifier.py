@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genre_cls import database, modelfile
 from genre_cls.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.calibration import Floats
-from genre_cls.device import may_miscompute
+from genre_cls.device import heed_quota, may_miscompute
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained
 from genre_cls.features import extract, mel_frequencies
@@ -60,6 +60,7 @@ class GenreClassifier(Classifier):
             differing = [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]
             reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
             raise UserError(f"these models cannot vote together, as {reason}")
+        heed_quota()
         usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)

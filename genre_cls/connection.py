@@ -11,7 +11,6 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 from urllib.request import urlopen
 
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy import make_url
@@ -21,7 +20,7 @@ from urllib3.util import Retry
 from genre_cls import database
 from genre_cls.errors import UserError, system_reason, without_credentials
 from genre_cls.extras import program
-from genre_cls.files import expanduser, make_folder, sync
+from genre_cls.files import expanduser, locked, make_folder, sync
 from genre_cls.interrupts import held_back
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
@@ -150,7 +149,7 @@ def _make_database(folder: Path) -> None:
     for name in ("alembic", "mlflow.store.db"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Processes that create tables at the same time break each other's migrations, and a kill leaves half of them.
-    with FileLock(folder / "mlflow.lock"):
+    with locked(folder / "mlflow.lock", str(path)):
         if not path.exists():
             partial = folder / "mlflow.partial"
             partial.unlink(missing_ok=True)

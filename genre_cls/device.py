@@ -1,6 +1,7 @@
-"""What `trainer.device` and `trainer.precision` mean on this machine, and how many models its GPU has room for."""
+"""What `trainer.device` and `trainer.precision` mean on this machine, and how much of it is there to be used."""
 
 import torch
+from joblib import cpu_count
 
 from genre_cls.errors import UserError
 
@@ -8,22 +9,45 @@ BYTES_PER_MODEL, LEAST_FEATURES = 5e9, 1e9  # of a GPU's memory, for each model 
 
 
 def resolve_device(setting: str) -> torch.device:
-    """Return the device to train on; `auto` is a GPU if there is one.
+    """Return the device to train on; `auto` is an NVIDIA GPU if there is one that can be used.
 
     Args:
-        setting: `auto`, `cpu`, `cuda` or `mps`.
+        setting: `auto`, `cpu` or `cuda`.
 
     Raises:
-        UserError: this machine has no such device.
+        UserError: `cuda` cannot be used.
     """
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if setting == "auto":
-        gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return gpu if gpu and gpu.type in present else torch.device("cpu")
-    if not present[setting]:
-        here = ", ".join(["auto", *(name for name, is_present in present.items() if is_present)])
-        raise UserError(f"trainer.device={setting}: not on this machine, which has {here}")
-    return torch.device(setting)
+    if setting == "cpu":
+        return torch.device("cpu")
+    reason = _why_no_gpu()
+    if reason and setting == "cuda":
+        raise UserError(f"trainer.device=cuda: {reason}; auto or cpu trains on the CPU")
+    return torch.device("cpu" if reason else "cuda")
+
+
+def _why_no_gpu() -> str:
+    """Why no GPU of this machine can be used; empty if one can."""
+    if not torch.cuda.is_available():
+        return "there is none on this machine"
+    # PyPI's PyTorch has no code for what is older than Turing (2018), which `is_available` does not see.
+    least = min((_number(name) for name in torch.cuda.get_arch_list() if name.startswith("sm_")), default=0)
+    major, minor = torch.cuda.get_device_capability()
+    if 10 * major + minor >= least:
+        return ""
+    return f"PyTorch {torch.__version__} was not built for {torch.cuda.get_device_name()}"
+
+
+def _number(architecture: str) -> int:
+    return int("".join(filter(str.isdigit, architecture)))  # of sm_75 or sm_90a
+
+
+def heed_quota() -> None:
+    """Let this process compute on no more threads than cores that it may use.
+
+    PyTorch counts the machine's, of which a container may have a fraction, and threads that wait for each other take
+    many times as long.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))
 
 
 def resolve_precision(setting: str, device: torch.device, model: str) -> str:

@@ -20,7 +20,6 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from filelock import FileLock
 from joblib import cpu_count
 from numpy.typing import NDArray
 
@@ -235,7 +234,7 @@ class Ledger:
         """Merge the new lines into the ledger's file; in a read-only folder they are found anew each time."""
         if not self._new or not os.access(self._path.parent, os.W_OK):
             return
-        with FileLock(self._path.with_suffix(".lock")):
+        with locked(self._path.with_suffix(".lock"), str(self._path)):
             self.load()
             write_atomically(self._path, json.dumps(self._lines).encode(), durable=False)
         self._new.clear()

@@ -1,5 +1,6 @@
 """Write files that are whole or absent, lock them, check paths, and report disk errors with the file's name."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -113,8 +114,9 @@ def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         Timeout: another process holds the lock, and `wait` is false.
+        UserError: the file system has no locks. A mere file in place of one would stay after a kill.
     """
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=PATIENCE if wait else 0)
     except Timeout:
@@ -122,6 +124,10 @@ def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
             raise
         log.info("%s: another process is working on it; waiting", name)
         lock.acquire()
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        raise UserError(f"{path}: this file system cannot lock files; name a folder on another one") from error
     try:
         yield
     finally:
@@ -138,6 +144,9 @@ def sync(*paths: Path) -> None:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if not path.is_dir() or error.errno != errno.EINVAL:  # as of folders that a virtual machine shares
+                raise
         finally:
             os.close(handle)
 

@@ -175,7 +175,7 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "folds.repeats": at_least(1),
     "folds.tolerance": SHARE,
     "folds.seed": SEED,
-    "trainer.device": Text(("auto", "cpu", "cuda", "mps")),
+    "trainer.device": Text(("auto", "cpu", "cuda")),
     "trainer.precision": Text(("auto", "32-true", "bf16-mixed")),
     "trainer.threads": Number(1, 1024, integer=True),
     "trainer.workers": at_least(0),

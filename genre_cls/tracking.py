@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -159,7 +159,7 @@ class Tracker(StoredRuns):
     def _locks_id(self) -> str:
         """Return a random id of the folder of locks, for tags: runs on a server may hold locks in other folders."""
         self._locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._locks / "name.lock"), (self._locks / "name").open("a+") as file:
+        with locked(self._locks / "name.lock", str(self._locks)), (self._locks / "name").open("a+") as file:
             file.seek(0)
             name, _, inode = file.read().partition(" ")
             here = str(os.fstat(file.fileno()).st_ino)

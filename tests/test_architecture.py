@@ -51,19 +51,28 @@ def test_no_library_reports_its_use_to_its_maker(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*onnxruntime*")), "where it keeps the id of the machine"
 
 
-def test_a_user_id_without_a_name_is_no_obstacle_to_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_home", [True, False])
+def test_a_user_id_without_a_name_is_no_obstacle_to_torch_and_mlflow(tmp_path: Path, has_home: bool) -> None:
     code = (
         "import pwd\n"
         "def getpwuid(uid): raise KeyError('uid not found')\n"
         "pwd.getpwuid = getpwuid\n"
         "import genre_cls\n"
         "from torch._inductor.runtime.cache_dir_utils import cache_dir\n"
-        "cache_dir()"
+        "cache_dir()\n"
+        "import mlflow.utils.credentials"
     )
-    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
-    environment["TMPDIR"] = str(tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent), "TMPDIR": str(tmp_path)}
+    home = {"HOME": str(tmp_path)} if has_home else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment | home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_windows_is_refused_in_one_line() -> None:
+    code = "import sys; sys.platform = 'win32'; import genre_cls"
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode and done.stderr == "error: genre_cls needs Linux or macOS; on Windows it runs in WSL\n"
 
 
 def test_every_test_that_the_documents_cite_exists() -> None:

@@ -1,9 +1,11 @@
-"""Precision: bfloat16 where the hardware computes with it, and where it computes rightly."""
+"""Devices: a GPU that can be used, bfloat16 where the hardware rightly computes with it, no threads beyond a quota."""
 
 import pytest
 import torch
 
-from genre_cls.device import may_miscompute, resolve_precision
+from genre_cls import device
+from genre_cls.device import heed_quota, may_miscompute, resolve_device, resolve_precision
+from genre_cls.errors import UserError
 
 CPU = torch.device("cpu")
 OURS, OWN = "genre_cls.models.GenreCNN", "mine.CNN"
@@ -30,3 +32,39 @@ def test_a_cpu_takes_bfloat16_if_it_has_it_and_with_amx_for_the_packages_models_
 @pytest.mark.parametrize("model", [OURS, OWN])
 def test_a_precision_that_is_asked_for_is_taken(setting: str, model: str) -> None:
     assert resolve_precision(setting, CPU, model) == setting
+
+
+def has_gpu(monkeypatch: pytest.MonkeyPatch, *capability: int) -> None:
+    built_for = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 9), (9, 0), (12, 0)])
+def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    has_gpu(monkeypatch, *capability)
+    assert [resolve_device(setting).type for setting in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+@pytest.mark.parametrize("capability", [(3, 5), (6, 1), (7, 0)])
+def test_a_gpu_that_pytorch_was_not_built_for_is_left_and_refused(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    has_gpu(monkeypatch, *capability)
+    assert resolve_device("auto") == CPU == resolve_device("cpu")
+    with pytest.raises(UserError, match=r"trainer.device=cuda: PyTorch .* was not built for a GPU; auto or cpu"):
+        resolve_device("cuda")
+
+
+def test_a_process_has_no_more_threads_than_its_quota_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for cores in (3, 100):
+        monkeypatch.setattr(device, "cpu_count", lambda cores=cores: cores)
+        heed_quota()
+    assert asked == [3, 64]

@@ -1,5 +1,6 @@
 """Files that are whole or absent, on disks that are full or read-only."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.files import check_place, expanduser, make_folder, sync, write_atomically
+from genre_cls.files import check_place, expanduser, locked, make_folder, sync, write_atomically
 
 SmallDisk = Callable[..., Path]
 
@@ -89,6 +90,37 @@ def test_a_durable_file_is_synced_before_it_has_its_name_and_its_folder_after_th
     assert [exists for _, exists in synced] == [False, True]
     if Path("/proc/self/fd").exists():
         assert [name for name, _ in synced] == ["file.partial", tmp_path.name]
+
+
+def test_a_folder_that_cannot_be_synced_as_some_virtual_machines_have_them_is_none_the_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(handle: int) -> None:
+        raise OSError(errno.EINVAL, "no")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(UserError, match="file: "):
+        write_atomically(tmp_path / "file", b"x")
+    sync(tmp_path)
+    with pytest.raises(OSError, match="no"):
+        sync(Path(__file__))
+
+
+def test_a_file_system_without_locks_is_named_and_no_mere_file_takes_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def absent(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", absent)
+    no_locks = pytest.raises(UserError, match=r"a.lock: this file system cannot lock files; name a folder")
+    with no_locks, locked(tmp_path / "a.lock", "a"):
+        pass
+    monkeypatch.undo()
+    with locked(tmp_path / "a.lock", "a", wait=False):
+        pass
 
 
 def test_syncing_a_missing_file_fails(tmp_path: Path) -> None:

@@ -230,6 +230,15 @@ def test_modules_imported_ahead_are_loaded_when_workers_begin(modules: tuple[str
     assert done.stdout.split()[1] == str(bool(modules))
 
 
+def test_workers_begin_where_the_folder_of_temporary_files_has_a_long_name(tmp_path: Path) -> None:
+    (folder := tmp_path / ("x" * 100)).mkdir()
+    code = "from genre_cls.workers import call, results; print(*results([call(1, abs, -3)]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True
+    )
+    assert done.stdout == "3\n", done.stderr
+
+
 @on_forks
 def test_the_fork_server_ends_with_a_main_process_that_is_killed_even_during_its_imports(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import time; time.sleep(60)")
