@@ -65,19 +65,19 @@ def report_only(cfg: DictConfig) -> None:
             raise UserError(f"{where}: {_why_none(cfg)}")
 
 
-def write_newest(cfg: DictConfig, *, command: str | None = None) -> bool:
+def write_newest(cfg: DictConfig, *, command_id: str | None = None) -> bool:
     """Report the configuration that finished last and all comparable ones; return False if there is none.
 
     Args:
         cfg: with `tracking`, `rope` and `report_dir`.
-        command: id of the one that must have confirmed the last one; None for any.
+        command_id: of the command whose last configuration counts as the newest; None for any command.
     """
     with waiting("reading the runs"):
         tracker = _tracker(cfg)
         if not tracker:
             return False
         with tracker.failures_in_one_line():
-            comparison = tracker.newest(cfg.tracking.experiment, command=command)
+            comparison = tracker.newest(cfg.tracking.experiment, command_id=command_id)
     if comparison:
         _write(cfg, tracker, comparison)
     return comparison is not None

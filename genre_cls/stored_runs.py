@@ -121,23 +121,22 @@ class StoredRuns:
         hint = f"the same training command (without force=true) logs {them}"
         return f"; {are} kept in {self._folder / 'spool'}, {hint}" if n_folds else ""
 
-    def newest(self, experiment: str | None = None, *, command: str | None = None) -> Comparison | None:
+    def newest(self, experiment: str | None = None, *, command_id: str | None = None) -> Comparison | None:
         """Return the configuration that finished last and all comparable ones; None if none has finished.
 
         Args:
             experiment: name of the experiment to look in; None for that of the configuration.
-            command: id of the one that must have confirmed the last one, whatever the clock says; None for any.
+            command_id: of the command whose last configuration counts as the newest, whatever the clock says; None for
+                any command.
         """
         ended = self._ended(experiment)
         parents = _finished(ended)
-        if command:  # its configurations come first, even if the clock was set back
-            parents.sort(key=lambda run: _is_of(run, command), reverse=True)
-        if not parents or (command and not _is_of(parents[0], command)):
+        if command_id:  # its configurations come first, even if the clock was set back
+            parents.sort(key=lambda run: _is_of(run, command_id), reverse=True)
+        if not parents or (command_id and not _is_of(parents[0], command_id)):
             return None
         together = naming.of_one_experiment(parents)
-        for run in naming.of_one_experiment([together[0], *ended]):
-            if not naming.has_its_tags(run):
-                log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
+        _warn_of_lost_tags(naming.of_one_experiment([together[0], *ended]))
         comparable = naming.comparable(together)
         names = naming.names(comparable)
         loaded = [one for run in comparable if (one := self._load(run, names[run.info.run_id]))]
@@ -145,9 +144,9 @@ class StoredRuns:
             return None
         others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-        n_left_out = len(_left_out(parents, reported, command)) if command else 0
-        results = [replace(one.result, other_splits=self._loaded(others[one.run.info.run_id])) for one in loaded]
-        return _comparison(parents[0].data.tags, loaded, results, n_left_out)
+        n_left_out = len(_left_out(parents, reported, command_id)) if command_id else 0
+        loaded = [self._with_other_splits(one, others[one.run.info.run_id]) for one in loaded]
+        return _comparison(parents[0].data.tags, loaded, n_left_out)
 
     def best(self) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
@@ -265,10 +264,11 @@ class StoredRuns:
     def _ids(self, experiment: str | None) -> list[str]:
         return [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
 
-    def _loaded(self, by_split: Mapping[str, Run]) -> dict[str, ConfigResult]:
-        """Load a configuration's results under other splits; those that lack a fold are left out."""
-        loaded = {split: self._load(run, naming.named(run)) for split, run in by_split.items()}
-        return {split: one.result for split, one in loaded.items() if one and _is_complete(one)}
+    def _with_other_splits(self, one: _Loaded, by_split: Mapping[str, Run]) -> _Loaded:
+        """Add the results of the same configuration under other splits, unless they lack a fold."""
+        others = {split: self._load(run, naming.named(run)) for split, run in by_split.items()}
+        results = {split: other.result for split, other in others.items() if other and _is_complete(other)}
+        return replace(one, result=replace(one.result, other_splits=results))
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
@@ -340,14 +340,21 @@ def _finished(ended: Sequence[Run]) -> list[Run]:
     return sorted(filter(naming.has_its_tags, ended), key=naming.moment, reverse=True)
 
 
-def _comparison(tags: Texts, loaded: Sequence[_Loaded], results: Sequence[ConfigResult], n_left_out: int) -> Comparison:
-    """Return a comparison of loaded configurations, whose `results` may have those of other splits added."""
+def _warn_of_lost_tags(runs: Sequence[Run]) -> None:
+    for run in runs:
+        if not naming.has_its_tags(run):
+            log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
+
+
+def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comparison:
+    """Return the comparison of loaded configurations; `tags` are those of the newest."""
+    results = tuple(one.result for one in loaded)
     finished = datetime.fromtimestamp(max(one.run.info.end_time for one in loaded) / 1000)
     commands = Counter(filter(None, (one.run.data.tags.get("command") for one in loaded)))
     by_age = sorted(loaded, key=lambda one: naming.moment(one.run))
     means, tracks = _summaries([one.folder for one in by_age])  # what was found last about a track counts
     tags = {**tags, "finished": finished.isoformat(" ", "seconds")}
-    return Comparison(tags, dict(commands.most_common()), tuple(results), means, tracks, n_left_out)
+    return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out)
 
 
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
@@ -387,14 +394,14 @@ def _is_complete(one: _Loaded) -> bool:
     return bool(np.isclose(seconds, one.run.data.metrics.get("seconds", seconds)))
 
 
-def _left_out(parents: Sequence[Run], reported: Sequence[Run], command: str) -> set[str]:
+def _left_out(parents: Sequence[Run], reported: Sequence[Run], command_id: str) -> set[str]:
     """Return the identities of a command's configurations that are not reported, as they are or as another split."""
-    identities = {run.data.tags["identity"] for run in parents if _is_of(run, command)}
+    identities = {run.data.tags["identity"] for run in parents if _is_of(run, command_id)}
     return identities - {run.data.tags["identity"] for run in reported}
 
 
-def _is_of(run: Run, command: str) -> bool:
-    return command in run.data.tags.get(COMMAND_IDS, "").split()
+def _is_of(run: Run, command_id: str) -> bool:
+    return command_id in run.data.tags.get(COMMAND_IDS, "").split()
 
 
 def _is_shuffled(run: Run) -> bool:

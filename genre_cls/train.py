@@ -136,7 +136,7 @@ class Sweep(Callback):
 
         (config, command_id), cls._under_way = cls._under_way, None
         stop()  # workers keep what memory they once had, and the report takes some
-        write_newest(config, command=command_id)
+        write_newest(config, command_id=command_id)
         best, cls._best = cls._best, {}
         if complete:
             for _, winner in best.values():

@@ -447,10 +447,10 @@ def test_a_configuration_that_finished_before_does_not_belong_to_this_sweep(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = store(tracker, "a", 1.0)
-    assert tracker.newest(command="mine") is None
+    assert tracker.newest(command_id="mine") is None
     monkeypatch.setenv(COMMAND_ID, "mine")
     tracker.confirm(run_id)
-    assert tracker.newest(command="mine") is not None
+    assert tracker.newest(command_id="mine") is not None
 
 
 def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
@@ -464,7 +464,7 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
     store(tracker, "e", 0.5, comparison="another sweep's")
     for run_id in of_sweep:
         tracker.confirm(run_id)
-    got = tracker.newest(command="mine")
+    got = tracker.newest(command_id="mine")
     assert got and [result.named["model"] for result in got.results] == ["b", "C"]
     assert got.results[1].other_splits.keys() == {"artist"} and got.n_left_out == 2
 
@@ -501,7 +501,7 @@ def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
         monkeypatch.setenv(COMMAND_ID, f"sweep of {name}".replace(" ", "_"))
         tracker.confirm(store(tracker, name, 1.0, comparison=name))
     for name in "abc":
-        comparison = tracker.newest(command=f"sweep_of_{name}")
+        comparison = tracker.newest(command_id=f"sweep_of_{name}")
         assert comparison is not None and [r.named["model"] for r in comparison.results] == [name]
 
 
@@ -866,11 +866,11 @@ def test_a_configuration_that_several_commands_confirm_is_new_to_each_of_them(
 ) -> None:
     old = store(tracker, "a", 1.0, comparison="old")
     store(tracker, "b", 0.5, comparison="new")
-    assert found(tracker) == {"b": 0.5} and tracker.newest(command="one") is None
+    assert found(tracker) == {"b": 0.5} and tracker.newest(command_id="one") is None
     for word in ("one", "other"):
         monkeypatch.setenv(COMMAND_ID, word)
         tracker.confirm(old)
-    assert found(tracker) == {"a": 1.0} and tracker.newest(command="one") and tracker.newest(command="other")
+    assert found(tracker) == {"a": 1.0} and tracker.newest(command_id="one") and tracker.newest(command_id="other")
 
 
 def test_genres_that_share_a_metric_name_do_not_make_a_result_look_changed(tracker: Tracker) -> None:
