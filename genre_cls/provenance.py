@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import genre_cls
 from genre_cls.errors import without_credentials
@@ -28,6 +29,17 @@ def provenance() -> dict[str, str]:
         "mlflow.source.git.commit": _git_commit(),
         "mlflow.user": getpass.getuser(),
     }
+
+
+def name_command() -> str:
+    """Give the present command a random id, which jobs in other processes inherit with its line; return the id."""
+    os.environ |= {COMMAND_ID: uuid4().hex, COMMAND_LINE: command()}
+    return command_id()
+
+
+def command_id() -> str:
+    """Return the id of the present command; empty if it has none."""
+    return os.environ.get(COMMAND_ID, "")
 
 
 def command() -> str:

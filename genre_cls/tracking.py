@@ -23,7 +23,7 @@ from genre_cls.connection import check_answers
 from genre_cls.errors import UserError
 from genre_cls.files import locked, place_named, sync, write_atomically
 from genre_cls.interrupts import came_of_ctrl_c
-from genre_cls.provenance import COMMAND_ID
+from genre_cls.provenance import command_id
 from genre_cls.scoring import Curves, FoldResult
 from genre_cls.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics
 
@@ -235,7 +235,7 @@ class Tracker(StoredRuns):
     def confirm(self, run_id: str) -> None:
         """Mark a configuration as part of the present command, so that the command's report includes it."""
         commands = self._client.get_run(run_id).data.tags.get(COMMAND_IDS, "").split()
-        if (present := os.environ.get(COMMAND_ID)) and present not in commands:
+        if (present := command_id()) and present not in commands:
             commands.append(present)
         tags = {naming.CONFIRMED: str(int(time.time() * 1000)), COMMAND_IDS: " ".join(commands[-N_COMMAND_IDS:])}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -262,7 +262,7 @@ class Tracker(StoredRuns):
             run_id: of a run to continue; None for a new one.
         """
         began = int((time.time() - seconds) * 1000)
-        tags = dict(tags) | {LAST_COMMAND_ID: os.environ.get(COMMAND_ID, "")}
+        tags = dict(tags) | {LAST_COMMAND_ID: command_id()}
         run_id = run_id or self._client.create_run(experiment_id, began, tags, name).info.run_id
         try:
             artifacts = self._reopen(run_id, tags, params)
@@ -341,7 +341,7 @@ def _check_reachable(folder: Path) -> None:
 
 def _is_own(run: Run) -> bool:
     """Whether the present command has worked on a run."""
-    present = os.environ.get(COMMAND_ID)
+    present = command_id()
     return bool(present) and run.data.tags.get(LAST_COMMAND_ID) == present
 
 

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import uuid4
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -32,7 +31,7 @@ from genre_cls.files import expanduser
 from genre_cls.interrupts import ends_at_once, raise_again
 from genre_cls.overrides import as_word, check_command_line, typed
 from genre_cls.progress import waiting
-from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command
+from genre_cls.provenance import name_command
 from genre_cls.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.workers import end_with, import_ahead, stop, stopped_by_failure
 
@@ -87,7 +86,7 @@ class Sweep(Callback):
         """Prepare a single configuration."""
         with one_line_errors(AGAIN):
             _prepare(config, [config])
-        _name_command()
+        name_command()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep, wherever the launcher will run them."""
@@ -101,7 +100,7 @@ class Sweep(Callback):
             if config.inside and not _runs_here(config):
                 raise UserError("inside=true: a search runs with hydra/launcher=basic alone")
             _prepare(config, expand(config) or [config])
-        Sweep._under_way = config, _name_command()
+        Sweep._under_way = config, name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the best trial of a search inside each fold, and keep passwords from Hydra's line on a failure."""
@@ -156,12 +155,6 @@ def _evaluate_winner(config: DictConfig) -> None:
         words = config.hydra.overrides.task  # which name the run
         config.hydra.overrides.task = [word for word in words if not word.lstrip("+").startswith("inside=")]
     evaluate(cfg, identify(cfg, config.hydra))
-
-
-def _name_command() -> str:
-    """Set this command's line and a random id of it in the environment, where jobs in other processes inherit them."""
-    os.environ |= {COMMAND_ID: uuid4().hex, COMMAND_LINE: command()}
-    return os.environ[COMMAND_ID]
 
 
 def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
