@@ -1,4 +1,4 @@
-"""Trains one ensemble member on one fold and predicts the held-out tracks.
+"""Trains one ensemble member on one fold and predicts the held-out tracks; checks beforehand that it can be built.
 
 Lightning takes seconds to import, so only processes that train import it.
 """
@@ -137,7 +137,7 @@ def check_buildable(cfg: DictConfig) -> None:
         _check_output(model, _blank_windows(spec, _crop_lengths(cfg, spec, view)[0], view), 2, crop, view)
         windows = _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)
         if not cfg.model._target_.startswith(f"{models.__name__}."):
-            _check_reloads(cfg, model, windows)
+            _check_own_model(cfg, model, windows)
         if cfg.recipe.ridge and not output_layer(model, windows):
             _say_left_as_trained(cfg.model._target_)
         optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
@@ -193,18 +193,12 @@ def _with_place(error: Exception) -> str:
     return f"{in_short(error)}{place_of(error)}"
 
 
-def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
+def _check_own_model(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
     """Check that a user's own model gives logits, learns, and can be had again from what a model file holds."""
+    reloaded = _reloaded(cfg, model)
     noise = torch.rand(windows.shape, generator=torch.Generator().manual_seed(0))
     try:
-        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-        serialised([weights], {})
-        again = instantiate(cfg.model, n_genres=2)
-        again.load_state_dict(weights)
-    except Exception as error:
-        raise UserError(f"model: cannot be stored and loaded again: {_with_place(error)}") from error
-    try:
-        logits, same, loaded = (each.eval()(noise) for each in (model, model, again))
+        logits, same, loaded = (each.eval()(noise) for each in (model, model, reloaded))
         learns = logits.requires_grad or model.train()(noise).requires_grad  # some evaluate without gradients
     except Exception as error:
         raise UserError(f"model: fails on noise from 0 to 1: {_with_place(error)}") from error
@@ -214,6 +208,18 @@ def _check_reloads(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
         raise UserError("model: nothing that it gives depends on weights that can be learned")
     if torch.equal(logits, same) and not torch.equal(logits, loaded):
         raise UserError("model: its state_dict lacks weights; make them nn.Parameter, or buffers that are persistent")
+
+
+def _reloaded(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    """Return a model built anew with the weights that a model file would hold."""
+    try:
+        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+        serialised([weights], {})
+        again: nn.Module = instantiate(cfg.model, n_genres=2)
+        again.load_state_dict(weights)
+        return again
+    except Exception as error:
+        raise UserError(f"model: cannot be stored and loaded again: {_with_place(error)}") from error
 
 
 def _are_probabilities(logits: Tensor) -> bool:
