@@ -255,22 +255,30 @@ def short_keys(keys: Sequence[str]) -> list[str]:
 
 def no_such_key(key: str) -> str:
     """Return the message about a setting that does not exist, with what may have been meant."""
-    group, _, name = key.rpartition(".")
-    options = sorted((CONF / group).glob("*.yaml")) if group in GROUPS else []
-    own = {path.stem: [str(setting) for setting in OmegaConf.load(path) or ()] for path in options}
-    if key in RULES and group in GROUPS:
-        having = [option for option, names in own.items() if name in names]
+    group = key.rpartition(".")[0]
+    by_option = _settings_by_option(group)
+    if key in RULES and by_option:
+        having = [option for option, settings in by_option.items() if key in settings]
         return f"{key}: no such setting with this option of {group}; {group}={' or '.join(having)} has it"
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
-    of_options = {
-        f"{group}.{each}" for names in own.values() for each in names if each != "defaults" and each[0] != "_"
-    }
-    others = [known for known in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if known != key]
-    same_name = [known for known in others if known.rpartition(".")[2] == name]
-    longer = [known for known in others if known.startswith(key) and "." in key]
-    close = same_name or longer or difflib.get_close_matches(key, others, n=1)
+    close = _similar(key, {setting for settings in by_option.values() for setting in settings if "._" not in setting})
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     added = f"; +{key}=VALUE passes a new argument" if key.startswith(OPEN) else ""
     return f"{key}: no such setting in this configuration{hint}{added} (--cfg job lists them all)"
+
+
+def _settings_by_option(group: str) -> dict[str, list[str]]:
+    """The keys in the file of each option of a group; {} if there is no such group."""
+    files = sorted((CONF / group).glob("*.yaml")) if group in GROUPS else []
+    own = {file.stem: map(str, OmegaConf.load(file) or ()) for file in files}
+    return {option: [f"{group}.{name}" for name in names if name != "defaults"] for option, names in own.items()}
+
+
+def _similar(key: str, of_options: set[str]) -> list[str]:
+    """The settings and groups that an unknown key may stand for; `of_options` are settings that need no rule."""
+    known = [each for each in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if each != key]
+    same_name = [each for each in known if each.rpartition(".")[2] == key.rpartition(".")[2]]
+    longer = [each for each in known if each.startswith(key) and "." in key]
+    return same_name or longer or difflib.get_close_matches(key, known, n=1)
