@@ -23,11 +23,6 @@ Combined = tuple[FoldResult, list[Weights]]  # a fold's result and the weights o
 class EnsembleTrainings:
     """The ensemble members of several folds: workers train them from now on, or this process when they are asked for.
 
-    Each model has few threads, and as many models are trained at once as the cores have room for: that is faster than
-    one model on all cores, whose threads wait for each other, and the numbers do not depend on the number of cores. A
-    GPU is shared by as many models as it has memory for (`nvidia_mps`). A job that runs beside others trains its models
-    in turn (for jobs of `submitit_local`, `trainer.workers` may allow more).
-
     Args:
         cfg: the configuration.
         task: its data.
@@ -66,12 +61,16 @@ class EnsembleTrainings:
 
 
 def n_workers(cfg: DictConfig, task: Task) -> int:
-    """Return how many models this process trains at once."""
-    if parent_process():  # a launcher's worker, beside others
+    """Return how many models this process trains at once: as many as its cores and its GPU's memory have room for.
+
+    One model on all cores would be slower, as its threads wait for each other. A job that runs beside others trains its
+    models in turn (of `submitit_local`, unless `trainer.workers` allows more).
+    """
+    if parent_process():  # a launcher's worker
         return 1
     if cfg.trainer.workers:
         return int(cfg.trainer.workers)
-    if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # the same
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         return 1
     cores = max(1, cpu_count() // cfg.trainer.threads)  # that this process may use
     if resolve_device(cfg.trainer.device).type == "cpu":
