@@ -286,22 +286,25 @@ def _train_val(
     genres = [labels[i] for i in train]
     try:
         if groups is None:
-            kept, val = train_test_split(train, test_size=fraction, stratify=genres, random_state=seed)
+            _, val = train_test_split(train, test_size=fraction, stratify=genres, random_state=seed)
         else:
-            n_parts = max(2, round(1 / fraction))
-            parts = [part for part in _even_sets(genres, groups[train], n_parts, [seed]) if len(part)]
-            most_even = np.abs(_shares(genres, parts) - 1 / len(parts)).max(axis=1).argmin()
-            val = train[parts[most_even]]
-            kept = np.setdiff1d(train, val)
+            val = train[_most_even_set(genres, groups[train], max(2, round(1 / fraction)), seed)]
     except ValueError as error:
         least = math.ceil(100 * len(set(genres)) / len(genres)) / 100
         raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: {len(genres)} training tracks are too few for "
             f"validation tracks of each genre; take at least {least:.2f}, or add tracks"
         ) from error
+    kept = np.setdiff1d(train, val)
     if missing := set(genres) - {labels[i] for i in kept}:
         raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: too few artists of genre {min(missing)} in a fold's "
             "training tracks to hold one back; take more folds (folds.k), or recipe.early_stopping.patience=0"
         )
-    return np.sort(kept), np.sort(val)
+    return kept, np.sort(val)
+
+
+def _most_even_set(labels: Sequence[str], groups: Indices, k: int, seed: int) -> Indices:
+    """Return, of about k sets of whole groups, the one whose share of each genre is nearest to an equal share."""
+    sets = [each for each in _even_sets(labels, groups, k, [seed]) if len(each)]
+    return sets[np.abs(_shares(labels, sets) - 1 / len(sets)).max(axis=1).argmin()]
