@@ -182,19 +182,29 @@ def _largest(usage: Usage) -> float:
 
 
 def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:
-    members: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in weights.items():
-        member, _, key = name.partition(".")
-        members.setdefault(int(member), {})[key] = tensor
-        if not (trust or tensor.isfinite().all()):  # a model of one's own may hold a mask of infinities
-            raise UserError(f"weights {name} are not numbers")
-    if not members:
-        raise UserError("has no weights")
-    views = {member: usage.views[member % len(usage.views)] for member in sorted(members)}
-    for view in dict.fromkeys(views.values()):
-        if not (trust or is_of_statistics(view)):
+    members = _by_member(weights)
+    views = {member: usage.views[member % len(usage.views)] for member in members}
+    if not trust:  # a model of one's own may hold a mask of infinities
+        _check_finite(weights)
+        for view in dict.fromkeys(view for view in views.values() if not is_of_statistics(view)):
             _check_size("maps take", _largest_map(config["model"], usage, view))
     return tuple(_network(members[member], config["model"], usage, view, trust) for member, view in views.items())
+
+
+def _by_member(weights: Weights) -> dict[int, dict[str, Tensor]]:
+    """Undo the naming of `serialised`: the weights of each network by its place, in order."""
+    members: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        place, _, key = name.partition(".")
+        members.setdefault(int(place), {})[key] = tensor
+    if not members:
+        raise UserError("has no weights")
+    return dict(sorted(members.items()))
+
+
+def _check_finite(weights: Weights) -> None:
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise UserError(f"weights {broken[0]} are not numbers")
 
 
 def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: str, trust: bool) -> Network:
