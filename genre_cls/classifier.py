@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -166,19 +166,23 @@ class GenreClassifier(Classifier):
         Raises:
             UserError: the extra is not installed, the model cannot be exported, or writing fails.
         """
+        write_atomically(expanduser(path), self._as_onnx() if is_onnx(path) else self._as_safetensors())
+
+    def _as_onnx(self) -> bytes:
+        from genre_cls.onnx_export import exported  # needs an extra
+
+        return exported(self._networks, self._usage, self._temperature, self._description())
+
+    def _as_safetensors(self) -> bytes:
+        return modelfile.serialised([network.weights() for network in self._networks], self._description())
+
+    def _description(self) -> dict[str, Any]:
+        """What a file of the ensemble says of it: what all parts share, and a list of what holds for one fold alone."""
         descriptions = [part.description for part in self._parts]
         folds = [{key: fold.get(key) for key in OF_A_FOLD} for one in descriptions for fold in one.get("folds", [one])]
         shared = {key: value for key, value in descriptions[0].items() if key not in (*OF_A_FOLD, "folds")}
         own = {"temperature": self._temperature, "longest": self._longest}
-        description = {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
-        weights = [network.weights() for network in self._networks]
-        content = self._as_onnx(description) if is_onnx(path) else modelfile.serialised(weights, description)
-        write_atomically(expanduser(path), content)
-
-    def _as_onnx(self, description: Mapping[str, Any]) -> bytes:
-        from genre_cls.onnx_export import exported  # needs an extra
-
-        return exported(self._networks, self._usage, self._temperature, description)
+        return {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
 
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         usage = self._usage
