@@ -35,6 +35,7 @@ CHANGED = "changed while it was read; the next start reads it again"
 TOO_MANY = "as the system limits how many files a process maps; sudo sysctl vm.max_map_count=1000000 allows more"
 SAVE_EVERY = 10.0  # s between two saves of the ledger: the most work that a kill during extraction loses
 DIGEST = partial(blake2b, digest_size=10)
+EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
 # As it was when this process began; edits made meanwhile do not change what is running.
 CODE = inspect.getsource(audio) + inspect.getsource(features)
 
@@ -154,6 +155,7 @@ class FeatureCache:
         return {track: digest for track, digest in known.items() if digest}, faults
 
     def _digest_of(self, track: Track) -> str | OSError:
+        """The digest of a file's bytes, which is recorded; or the error, so that the other files are still read."""
         try:
             before = _stamp(track.path)
             digest = _file_digest(track.path)
@@ -170,7 +172,7 @@ class FeatureCache:
         return [job for job in jobs if job.wanted]
 
     def _lacking(self, digest: str, specs: Sequence[FeatureSpec]) -> tuple[tuple[FeatureSpec, Path], ...]:
-        """The missing entries of a content, each with its spec."""
+        """The entries of a content that are missing or not as they were written, each with its spec."""
         entries = ((spec, self.entry(spec, digest)) for spec in specs)
         return tuple((spec, entry) for spec, entry in entries if not self._ledger.digest(entry))
 
@@ -184,7 +186,7 @@ class FeatureCache:
                 faults[job.digest] = reason
             else:
                 for _, entry in job.wanted:
-                    self._ledger.record(entry, "extracted")
+                    self._ledger.record(entry, EXTRACTED)
             if monotonic() - saved > SAVE_EVERY:
                 self._ledger.save()
                 saved = monotonic()
