@@ -118,16 +118,22 @@ def gtzan(root: str | None) -> Catalogue:
     """
     if not root:
         raise UserError(f"neither dataset.root nor GTZAN_ROOT is set. {GTZAN_HELP}")
-    for folder in (expanduser(root) / name for name in GTZAN_FOLDERS):
-        folders = _gtzan_genre_folders(folder)
-        if folders:
+    for place in (expanduser(root) / name for name in GTZAN_FOLDERS):
+        if folders := _gtzan_genre_folders(place):
             return _gtzan_from(folders, Path(root))
-    base, source = expanduser(root), " (from GTZAN_ROOT)" if root == os.environ.get("GTZAN_ROOT") else ""
-    problem = "has no folder named after a GTZAN genre" if base.is_dir() else "no such folder"
-    if base.is_dir() and any(entry.suffix.lower() in EXTENSIONS for entry in base.iterdir()):
+    source = " (from GTZAN_ROOT)" if root == os.environ.get("GTZAN_ROOT") else ""
+    raise UserError(f"dataset.root={root}{source}: {_no_gtzan(expanduser(root))}")
+
+
+def _no_gtzan(base: Path) -> str:
+    """Say why there is no GTZAN at a path, and what to do."""
+    if not base.is_dir():
+        return f"no such folder. {GTZAN_HELP}"
+    problem = "has no folder named after a GTZAN genre"
+    if any(entry.suffix.lower() in EXTENSIONS for entry in base.iterdir()):
         sort = "sort them into folders called blues, classical and so on (dataset=folder takes other music)"
-        raise UserError(f"dataset.root={root}{source}: {problem}, but audio files; {sort}")
-    raise UserError(f"dataset.root={root}{source}: {problem}. {GTZAN_HELP}")
+        return f"{problem}, but audio files; {sort}"
+    return f"{problem}. {GTZAN_HELP}"
 
 
 def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
