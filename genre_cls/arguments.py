@@ -29,14 +29,14 @@ class OneLineParser(ArgumentParser):
 
 
 def nonempty(text: str) -> str:
-    """Return an argument that is a name, unless it is empty, such as from an unset variable of the shell."""
+    """Return a name as it is; an empty one, as an unset variable of the shell gives, is refused."""
     if not text:
         raise ArgumentTypeError("an empty name")
     return text
 
 
 def whole_number(rule: Number) -> Callable[[str], int]:
-    """Return how an argument is read that is a whole number under a rule."""
+    """Return the function that reads an argument as a whole number, which a rule must allow."""
 
     def read(text: str) -> int:
         if not (text.isdecimal() and rule.allows(int(text))):

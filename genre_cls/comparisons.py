@@ -146,9 +146,9 @@ def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Return the results of which no fold is missing, which so have the same test tracks fold by fold.
+    """Return the results of which no fold is missing, so that all have the same test tracks, fold by fold.
 
-    Where folds are missing from all, they are the results with most folds and, of these, with the folds that most have.
+    If all lack folds, those with the most folds count and, among these, those with the folds that most of them have.
     """
     tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
     # The ids break ties, so that the order of the results does not matter.

@@ -66,7 +66,7 @@ def store_uri(uri: str | None, folder: Path) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """Return the command that serves MLflow's pages on a store and, on a second line, their address; or a server's."""
+    """Return how to look at a store: a server's address, or the command that serves a database's pages, and theirs."""
     local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1\nthen open {PAGE}"
     return local if uri.startswith("sqlite:") else without_credentials(uri)
 

@@ -51,7 +51,7 @@ def heed_quota() -> None:
 
 
 def resolve_precision(setting: str, device: torch.device, model: str) -> str:
-    """Return the precision to compute in; `auto` is `bf16-mixed` where the hardware rightly computes with bfloat16.
+    """Return the precision to compute in; `auto` is `bf16-mixed` where that is fast and computed correctly.
 
     Args:
         setting: `32-true`, `bf16-mixed` or `auto`.

@@ -13,7 +13,7 @@ ROUNDING = 1e-9  # a difference or standard error below this comes from rounding
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error; its distance from the true mean, divided by that, follows Student's t.
+    """A mean with its standard error, in units of which its distance from the true mean follows Student's t.
 
     Args:
         mean: over folds, or over the tracks of a single one.

@@ -19,7 +19,7 @@ def _refuse(error: OSError) -> None:
 
 
 def audio_files(folder: Path, unlisted: Callable[[OSError], None] = _refuse) -> list[Path]:
-    """List every audio file below a folder, sorted, but for hidden files (macOS leaves `._name.wav`) and folders.
+    """List the audio files below a folder, sorted; hidden ones (macOS leaves `._name.wav`) and folders are passed over.
 
     Args:
         folder: to search; a file, or nothing, has no files.

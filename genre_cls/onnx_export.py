@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
+from genre_cls.audio import SHORTEST
 from genre_cls.errors import UserError, in_short
 from genre_cls.extras import needs
 from genre_cls.features import FeatureSpec, decibels, filterbank, finished
@@ -167,7 +168,7 @@ def _compare(content: bytes, model: TraceableClassifier, usage: Usage) -> None:
     """Check that the graph agrees with PyTorch, on a clip shorter than a window and on one of several windows."""
     graph = session(content)
     for seconds in (0.6 * usage.window, 3.3 * usage.window):
-        waveform = _noise(max(0.5, seconds), usage.spec.sample_rate)
+        waveform = _noise(max(SHORTEST, seconds), usage.spec.sample_rate)
         with torch.inference_mode():
             expected = [value.numpy() for value in model(waveform)]
         outputs = graph.run(list(OUTPUTS), {INPUT: waveform.numpy()})

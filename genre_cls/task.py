@@ -151,7 +151,7 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
 
 @dataclass
 class _Data:
-    """A dataset as this process found it, with the features of the last pass over its tracks, which each replaces."""
+    """A dataset as this process found it, and the features of the last pass over its tracks; the next replaces them."""
 
     catalogue: Catalogue
     features: dict[FeatureSpec, Features] = field(default_factory=dict)

@@ -227,7 +227,7 @@ class Tracker(StoredRuns):
         if place:
             place.mkdir(parents=True, exist_ok=True)
             for name, content in new_files.items():
-                write_atomically(place / name, content)  # MLflow would write into the old one
+                write_atomically(place / name, content)  # MLflow would overwrite the old file in place
             new_files = {}
         if new_files or new_metrics:
             OpenRun(self._client, run_id).log(new_metrics, new_files)
