@@ -91,14 +91,9 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare all configurations of a sweep, wherever the launcher will run them."""
         with one_line_errors(AGAIN):
-            trials = config.hydra.sweeper.get("n_trials", 1)
-            if not at_least(1).allows(trials):
-                raise UserError(f"hydra.sweeper.n_trials={trials}: must be {at_least(1)}")
-            _check_launcher(config)
+            _check_sweep(config)
             if config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
                 _silence_optuna()
-            if config.inside and not _runs_here(config):
-                raise UserError("inside=true: a search runs with hydra/launcher=basic alone")
             _prepare(config, expand(config) or [config])
         Sweep._under_way = config, name_command()
 
@@ -162,15 +157,12 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     raise_again()
     configure_log(config.hydra.job_logging)  # Hydra does so at each job, which is too late here
     if config.hydra.job.chdir:
-        raise UserError(
-            "hydra.job.chdir=true: would put runs and the report in another folder than is said; leave it out"
-        )
+        raise UserError("hydra.job.chdir=true: would put runs and the report elsewhere than is said; leave it out")
     for cfg in configurations:
         _check_settings(cfg)
         _check_root(cfg)
     if len({as_yaml(cfg, *REPORTED) for cfg in configurations}) > 1:
-        one = "tracking, report_dir, rope"
-        raise UserError(f"{one}: must be the same for all configurations of a command, which get one report")
+        raise UserError("tracking, report_dir, rope: must be the same for all configurations, which get one report")
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*IMPORTED_AHEAD)
     with waiting("starting"):
@@ -206,8 +198,13 @@ def _report_command(config: DictConfig) -> str:
     return f"{program('python')} -m genre_cls.report {typed(words)}".rstrip()
 
 
-def _check_launcher(config: DictConfig) -> None:
-    """Refuse a launcher that cannot start jobs here; by itself it would fail only after all the preparation."""
+def _check_sweep(config: DictConfig) -> None:
+    """Refuse a sweep that would fail only after all the preparation, such as by a launcher that cannot work here."""
+    n_trials = config.hydra.sweeper.get("n_trials", 1)
+    if not at_least(1).allows(n_trials):
+        raise UserError(f"hydra.sweeper.n_trials={n_trials}: must be {at_least(1)}")
+    if config.inside and not _runs_here(config):
+        raise UserError("inside=true: a search runs with hydra/launcher=basic alone")
     launcher = str(config.hydra.launcher._target_)
     if launcher.endswith(".SlurmLauncher") and not shutil.which("srun"):
         hint = "no srun on this machine; submitit_local or joblib start jobs here"
