@@ -30,6 +30,7 @@ NO_EFFECT_ON_RESULTS = (
     "nvidia_mps", "onnx_export", "onnx_model", "outbox", "overrides", "page", "plots", "predict", "prediction",
     "progress", "provenance", "registry", "report", "served", "spool", "stored_runs", "tracking", "train", "workers",
 )  # fmt: skip
+NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters
 
 
@@ -127,7 +128,7 @@ def _named(cfg: DictConfig, choices: Mapping[str, str], overrides: Mapping[str, 
     """Return the settings that name a configuration (`Identity.named`)."""
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
     # Of several experiments Hydra records no choice; they are named among the overrides, as they were typed.
-    named |= {group: choices[group] for group in ("recipe", "folds", "experiment") if choices.get(group)}
+    named |= {group: choices[group] for group in NAMING if choices.get(group)}
     return named | {key: value for key, value in overrides.items() if key not in choices and not is_incidental(key)}
 
 
@@ -143,7 +144,7 @@ def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, st
     axes = [named[axis] for axis in (AXES[:1] if no_network else AXES)]
     more = {key: value for key, value in overrides.items() if key not in (*AXES, "dataset") and not is_incidental(key)}
     short = dict(zip(more, short_keys(list(more)), strict=True))
-    short |= dict.fromkeys(("recipe", "folds", "experiment"), "")  # of a group's option the name is enough
+    short |= dict.fromkeys(NAMING, "")  # of a group's option the name is enough
     return _cut(" ".join([*axes, *(_word(short[key], value) for key, value in more.items())]), LONGEST_TITLE)
 
 
