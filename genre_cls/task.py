@@ -134,19 +134,25 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
     first, data = configurations[0], _data(configurations[0])
     specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
     features = _features(first, data, specs)[0]
-    splits = {_split_settings(cfg): cfg for cfg in configurations}
-    tasks = ((load(cfg), cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values())
-    named = [(task, split) for task, split in tasks if task]
-    if not named:
-        raise SplitError("none of these splits is possible on this dataset")
+    tasks = _tasks(configurations)
     _announce(first, data.catalogue, features)
     if FINGERPRINT in specs:
         _announce_artists(features.tracks)
-    oddities = (_oddities(cfg, features, [task for task, _ in named]) for cfg in configurations)
+    oddities = (_oddities(cfg, features, [task for task, _ in tasks]) for cfg in configurations)
     for line in dict.fromkeys(chain.from_iterable(oddities)):  # each once
         log.warning(line)
-    for task, split in {task.inputs: (task, split) for task, split in named}.values():
+    for task, split in tasks:
         _announce_split(task, split)
+
+
+def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
+    """Return the different tasks of configurations on the same data, each with the name of its split."""
+    splits = {_split_settings(cfg): cfg for cfg in configurations}
+    tasks = ((load(cfg), cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values())
+    different = {task.inputs: (task, split) for task, split in tasks if task}
+    if not different:
+        raise SplitError("none of these splits is possible on this dataset")
+    return list(different.values())
 
 
 @dataclass
