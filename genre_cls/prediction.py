@@ -148,8 +148,7 @@ class Explanation:
     @property
     def note(self) -> str:
         """A sentence on the method and on how much of the file is explained."""
-        seconds = self.clip.mel.shape[1] * self.clip.seconds_per_frame
-        return f"Integrated gradients from {self.baseline}, over the first {seconds:.0f} s."
+        return f"Integrated gradients from {self.baseline}, over the first {self.clip.seconds:.0f} s."
 
 
 class Classifier(ABC):
