@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls import database, logged_files
 from genre_cls.artifacts import GENRE_MEANS, Files, fold_files
+from genre_cls.building import check_buildable, network_views, new_model
 from genre_cls.connection import store_uri
 from genre_cls.device import resolve_device, resolve_precision
 from genre_cls.ensembles import EnsembleTrainings, n_workers
@@ -32,7 +33,6 @@ from genre_cls.spool import Spool
 from genre_cls.stored_runs import FAILURES, PARENT, WAITING, Texts
 from genre_cls.task import Task, load, load_all
 from genre_cls.tracking import NOTE, Earlier, OpenRun, Tracker
-from genre_cls.training import check_buildable, network_views, new_model
 
 log = logging.getLogger(__name__)
 

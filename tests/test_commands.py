@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from shared import Command
 
 from genre_cls import extras, report, train
+from genre_cls.building import check_buildable
 from genre_cls.commands import as_command
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install, program
 from genre_cls.overrides import as_word, error_message
 from genre_cls.settings import CONF
-from genre_cls.training import check_buildable
 
 
 class Doubled(torch.nn.Module):

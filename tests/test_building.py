@@ -1,0 +1,66 @@
+"""Building: what is tried out before the work, and what rules alone have checked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from shared import Compose
+
+from genre_cls import building
+from genre_cls.building import check_buildable
+from genre_cls.settings import CONF, RULES
+
+RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
+CHECK = """
+import sys
+from hydra import compose, initialize_config_dir
+from genre_cls.building import check_buildable
+
+with initialize_config_dir(version_base="1.3", config_dir=sys.argv[1]):
+    check_buildable(compose("config", sys.argv[2:]))
+print("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_arguments_of_each_recipes_optimizer_and_schedule_have_rules_and_can_be_built(
+    composed: Compose, recipe: str
+) -> None:
+    cfg = composed(f"recipe={recipe}").recipe
+    assert building._has_rules(cfg.optimizer) and building._has_rules(cfg.schedule)
+    given = {f"recipe.{part}.{name}" for part in ("optimizer", "schedule") for name in cfg[part] if name[0] != "_"}
+    assert given <= RULES.keys()
+    optimizer = instantiate(cfg.optimizer)([torch.zeros(2, requires_grad=True)])
+    instantiate(cfg.schedule)(optimizer, 100)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "~recipe.schedule.warmup", "+recipe.schedule.steps=3", "recipe.schedule._target_=genre_cls.recipe.constant",
+        "+recipe.optimizer.betas=[0.5,0.9]", "recipe.optimizer._target_=torch.optim.SGD", "~recipe.optimizer._target_",
+    ],
+)  # fmt: skip
+def test_other_arguments_and_other_optimizers_are_left_to_be_tried(composed: Compose, override: str) -> None:
+    cfg = composed(override).recipe
+    assert not (building._has_rules(cfg.optimizer) and building._has_rules(cfg.schedule))
+
+
+@pytest.mark.parametrize("model", ["genre_cls.models.GenreCNN", "own.Mine"])
+def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alone(tmp_path: Path, model: str) -> None:
+    (tmp_path / "own.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(building.__file__).parents[1]}"}
+    arguments = [str(CONF), "model=basic", f"model._target_={model}"]
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, *arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{model == 'own.Mine'}\n"
+
+
+def test_all_recipes_pass_the_check(composed: Compose) -> None:
+    for recipe in RECIPES:
+        check_buildable(composed(f"recipe={recipe}", "model=tutorial_basic", "recipe.first_crop=1"))
