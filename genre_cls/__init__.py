@@ -5,6 +5,7 @@ import sys
 import tempfile
 from getpass import getuser
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ MODULES = {
 __version__ = "0.1.0"
 
 if sys.platform == "win32":
-    raise SystemExit("error: genre_cls needs Linux or macOS; on Windows it runs in WSL")
+    print("error: genre_cls needs Linux or macOS; on Windows it runs in WSL", file=sys.stderr)
+    raise SystemExit(2)
 
 # Libraries that report their use to their makers, from their import on, do not unless the user wants it.
 for setting, off in (
@@ -38,9 +40,12 @@ for setting, off in (
 
 try:
     getuser()
-except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch, MLflow and others fail on
+except (KeyError, OSError):  # a user id without a name, as in containers, which PyTorch and others fail on
     os.environ["USER"] = f"uid{os.getuid()}"
-    os.environ.setdefault("HOME", tempfile.gettempdir())
+try:
+    Path.home()
+except RuntimeError:  # nor a home, without which MLflow does not start
+    os.environ["HOME"] = tempfile.gettempdir()
 
 
 def __getattr__(name: str) -> Any:

@@ -52,9 +52,13 @@ def check_buildable(cfg: DictConfig) -> None:
             _say_left_as_trained(cfg.model._target_)
         # A first optimizer makes PyTorch import its compiler, which takes a second and 100 MB.
         if not (is_ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
-            optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
-            instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+            _check_optimizer(cfg.recipe, model)
     augmentation(cfg)
+
+
+def _check_optimizer(recipe: DictConfig, model: nn.Module) -> None:
+    optimizer = instantiate(recipe.optimizer, model.parameters(), _partial_=False)
+    instantiate(recipe.schedule, optimizer, 100, _partial_=False)
 
 
 def _has_rules(settings: DictConfig) -> bool:
@@ -74,7 +78,16 @@ def network_views(cfg: DictConfig) -> list[str]:
 
 
 def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
-    """Build a new model and show it a window, since lazy layers take their shape from it."""
+    """Build a new model and show it a window, since lazy layers take their shape from it.
+
+    Args:
+        cfg: the configuration.
+        n_genres: number of its outputs.
+        view: of the window.
+
+    Raises:
+        UserError: it is no model, or fails on the window.
+    """
     if "_target_" not in cfg.model:
         raise UserError("model: its file in conf/model lacks a line _target_: module.Class")
     model = instantiate(cfg.model, n_genres=n_genres)
@@ -88,7 +101,13 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
 
 
 def crops_of(cfg: DictConfig, spec: FeatureSpec, view: str) -> list[int]:
-    """Return the length, frames, of each epoch's crops of a view."""
+    """Return the length, frames, of each epoch's crops.
+
+    Args:
+        cfg: the configuration.
+        spec: of its features.
+        view: that is made of the crops.
+    """
     # A modulation spectrum has a fixed size, so short crops would save nothing, and they lack its slow rates.
     first = 1.0 if is_of_modulations(view) else cfg.recipe.first_crop
     return crop_lengths(spec.n_frames(cfg.recipe.window), first, cfg.recipe.epochs)

@@ -43,6 +43,8 @@ class GenreClassifier(Classifier):
     of the training (of ten minutes at most). A shorter file is one clip, so the numbers are those of evaluation; in a
     longer one, the floor of the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
 
+    PyTorch's threads, in the whole process, become no more than the cores that it may use.
+
     Args:
         parts: contents of model files, all of equal `Usage`.
         temperature: calibrates the ensemble's predictions; None for the mean of the parts' temperatures.

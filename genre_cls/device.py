@@ -28,17 +28,19 @@ def resolve_device(setting: str) -> torch.device:
 def _why_no_gpu() -> str:
     """Why no GPU of this machine can be used; empty if one can."""
     if not torch.cuda.is_available():
-        return "there is none on this machine"
-    # PyPI's PyTorch has no code for what is older than Turing (2018), which `is_available` does not see.
-    least = min((_number(name) for name in torch.cuda.get_arch_list() if name.startswith("sm_")), default=0)
-    major, minor = torch.cuda.get_device_capability()
-    if 10 * major + minor >= least:
+        return "PyTorch, as it is built, finds none on this machine, or an old driver"
+    # `is_available` does not see that PyPI's PyTorch has no code for some, such as what is older than Turing (2018).
+    codes = [name for name in torch.cuda.get_arch_list() if name.startswith(("sm_", "compute_"))]  # AMD's have others
+    if not codes or any(_runs(code, *torch.cuda.get_device_capability()) for code in codes):
         return ""
     return f"PyTorch {torch.__version__} was not built for {torch.cuda.get_device_name()}"
 
 
-def _number(architecture: str) -> int:
-    return int("".join(filter(str.isdigit, architecture)))  # of sm_75 or sm_90a
+def _runs(code: str, major: int, minor: int) -> bool:
+    """Whether a GPU of a compute capability runs code such as sm_90a, of its own major version, or compute_80."""
+    kind, _, number = code.partition("_")
+    built = divmod(int(number.rstrip("af")), 10)
+    return built <= (major, minor) and (kind == "compute" or built[0] == major)
 
 
 def heed_quota() -> None:

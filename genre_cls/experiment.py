@@ -125,7 +125,7 @@ class _Job:
         device = resolve_device(cfg.trainer.device)
         # Precision, device, threads and recorded steps change the bits, so they are part of the resume key, but they do
         # not make another configuration to compare.
-        self.precision = resolve_precision(cfg.trainer.precision, device, cfg.model._target_)
+        self.precision = resolve_precision(cfg.trainer.precision, device, cfg.model.get("_target_", ""))
         graphs = str(cfg.trainer.graphs) if device.type == "cuda" else ""
         self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), graphs)
         self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), Pictures(identity.title, task.note)

@@ -125,9 +125,10 @@ def locked(path: Path, name: str, *, wait: bool = True) -> Iterator[None]:
         log.info("%s: another process is working on it; waiting", name)
         lock.acquire()
     except OSError as error:
-        if error.errno != errno.ENOSYS:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise
-        raise UserError(f"{path}: this file system cannot lock files; name a folder on another one") from error
+        hint = "name a folder on another one (tracking.folder, cache_dir)"
+        raise UserError(f"{path}: this file system cannot lock files; {hint}") from error
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from genre_cls.features import constants
 RIDGE = 0.1  # added to the kernel matrix's diagonal, which is 1
 LOGIT_SCALE = 9.0  # logits per unit of the regression's output; log loss on held-out tracks is least at 8 to 10
 CLIP = 10.0  # standard deviations; a single value beyond would make a window unlike all others
-MAX_WINDOWS = 5000  # to train on; their kernel matrix takes some 600 MB meanwhile
+MAX_WINDOWS = 5000  # to train on; their kernel matrix takes some 450 MB meanwhile
 
 
 class KernelMachine(nn.Module):
@@ -52,7 +52,7 @@ class KernelMachine(nn.Module):
         """
         machine = cls(len(values), values.shape[1], n_genres)
         machine.centres = values.clamp(-CLIP, CLIP).half()
-        matrix = machine.kernel(machine._centres[0]).double()
+        matrix = machine.kernel(machine._centres[0]).double().T  # symmetric, and so stored by columns
         # Centred, so that a window's logits sum to 0 as its targets do; softmax is the same either way.
         targets = one_hot(labels, n_genres).double() - 1 / n_genres
         machine.weights = solved(matrix, targets, RIDGE).float().contiguous()
@@ -91,7 +91,7 @@ def solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
         ridge: above 0.
 
     Returns:
-        x `(n, n_columns)`, on the CPU, as not every kind of GPU can solve it.
+        x `(n, n_columns)`, on the CPU.
 
     Raises:
         torch.linalg.LinAlgError: the ridge is so small that rounding exceeds it.

@@ -65,8 +65,8 @@ class Usage:
 
     @property
     def model_class(self) -> str:
-        """The model's class, `module.Class`."""
-        return str(json.loads(self.model)["_target_"])
+        """The model's class, `module.Class`; empty if none is named, as kernel machines need none."""
+        return str(json.loads(self.model).get("_target_", ""))
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,8 @@ class PaddedConv2d(nn.Conv2d):
     """A convolution without bias, padded by half its kernel; where one frame comes out, it computes no padding of them.
 
     That saves time. With a stride, PyTorch 2.11 gives garbage there in bfloat16 on CPUs with AMX, as in `conv1d` where
-    one bin comes out (https://github.com/pytorch/pytorch/issues/169688).
+    one bin comes out (https://github.com/pytorch/pytorch/issues/169688); with AVX-512 in float32, too, for one channel
+    with channels last and a stride along frames alone.
 
     Args:
         n_in: channels of its inputs.

@@ -14,7 +14,7 @@ from genre_cls.data import FoldData, Windows
 from genre_cls.errors import DivergenceError
 from genre_cls.kernel import LOGIT_SCALE, solved
 
-MOST_VALUES = 2**26  # that a layer takes of all windows together: 7000 windows of the deep CNN, some 700 MB meanwhile
+MOST_VALUES = 2**26  # that a layer takes of all windows together: 7000 windows of the deep CNN, some 500 MB meanwhile
 STRIPES = 8  # of a symmetric matrix, of each of which only what is below the diagonal is computed
 WIDEST = 2**15  # inputs of a layer that is fitted, so that it is fitted to at least 2000 windows, if there are as many
 
@@ -151,7 +151,7 @@ def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float) -> Tensor:
 def _gram(rows: Tensor) -> Tensor:
     """Return the lower triangle of the products of each two rows `(n, n)`, in little more than half the time of all.
 
-    It is stored by columns, as `solved` has it.
+    It is stored by columns, so that `solved` need not copy it.
     """
     n, step = len(rows), -(-len(rows) // STRIPES)
     products = rows.new_zeros(n, n).T

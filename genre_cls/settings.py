@@ -277,7 +277,7 @@ def _settings_by_option(group: str) -> dict[str, list[str]]:
 
 
 def _similar(key: str, of_options: set[str]) -> list[str]:
-    """The settings and groups that an unknown key may stand for; `of_options` are settings that need no rule."""
+    """The settings and groups that an unknown key may stand for; `of_options` are those in the files of a group."""
     known = [each for each in (*RULES, *GROUPS, *sorted(of_options - RULES.keys())) if each != key]
     same_name = [each for each in known if each.rpartition(".")[2] == key.rpartition(".")[2]]
     longer = [each for each in known if each.startswith(key) and "." in key]

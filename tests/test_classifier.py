@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from genre_cls import GenreClassifier, Prediction
+from genre_cls import GenreClassifier, Prediction, device
 from genre_cls.calibration import tempered
 from genre_cls.device import resolve_precision
 from genre_cls.errors import UserError
@@ -242,6 +242,17 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
     for precision in ("32-true", "bf16-mixed"):
         np.testing.assert_array_equal(windows[precision, True], windows[precision, False])
     assert not np.array_equal(windows["32-true", True], windows["bf16-mixed", True])
+
+
+def test_a_classifier_leaves_the_process_no_more_threads_than_its_quota_of_cores(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(device, "cpu_count", lambda: 3)
+    GenreClassifier.load(model)
+    assert asked == [3]
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_a_gpu_that_is_not_there_is_reported_in_one_line_before_any_work(
     done = command(train.main, *command_line, *on_music, "trainer.device=cuda")
     assert done.code == 2 and done.out == "" and not list(here.iterdir())
     (line,) = done.err.splitlines()
-    assert line.startswith("error: ") and "trainer.device=cuda" in line and "none on this machine" in line
+    assert line.startswith("error: ") and "trainer.device=cuda" in line and "finds none on this machine" in line
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,14 @@ def test_a_precision_that_is_asked_for_is_taken(setting: str, model: str) -> Non
 
 
 def has_gpu(monkeypatch: pytest.MonkeyPatch, *capability: int) -> None:
-    built_for = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120"]
+    built_for = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120"]  # PyPI's, but for the last
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (8, 9), (9, 0), (12, 0)])
+@pytest.mark.parametrize("capability", [(7, 5), (8, 9), (9, 0), (10, 3), (12, 0), (13, 0)])
 def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
 ) -> None:
@@ -50,7 +50,7 @@ def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(
     assert [resolve_device(setting).type for setting in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
 
 
-@pytest.mark.parametrize("capability", [(3, 5), (6, 1), (7, 0)])
+@pytest.mark.parametrize("capability", [(3, 5), (6, 1), (7, 0), (11, 0)])
 def test_a_gpu_that_pytorch_was_not_built_for_is_left_and_refused(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
 ) -> None:

@@ -106,13 +106,14 @@ def test_a_folder_that_cannot_be_synced_as_some_virtual_machines_have_them_is_no
         sync(Path(__file__))
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_named_and_no_mere_file_takes_their_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
 
     def absent(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", absent)
     no_locks = pytest.raises(UserError, match=r"a.lock: this file system cannot lock files; name a folder")

@@ -210,6 +210,7 @@ def test_a_gpu_is_shared_by_as_many_models_as_it_has_memory_for(
     monkeypatch.setattr(ensembles, "cpu_count", lambda: 16)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_90"])
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
     task: Any = SimpleNamespace(features=SimpleNamespace(clips=[SimpleNamespace(nbytes=tracks)]))
     assert ensembles.n_workers(composed("trainer.device=cuda"), task) == models

@@ -20,7 +20,7 @@ from genre_cls.data import FoldData, Windows
 from genre_cls.errors import DivergenceError
 from genre_cls.folds import Fold
 from genre_cls.kernel import LOGIT_SCALE
-from genre_cls.refit import WIDEST, output_layer, refit, ridge_regression
+from genre_cls.refit import WIDEST, _gram, output_layer, refit, ridge_regression
 
 N_BINS, N_GENRES = 12, 3
 LABELS = np.tile([0, 1, 2, 1], 4)
@@ -116,6 +116,10 @@ def test_the_regression_is_scikit_learns(seed: int, n_windows: int, n_inputs: in
     inputs, targets = random.normal(size=(n_windows, n_inputs)), random.normal(size=(n_windows, N_GENRES))
     expected = Ridge(n_windows * ridge, fit_intercept=False).fit(inputs, targets).coef_.T
     assert np.allclose(ridge_regression(torch.tensor(inputs), torch.tensor(targets), ridge), expected, atol=1e-9)
+
+
+def test_products_are_stored_by_columns_so_that_solving_need_not_copy_them() -> None:
+    assert _gram(torch.randn(20, 3)).T.is_contiguous()
 
 
 @settings(deadline=None, max_examples=15)

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 from shared import ALL_VIEWS, Command, timeless
 
-from genre_cls import ensembles, report, train, workers
+from genre_cls import GenreClassifier, ensembles, report, train, workers
 from genre_cls.artifacts import load_fold
 from genre_cls.catalogue import gtzan_facts
 from genre_cls.errors import UserError
@@ -308,6 +308,19 @@ def test_the_demo_set_is_called_synthetic_wherever_it_is_shown(command: Command,
     assert any("synthetic" in value.lower() for key, value in parent.data.tags.items() if key != "command")
     for name in ("report.md", "report.html"):
         assert "synthetic" in (done.folder / "report" / name).read_text().lower()
+
+
+@pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_kernel_machines_need_no_model_in_training_and_prediction(
+    command: Command, on_music: tuple[str, ...], tiny_music: Path
+) -> None:
+    members = ("recipe.members=[statistics]", "~model._target_", "trainer.workers=1")
+    shared = [argument for argument in on_music if not argument.startswith("recipe.members")]
+    done = command(train.main, *shared, "features=mel", *members)
+    assert done.code == 0
+    (parent,) = done.parents
+    classifier = GenreClassifier.load(parent.info.run_id, tracking=done.folder / "mlruns")
+    assert classifier.predict(tiny_music / GENRES[0] / "0.wav").genre in GENRES
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")

@@ -84,7 +84,7 @@ def test_patterns_first_used_without_gradients_or_device_can_be_differentiated_l
 
 
 def test_rates_are_computed_in_one_place_whatever_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others round powers in other ways, and Apple's has no `logspace`."""
+    """Others round powers in other ways."""
     made, logspace = [], torch.logspace
     monkeypatch.setattr(torch, "logspace", lambda *values: made.append(logspace(*values)) or made[-1])
     assert {each.device.type for each in _fourier.__wrapped__(31, torch.device("meta"))} == {"meta"}

@@ -230,12 +230,13 @@ def test_modules_imported_ahead_are_loaded_when_workers_begin(modules: tuple[str
     assert done.stdout.split()[1] == str(bool(modules))
 
 
-def test_workers_begin_where_the_folder_of_temporary_files_has_a_long_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["TMPDIR", "TEMP", "TMP"])
+def test_workers_begin_where_the_folder_of_temporary_files_has_a_long_name(tmp_path: Path, variable: str) -> None:
     (folder := tmp_path / ("x" * 100)).mkdir()
     code = "from genre_cls.workers import call, results; print(*results([call(1, abs, -3)]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True
-    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "TEMP", "TMP")}
+    environment[variable] = str(folder)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "3\n", done.stderr
 
 
