@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from getpass import getuser
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +44,9 @@ except (KeyError, OSError):  # a user id without a name, as in containers, which
 try:
     Path.home()
 except RuntimeError:  # nor a home, without which MLflow does not start
-    os.environ["HOME"] = tempfile.gettempdir()
+    from tempfile import gettempdir  # more than half of what this file would take to import
+
+    os.environ["HOME"] = gettempdir()
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,7 @@ def resolve_device(setting: str) -> torch.device:
 def _why_no_gpu() -> str:
     """Why no GPU of this machine can be used; empty if one can."""
     if not torch.cuda.is_available():
-        return "PyTorch, as it is built, finds none on this machine, or an old driver"
+        return "PyTorch finds none on this machine; it must be built for CUDA, and NVIDIA's driver new enough"
     # `is_available` does not see that PyPI's PyTorch has no code for some, such as what is older than Turing (2018).
     codes = [name for name in torch.cuda.get_arch_list() if name.startswith(("sm_", "compute_"))]  # AMD's have others
     if not codes or any(_runs(code, *torch.cuda.get_device_capability()) for code in codes):
@@ -80,7 +80,16 @@ def may_miscompute(model: str) -> bool:
     Args:
         model: its class, `module.Class`.
     """
-    return bool(torch.cpu.get_capabilities().get("amx_tile")) and not model.startswith("genre_cls.")
+    return bool(torch.cpu.get_capabilities().get("amx_tile")) and not is_ours(model)
+
+
+def is_ours(model: str) -> bool:
+    """Return whether a model is the package's, which avoids what PyTorch is known to compute wrongly.
+
+    Args:
+        model: its class, `module.Class`, or the module that defines it.
+    """
+    return model.startswith("genre_cls.")
 
 
 def models_that_fit(n_bytes: int) -> int:

@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from genre_cls.device import is_ours
 from genre_cls.features import CPU, constants, cosines
 from genre_cls.windows import is_of_mfccs, treatment
 
@@ -63,10 +64,9 @@ def _layout(model: nn.Module) -> torch.memory_format:
     PyTorch 2.11 writes past the end of some maps there, in convolutions of few channels by 1 x 1 kernels that have a
     stride, as ResNets have. What models of one's own call is not known.
     """
-    is_ours = type(model).__module__.startswith("genre_cls.")
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     is_safe = not any(layer.kernel_size == (1, 1) and layer.stride != (1, 1) for layer in convolutions)
-    return torch.channels_last if is_ours and is_safe else torch.contiguous_format
+    return torch.channels_last if is_safe and is_ours(type(model).__module__) else torch.contiguous_format
 
 
 def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from genre_cls.interrupts import held_back
 # Workers are forked from a process that has imported what they need and done nothing else. On systems other than Linux
 # some imported libraries do not survive a fork. Nor has Python a socket for that process if its name is too long: 107
 # bytes at most, of which the folder of temporary files may take 75.
-TEMPORARY = max(len(os.fsencode(os.environ.get(name, ""))) for name in ("TMPDIR", "TEMP", "TMP"))
-METHOD = "forkserver" if sys.platform == "linux" and TEMPORARY <= 75 else "spawn"
+TAKEN = max(len(os.fsencode(os.environ.get(name, ""))) for name in ("TMPDIR", "TEMP", "TMP"))
+METHOD = "forkserver" if sys.platform == "linux" and TAKEN <= 75 else "spawn"
 
 PATIENCE = 5.0  # s without a result, or to end a pool, after which it may never come
 
