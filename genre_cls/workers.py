@@ -50,7 +50,7 @@ def import_ahead(*modules: str) -> None:
     if METHOD == "forkserver" and len(os.sched_getaffinity(0)) > 1:
         from multiprocessing import forkserver  # not on every system
 
-        forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules])
+        forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules, "genre_cls.share_imports"])
         with _without_interrupts():
             forkserver.ensure_running()
 
