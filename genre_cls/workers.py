@@ -4,6 +4,7 @@ Nothing heavy is imported, so that a worker can end even while it starts.
 """
 
 import atexit
+import gc
 import os
 import pickle
 import signal
@@ -50,7 +51,7 @@ def import_ahead(*modules: str) -> None:
     if METHOD == "forkserver" and len(os.sched_getaffinity(0)) > 1:
         from multiprocessing import forkserver  # not on every system
 
-        forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules, "genre_cls.share_imports"])
+        forkserver.set_forkserver_preload(["genre_cls.die_with_parent", *modules])
         with _without_interrupts():
             forkserver.ensure_running()
 
@@ -197,6 +198,7 @@ def _exit_once_reparented(parent: int) -> None:
 
 
 def _begin(environment: dict[str, str]) -> None:
+    gc.freeze()  # collections write to each object that they visit, and what was imported is shared until it is written
     threading.Thread(target=_exit_after_parent, daemon=True).start()
     os.environ |= environment  # the main process's now, rather than when the fork server started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the workers
