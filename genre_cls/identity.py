@@ -28,7 +28,8 @@ NO_EFFECT_ON_RESULTS = (
     "connection", "database", "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation",
     "extras", "files", "findings", "interrupts", "listing", "logged_files", "memory", "modelfile", "naming",
     "nvidia_mps", "onnx_export", "onnx_model", "outbox", "overrides", "page", "plots", "predict", "prediction",
-    "progress", "provenance", "registry", "report", "served", "spool", "stored_runs", "tracking", "train", "workers",
+    "progress", "provenance", "registry", "report", "served", "spool", "stored_runs", "tracking", "train", "upcoming",
+    "workers",
 )  # fmt: skip
 NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters

@@ -29,7 +29,9 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from shared import Command, Outcome, timeless
 
-from genre_cls import ensembles, experiment, outbox, report, spool, train
+from genre_cls import ensembles, outbox, report, spool, train, upcoming
+from genre_cls.job import Job
+from genre_cls.upcoming import Upcoming
 
 Table = dict[tuple[str, str], Any]
 
@@ -159,7 +161,7 @@ def test_a_configuration_that_begins_early_has_the_same_results(
     rates = "recipe.optimizer.lr=1e30,0.003,0.002"
     began: list[tuple[float, bool, int]] = []
     rivals: list[int] = []
-    real = experiment._Job.begin
+    real = Job.begin
 
     def noted(job: Any, n_at_once: int) -> bool:
         rate = job.cfg.recipe.optimizer.lr
@@ -168,7 +170,7 @@ def test_a_configuration_that_begins_early_has_the_same_results(
             rivals.append(fork(lambda: os.chdir(here), *on_music, *ONE, f"recipe.optimizer.lr={rate}"))
         return began[-1][1]
 
-    monkeypatch.setattr(experiment._Job, "begin", noted)
+    monkeypatch.setattr(Job, "begin", noted)
     done = command(train.main, "-m", *on_music, *ONE[:-1], rates, "trainer.workers=2")
     # Of the first one, which spoils nothing that has begun.
     assert done.code == 2 and f"error: {TITLE} lr=1e+30: training has diverged" in done.err
@@ -184,7 +186,7 @@ def test_a_configuration_that_begins_early_has_the_same_results(
 def test_figures_that_other_processes_draw_are_logged_with_their_runs(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "MANY_MODELS", 2)
+    monkeypatch.setattr("genre_cls.job.MANY_MODELS", 2)
     done = command(train.main, "-m", *on_music, *ONE[:-1], "trainer.workers=2")
     assert done.code == 0 and table(done) == undisturbed
     for fold in done.children(done.parents[0]):
@@ -205,7 +207,7 @@ def test_jobs_of_one_model_each_are_trained_in_parallel_and_a_sole_one_in_this_p
             super().__init__(*arguments)
             trainings.append(self)
 
-    monkeypatch.setattr(experiment, "EnsembleTrainings", Noted)
+    monkeypatch.setattr("genre_cls.job.EnsembleTrainings", Noted)
     one_model = (*ONE[:-1], "recipe.members=[plain]", "trainer.workers=2")
     done = command(train.main, "-m", *on_music, *one_model, jobs)
     assert done.code == 0 and [len(each.calls) for each in trainings] == calls
@@ -216,14 +218,14 @@ def test_a_configuration_locked_by_another_process_does_not_begin_early(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[bool] = []
-    real = experiment._Job.begin
+    real = Job.begin
 
     def beside(job: Any, n_at_once: int) -> bool:
         with job.tracker.held([f"{job.key}/1"], ""):  # one of its folds
             began.append(real(job, n_at_once))
         return began[-1]
 
-    monkeypatch.setattr(experiment._Job, "begin", beside)
+    monkeypatch.setattr(Job, "begin", beside)
     done = command(train.main, "-m", *on_music, *ONE[:-1], "batch_size=4,5", "trainer.workers=2")
     assert done.code == 0 and began == [False] and len(finished(done.parents)) == 2
 
@@ -233,7 +235,7 @@ def test_killed_workers_fail_the_configuration_that_they_work_on_and_no_other(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[bool] = []
-    real = experiment._Job.begin
+    real = Job.begin
 
     def before_they_are_killed(job: Any, n_at_once: int) -> bool:
         began.append(real(job, n_at_once))
@@ -241,7 +243,7 @@ def test_killed_workers_fail_the_configuration_that_they_work_on_and_no_other(
             process.kill()
         return began[-1]
 
-    monkeypatch.setattr(experiment._Job, "begin", before_they_are_killed)
+    monkeypatch.setattr(Job, "begin", before_they_are_killed)
     done = command(train.main, "-m", *on_music, *ONE[:-1], "batch_size=4,5", "trainer.workers=2")
     assert done.code == 2 and began == [True]
     assert [line for line in done.err.splitlines() if line.startswith("error: ")] == [
@@ -254,11 +256,11 @@ def test_a_configuration_for_other_workers_does_not_begin_early(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[DictConfig] = []
-    monkeypatch.setattr(experiment, "load", mock.Mock())
-    monkeypatch.setattr(experiment, "identify", mock.Mock())
-    monkeypatch.setattr(experiment, "_Job", lambda cfg, *_: mock.Mock(begin=lambda _: begun.append(cfg)))
+    monkeypatch.setattr(upcoming, "load", mock.Mock())
+    monkeypatch.setattr(upcoming, "identify", mock.Mock())
+    monkeypatch.setattr(upcoming, "Job", lambda cfg, *_: mock.Mock(begin=lambda _: begun.append(cfg)))
     for workers in (1, 2, 3):
-        ahead = experiment._Upcoming()
+        ahead = Upcoming()
         ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
         ahead.begin(2)
         assert ahead.blocked and not ahead.begun
@@ -268,8 +270,8 @@ def test_a_configuration_for_other_workers_does_not_begin_early(
 def test_none_begins_after_one_that_could_not_because_its_turn_may_mean_to_wait_for_others(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "_begun", lambda *_: None)
-    ahead = experiment._Upcoming()
+    monkeypatch.setattr(upcoming, "_begun", lambda *_: None)
+    ahead = Upcoming()
     ahead.expect([composed()] * 3)
     for _ in range(2):
         ahead.begin(2)
@@ -281,11 +283,11 @@ def test_as_many_configurations_begin_as_give_each_worker_another_model(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, n_models: Sequence[int], n_begun: int
 ) -> None:
     jobs = iter([mock.Mock(n_models=n, lost=False) for n in n_models])
-    monkeypatch.setattr(experiment, "load", mock.Mock())
-    monkeypatch.setattr(experiment, "identify", mock.Mock())
-    monkeypatch.setattr(experiment, "n_workers", lambda *_: 8)
-    monkeypatch.setattr(experiment, "_Job", lambda *_: next(jobs))
-    ahead = experiment._Upcoming()
+    monkeypatch.setattr(upcoming, "load", mock.Mock())
+    monkeypatch.setattr(upcoming, "identify", mock.Mock())
+    monkeypatch.setattr(upcoming, "n_workers", lambda *_: 8)
+    monkeypatch.setattr(upcoming, "Job", lambda *_: next(jobs))
+    ahead = Upcoming()
     ahead.expect([composed()] * len(n_models))
     ahead.begin(8)
     assert len(ahead.begun) == n_begun
@@ -293,7 +295,7 @@ def test_as_many_configurations_begin_as_give_each_worker_another_model(
 
 def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped() -> None:
     jobs = mock.Mock(lost=True), mock.Mock(lost=True)
-    ahead = experiment._Upcoming()
+    ahead = Upcoming()
     ahead.begun = [*jobs]
     assert ahead.take(mock.Mock()) is None and ahead.begun == []
     assert [job.give_up.call_count for job in jobs] == [1, 1]
