@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from genre_cls.calibration import Floats, checked_temperature
@@ -83,6 +84,8 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only: errors are raised as exceptions, too
+    if (share := cpu_count()) < (os.cpu_count() or 1):  # of the machine, in a container: onnxruntime would take all
+        options.intra_op_num_threads = share
     # Otherwise a graph could read any file below the current directory as its weights.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

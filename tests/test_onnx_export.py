@@ -284,6 +284,15 @@ def test_a_graph_may_not_read_its_weights_from_another_file(content: bytes, tmp_
     refusal(tmp_path / "a.onnx")
 
 
+@pytest.mark.parametrize(("share", "n_threads"), [(1, 1), (4, 0)])  # 0: as many as onnxruntime sees fit
+def test_a_graph_takes_no_more_threads_than_a_container_may(
+    content: bytes, monkeypatch: pytest.MonkeyPatch, share: int, n_threads: int
+) -> None:
+    monkeypatch.setattr("genre_cls.onnx_model.cpu_count", lambda: share)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert session(content).get_session_options().intra_op_num_threads == n_threads
+
+
 def test_a_graph_may_not_disclose_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(b"password")
