@@ -156,9 +156,9 @@ class Controller:
                 path.parent.rmdir()
         from genre_cls import clip_plots
 
-        over_time = clip_plots.genres_over_time(prediction, title="Genres over time")
-        similar = self._similar(prediction)
-        return dict(prediction.ranked), over_time, similar, _clip_figure(kept), kept, prediction.genre, None
+        over_time, similar = clip_plots.genres_over_time(prediction), self._similar(prediction)
+        clip = clip_plots.clip(kept.clip, kept.name) if kept else None
+        return dict(prediction.ranked), over_time, similar, clip, kept, prediction.genre, None
 
     def _classify(self, path: Path) -> "tuple[Prediction, KeptClip | None]":
         """The prediction for a file, and its first clip unless that is silent."""
@@ -202,9 +202,7 @@ class Controller:
             raise UserError("nothing to explain; drop a file whose beginning is not silent")
         from genre_cls import clip_plots
 
-        explanation = self.classifier.explain_clip(kept.clip, genre)
-        title = f"{kept.name}: evidence for {in_one_line(genre)}"
-        return clip_plots.explanation(explanation, title=title, note=explanation.note)
+        return clip_plots.explanation(self.classifier.explain_clip(kept.clip, genre), kept.name)
 
     def results(self) -> str:
         """Return the newest report as HTML, in a frame that runs no scripts, or how to make one.
@@ -226,14 +224,6 @@ class Controller:
             return f"<p>No report in {where}; <code>python -m genre_cls.report</code> writes one.</p>"
         style = "width: 100%; height: 85vh; border: 0; background: white"
         return f'<iframe sandbox title="report" style="{style}" srcdoc="{html.escape(report)}"></iframe>'
-
-
-def _clip_figure(kept: KeptClip | None) -> "Figure | None":
-    from genre_cls import clip_plots
-
-    if not kept:
-        return None
-    return clip_plots.clip(kept.clip, title=kept.name, note=f"The first {kept.clip.seconds:.0f} s.")
 
 
 def _page(controller: Controller) -> Any:

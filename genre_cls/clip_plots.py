@@ -8,6 +8,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from genre_cls.errors import in_one_line
 from genre_cls.plots import BLUE, label_rows, mark_frequencies, new_figure, plain, style_bar, tidy
 from genre_cls.prediction import Clip, Explanation, Prediction
 
@@ -16,15 +17,14 @@ ENVELOPE = 1500  # stretches of a waveform that are drawn
 STRETCHES, ROWS = 120, 10  # of a file's genres over time
 
 
-def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
+def clip(heard: Clip, name: str) -> Figure:
     """Draw the waveform of a clip, and below it its mel spectrogram.
 
     Args:
         heard: the clip.
-        title: above.
-        note: small print below.
+        name: of its file.
     """
-    figure = new_figure(9.0, 4.2, note, title)
+    figure = new_figure(9.0, 4.2, f"The first {heard.seconds:.0f} s.", name)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     low, high = _envelope(heard.waveform)
     upper.fill_between(np.linspace(0, heard.seconds, len(low)), low, high, color=BLUE, linewidth=0.5)
@@ -39,18 +39,16 @@ def clip(heard: Clip, *, title: str, note: str = "") -> Figure:
     return figure
 
 
-def genres_over_time(prediction: Prediction, *, title: str, note: str = "") -> Figure:
+def genres_over_time(prediction: Prediction) -> Figure:
     """Draw the most probable genres over time: a row per genre, the more probable the darker.
 
     Args:
         prediction: of one file; silent stretches are left empty.
-        title: above.
-        note: small print below.
     """
     ranked = [genre for genre, _ in prediction.ranked[:ROWS]]
     bounds, shares = prediction.shares_over_time(max(1.0, prediction.seconds / STRETCHES))
     rows = shares[:, [prediction.genres.index(genre) for genre in ranked]].T  # (n_rows, n_stretches)
-    figure = new_figure(9.0, 1.1 + 0.2 * len(ranked), note, title)
+    figure = new_figure(9.0, 1.1 + 0.2 * len(ranked), "", "Genres over time")
     axes = figure.subplots()
     image = axes.pcolormesh(bounds, range(len(ranked) + 1), rows, cmap="Blues", vmin=0, vmax=1, rasterized=True)
     label_rows(axes, np.arange(len(ranked)) + 0.5, [plain(genre) for genre in ranked], size=8)
@@ -61,15 +59,15 @@ def genres_over_time(prediction: Prediction, *, title: str, note: str = "") -> F
     return figure
 
 
-def explanation(explained: Explanation, *, title: str, note: str = "") -> Figure:
+def explanation(explained: Explanation, name: str) -> Figure:
     """Draw the mel spectrogram of a clip, and below, over the same in grey, the evidence for and against its genre.
 
     Args:
         explained: of one clip; its evidence is smoothed, because single values are noise.
-        title: above.
-        note: small print below.
+        name: of the clip's file.
     """
-    figure = new_figure(9.0, 5.0, note, title)
+    title = in_one_line(f"{name}: evidence for {explained.genre}")
+    figure = new_figure(9.0, 5.0, explained.note, title)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
     image = _draw_mel(upper, explained.clip)
     _draw_mel(lower, explained.clip, cmap="Greys")

@@ -97,9 +97,7 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
     n_models = classifier.n_networks
     _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
     explanation = classifier.explain_clip(clip, genre)
-    title = f"{in_one_line(file.name)}: evidence for {in_one_line(explanation.genre)}"
-    content = plots.png(clip_plots.explanation(explanation, title=title, note=explanation.note))
-    write_atomically(picture, content)
+    write_atomically(picture, plots.png(clip_plots.explanation(explanation, file.name)))
     _log(f"explained: {picture}")
 
 

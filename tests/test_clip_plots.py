@@ -26,7 +26,7 @@ def a_clip(loudness: float = 0.5) -> Clip:
 
 
 def test_genres_over_time_are_ranked_and_as_probable_as_they_were() -> None:
-    figure = clip_plots.genres_over_time(a_prediction(4, (0.1, 0.7, 0.2), (0.3, 0.5, 0.2)), title="t")
+    figure = clip_plots.genres_over_time(a_prediction(4, (0.1, 0.7, 0.2), (0.3, 0.5, 0.2)))
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["jazz", "blues", "rock"]
     shown = np.asarray(axes.collections[0].get_array()).reshape(3, 4)
@@ -36,22 +36,23 @@ def test_genres_over_time_are_ranked_and_as_probable_as_they_were() -> None:
 
 def test_a_clip_is_drawn_as_loud_and_as_long_as_it_is() -> None:
     for loudness in (0.5, 3.0):
-        waveform, mel = clip_plots.clip(a_clip(loudness), title="t").axes[:2]
+        waveform, mel = clip_plots.clip(a_clip(loudness), "a.wav").axes[:2]
         heights = waveform.collections[0].get_paths()[0].vertices[:, 1]
         assert heights.max() == pytest.approx(loudness, rel=0.01) and waveform.get_ylim()[1] >= loudness
         assert mel.get_xlim() == (0, 2) and mel.images[0].get_array().shape == (32, 63)  # type: ignore[union-attr]
 
 
-def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning() -> None:
-    note, evidence = "synthetic at 3$ and 4$", np.ones((32, 63), np.float32)
+def test_every_figure_carries_its_title_and_note_and_draws_hostile_names_without_a_warning() -> None:
     hostile = replace(a_prediction(9, (0.2, 0.3, 0.5)), genres=HOSTILE)
-    figures = [
-        clip_plots.genres_over_time(hostile, title="$", note=note),
-        clip_plots.clip(a_clip(), title="$\\frac{1$", note=note),
-        clip_plots.explanation(Explanation(HOSTILE[0], a_clip(), evidence, 1.0, ""), title="$", note=note),
-    ]
+    explanation = Explanation(HOSTILE[0], a_clip(), np.ones((32, 63), np.float32), 1.0, "synthetic at 3$ and 4$")
+    figures = {
+        ("Genres over time",): clip_plots.genres_over_time(hostile),
+        (HOSTILE[0], "The first 2 s."): clip_plots.clip(a_clip(), HOSTILE[0]),
+        (f"$: evidence for {HOSTILE[0]}", explanation.note): clip_plots.explanation(explanation, "$"),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in figures:
+        for texts, figure in figures.items():
             figure.draw_without_rendering()
-            assert any(text.get_text().replace("\\$", "$") == note for text in figure.findobj(Text))
+            shown = {text.get_text().replace("\\$", "$") for text in figure.findobj(Text)}
+            assert shown.issuperset(texts)
