@@ -149,17 +149,16 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
     return figure
 
 
-def recall_bars(recall: Floats, genres: Sequence[str], *, title: str, note: str = "") -> Figure:
+def recall_bars(recall: Floats, genres: Sequence[str], *, note: str = "") -> Figure:
     """Draw the share of each genre's tracks that was recognised, most recognised on top.
 
     Args:
         recall: 0 to 1 `(n_genres,)`.
         genres: names in the same order.
-        title: above the bars.
         note: small print below them.
     """
     order = np.argsort(-recall, kind="stable")
-    figure = new_figure(4.6, 1.3 + 0.25 * len(genres), note, title)
+    figure = new_figure(4.6, 1.3 + 0.25 * len(genres), note, "Recall of each genre")
     axes = figure.subplots()
     bars = axes.barh(range(len(genres)), [100 * recall[i] for i in order], height=0.7, color=BLUE)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, size=8, color=INK)
