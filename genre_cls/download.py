@@ -120,10 +120,12 @@ def get(source: Source, folder: Path) -> None:
         if (folder / "genres").exists():
             return
         archive = folder / "genres.tar.gz.partial"
-        with _failures_in_one_line(folder):
+        try:
             fetch(source, archive)
             unpack(source, archive, folder)
             archive.unlink()
+        except OSError as error:  # that of a full disk names no file
+            raise UserError(disk_failure(folder, error)) from error
 
 
 def _print_summary(folder: Path) -> None:
@@ -388,15 +390,6 @@ class _Bounded(GzipFile):
         if self.tell() > self._limit:
             raise _Refused(f"more than {_mb(self._limit)}")
         return super().read(size)
-
-
-@contextmanager
-def _failures_in_one_line(folder: Path) -> Iterator[None]:
-    """Name the folder in errors of the disk that name no file, as those of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(disk_failure(folder, error)) from error
 
 
 def _size(path: Path) -> int:
