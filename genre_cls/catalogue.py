@@ -367,8 +367,4 @@ def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
 
 
 def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.encode(errors="ignore").decode() == name
