@@ -292,23 +292,18 @@ class ConfigResult:
             step: smallest difference between two different values.
         """
         if self.single_test_set:
-            return self._over_trainings(values, of_tracks, pseudo_values)
-        found = estimate([own.mean() for own in values], self.test_share)
-        one_track_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
-        smallest = estimate(one_track_apart, self.test_share).standard_error
-        return self._with_floor(found, of_tracks, pseudo_values, smallest)
-
-    def _over_trainings(self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float]) -> Estimate:
-        """Return the mean over one or several trainings that are tested on the same tracks."""
-        groups = self._test_groups
-        found = crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
-        return self._with_floor(found, of_tracks, pseudo_values)
-
-    def _with_floor(
-        self, found: Estimate, of_tracks: Floats, pseudo_values: Sequence[float], smallest: float = 0.0
-    ) -> Estimate:
+            found, smallest = self._over_trainings(values), 0.0
+        else:
+            found = estimate([own.mean() for own in values], self.test_share)
+            one_track_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
+            smallest = estimate(one_track_apart, self.test_share).standard_error
         of_units = _means(of_tracks[:, None], self._units)[:, 0]
         return with_error_floor(found, of_units, pseudo_values, smallest)
+
+    def _over_trainings(self, values: Sequence[Floats]) -> Estimate:
+        """Return the mean over one or several trainings that are tested on the same tracks."""
+        groups = self._test_groups
+        return crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
 
     @cached_property
     def _units(self) -> Ints:
