@@ -35,8 +35,7 @@ def comparable(parents: Sequence[Run]) -> list[Run]:
 def names(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     """Return the settings that name each of some runs that are compared, by run id."""
     keys, codes = _keys(runs), _codes(runs)
-    by_settings = {run.info.run_id: named(run, keys) for run in runs}
-    return {run_id: name | ({CODE: codes[run_id]} if codes else {}) for run_id, name in by_settings.items()}
+    return {run.info.run_id: named(run, keys) | codes.get(run.info.run_id, {}) for run in runs}
 
 
 def under_other_splits(run: Run, others: Sequence[Run]) -> dict[str, Run]:
@@ -109,16 +108,16 @@ def _differing_settings(runs: Sequence[Run]) -> list[str]:
     return sorted(key for key in keys if len({run.data.params.get(key) for run in runs}) > 1)
 
 
-def _codes(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the number of the version of the code that each run used, by run id, oldest 1; empty if all are equal.
+def _codes(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Return the version of the code that each run used, as if it were a setting, by run id; empty if all are equal.
 
-    Sources that a run does not use are assumed to be the newest.
+    Versions are numbered from 1, the oldest. Sources that a run does not use are assumed to be the newest.
     """
     by_age = sorted(runs, key=moment)
     newest = {name: source for run in by_age for name, source in _sources(run).items()}
     states = {run.info.run_id: frozenset((newest | _sources(run)).items()) for run in reversed(by_age)}
     in_order = list(dict.fromkeys(states.values()))[::-1]  # by when each was last used
-    numbers = {run_id: str(in_order.index(state) + 1) for run_id, state in states.items()}
+    numbers = {run_id: {CODE: str(in_order.index(state) + 1)} for run_id, state in states.items()}
     return numbers if len(in_order) > 1 else {}
 
 
