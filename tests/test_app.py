@@ -23,6 +23,7 @@ import pytest
 import soundfile
 from made import a_result
 from networks import SPECS, a_classifier, music
+from shared import GENRES, RATE
 
 from genre_cls import GenreClassifier, Prediction, __main__, app
 from genre_cls.app import Controller
@@ -31,8 +32,6 @@ from genre_cls.extras import how_to_install
 
 gradio_client = pytest.importorskip("gradio_client")
 
-GENRES = ("hiss & noise", "tones, pure")
-RATE = 22050
 Refusal = Callable[[Path], str]
 
 

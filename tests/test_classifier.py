@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save, save_file
+from shared import GENRES, RATE
 
 from genre_cls import GenreClassifier, Prediction, device
 from genre_cls.calibration import tempered
@@ -30,8 +31,6 @@ from genre_cls.identity import digest
 from genre_cls.modelfile import serialised
 from genre_cls.scoring import ensemble_probabilities
 
-GENRES = ("hiss & noise", "tones, pure")
-RATE = 22050
 Edit = Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]
 
 

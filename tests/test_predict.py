@@ -20,14 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shared import Command, lock
+from shared import GENRES, RATE, Command, lock
 
 from genre_cls import GenreClassifier, predict
 from genre_cls.audio import UnreadableAudio
 from genre_cls.prediction import Prediction
-
-GENRES = ("hiss & noise", "tones, pure")
-RATE = 22050
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
-from shared import ALL_VIEWS, Command, timeless
+from shared import ALL_VIEWS, GENRES, Command, timeless
 
 from genre_cls import GenreClassifier, ensembles, report, train, workers
 from genre_cls.artifacts import load_fold
@@ -35,7 +35,6 @@ from genre_cls.settings import CONF
 
 SCORES = ("accuracy", "macro_f1", "log_loss")
 EPOCHS, FOLDS, N_TRACKS = 2, 2, 12
-GENRES = ("hiss & noise", "tones, pure")
 
 
 def table(path: Path) -> list[list[str]]:
