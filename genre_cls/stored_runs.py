@@ -131,8 +131,7 @@ class StoredRuns:
         """
         ended = self._ended(experiment)
         parents = _finished(ended)
-        if command_id:  # its configurations come first, even if the clock was set back
-            parents.sort(key=lambda run: _is_of(run, command_id), reverse=True)
+        parents.sort(key=lambda run: _is_of(run, command_id), reverse=True)  # even if the clock was set back
         if not parents or (command_id and not _is_of(parents[0], command_id)):
             return None
         together = naming.of_one_experiment(parents)
@@ -144,9 +143,8 @@ class StoredRuns:
             return None
         others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-        n_left_out = len(_left_out(parents, reported, command_id)) if command_id else 0
         loaded = [self._with_other_splits(one, others[one.run.info.run_id]) for one in loaded]
-        return _comparison(parents[0].data.tags, loaded, n_left_out)
+        return _comparison(parents[0].data.tags, loaded, _n_left_out(parents, reported, command_id))
 
     def best(self) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
@@ -394,13 +392,14 @@ def _is_complete(one: _Loaded) -> bool:
     return bool(np.isclose(seconds, one.run.data.metrics.get("seconds", seconds)))
 
 
-def _left_out(parents: Sequence[Run], reported: Sequence[Run], command_id: str) -> set[str]:
-    """Return the identities of a command's configurations that are not reported, as they are or as another split."""
+def _n_left_out(parents: Sequence[Run], reported: Sequence[Run], command_id: str | None) -> int:
+    """Return how many of a command's configurations are not reported, neither as they are nor as another split."""
     identities = {run.data.tags["identity"] for run in parents if _is_of(run, command_id)}
-    return identities - {run.data.tags["identity"] for run in reported}
+    return len(identities - {run.data.tags["identity"] for run in reported})
 
 
-def _is_of(run: Run, command_id: str) -> bool:
+def _is_of(run: Run, command_id: str | None) -> bool:
+    """Whether a command included a configuration; none is of the command None."""
     return command_id in run.data.tags.get(COMMAND_IDS, "").split()
 
 
