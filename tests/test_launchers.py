@@ -1,12 +1,11 @@
 """Beyond one process: a launcher runs the jobs of a sweep elsewhere, and what is stored is what it would be here."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ import pytest
 from mlflow.entities import Run
 from omegaconf import DictConfig
 from shared import Command, Outcome, timeless
-from test_resume import OnServer, Server
+from test_resume import OnServer, Server, free_port
 
 from genre_cls import ensembles, train
 from genre_cls.errors import UserError
@@ -55,10 +54,9 @@ def two_jobs_at_once(launcher: str, folder: Path) -> Iterator[tuple[str, ...]]:
     if launcher != "ray":
         yield ("hydra.launcher.n_jobs=2",) if launcher == "joblib" else ()
         return
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    head = ["--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    head = ["--head", f"--port={port}", "--include-dashboard=false"]
     machines = []
     try:
         for options in (head, [f"--address={address}"]):
