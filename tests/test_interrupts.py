@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,7 @@ from mlflow.tracking import MlflowClient
 from genre_cls import connection, workers
 from genre_cls.interrupts import ends_at_once, held_back, raise_again, terminated_likewise
 
-
-@pytest.fixture(autouse=True)
-def handler_of_a_command() -> Iterator[None]:
-    """What a command has; a job that a shell has put into the background ignores the signal instead."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("heeding_ctrl_c")  # as commands do
 
 
 def interrupt() -> None:
