@@ -64,6 +64,14 @@ class Outcome:
     def parents(self) -> list[Run]:
         return [run for run in self._runs if run.data.tags["kind"] == "config"]
 
+    @property
+    def mistake(self) -> str:
+        """The one line with which it ended over a mistake in the command, having said nothing else."""
+        assert (self.code, self.out) == (2, ""), self.err
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
     def children(self, parent: Run) -> list[Run]:
         return [run for run in self._runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
 

@@ -305,15 +305,12 @@ def test_a_wrong_command_is_reported_in_one_line(
     for name in app.TEMPORARY:
         monkeypatch.setenv(name, "")  # put back at the end
     done = command(__main__.main, "app", *arguments)
-    (line,) = done.err.splitlines()
-    assert done.code == 2 and line.startswith("error: ") and reason in line and not list(done.folder.iterdir())
+    assert reason in done.mistake and not list(done.folder.iterdir())
 
 
 def test_a_port_that_is_taken_is_reported_at_once(command: Callable[..., Any], page: Page) -> None:
-    done = command(app.main, "--port", str(page.port))
-    assert done.code == 2 and done.err == f"error: 127.0.0.1:{page.port}: address already in use; " + (
-        "choose another --port or --host\n"
-    )
+    mistake = command(app.main, "--port", str(page.port)).mistake
+    assert mistake == f"error: 127.0.0.1:{page.port}: address already in use; choose another --port or --host"
 
 
 def test_without_the_extra_the_command_says_how_to_get_it(
@@ -322,14 +319,12 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     for name in app.TEMPORARY:
         monkeypatch.setenv(name, "")
     monkeypatch.setitem(sys.modules, "gradio", None)
-    done = command(app.main)
-    assert done.code == 2 and f"gradio is not installed; {how_to_install('app')} installs it" in done.err
+    assert f"gradio is not installed; {how_to_install('app')} installs it" in command(app.main).mistake
 
 
 def test_a_file_named_app_can_still_be_classified(command: Callable[..., Any]) -> None:
     Path("app").touch()
-    done = command(__main__.main, "./app")
-    assert done.code == 2 and done.err.startswith("error: tracking mlruns: no store of runs")
+    assert command(__main__.main, "./app").mistake.startswith("error: tracking mlruns: no store of runs")
 
 
 def test_help_is_quick(quick_help: Callable[[str], str]) -> None:
