@@ -86,7 +86,7 @@ def load_tracks(path: Path) -> dict[str, dict[str, str]]:
 
 def genre_means_file(means: GenreMeans) -> bytes:
     """Return average features as an npz file without pickles."""
-    return _npz(asdict(means) | {"genres": list(means.genres)})
+    return _npz(asdict(means))
 
 
 def load_genre_means(path: Path) -> GenreMeans:
