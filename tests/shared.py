@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -372,3 +373,10 @@ def quick_help(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]
 
 def _environment(cache: Path) -> Mapping[str, str]:
     return {"GENRE_CLS_CACHE": str(cache), "COLUMNS": "200"}
+
+
+def free_port() -> int:
+    """A port of this machine's that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from made import a_result
 from networks import SPECS, a_classifier, music
-from shared import GENRES, RATE
+from shared import GENRES, RATE, free_port
 
 from genre_cls import GenreClassifier, Prediction, __main__, app
 from genre_cls.app import Controller
@@ -61,9 +61,7 @@ class Page:
 def page(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The page as a user opens it, on the best of the small configurations; it must leave nothing behind."""
     folder, log = tmp_path_factory.mktemp("uploads"), tmp_path_factory.mktemp("log") / "log.txt"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    store = trained.folder / "mlruns"
+    port, store = free_port(), trained.folder / "mlruns"
     with log.open("wb") as out, subprocess.Popen(
         [sys.executable, "-m", "genre_cls", "app", "--tracking", str(store), "--port", str(port)],
         cwd=trained.folder, env=os.environ | {"TMPDIR": str(folder)}, stdout=out, stderr=out,

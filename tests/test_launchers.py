@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from mlflow.entities import Run
 from omegaconf import DictConfig
-from shared import Command, Outcome, timeless
-from test_resume import OnServer, Server, free_port
+from shared import Command, Outcome, free_port, timeless
+from test_resume import OnServer, Server
 
 from genre_cls import ensembles, train
 from genre_cls.errors import UserError

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from networks import GENRES, SPECS, a_classifier, music
+from shared import free_port
 
 from genre_cls import GenreClassifier, predict
 from genre_cls.errors import UserError
@@ -122,9 +122,7 @@ def test_the_command_registers_and_says_how_to_serve(
 def test_mlflow_serves_it_and_answers_a_real_request(version: Registered, tmp_path: Path) -> None:
     classifier, address, store = version
     path = music(tmp_path / "a.wav", 2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "mlflow", "models", "serve", "-m", address, "--env-manager", "local",
          "--host", "127.0.0.1", "--port", str(port)],

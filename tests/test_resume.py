@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
-from shared import Command, Outcome, timeless
+from shared import Command, Outcome, free_port, timeless
 
 from genre_cls import ensembles, outbox, report, spool, train, upcoming
 from genre_cls.job import Job
@@ -682,12 +681,6 @@ class OnServer(Outcome):
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.folder}/server.db")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.mark.slow
