@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from genre_cls.calibration import RANGE, best_temperature, calibration, checked_temperature, tempered
+from genre_cls.calibration import N_BINS, RANGE, best_temperature, calibration, checked_temperature, tempered
 
 seeds, temperatures = st.integers(0, 2**32), st.floats(0.3, 3)
 
@@ -84,3 +84,9 @@ def test_always_correct_predictions_get_temperature_one_and_always_wrong_ones_th
 def test_a_temperature_of_nonsense_is_refused(nonsense: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         checked_temperature(nonsense)
+
+
+def test_an_interval_of_confidence_includes_its_upper_end_alone() -> None:
+    ends = np.array([3, 6, 9, 12, 15]) / N_BINS
+    assert np.flatnonzero(calibration(ends, np.ones(5), 5).counts).tolist() == [2, 5, 8, 11, 14]
+    assert np.flatnonzero(calibration(ends[:-1] + 1e-9, np.ones(4), 4).counts).tolist() == [3, 6, 9, 12]

@@ -19,6 +19,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import SPECS, a_classifier, music
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 from shared import GENRES, RATE
@@ -682,3 +683,53 @@ def test_importing_is_quick_and_only_training_imports_lightning(model: Path, tmp
     )
     first, second, third = map(ast.literal_eval, done.stdout.replace("set()", "()").splitlines())
     assert not first and second == {"mlflow", "pytorch_lightning"} and third == {"pytorch_lightning"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 99), st.floats(0.3, 3))
+def test_a_stretchs_probabilities_are_its_windows_by_how_long_they_cover_it_at_the_files_temperature(
+    lengths: list[int], seed: int, temperature: float
+) -> None:
+    bounds, stretch = np.cumsum([0, *lengths]), 7
+    windows = np.random.default_rng(seed).dirichlet([1, 1, 1], len(lengths))
+    prediction = Prediction(("a", "b", "c"), bounds[-1], bounds[:-1], bounds[1:], windows, temperature)
+    each_second = np.repeat(windows, lengths, axis=0)
+    edges, shares = prediction.shares_over_time(stretch)
+    assert edges.tolist() == [*range(0, bounds[-1], stretch), bounds[-1]]
+    expected = [
+        tempered(each_second[start:end].mean(axis=0), temperature) for start, end in pairwise(edges.astype(int))
+    ]
+    np.testing.assert_allclose(shares, expected, atol=1e-12)
+    assert [genre for *_, genre in prediction.over_time(stretch)] == ["abc"[int(row.argmax())] for row in expected]
+
+
+def test_an_ensembles_temperature_is_the_mean_of_its_models_temperatures(
+    model: Path, tiny_music: Path, tmp_path: Path
+) -> None:
+    for own in (0.5, 0.6, 1.3):
+        forged(tmp_path / f"{own}.safetensors", model, lambda d, *_, own=own: d.update(temperature=own))
+    prediction = GenreClassifier.load(tmp_path).predict(tiny_music / GENRES[0] / "0.wav")
+    assert prediction.temperature == pytest.approx(0.8)
+    assert prediction.probabilities == pytest.approx(tempered(prediction.vote, 0.8))
+
+
+def test_a_picture_is_of_a_minute_at_most_though_longer_clips_are_classified_in_one_piece(
+    model: Path, tmp_path: Path
+) -> None:
+    long = GenreClassifier.load(forged(tmp_path / "a.safetensors", model, lambda d, *_: d.update(longest=200)))
+    path = sound(tmp_path / "a.wav", 100)
+    assert long.first_clip(path).seconds == pytest.approx(50)  # half of it
+    assert len(long.predict(path).windows) > 2 * long.first_clip(path).seconds
+
+
+def test_each_of_more_than_ten_networks_keeps_its_view_in_a_file(tmp_path: Path) -> None:
+    (both := tmp_path / "both").mkdir()
+    for name in "ab":
+        a_classifier(SPECS["another rate"]).save(both / f"{name}.safetensors")
+    path, together = music(tmp_path / "a.wav", 1), GenreClassifier.load(both)
+    together.save(tmp_path / "one.safetensors")
+    one = GenreClassifier.load(tmp_path / "one.safetensors")
+    assert one.n_networks == together.n_networks == 16
+    np.testing.assert_allclose(one.predict(path).windows, together.predict(path).windows, atol=1e-12)
+    one.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()

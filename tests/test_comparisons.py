@@ -408,3 +408,24 @@ def test_a_setting_is_named_as_it_is_typed_except_features_models_and_batch_size
     axis: str, value: str, name: str
 ) -> None:
     assert setting(axis, value) == name
+
+
+def judged(labels: Sequence[int], probabilities: np.ndarray) -> ConfigResult:
+    """A configuration of one fold of these tracks."""
+    ids, windows = tuple(map(str, range(len(labels)))), windows_of(probabilities)
+    return ConfigResult({}, (FoldResult(0, ids, np.array(labels), probabilities, GENRES, {}, 9, 1.0, windows),), 1)
+
+
+def test_of_two_that_recognise_as_many_tracks_the_one_that_is_fairer_to_rare_genres_ranks_first() -> None:
+    labels = [0] * 6 + [1] * 2
+    fair, unfair = (judged(labels, np.eye(3)[predicted]) for predicted in ([1] * 2 + [0] * 4 + [1] * 2, [0] * 8))
+    assert fair.estimate("accuracy").mean == unfair.estimate("accuracy").mean
+    for order in ([fair, unfair], [unfair, fair]):
+        assert list(map(id, rank(order))) == [id(fair), id(unfair)]
+
+
+def test_a_track_is_taken_for_the_more_probable_of_two_genres_that_as_many_predict() -> None:
+    one, other = (judged([0], np.array([row])) for row in ([0.05, 0.5, 0.45], [0.35, 0.05, 0.6]))
+    for order in ([one, other], [other, one]):
+        (line,) = most_missed(order)
+        assert (line.taken_for, line.missed, line.confidence) == (GENRES[2], 1, pytest.approx((0.45 + 0.6) / 2))

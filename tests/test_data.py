@@ -157,6 +157,11 @@ def test_levelled_windows_are_without_their_clips_mean_spectrum() -> None:
     for one, other in zip(plain.predict_dataloader(), levelled.predict_dataloader(), strict=True):
         expected = [window.float().numpy() - means[track] for window, track in zip(*one, strict=True)]
         assert np.allclose(other[0].numpy(), expected, atol=1e-3)
+    crops = [fold_data(clips, range(9), view=view, crops=[3, 8]).train_dataloader() for view in ("plain", "levelled")]
+    for _ in range(2):  # epochs of short crops, then of whole windows
+        for (features, labels), (other, _) in zip(*crops, strict=True):
+            expected = [crop.float().numpy() - means[track] for crop, track in zip(features, labels, strict=True)]
+            assert np.allclose(other.numpy(), expected, atol=1e-3)
     mean, deviation = levelled.standardisation()
     frames = np.concatenate([clips[i] - means[i][0] for i in levelled.fold.train], axis=1)
     assert np.allclose(mean, 0, atol=1e-3) and np.allclose(deviation[:, 0], frames.std(axis=1), rtol=1e-3)
@@ -187,16 +192,17 @@ def test_standardisation_is_that_of_all_frames_together(n_clips: int) -> None:
     assert np.allclose(deviation, frames.std(axis=1), rtol=1e-4)
 
 
-def test_standardisation_does_not_look_at_what_is_held_out() -> None:
+@pytest.mark.parametrize("view", ["plain", "levelled", "modulation"])
+def test_standardisation_does_not_look_at_what_is_held_out(view: str) -> None:
     clips = noise(9)
     fold = Fold(0, np.array([1, 2, 5, 8]), np.array([4, 6]), np.array([0, 3, 7]))
-    before = fold_data(clips, range(9), fold).standardisation()
+    before = fold_data(clips, range(9), fold, view=view).standardisation()
     for track in (*fold.val, *fold.test):
         clips[track] = 100 - 3 * clips[track]
-    after = fold_data(clips, range(9), fold).standardisation()
-    clips[1] = clips[1] + 1
-    other = fold_data(clips, range(9), fold).standardisation()
-    assert all(map(torch.equal, before, after)) and not torch.equal(before[0], other[0])
+    after = fold_data(clips, range(9), fold, view=view).standardisation()
+    clips[1] = clips[1] * 2 + 1
+    other = fold_data(clips, range(9), fold, view=view).standardisation()
+    assert all(map(torch.equal, before, after)) and not torch.equal(before[1], other[1])
 
 
 @settings(deadline=None, max_examples=100)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -125,3 +125,25 @@ def recoded(sound: NDArray[np.float32]) -> NDArray[np.float32]:
     soundfile.write(file, sound, RATE, format="OGG", subtype="VORBIS")
     file.seek(0)
     return np.asarray(soundfile.read(file, dtype="float32")[0])
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS, st.integers(0, 2 * OVERLAP), st.integers(0, 2 * OVERLAP))
+@example(0, 2 * OVERLAP, 2 * OVERLAP)
+def test_two_parts_of_a_recording_are_found_by_what_they_share(seed: int, n_before: int, n_after: int) -> None:
+    shared, *others = (music(seed + place, OVERLAP + 10) for place in range(2))
+    before, after = music(seed + 2, n_before + 1), music(seed + 3, n_after + 1)
+    begins, ends = np.hstack([before, shared]), np.hstack([shared, after])
+    assert (
+        pairs(near_duplicates([begins, *others, ends])) == pairs(near_duplicates([ends, *others, begins])) == [(0, 2)]
+    )
+
+
+def test_silences_of_recordings_of_one_timbre_are_not_alike() -> None:
+    """Whose mean spectra are similar, which a silence lacks."""
+    clips = []
+    for seed in (0, 1, 2):
+        dull = music(seed) - np.linspace(0, 40, FINGERPRINT.n_bins, dtype=np.float16)[:, None]
+        floor = dull.max() - np.float16(FINGERPRINT.top_db)
+        clips.append(np.hstack([np.maximum(dull, floor), np.full((FINGERPRINT.n_bins, 4 * OVERLAP), floor)]))
+    assert pairs(near_duplicates([*clips, clips[1]])) == [(1, 3)]

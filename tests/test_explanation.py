@@ -192,3 +192,9 @@ def test_what_cannot_be_explained_is_reported_in_one_line(explain: Callable[...,
         and late.err == f"error: --explain: the beginning of {path} is silent, so there is nothing to draw\n"
     )
     assert not list(tmp_path.glob("why*"))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_windows_that_fade_at_both_ends_overlap_by_half_at_least(view: str) -> None:
+    fades = treatment(view) in ("modulation", "statistics")
+    assert [overlap(view, least) for least in (0.0, 0.3, 0.8)] == ([0.5, 0.5, 0.8] if fades else [0.0, 0.3, 0.8])

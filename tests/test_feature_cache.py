@@ -8,7 +8,8 @@ import pickle
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -611,3 +612,72 @@ def test_waiting_for_another_process_that_extracts_is_logged(
     with caplog.at_level("INFO"):
         assert_right(cache.load(tracks, [MEL]))
     assert "features: another process is working on it; waiting" in caplog.text
+
+
+def test_a_file_of_another_size_has_changed_though_its_time_is_the_same(tracks: list[Track], cache: Path) -> None:
+    """As of one that is unpacked again, with the time that the archive gives it."""
+    FeatureCache(cache).load(tracks, [MEL])
+    path, stat = tracks[2].path, tracks[2].path.stat()
+    write(path, seed=99, n_samples=6000)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert_right(FeatureCache(cache).load(tracks, [MEL]))
+
+
+def test_what_another_process_has_extracted_meanwhile_is_not_extracted_again(
+    tracks: list[Track], cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, real = FeatureCache(cache), feature_cache.locked
+
+    @contextmanager
+    def after_others(path: Path, *arguments: Any) -> Iterator[None]:
+        monkeypatch.setattr(feature_cache, "locked", real)
+        if path.name == "extract.lock":  # held by another process until it is done
+            FeatureCache(cache).load(tracks, [MEL])
+        with real(path, *arguments):
+            yield
+
+    ours._digests(tracks)  # so that the ledger has no news to save before it waits
+    monkeypatch.setattr(feature_cache, "locked", after_others)
+    assert_right(ours.load(tracks, [MEL]))
+    assert computed.count("extract") == 2 * len(tracks)  # the other one's, and those of `assert_right`
+
+
+def test_a_ledger_is_saved_when_no_other_process_saves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    ledger = Ledger(tmp_path / "ledger.json")
+    (tmp_path / "a").touch()
+    ledger.record(tmp_path / "a", "its digest")
+    held_for_a_second(tmp_path / "ledger.lock")
+    with caplog.at_level("INFO"):
+        ledger.save()
+    assert "ledger.json: another process is working on it; waiting" in caplog.text
+    assert Ledger(tmp_path / "ledger.json").digest(tmp_path / "a") == "its digest"
+
+
+def test_a_kill_during_extraction_loses_no_more_than_the_last_seconds_of_it(
+    tracks: list[Track], cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, filled = feature_cache._fill, []
+
+    def killed(job: Any) -> str | None:
+        filled.append(job)
+        if len(filled) == len(tracks):
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(feature_cache, "SAVE_EVERY", 0)
+    monkeypatch.setattr(feature_cache, "cpu_count", lambda: 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(feature_cache, "_fill", killed)
+        FeatureCache(cache).load(tracks, [MEL])
+    computed.clear()
+    FeatureCache(cache).load(tracks, [MEL])
+    assert computed.count("extract") == 1
+
+
+def test_the_longest_clip_is_measured_in_seconds_wherever_it_is(tracks: list[Track], cache: Path) -> None:
+    for order in (tracks, tracks[::-1]):
+        (part,) = FeatureCache(cache).load(order, [MEL])
+        assert part.longest == pytest.approx(6500 / 8000, abs=MEL.seconds_per_frame)

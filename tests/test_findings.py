@@ -246,3 +246,76 @@ def test_a_report_says_all_where_every_track_is_by_an_artist_of_training_tracks(
 def test_each_comparison_carries_the_number_of_comparisons_that_it_is_corrected_for() -> None:
     assert {pair.n_comparisons for pair in each_pair(GRID, 0.01)} == {28}
     assert {effect.n_comparisons for effect in main_effects(GRID, 0.01)} == {3}
+
+
+def test_no_more_than_fifty_missed_tracks_are_listed() -> None:
+    report = replace(REPORT, results=(a_result(0.0, 0.0, 0.0),))
+    assert len(findings.missed_tracks(report).rows) == findings.N_MISSED == 50
+    assert "among these 50" in findings.known_faults(replace(report, tracks={"0.0.1": {"fault": "distorted"}}))
+
+
+def test_the_table_of_confidence_begins_with_the_most_certain_and_names_the_bounds() -> None:
+    fold = a_result(0.9).folds[0]  # as sure of each track: 95 %
+    probabilities = np.where((np.arange(20) < 2)[:, None], [0.62, 0.38], fold.probabilities)
+    alone = replace(a_result(0.9), folds=(replace(fold, probabilities=probabilities),))
+    assert findings.confidence(replace(REPORT, results=(alone,))).rows == [
+        ["93–100 %", "18", "89 %"],
+        ["60–67 %", "2", "100 %"],
+    ]
+
+
+def test_the_table_of_confidence_is_of_calibrated_probabilities() -> None:
+    best = a_result(0.7, 0.6)  # though 95 % sure
+    sheet = findings.confidence(replace(REPORT, results=(best,)))
+    sure = best.tempered.calibration
+    assert len(sheet.rows) == (sure.counts > 0).sum() and max(sure.confidence) < 0.8
+    assert all(int(bounds.split("–")[0]) < 80 for bounds in column(sheet, "probability"))
+
+
+def test_each_pair_is_listed_with_its_difference_and_both_p_values() -> None:
+    results = tuple(
+        a_result(*(score + spread for spread in (0, 0.1, 0, 0.1, 0)), model=model)
+        for model, score in (("best", 0.9), ("middle", 0.8), ("worst", 0.1))
+    )
+    sheet = findings.each_against_each(replace(REPORT, results=results))
+    for row, pair in zip(sheet.rows, each_pair(results, 0.01), strict=True):
+        low, high = (100 * end for end in pair.accuracy.difference_interval)
+        assert row[2] == f"{100 * pair.accuracy.mean:.1f} (95 % CI {low:.1f} to {high:.1f})"
+        for text, p_value in zip(row[3:5], (pair.p_value, pair.mcnemar), strict=True):
+            assert text == ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}")
+    assert {"< 0.001"} < {*column(sheet, "p, corrected t"), *column(sheet, "p, McNemar")}
+
+
+def test_precision_is_of_those_taken_for_a_genre_and_recall_of_its_own_tracks() -> None:
+    fold = a_result(1.0).folds[0]  # ten of blues, then ten of rock
+    probabilities = np.where((np.arange(20) < 16)[:, None], [0.9, 0.1], [0.1, 0.9])  # six of rock are taken for blues
+    sheet = findings.genres(
+        replace(REPORT, results=(replace(a_result(1.0), folds=(replace(fold, probabilities=probabilities),)),))
+    )
+    assert [row[:5] for row in sheet.rows] == [
+        ["blues", "10", "100 %", "62 %", "77 %"],
+        ["rock", "10", "40 %", "100 %", "57 %"],
+    ]
+
+
+def test_lost_recall_is_in_the_order_of_the_first_configuration() -> None:
+    def losing(genre: int, **params: str) -> ConfigResult:
+        whole, folds = a_result(1.0, 1.0, folds="artist", **params), []
+        for fold in whole.folds:
+            lost = (fold.labels == genre)[:, None]
+            folds.append(replace(fold, probabilities=np.where(lost, np.eye(2)[1 - genre], fold.probabilities)))
+        flattering = {"random": a_result(1.0, 1.0, **params)}
+        return replace(whole, folds=tuple(folds), other_splits=flattering)
+
+    named = ["blues", "rock"]
+    for one, other in ((0, 1), (1, 0)):
+        first = losing(one, model="a")
+        first = replace(first, folds=(a_result(1.0).folds[0], first.folds[1]))  # so that it ranks first
+        sheet = findings.drops_by_genre(replace(REPORT, results=(losing(other, model="b"), first)))
+        assert sheet.rows == [[named[one], "50", "0"], [named[other], "0", "100"]]
+
+
+@pytest.mark.parametrize(("rope", "told"), [(0.01, "below 1 point with"), (0.025, "below 2.5 points with")])
+def test_how_small_a_difference_counts_as_none_is_told_in_points(rope: float, told: str) -> None:
+    about = findings.how_to_read(replace(REPORT, rope=rope))
+    assert told in about["Beats, differ, practically equal, cannot be told apart"]

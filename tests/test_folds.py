@@ -152,7 +152,7 @@ def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
     try:
         split = folds.artist(labels, groups, k=k, seed=seed, tolerance=0.3, val_fraction=val_fraction)
     except SplitError as error:
-        uneven = r"folds\.tolerance=0\.3: fold \d would test \d+% of genre genre \d"
+        uneven = r"folds\.tolerance=0\.3: fold \d would test \d+ % of genre genre \d"
         few = r"|recipe\..*val_fraction=0\.3: (too few artists of genre genre \d|\d+ training tracks are too few)"
         assert re.match(uneven + few, str(error))
         return
@@ -280,16 +280,17 @@ def test_folds_by_artist_need_artists() -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(labels_and_k(at_least=12), SEEDS, st.data())
+@given(labels_and_k(at_least=12), SEEDS, st.sampled_from([0.0, 0.4]), st.data())
 def test_a_split_within_some_tracks_contains_no_others(
-    case: tuple[list[str], int], seed: int, data: st.DataObject
+    case: tuple[list[str], int], seed: int, val_fraction: float, data: st.DataObject
 ) -> None:
     labels, _ = case
     outer = data.draw(st.sampled_from(folds.random(labels, k=2, seed=seed)))
-    split = partial(folds.random, k=2, seed=seed)
+    split = partial(folds.random, k=2, seed=seed, val_fraction=val_fraction)
     inner = folds.within(outer.train, split, labels, None, [None] * len(labels))
     assert sorted(np.concatenate([fold.test for fold in inner])) == outer.train.tolist()
     for fold in inner:
+        assert bool(len(fold.val)) == bool(val_fraction)
         assert sorted(np.concatenate([fold.train, fold.val, fold.test])) == outer.train.tolist()
 
 
@@ -299,3 +300,32 @@ def test_a_split_within_some_tracks_keeps_their_artists_apart() -> None:
     outer = split(labels, artists, [])[0]
     for fold in folds.within(outer.train, split, labels, artists, [None] * 24):
         assert not set(artists[fold.train]) & set(artists[fold.test])
+
+
+def test_a_split_within_some_tracks_is_told_what_is_known_of_these_and_no_others() -> None:
+    told: list[tuple[object, ...]] = []
+
+    def split(labels: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
+        told.append((list(labels), groups.tolist() if groups is not None else None, list(parts)))
+        return []
+
+    for groups in (np.arange(20) // 2, None):
+        assert folds.within(np.array([1, 4, 11]), split, MIXED, groups, PARTS) == []
+    genres, parts = ["rock", "jazz", "rock"], ["valid", "train", None]
+    assert told == [(genres, [0, 2, 5], parts), (genres, None, parts)]
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 1.0])
+def test_a_fold_that_would_test_no_track_of_a_genre_is_refused_whatever_is_tolerated(tolerance: float) -> None:
+    """As may happen where artists play several genres."""
+    labels = ["rock", *["jazz"] * 4, *["rock"] * 4, "jazz", "rock", "jazz"]
+    groups = np.array([1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5])
+    n_refused = 0
+    for seed in range(20):
+        try:
+            split = folds.artist(labels, groups, k=4, seed=seed, tolerance=tolerance)
+        except SplitError as error:
+            n_refused += " would test 0 % of genre " in str(error)
+        else:
+            assert all({labels[i] for i in fold.test} == {"rock", "jazz"} for fold in split)
+    assert n_refused

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from networks import SPECS, a_classifier
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shared import Command
+from shared import Command, fold_data
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
@@ -102,6 +102,8 @@ def test_early_stopping_takes_no_tracks_from_it(command: Command, on_music: tupl
         assert one_fold.data.metrics["log_loss"] == same_fold.data.metrics["log_loss"]
         n_known = [json.loads(done.files(fold)["fold.json"].read_text())["n_train"] for fold in (one_fold, same_fold)]
         assert n_known[0] == n_known[1]  # or the interval would be wider for nothing
+        with safe_open(done.files(one_fold)["model.safetensors"], "pt") as file:
+            assert len(json.loads(file.metadata()["genre_cls"])["trained_on"]) == n_known[0]
 
 
 @pytest.mark.usefixtures("store_here")
@@ -114,3 +116,14 @@ def test_beside_networks_it_leaves_their_curves_alone(command: Command, on_music
     for without, with_it in zip(alone, beside, strict=True):
         assert without.data.metrics["train_loss"] == with_it.data.metrics["train_loss"]
         assert without.data.metrics["log_loss"] != with_it.data.metrics["log_loss"]
+
+
+def test_held_out_sound_does_not_reach_it() -> None:
+    random = np.random.default_rng(0)
+    clips = [random.normal(size=(6, 20)) for _ in range(9)]
+    learned = training._fit_kernel_machine(fold_data(clips, np.arange(9) % 3, view="statistics"), 3)
+    for track in range(0, 9, 3):
+        clips[track] = 5 - 10 * clips[track]
+    deaf = training._fit_kernel_machine(fold_data(clips, np.arange(9) % 3, view="statistics"), 3)
+    assert all(weights.equal(deaf[0][name]) for name, weights in learned[0].items())
+    assert not np.array_equal(learned[2].probabilities, deaf[2].probabilities)

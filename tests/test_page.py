@@ -4,13 +4,16 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from made import a_result
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 
-from genre_cls import findings, page
+from genre_cls import findings, page, plots
 from genre_cls.findings import Report
 from genre_cls.scoring import GenreMeans
 
@@ -210,3 +213,22 @@ def test_both_pages_say_how_to_read_them(html: str) -> None:
     about = findings.about_missed(REPORT)
     assert "missed by" in markdown and about in markdown and about in text
     assert {"± and 95 % CI", "Winner's curse"} < findings.how_to_read(REPORT).keys()
+
+
+def test_the_best_one_stands_out_in_a_terminal() -> None:
+    assert [row.style for row in page.table(REPORT).rows] == ["bold", None, None]
+
+
+def test_every_figure_of_the_page_carries_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "png", lambda figure: figures.append(figure) or b"")
+    page.html(REPORT)
+    assert len(figures) == 8
+    for figure in figures:
+        assert "It is synthetic." in {text.get_text() for text in figure.findobj(Text)}
+
+
+def test_names_are_aligned_on_the_left_and_numbers_on_the_right_in_markdown() -> None:
+    head, rule = next(pair for pair in pairwise(page.markdown(REPORT).splitlines()) if pair[0].startswith("| rank |"))
+    sides = dict(zip(head.strip("| ").split(" | "), rule.strip("| ").split(" | "), strict=True))
+    assert sides["model"] == ":--" and sides["parameters"] == sides["accuracy, %"] == "--:"

@@ -380,3 +380,31 @@ def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert plots.png(figure)
+
+
+def test_average_spectrograms_have_low_bins_below_high_ones_and_seconds_from_left_to_right() -> None:
+    for kind, first in (("mel", 0), ("mfcc", 1)):
+        means = some_means(kind, GENRES)
+        for image, matrix in zip(images(plots.genre_means(means)), means.matrices, strict=True):
+            assert np.array_equal(image.get_array(), matrix[first:]) and image.origin == "lower"
+            assert image.get_extent() == pytest.approx([0, 3, first - 0.5, 11.5])  # 30 frames of 0.1 s, 12 bins
+
+
+def test_rows_of_confusion_are_true_genres_and_columns_predicted_ones() -> None:
+    axes = plots.confusion_matrix(np.array([[3, 1], [0, 4]]), ["a", "b"], title="t").axes[0]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true genre", "predicted genre")
+
+
+def test_intervals_show_each_mean_as_a_number_and_each_fold_as_a_grey_dot() -> None:
+    good, bad = a_result(1.0, 0.9, model="good"), a_result(0.4, 0.2, model="bad")
+    axes = plots.intervals([bad, good]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["95.0", "30.0"]
+    dots = [dots.get_offsets()[:, 0].tolist() for dots in axes.collections if len(dots.get_offsets())]
+    assert [fold for fold in dots if len(fold) == 2] == [[100, 90], pytest.approx([40, 20])]
+
+
+def test_the_legend_of_losses_says_which_line_is_of_training() -> None:
+    handles = legend(plots.loss_curves([a_fold()], title="t"))
+    assert list(handles) == ["training (crops)", "held out (centre windows)"]
+    red, green = (to_rgb(handle.get_color()) for handle in handles.values())
+    assert red[0] > 2 * max(red[1:]) and green[1] > 2 * max(green[0], green[2])

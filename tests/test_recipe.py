@@ -3,9 +3,11 @@
 from math import ceil
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import nn
 from torch.optim import AdamW
 
@@ -95,3 +97,27 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup
     assert max(rates) <= 0.5 + 1e-9 and rates[-1] < 0.01
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
     assert abs(top - (warmup * total - 1)) <= 1
+
+
+@pytest.mark.parametrize("mixup", [0.3, 4.0])
+def test_the_weights_of_blends_are_the_larger_parts_of_a_symmetric_beta_distribution(mixup: float) -> None:
+    torch.manual_seed(0)
+    weights = [Augmentation(mixup=mixup).draw_mixing_weight() for _ in range(2000)]
+    larger = stats.kstest(weights, lambda weight: 2 * stats.beta.cdf(weight, mixup, mixup) - 1)
+    assert larger.pvalue > 0.01
+
+
+def test_every_window_of_a_batch_may_be_blended_with_every_other_one() -> None:
+    torch.manual_seed(0)
+    augmentation, windows = Augmentation(mixup=1.0), torch.zeros(4, 1, 1, 1)
+    partners = torch.stack([augmentation.mix(windows)[1] for _ in range(100)])
+    assert all(set(of_one.tolist()) == set(range(4)) for of_one in partners.T)
+
+
+def test_there_are_as_many_masks_of_each_kind_as_asked_for() -> None:
+    torch.manual_seed(0)
+    augmentation = Augmentation(bin_mask=0.1, frame_mask=0.1, n_masks=3)
+    masked = augmentation.mask(torch.ones(200, 1, 40, 40))[:, 0] == 0
+    for lines in (masked.all(dim=2), masked.all(dim=1)):
+        bands = lines.diff(dim=1, prepend=torch.zeros(200, 1, dtype=torch.bool)).sum(dim=1).add(1) // 2
+        assert bands.max() == 3

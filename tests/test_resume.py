@@ -28,8 +28,10 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from shared import Command, Outcome, free_port, timeless
 
-from genre_cls import ensembles, outbox, report, spool, train, upcoming
+from genre_cls import ensembles, outbox, report, spool, task, train, upcoming
+from genre_cls.identity import identify
 from genre_cls.job import Job
+from genre_cls.settings import without_hydra
 from genre_cls.upcoming import Upcoming
 
 Table = dict[tuple[str, str], Any]
@@ -117,6 +119,25 @@ def ranking(outcome: Any) -> list[str]:
     """The rows of the report's table, less the times."""
     rows = [line.split("|") for line in (outcome.folder / "report" / "report.md").read_text().splitlines()]
     return ["|".join(row[:7]) for row in rows if len(row) == 11]
+
+
+@pytest.mark.usefixtures("store_here")
+def test_folds_are_reused_only_where_they_would_be_the_same_to_the_bit(
+    composed: Callable[..., DictConfig], on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(*more: str) -> str:
+        config = composed(*on_music, *ONE, *more)
+        cfg = without_hydra(config)
+        found = task.load(cfg)
+        assert found
+        return Job(cfg, found, identify(cfg, config.hydra)).key
+
+    exact, fast = "trainer.precision=32-true", "trainer.precision=bf16-mixed"
+    on_cpu = [key(exact), key(fast), key(exact, "trainer.threads=2"), key(exact, "recipe.epochs=3")]
+    assert key(exact, "trainer.workers=2", "rope=0.2", "trainer.graphs=false") == on_cpu[0]
+    monkeypatch.setattr("genre_cls.job.resolve_device", lambda _: torch.device("cuda"))
+    on_gpu = [key(exact), key(fast), key(exact, "trainer.graphs=false")]
+    assert len({*on_cpu, *on_gpu}) == 7
 
 
 @pytest.mark.usefixtures("store_here")

@@ -329,3 +329,14 @@ def test_similarity_is_from_0_to_1_and_falls(weights: list[float]) -> None:
     tracks = tracks_of((1, 0, 0), (0.2, 0.3, 0.5), (0.3, 0.3, 0.4))
     ranked = tracks.most_similar(np.array(weights) / sum(weights), 2)
     assert len(ranked) == 2 and 1 + 1e-9 >= ranked[0][1] >= ranked[1][1] >= 0
+
+
+def test_folds_of_unequal_sizes_that_are_a_track_of_the_largest_apart_keep_their_own_error() -> None:
+    sizes, n_hits, folds = (10, 40, 40, 40, 40), (5, 20, 20, 20, 21), []
+    for index, (n, hits) in enumerate(zip(sizes, n_hits, strict=True)):
+        labels, probabilities = np.zeros(n, dtype=int), np.eye(3)[(np.arange(n) >= hits).astype(int)]
+        ids, windows = tuple(f"{index} {place}" for place in range(n)), windows_of(probabilities)
+        folds.append(FoldResult(index, ids, labels, probabilities, GENRES, {}, 170 - n, 1.0, windows))
+    result = ConfigResult({}, tuple(folds), 1)
+    accuracies = [fold.scores["accuracy"] for fold in folds]
+    assert result.estimate("accuracy") == estimate(accuracies, np.mean([n / (170 - n) for n in sizes]))

@@ -1,5 +1,6 @@
 """Test that the spool keeps finished folds complete until the store has them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +76,16 @@ def test_a_full_disk_keeps_no_half_fold_and_the_others(small_disk: Callable[...,
     small_disk(400)
     spool.put(1, FILES | {"z": bytes(200_000)})
     assert len(spool.folders()) == 2
+
+
+def test_a_fold_that_is_only_half_deleted_does_not_count(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.put(0, FILES)
+
+    def killed(folder: Path) -> None:
+        (folder / "fold.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        spool.drop(spool.folders()[0])
+    assert spool.folders() == []

@@ -208,3 +208,37 @@ def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set
         "recipe.window=5: longer than every track (the longest has 1.2 s), so tracks are repeated to fill it",
         "batch_size=7: more than the 6 training tracks of a fold, so an epoch is one step",
     ]
+
+
+def test_tasks_whose_models_learn_from_other_tracks_share_no_folds_though_they_test_the_same(
+    cfg: Callable[..., DictConfig],
+) -> None:
+    found = task.load(cfg("folds=random"))
+    assert found
+    first, *others = found.folds
+    fewer = replace(first, train=first.train[1:])
+    some = [replace(found, folds=[each, *others]) for each in (first, fewer, replace(fewer, val=first.train[:1]))]
+    assert len({each.inputs for each in some}) == 3 and len({each.digest for each in some}) == 1
+    turned = replace(found, folds=found.folds[::-1])
+    assert turned.digest != found.digest and turned.inputs != found.inputs
+
+
+def test_validation_tracks_count_as_training_tracks_for_a_search_and_for_leaks(
+    cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    stopping = (
+        "folds=random",
+        "folds.k=3",
+        "recipe.early_stopping.patience=1",
+        "recipe.early_stopping.val_fraction=0.5",
+    )
+    outer, inner = task.load(cfg(*stopping)), task.load(cfg(*stopping, "fold=0", "inside=true"))
+    assert outer and inner and len(outer.folds[0].val)
+    assert (len(outer.folds), len(inner.folds)) == (3, 2)  # of fewer tracks fewer folds
+    for fold in inner.folds:
+        assert sorted([*fold.test, *fold.known]) == outer.folds[0].known.tolist() and len(fold.val)
+    tracks = list(outer.features.tracks)
+    tested, stopping_by = outer.folds[0].test[0], outer.folds[0].val[0]
+    tracks[tested] = replace(tracks[tested], repeats=tracks[stopping_by].id)
+    task._announce_split(replace(outer, features=replace(outer.features, tracks=tuple(tracks))), "random")
+    assert "split: 2 of 12 held-out tracks have the same recording in the training set" in caplog.text

@@ -33,14 +33,15 @@ from genre_cls.artifacts import (
     genre_means_file,
     tracks_file,
 )
+from genre_cls.calibration import best_temperature
 from genre_cls.connection import store_uri
 from genre_cls.errors import UserError
 from genre_cls.findings import of_several_codes
 from genre_cls.provenance import COMMAND_ID
 from genre_cls.scoring import FoldResult, GenreMeans
 from genre_cls.spool import Spool
-from genre_cls.stored_runs import PARENT, changed_metrics
-from genre_cls.tracking import KEY, Tracker
+from genre_cls.stored_runs import PARENT, WAITING, changed_metrics
+from genre_cls.tracking import KEY, N_COMMAND_IDS, Tracker
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
@@ -888,3 +889,130 @@ def test_a_fold_that_is_stored_twice_counts_once(tracker: Tracker) -> None:
         child.log(fold.scores, fold_files(fold), fold.curves)
     comparison = tracker.newest()
     assert comparison is not None and [len(result.folds) for result in comparison.results] == [2]
+
+
+def test_a_configuration_is_not_compared_with_the_same_on_another_data_set(tracker: Tracker) -> None:
+    other = store(tracker, "a", 1.0, comparison="r")
+    store(tracker, "A", 0.6, comparison="s", split="artist")
+    beside, client = tracker.newest(), MlflowClient(tracker.uri)
+    client.set_tag(other, "dataset_digest", "another")
+    alone = tracker.newest()
+    assert beside and alone and [c.results[0].other_splits.keys() for c in (beside, alone)] == [{"random"}, set()]
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_of_two_that_are_equally_accurate_the_best_has_the_higher_f1(tracker: Tracker, better: int) -> None:
+    runs = [store(tracker, name, 0.9) for name in ("a", "b")]
+    for place, run_id in enumerate(runs):
+        MlflowClient(tracker.uri).log_metric(run_id, "macro_f1_mean", 0.8 if place == better else 0.7)
+    assert tracker.best() == runs[better]
+
+
+def test_configurations_that_wait_for_folds_or_were_stopped_are_named_the_last_first(tracker: Tracker) -> None:
+    where = tracker.experiment("e")
+    for name, end in {"waits": None, "failed": ValueError, "stopped": KeyboardInterrupt, "done": None}.items():
+        with suppress(ValueError, KeyboardInterrupt), tracker.run(where, name, {"kind": "config"}, {}) as open_run:
+            if name == "waits":
+                open_run.status = WAITING
+            if end:
+                raise end
+        time.sleep(0.005)
+    assert tracker.incomplete("e") == tracker.incomplete(None) == ["stopped", "waits"]
+    assert tracker.incomplete("another") == []
+
+
+def test_while_folds_are_missing_a_temperature_is_that_of_those_that_are_there(tracker: Tracker) -> None:
+    run_id = store(tracker, "a", 0.8, 0.6)
+    probabilities, labels = (
+        np.concatenate([getattr(a_fold(index, accuracy), part) for index, accuracy in enumerate((0.8, 0.6))])
+        for part in ("probabilities", "labels")
+    )
+    expected = best_temperature(probabilities, labels)
+    for one in (run_id, *children(tracker, run_id)):
+        assert tracker.temperature(one) == pytest.approx(expected) != 1
+    MlflowClient(tracker.uri).log_metric(run_id, "temperature", 2.5)  # as for a whole configuration
+    assert tracker.temperature(run_id) == tracker.temperature(children(tracker, run_id)[0]) == 2.5
+
+
+def test_what_is_known_of_the_tracks_comes_with_their_predictions(tracker: Tracker) -> None:
+    run_id = store(tracker, "a", 0.8, 0.6)
+    folds, tracks = tracker.predictions_of(run_id)
+    assert [fold.scores["accuracy"] for fold in folds] == [0.8, 0.6] and tracks == TRACKS
+    one, same = tracker.predictions_of(children(tracker, run_id)[0])
+    assert len(one) == 1 and same == TRACKS
+    MlflowClient(tracker.uri).set_terminated(run_id, WAITING)  # nothing is logged of its tracks yet
+    lose_artifacts(tracker, run_id)
+    assert len(tracker.predictions_of(run_id)[0]) == 2 and tracker.predictions_of(run_id)[1] == {}
+
+
+def test_the_newest_report_is_shown(tracker: Tracker) -> None:
+    assert tracker.report() is None
+    for text in ("first", "second"):
+        with tracker.run(tracker.experiment("reports"), "r", {"kind": "report"}, {}) as open_run:
+            open_run.log({}, {"report.html": text.encode()})
+        time.sleep(0.005)
+    assert tracker.report() == "second"
+
+
+def test_runs_that_could_not_be_closed_under_a_claim_are_closed_at_its_end(tracker: Tracker) -> None:
+    client, where = MlflowClient(tracker.uri), tracker.experiment("e")
+    with tracker.claim("k", "it") as tags:
+        client.create_run(where, tags=tags, run_name="left open")
+        assert statuses(tracker) == {"left open": "RUNNING"}
+    assert statuses(tracker) == {"left open": "KILLED"}
+
+
+def test_of_several_runs_of_a_configuration_the_newest_closed_one_is_continued(tracker: Tracker) -> None:
+    client, where = MlflowClient(tracker.uri), tracker.experiment("e")
+    assert tracker.earlier(where, "k", force=False).run_id is None
+    runs = [store(tracker, "a", *accuracies) for accuracies in ((1.0, 0.9), (0.8,))]
+    for run_id in runs:
+        client.set_tag(run_id, KEY, "k")
+    live = client.create_run(where, tags={"kind": "config", KEY: "k"}).info.run_id  # under locks in another folder
+    found = tracker.earlier(where, "k", force=False)
+    assert found.run_id == runs[1] and [fold.scores["accuracy"] for fold in found.folds.values()] == [0.8]
+    assert list(found.fold_runs.values()) == children(tracker, runs[1]) and found.finished
+    client.set_terminated(live, WAITING)
+    waiting = tracker.earlier(where, "k", force=False)
+    assert (waiting.run_id, waiting.folds, waiting.finished) == (live, {}, False)
+
+
+def test_a_configuration_knows_the_last_commands_that_it_was_part_of(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = store(tracker, "a", 1.0)
+    for number in range(N_COMMAND_IDS + 3):
+        monkeypatch.setenv(COMMAND_ID, f"c{number}")
+        tracker.confirm(run_id)
+        assert tracker.newest(command_id=f"c{number}") is not None
+    assert len(run(tracker, run_id).data.tags["command_ids"].split()) == N_COMMAND_IDS
+    assert tracker.newest(command_id="c2") is None and tracker.newest(command_id="c3") is not None
+
+
+def test_a_fold_whose_predictions_no_longer_give_its_scores_is_not_reused(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = store(tracker, "a", 1.0, 0.8)
+    MlflowClient(tracker.uri).set_tag(run_id, KEY, "k")
+    (edited,) = (child for child in children(tracker, run_id) if run(tracker, child).info.run_name == "fold 1")
+    path = artifacts(tracker, edited) / "predictions.csv"
+    path.write_text(path.read_text().replace("1/0,blues", "1/0,rock & roll"))
+    assert list(tracker.earlier(tracker.experiment("e"), "k", force=False).folds) == [0]
+    assert run(tracker, edited).info.status == "FAILED"
+    assert "fold 1 is trained again, because its files are damaged: accuracy, " in caplog.text
+
+
+def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_another_one(tracker: Tracker) -> None:
+    client, by_lr = MlflowClient(tracker.uri), {}
+    for identity, lr in (("a", "0.1"), ("b", "0.2")):
+        run_id = store(tracker, identity, 1.0)
+        by_lr[run_id] = lr
+        for key, value in {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr}.items():
+            client.log_param(run_id, key, value)
+        client.set_tag(run_id, "named", json.dumps({"features": "mel", "model": "m", "batch_size": "16"}))
+    comparison = tracker.newest()
+    assert (
+        comparison
+        and [set(result.named) for result in comparison.results]
+        == [{"features", "model", "batch_size", "recipe.lr"}] * 2
+    )

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genre_cls.features import FeatureSpec, cosines, extract
-from genre_cls.views import _fourier, medians, modulation_spectrum, patterns, shape_of, statistics, view_of
+from genre_cls.features import CPU, FeatureSpec, cosines, extract
+from genre_cls.views import _fourier, averages, medians, modulation_spectrum, patterns, shape_of, statistics, view_of
 from genre_cls.windows import TREATMENTS
 
 
@@ -143,3 +143,24 @@ def test_statistics_of_a_constant_window_are_finite_and_can_be_differentiated() 
     with torch.autocast("cpu", torch.bfloat16):
         blurred = statistics(features)
     assert torch.equal(blurred, statistics(features))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 5), st.integers(0, 10**6))
+def test_correlations_are_those_of_bands_of_neighbouring_bins(width: int, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(-40, 10, (32 * width, 50)).astype(np.float32)
+    values, n_levels = statistics(torch.from_numpy(features)[None, None]).numpy().ravel(), 5 * len(features)
+    correlations = np.corrcoef(features.reshape(32, width, 50).mean(axis=1))[np.triu_indices(32, 1)]
+    np.testing.assert_allclose(values[n_levels : n_levels + len(correlations)], correlations, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 200), st.integers(1, 32))
+def test_a_band_is_the_mean_of_neighbouring_bins_and_no_bin_is_left_out(n_bins: int, n_bands: int) -> None:
+    weights = averages(n_bins, n_bands, CPU)
+    inside = weights > 0
+    assert weights.shape == (n_bands, n_bins) and torch.allclose(weights, inside / inside.sum(dim=1, keepdim=True))
+    assert inside.any(dim=0).all() and inside.any(dim=1).all()
+    for band, bins in enumerate(inside):
+        first, last = bins.nonzero()[[0, -1], 0].tolist()
+        assert bins.sum() == last - first + 1 and first == band * n_bins // n_bands
