@@ -399,8 +399,11 @@ def test_intervals_show_each_mean_as_a_number_and_each_fold_as_a_grey_dot() -> N
     good, bad = a_result(1.0, 0.9, model="good"), a_result(0.4, 0.2, model="bad")
     axes = plots.intervals([bad, good]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["95.0", "30.0"]
-    dots = [dots.get_offsets()[:, 0].tolist() for dots in axes.collections if len(dots.get_offsets())]
-    assert [fold for fold in dots if len(fold) == 2] == [[100, 90], pytest.approx([40, 20])]
+    of_one_genre = np.tile(np.eye(3)[0], (30, 1))  # a third is right; macro F1 is a sixth
+    lopsided = replace(bad, folds=(replace(bad.folds[0], probabilities=of_one_genre), bad.folds[1]))
+    for result, shown in ((good, [100, 90]), (bad, [40, 20]), (lopsided, [100 / 3, 20])):
+        dots = [dots.get_offsets()[:, 0].tolist() for dots in plots.intervals([result]).axes[0].collections]
+        assert dots[0] == pytest.approx(shown)
 
 
 def test_the_legend_of_losses_says_which_line_is_of_training() -> None:
