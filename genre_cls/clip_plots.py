@@ -24,7 +24,7 @@ def clip(heard: Clip, name: str) -> Figure:
         heard: the clip.
         name: of its file.
     """
-    figure = new_figure(9.0, 4.2, f"The first {heard.seconds:.0f} s.", name)
+    figure = new_figure(9.0, 4.2, f"The first {heard.seconds:.0f} s.", in_one_line(name))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     low, high = _envelope(heard.waveform)
     upper.fill_between(np.linspace(0, heard.seconds, len(low)), low, high, color=BLUE, linewidth=0.5)

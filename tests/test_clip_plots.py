@@ -47,8 +47,8 @@ def test_every_figure_carries_its_title_and_note_and_draws_hostile_names_without
     explanation = Explanation(HOSTILE[0], a_clip(), np.ones((32, 63), np.float32), 1.0, "synthetic at 3$ and 4$")
     figures = {
         ("Genres over time",): clip_plots.genres_over_time(hostile),
-        (HOSTILE[0], "The first 2 s."): clip_plots.clip(a_clip(), HOSTILE[0]),
-        (f"$: evidence for {HOSTILE[0]}", explanation.note): clip_plots.explanation(explanation, "$"),
+        ("$\\udcff\\n", "The first 2 s."): clip_plots.clip(a_clip(), "$\udcff\n"),
+        (f"$\\udcff\\n: evidence for {HOSTILE[0]}", explanation.note): clip_plots.explanation(explanation, "$\udcff\n"),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
