@@ -630,15 +630,15 @@ def test_what_another_process_has_extracted_meanwhile_is_not_extracted_again(
 
     @contextmanager
     def after_others(path: Path, *arguments: Any) -> Iterator[None]:
-        monkeypatch.setattr(feature_cache, "locked", real)
         if path.name == "extract.lock":  # held by another process until it is done
+            monkeypatch.setattr(feature_cache, "locked", real)
             FeatureCache(cache).load(tracks, [MEL])
         with real(path, *arguments):
             yield
 
-    ours._digests(tracks)  # so that the ledger has no news to save before it waits
     monkeypatch.setattr(feature_cache, "locked", after_others)
     assert_right(ours.load(tracks, [MEL]))
+    assert feature_cache.locked is real  # so the other one has been there
     assert computed.count("extract") == 2 * len(tracks)  # the other one's, and those of `assert_right`
 
 
