@@ -131,7 +131,7 @@ class StoredRuns:
         """
         ended = self._ended(experiment)
         parents = _finished(ended)
-        parents.sort(key=lambda run: _is_of(run, command_id), reverse=True)  # even if the clock was set back
+        parents.sort(key=lambda run: not _is_of(run, command_id))  # the command's first, even if the clock was set back
         if not parents or (command_id and not _is_of(parents[0], command_id)):
             return None
         together = naming.of_one_experiment(parents)
