@@ -35,6 +35,11 @@ class Job:
 
     It locks its folds until they are on disk, and the configuration while it reads or logs; a job of all folds locks it
     throughout, so that the run shows as running.
+
+    Args:
+        cfg: the configuration.
+        task: its data; the job trains the folds in `to_train`.
+        identity: of the configuration.
     """
 
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:

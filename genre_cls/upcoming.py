@@ -26,11 +26,19 @@ class Upcoming:
         self.blocked = False  # whether the one after these jobs could not begin
 
     def expect(self, configurations: Sequence[DictConfig]) -> None:
-        """Set the command's configurations, in order, each with Hydra's own settings."""
+        """Set the command's configurations.
+
+        Args:
+            configurations: in order, each with Hydra's own settings.
+        """
         self.coming = list(configurations)
 
     def take(self, identity: Identity) -> Job | None:
-        """Return the job of the configuration whose turn it is, if it has begun."""
+        """Return the job of the configuration whose turn it is, if it has begun.
+
+        Args:
+            identity: of that configuration.
+        """
         self.coming = self.coming[1:]
         if any(job.lost for job in self.begun):  # their workers were stopped, so all are
             for job in self.begun:
