@@ -25,11 +25,11 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__
 # counts until it is listed: to train once too often is better than to reuse what the present code would not compute.
 NO_EFFECT_ON_RESULTS = (
     "__init__", "__main__", "app", "arguments", "artifacts", "classifier", "clip_plots", "commands", "comparisons",
-    "connection", "database", "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "explanation",
-    "extras", "files", "findings", "interrupts", "listing", "logged_files", "memory", "modelfile", "naming",
-    "nvidia_mps", "onnx_export", "onnx_model", "outbox", "overrides", "page", "plots", "predict", "prediction",
-    "progress", "provenance", "registry", "report", "served", "spool", "stored_runs", "tracking", "train", "upcoming",
-    "workers",
+    "connection", "database", "demo", "die_with_parent", "download", "duplicates", "errors", "estimates", "experiment",
+    "explanation", "extras", "files", "findings", "interrupts", "listing", "logged_files", "memory", "modelfile",
+    "naming", "nvidia_mps", "onnx_export", "onnx_model", "outbox", "overrides", "page", "plots", "predict",
+    "prediction", "progress", "provenance", "registry", "report", "served", "spool", "stored_runs", "tracking", "train",
+    "upcoming", "workers",
 )  # fmt: skip
 NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters

@@ -1,4 +1,4 @@
-"""One job of a configuration: train its folds, log what is finished, and complete the run if that is all."""
+"""One job of a configuration: train its folds, log what is finished, and complete the run if no fold is missing."""
 
 import logging
 from collections.abc import Callable, Iterator
