@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import GENRES, a_result, folds
+from made import GENRES, NAMES, a_result, folds
 
 from genre_cls.artifacts import (
     DAMAGED,
+    FACTS,
     RESULTS,
     confusion_file,
     fold_files,
     genre_means_file,
     load_fold,
     load_genre_means,
+    load_tracks,
+    tracks_file,
 )
 from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
@@ -82,6 +85,27 @@ def test_arrays_that_a_disk_has_damaged_are_reported_as_such(data: st.DataObject
     with tempfile.TemporaryDirectory() as folder, suppress(*DAMAGED):
         Path(folder, "means.npz").write_bytes(content)
         load_genre_means(Path(folder, "means.npz"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(NAMES, st.fixed_dictionaries(dict.fromkeys(FACTS, NAMES | st.just("")))))
+def test_the_facts_about_tracks_come_back_whatever_is_in_their_names(facts: dict[str, dict[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (path := Path(folder) / "tracks.csv").write_bytes(tracks_file(facts))
+        assert load_tracks(path) == facts
+
+
+def test_arrays_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "it ran",)
+
+    objects = np.empty(1, dtype=object)
+    objects[0] = Malicious()
+    np.savez(tmp_path / "m.npz", kind="mel", genres=objects)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load_genre_means(tmp_path / "m.npz")
+    assert not (tmp_path / "it ran").exists()
 
 
 def test_a_confusion_matrix_is_a_table_with_names() -> None:

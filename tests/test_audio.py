@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from genre_cls.audio import UnreadableAudio, decode, duration, segments
+from genre_cls.audio import BLOCK, SILENT, UnreadableAudio, decode, duration, no_music, refusal, segments
 from genre_cls.features import FeatureSpec, extract
 from genre_cls.listing import EXTENSIONS
 
@@ -275,6 +275,12 @@ def test_the_segments_of_a_file_concatenate_to_the_file(
     assert len(parts) == 1 or sum(map(len, parts)) / 48000 > longest * (len(parts) - 1)
 
 
+@pytest.mark.parametrize("n_parts", [1, 2, 3])
+def test_a_file_of_a_whole_number_of_longest_parts_is_cut_into_no_more(tmp_path: Path, n_parts: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(440, 8000, n_parts * 0.5), 8000)
+    assert [len(part) for part in segments(tmp_path / "a.wav", 8000, 0.5)] == [4000] * n_parts
+
+
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, np.tile(tone(440, 16000, 1.0), 240), 16000)  # 15 MB as float32
@@ -289,6 +295,20 @@ def test_blocks_of_a_thousand_channels_are_small(tmp_path: Path) -> None:
     channels = np.random.default_rng(0).normal(0, 0.1, (3000, 1000)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", channels, 22050, subtype="FLOAT")
     assert decode(tmp_path / "a.wav", 22050) == pytest.approx(channels.mean(axis=1), abs=1e-6)
+
+
+def test_half_a_second_is_enough_and_one_sample_less_is_not() -> None:
+    assert no_music(tone(440, 8000, 0.5), 8000) == ""
+    assert no_music(tone(440, 8000, 0.5)[1:], 8000) == "lasts 0.5 s, less than the 0.5 s that are needed"
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_channels_that_cancel_each_other_out_are_found_wherever_they_sound(tmp_path: Path, place: int) -> None:
+    channels = np.zeros((3 * BLOCK // 32, 32), np.float32)  # three blocks
+    channels[place, :2] = 0.5, -0.5
+    soundfile.write(tmp_path / "a.wav", channels, 22050)
+    assert no_music(decode(tmp_path / "a.wav", 22050), 22050) == SILENT
+    assert "cancel each other out" in str(refusal(tmp_path / "a.wav", SILENT))
 
 
 def test_the_length_of_a_file_is_reported_without_decoding_it(tmp_path: Path) -> None:

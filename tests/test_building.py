@@ -11,14 +11,15 @@ from hydra.utils import instantiate
 from shared import Compose
 
 from genre_cls import building
-from genre_cls.building import check_buildable
+from genre_cls.building import augmentation, check_buildable, crops_of
 from genre_cls.settings import CONF, RULES
+from genre_cls.windows import VIEWS, is_of_modulations
 
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 CHECK = """
 import sys
 from hydra import compose, initialize_config_dir
-from genre_cls.building import check_buildable
+from genre_cls.building import augmentation, check_buildable, crops_of
 
 with initialize_config_dir(version_base="1.3", config_dir=sys.argv[1]):
     check_buildable(compose("config", sys.argv[2:]))
@@ -64,3 +65,20 @@ def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alon
 def test_all_recipes_pass_the_check(composed: Compose) -> None:
     for recipe in RECIPES:
         check_buildable(composed(f"recipe={recipe}", "model=tutorial_basic", "recipe.first_crop=1"))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_crops_grow_to_whole_windows_but_those_of_modulations_are_whole_from_the_start(
+    composed: Compose, view: str
+) -> None:
+    cfg = composed("recipe.first_crop=0.25", "recipe.epochs=12")
+    spec = instantiate(cfg.features)
+    crops = crops_of(cfg, spec, view)
+    whole = spec.n_frames(cfg.recipe.window)
+    assert len(crops) == 12 and crops == sorted(crops) and crops[-1] == whole
+    assert crops[0] == (whole if is_of_modulations(view) else round(whole / 4))
+
+
+@pytest.mark.parametrize(("features", "shift"), [("mel", 3), ("mfcc", 0)])
+def test_bins_are_shifted_where_that_is_a_shift_of_pitch(composed: Compose, features: str, shift: int) -> None:
+    assert augmentation(composed(f"features={features}", "recipe.augmentation.bin_shift=3")).bin_shift == shift

@@ -451,6 +451,7 @@ def test_shuffled_genres_keep_their_sizes_and_nothing_else(seed: int) -> None:
     assert [replace(track, genre="") for track in shuffled.tracks] == [replace(track, genre="") for track in tracks]
     assert [track.genre for track in shuffled.tracks] != [track.genre for track in tracks]
     assert shuffled == Catalogue("c", tracks).with_shuffled_genres(seed) and "permuted" in shuffled.notes[-1]
+    assert shuffled != Catalogue("c", tracks).with_shuffled_genres(seed + 1)
 
 
 def test_gtzans_tracks_know_their_part_of_the_published_split(tmp_path: Path) -> None:
@@ -544,6 +545,13 @@ def test_columns_of_metadata_may_be_separated_by_semicolons_as_excel_does_in_som
         touch(tmp_path / name)
     (tmp_path / "metadata.csv").write_bytes("\ufeffpath;artist\r\nrock/a.wav;Ann, Bob\r\njazz/c.wav;Cy\r\n".encode())
     assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Cy", "Ann, Bob"]
+
+
+def test_a_semicolon_in_the_name_of_a_column_separates_nothing(tmp_path: Path) -> None:
+    for name in ("rock/a.wav", "jazz/c.wav"):
+        touch(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("path,artist,mood; tempo\nrock/a.wav,Ann,fast\njazz/c.wav,Bob,slow\n")
+    assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Bob", "Ann"]
 
 
 def test_metadata_that_cannot_be_read_is_not_ignored(tmp_path: Path) -> None:

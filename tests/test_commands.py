@@ -13,7 +13,7 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from shared import Command
@@ -444,6 +444,8 @@ def test_an_extra_is_installed_from_the_clone_or_else_by_name(tmp_path: Path, mo
 
 
 @given(st.text(st.one_of(st.characters(exclude_categories=["Cs", "Cc"]), st.sampled_from("'\"\\${}[],=~ 10"))))
+@example("my music\\")
+@example("it's \\'quoted\\\\'")
 def test_hydra_reads_any_text_back_from_the_word_it_is_shown_as(text: str) -> None:
     assert OverridesParser.create().parse_override(as_word("key", text)).value() == text
 

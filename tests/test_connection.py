@@ -1,7 +1,9 @@
 """Test connections to stores: missing servers, damaged databases, folders that cannot hold a store."""
 
+import os
 import re
 import shutil
+import signal
 import sqlite3
 import threading
 import time
@@ -9,9 +11,10 @@ from base64 import b64encode
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from mlflow import MlflowClient
 
 from genre_cls.connection import connect, store_uri, ui_command
 from genre_cls.database import what_failed
@@ -32,6 +35,22 @@ def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_ma
     uri = store_uri(None, folder)
     assert "--host 127.0.0.1" in ui_command(uri)
     assert str(folder) in ui_command(uri) and f"'{uri}'" in ui_command(uri)
+
+
+def test_ctrl_c_breaks_off_no_call_to_a_database(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, heeding_ctrl_c: None
+) -> None:
+    search, found = MlflowClient.search_experiments, []
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        found.append(search(*arguments, **named))
+        return found[-1]
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        connect(None, folder)
+    assert len(found) == 1, "it was completed first"
 
 
 NO_SERVERS = (
@@ -104,6 +123,32 @@ def test_a_full_disk_is_no_damage_though_sqlalchemy_says_something_else_first() 
     error = "(raised as a result of autoflush; …)\n(sqlite3.OperationalError) database or disk is full\n[SQL"
     told = what_failed("sqlite:////there/mlflow.db", error)
     assert told.startswith("/there/mlflow.db: (sqlite3.OperationalError) database or disk is full; make room")
+
+
+@pytest.mark.parametrize(
+    ("failure", "hint"),
+    [
+        ("401 Client Error: Unauthorized", "check the address"),
+        ("API request failed with error code 403 != 200", "check the address"),
+        ("429 Client Error: Too Many Requests", "run the command again"),
+        ("API request failed with error code 429 != 200", "run the command again"),
+        ("500 Server Error: Internal", "run the command again"),
+    ],
+)
+def test_a_servers_refusal_is_told_from_what_may_pass(failure: str, hint: str) -> None:
+    assert what_failed("http://server", failure).startswith(f"tracking.uri=http://server: {failure}; {hint}")
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_that_would_end_with_the_process_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names no file, so that the runs would be lost"):
+        connect(uri, tmp_path)
+
+
+def test_ones_own_number_of_retries_is_respected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    connect(None, folder)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
 
 
 @pytest.mark.parametrize("name", ["50%20off", "who?"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
-from dataclasses import astuple
+from dataclasses import astuple, fields, replace
 from itertools import combinations
 
 import numpy as np
@@ -131,6 +131,53 @@ def test_crossover_changes_the_music() -> None:
     assert not np.allclose(pure, mixed)
 
 
+@pytest.mark.parametrize("crossover", [0, 1])
+def test_every_ingredient_is_of_the_genre_itself_or_at_full_crossover_of_its_neighbours(crossover: int) -> None:
+    for track in demo.plan(tracks_per_genre=7, seed=0):
+        sources = demo.STYLES[track.genre].neighbours if crossover else (track.genre,)
+        song = demo._song(track, np.random.default_rng(track.seed), crossover)
+        for name in {field.name for field in fields(song)} - {"tempo"}:  # which deviates by a few per cent
+            palettes = [getattr(demo.STYLES[genre], name) for genre in sources]
+            assert any(getattr(song, name) in palette for palette in palettes), name
+
+
+def test_parts_rest_in_a_share_of_the_tracks_and_the_accompaniment_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(demo, "_perform", lambda stage, part: heard.append(part) or np.zeros(stage.n_samples))
+    tracks = demo.plan(tracks_per_genre=20, seed=0)
+    for track in tracks:
+        demo.synthesise(track, seconds=0.01, sample_rate=8000)
+    shares = [heard.count(part) / len(tracks) for part in demo.PARTS]
+    assert shares == pytest.approx(demo.PRESENCE, abs=0.1) and shares[2] == 1
+
+
+@pytest.mark.parametrize(("swing", "half"), [((1, 0.5), 0.5), ((1, 0.67), 0.67), ((0.5, 0.67), 0.5)])
+def test_swing_delays_the_second_half_of_its_unit(swing: tuple[float, float], half: float) -> None:
+    track = demo.plan(tracks_per_genre=1, seed=0)[0]
+    song = replace(demo._song(track, np.random.default_rng(0), 0), tempo=60, swing=swing, expression=0)
+    stage = demo.Stage(song, np.random.default_rng(0), start=0, n_samples=3 * RATE, sample_rate=RATE)
+    for steps, beats in ((4, 1.0), (6, 1 + half), (8, 2.0)):
+        bus = np.zeros(stage.n_samples, np.float32)
+        stage.strike(bus, np.ones(1, np.float32), steps, 1)
+        assert bus.argmax() / RATE == pytest.approx(beats, abs=0.02)  # players are not exact
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 44100])
+def test_a_note_has_no_partials_between_its_harmonics(sample_rate: int) -> None:
+    voice, pitch = demo.Voice(low=48, slope=0, attack=0.1, release=0.1), 60
+    note = demo._note(voice, pitch, 0.9, "-", sample_rate=sample_rate)
+    power = np.abs(np.fft.rfft(note * np.hanning(len(note)))) ** 2  # a bin is 1 Hz
+    harmonic = np.arange(len(power)) / (440 * 2 ** ((pitch - 69) / 12))
+    between = np.abs(harmonic - harmonic.round()) > 0.1
+    assert power[between].sum() < 1e-2 * power.sum()
+
+
+def test_harmonics_of_a_note_fade_with_the_square_of_their_frequency() -> None:
+    voice = demo.Voice(low=48, slope=0, damping=0.1)
+    begin, end = np.abs(np.fft.rfft(demo._wavetables(voice, 1000, "-", np.array([0.0, 2.0]), 44100)))
+    assert end[1:10] / begin[1:10] == pytest.approx(np.exp(-0.2 * np.arange(1, 10) ** 2), abs=1e-5)
+
+
 def test_disco_has_a_kick_on_the_beat_unlike_classical_metal_and_rock(music: Tracks) -> None:
     disco = median_of(music, "disco", kick_strength)
     others = ("classical", "metal", "rock")
@@ -168,7 +215,7 @@ def test_an_artist_repeats_their_own_choices_more_than_those_of_others_in_the_ge
         if one.genre == other.genre:
             same = np.mean([a == b for a, b in zip(left, right, strict=True)])
             shared[one.artist == other.artist].append(same)
-    assert np.mean(shared[True]) > np.mean(shared[False]) + 0.1
+    assert np.mean(shared[False]) + 0.1 < np.mean(shared[True]) < 0.8
 
 
 def test_every_palette_names_existing_options_and_every_option_is_used() -> None:

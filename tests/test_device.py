@@ -1,10 +1,12 @@
 """Devices: a GPU that can be used, bfloat16 where the hardware rightly computes with it, no threads beyond a quota."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from genre_cls import device
-from genre_cls.device import heed_quota, may_miscompute, resolve_device, resolve_precision
+from genre_cls.device import heed_quota, may_miscompute, models_that_fit, resolve_device, resolve_precision
 from genre_cls.errors import UserError
 
 CPU = torch.device("cpu")
@@ -68,3 +70,13 @@ def test_a_process_has_no_more_threads_than_its_quota_of_cores(monkeypatch: pyte
         monkeypatch.setattr(device, "cpu_count", lambda cores=cores: cores)
         heed_quota()
     assert asked == [3, 64]
+
+
+def test_a_gpu_holds_as_many_models_with_their_features_as_it_has_memory_for_and_one_at_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80e9))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [models_that_fit(int(gigabytes * 1e9)) for gigabytes in (0, 1, 3, 15, 1000)] == [13, 13, 10, 4, 1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert models_that_fit(0) == 1

@@ -283,6 +283,17 @@ def test_bytes_that_were_downloaded_are_not_downloaded_again_even_from_another_m
     assert starts == list(range(0, len(archive), 20_000)) and is_whole(tmp_path)
 
 
+def test_pauses_between_attempts_double_up_to_a_minute_and_begin_anew_with_each_progress(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    answers = [is_gone] * 4 + [drops] + [is_gone] * 2 + [drops] + [well]
+    server = mirror(*answers)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    get(source(archive, server, attempts=5, pause=20), tmp_path)
+    assert pauses == [20, 40, 60, 60, 10, 20, 40, 10] and is_whole(tmp_path)
+
+
 def test_an_interrupted_command_resumes(mirror: Callable[..., Any], archive: bytes, tmp_path: Path) -> None:
     (tmp_path / "genres.tar.gz.partial").write_bytes(archive[:50_000])
     (tmp_path / "genres.partial" / "genres").mkdir(parents=True)

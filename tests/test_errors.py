@@ -5,6 +5,8 @@ from pathlib import Path
 from sysconfig import get_path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import genre_cls
 from genre_cls.errors import UserError, place_of
@@ -61,3 +63,12 @@ def test_addresses_lose_their_passwords_though_these_should_have_been_escaped(pa
 )
 def test_addresses_without_passwords_stay_whole(address: str) -> None:
     assert str(UserError(f"{address}: no answer")) == f"{address}: no answer"
+
+
+@given(st.text().filter(lambda text: "://" not in text))  # of whose addresses it would lose passwords
+@example("\x7f")  # deletes the letter before it
+@example("\u202egpj.exe")  # turns the letters after it around
+@example("one\u2028two")
+def test_a_message_is_one_line_of_printable_characters_whatever_a_file_is_called(name: str) -> None:
+    message = str(UserError(name))
+    assert message.isprintable() and (message == name) == name.isprintable()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
+from shared import held_for_a_second
 
 from genre_cls.errors import UserError
 from genre_cls.files import check_place, expanduser, locked, make_folder, sync, write_atomically
@@ -121,6 +123,14 @@ def test_a_file_system_without_locks_is_named_and_no_mere_file_takes_their_place
         pass
     monkeypatch.undo()
     with locked(tmp_path / "a.lock", "a", wait=False):
+        pass
+
+
+def test_a_lock_that_another_process_holds_is_waited_for_or_not_at_all(tmp_path: Path) -> None:
+    held_for_a_second(tmp_path / "a.lock")
+    with pytest.raises(Timeout), locked(tmp_path / "a.lock", "a", wait=False):
+        pass
+    with locked(tmp_path / "a.lock", "a"), pytest.raises(Timeout), locked(tmp_path / "a.lock", "a", wait=False):
         pass
 
 

@@ -20,7 +20,7 @@ from genre_cls.identity import (
     digest,
     identify,
 )
-from genre_cls.provenance import command
+from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command, command_id, name_command, provenance
 from genre_cls.settings import leaves
 
 INCIDENTAL = {
@@ -105,6 +105,7 @@ def test_every_other_setting_changes_it(composed: Compose, features: str) -> Non
         identity = identify(other, hydra)
         assert (identity.fingerprint == original.fingerprint) == (key in elsewhere), key
         assert (identity.key("data") == original.key("data")) == (key in elsewhere), key
+        assert (identity.setup == original.setup) == (key in elsewhere or key.startswith("folds.")), key
 
 
 def test_other_data_or_other_code_is_never_reused(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +120,16 @@ def test_other_data_or_other_code_is_never_reused(composed: Compose, monkeypatch
             edited = identify(*job)
         assert (edited.key("data") == original.key("data")) == (name in NO_EFFECT_ON_RESULTS), name
         assert edited.fingerprint == original.fingerprint
+
+
+def test_another_version_of_torch_is_other_code_and_its_build_for_other_hardware_is_not(
+    identity_of: Callable[..., Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for version in ("2.11.0", "2.11.0+cpu", "2.11.0+cu128", "2.11.1"):
+        monkeypatch.setattr("genre_cls.identity.version", lambda _, version=version: version)
+        keys.append(identity_of().key("data"))
+    assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
 def test_an_edit_of_a_users_own_model_is_other_code(
@@ -226,6 +237,18 @@ def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch, program
     assert command() == f"{start} -m 'dataset.root=/my music'"
     monkeypatch.setattr(sys, "argv", [str(program), "dataset.root='/my müsic'", "'$x'"])
     assert command() == f"{start} \"dataset.root='/my müsic'\" ''\"'\"'$x'\"'\"''"
+
+
+def test_a_launchers_jobs_say_which_command_they_belong_to_rather_than_how_they_were_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in (COMMAND_ID, COMMAND_LINE):
+        monkeypatch.setenv(variable, "")  # as it was before, after the test
+    monkeypatch.setattr(sys, "argv", ["genre_cls/train.py", "-m", "seed=1,2"])
+    name = name_command()
+    monkeypatch.setattr(sys, "argv", ["/lib/joblib/loky/popen.py", "--pipe", "3"])
+    assert command_id() == name and provenance()["command"] == "python -m genre_cls.train -m seed=1,2"
+    assert name_command() != name and provenance()["command"] == "popen.py --pipe 3"
 
 
 def test_a_digest_changes_with_every_part_and_with_their_order() -> None:

@@ -1,9 +1,17 @@
 """What configurations are logged with."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 from shared import features_of
 
-from genre_cls.logged_files import genre_means
+from genre_cls.catalogue import Catalogue, Track
+from genre_cls.duplicates import Duplicate
+from genre_cls.feature_cache import Unreadable
+from genre_cls.logged_files import genre_means, of_tracks
+from genre_cls.task import Task
 
 
 def test_genre_means_are_means_over_tracks_cut_or_repeated_to_the_median_length() -> None:
@@ -13,3 +21,24 @@ def test_genre_means_are_means_over_tracks_cut_or_repeated_to_the_median_length(
     assert means.shape == (3, 2, 6)
     assert means[0, 0].tolist() == [3.5, 2, 2, 3.5, 2, 2]
     assert (means[1] == 10).all() and (means[2] == 0).all()
+
+
+def test_what_is_known_of_tracks_is_logged_with_paths_that_are_good_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracks = (Track("1", Path("a/1.wav"), "a", artist="Ann"), Track("2", Path("b/2.wav"), "b", fault="distorted"))
+    features = replace(features_of([np.zeros((2, 3))] * 2), tracks=tracks)
+    task = Task(Catalogue("mine", tracks), features, np.array([0, 1]), (), (), None, (), "")
+    assert {name: content.decode().splitlines() for name, content in of_tracks(task).items()} == {
+        "tracks.csv": [
+            "track,genre,artist,fault,path",
+            f"1,a,Ann,,{tmp_path}/a/1.wav",
+            f"2,b,,distorted,{tmp_path}/b/2.wav",
+        ]
+    }
+    unreadable = (Unreadable(Track("3", Path("c.wav"), "b"), "is silent, all of it"),)
+    more = replace(task, features=replace(features, unreadable=unreadable), repetitions=[Duplicate(0, 1, 0.75)])
+    files = {name: content.decode().splitlines() for name, content in of_tracks(more).items()}
+    assert files["unreadable.csv"] == ["path,reason", 'c.wav,"is silent, all of it"']
+    assert files["repetitions.csv"] == ["track,repeats,similarity", "1,2,0.75"]

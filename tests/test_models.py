@@ -160,6 +160,16 @@ def test_by_epochs_the_classifier_learns_from_the_last_block_alone(composed: Com
     assert torch.allclose(model.eval()(windows), as_trained, atol=1e-5)
 
 
+def test_a_share_of_the_last_blocks_statistics_is_dropped_in_training_alone(composed: Compose) -> None:
+    model = instantiate(composed("model=basic", "model.dropout=0.25").model, n_genres=3)
+    windows, seen = torch.randn(4, 1, 40, 60), []
+    model.classifier.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][:, -model.n_last :]))
+    model.train()(windows)
+    model.eval()(windows)
+    dropped, whole = ((values == 0).float().mean() for values in seen)
+    assert dropped - whole == pytest.approx(0.25, abs=0.05)
+
+
 def test_the_classifier_sees_the_statistics_of_every_block_scaled_by_their_number(model: nn.Module) -> None:
     windows = torch.randn(2, 1, 40, 60)
     pooled = [pool(model.blocks[: n + 1](windows)) for n, pool in enumerate(model.pools)]

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from shared import fold_data
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from genre_cls.data import FoldData
 from genre_cls.errors import UserError
@@ -266,6 +267,19 @@ def test_a_layer_that_training_has_put_behind_another_one_is_not_fitted_again() 
 def test_without_patience_training_goes_on_to_the_end() -> None:
     module, _ = trained(fold_data(clips(), LABELS, FOLD), epochs=5)
     assert len(module.curves["train_loss"]) == 5 and "val_loss" not in module.curves
+
+
+def test_the_schedule_takes_one_step_for_each_batch_of_the_whole_training() -> None:
+    data, made = fold_data(clips(), LABELS, FOLD), []
+
+    def schedule(optimizer: Optimizer, n_steps: int) -> LRScheduler:
+        made.append((LambdaLR(optimizer, lambda step: 1 - step / n_steps), n_steps))
+        return made[0][0]
+
+    module = GenreModule(a_module(data).network, FULL, partial(AdamW, lr=0.01), schedule)
+    fit(module, data, Training(3, 0, "32-true", graphs=True, ridge=0))
+    ((taken, n_steps),) = made
+    assert n_steps == 3 * len(list(data.train_dataloader())) == 9 and taken.get_last_lr() == [0]
 
 
 def test_training_leaves_nothing_in_the_folder_it_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

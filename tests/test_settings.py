@@ -13,7 +13,7 @@ from shared import Command, Compose
 
 from genre_cls import experiment, report, train
 from genre_cls.errors import UserError
-from genre_cls.settings import CONF, GROUPS, RULES, Number, Text, check, leaves
+from genre_cls.settings import CONF, GROUPS, RULES, Number, Several, Text, check, leaves
 
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}"
@@ -100,6 +100,13 @@ def test_a_text_rule_allows_only_its_choices(key: str, rule: Text) -> None:
         assert not rule.allows(value), value
 
 
+def test_a_rule_of_several_allows_any_of_its_choices_but_not_none() -> None:
+    rule = Several(("a", "b", "c"))
+    assert rule.allows(["b"]) and rule.allows(["c", "a"]) and rule.allows(["a", "a"])
+    for value in ([], "a", ("a",), ["a", "d"], [["a"]], None):
+        assert not rule.allows(value), value
+
+
 @pytest.mark.parametrize("key", RULES)
 def test_a_refused_value_is_named_with_its_key_and_rule(key: str) -> None:
     cfg = OmegaConf.create()
@@ -131,6 +138,12 @@ def test_rules_say_what_they_allow() -> None:
 def test_interpolated_values_are_checked(composed: Compose) -> None:
     with pytest.raises(UserError, match=r"recipe\.epochs=0\.3"):
         check(composed("recipe.epochs=${recipe.schedule.warmup}"))
+
+
+@pytest.mark.parametrize("setting", ["batch_size=1", "dataset.tracks_per_genre=1", "folds.k=1"])
+def test_one_window_a_batch_one_track_a_genre_and_one_fold_are_too_few(composed: Compose, setting: str) -> None:
+    with pytest.raises(UserError, match=rf"^{setting}: must be a whole number, at least 2$"):
+        check(composed(setting))
 
 
 STRANGE = [
