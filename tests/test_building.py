@@ -19,7 +19,7 @@ RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 CHECK = """
 import sys
 from hydra import compose, initialize_config_dir
-from genre_cls.building import augmentation, check_buildable, crops_of
+from genre_cls.building import check_buildable
 
 with initialize_config_dir(version_base="1.3", config_dir=sys.argv[1]):
     check_buildable(compose("config", sys.argv[2:]))
