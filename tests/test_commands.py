@@ -359,6 +359,13 @@ def test_one_bad_value_stops_a_sweep_before_any_work(
     assert not list(here.iterdir())
 
 
+def test_what_m_expands_by_default_is_checked_before_any_work(
+    command: Command, on_music: tuple[str, ...], here: Path
+) -> None:
+    mistake = command(train.main, "-m", *on_music, "recipe.members=[mfcc_plain]").mistake
+    assert "recipe.members: mfcc_plain needs features=mel" in mistake and not list(here.iterdir())
+
+
 @pytest.mark.parametrize("name", ["spool", "artifacts"])
 def test_a_file_in_the_place_of_a_folder_for_results_is_named_before_any_work(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, name: str

@@ -24,6 +24,7 @@ from mlflow.models import Model
 from networks import GENRES, SPECS, a_classifier, music
 from shared import free_port
 
+import genre_cls
 from genre_cls import GenreClassifier, predict
 from genre_cls.errors import UserError
 from genre_cls.registry import register
@@ -55,6 +56,12 @@ def test_a_version_has_a_signature_and_an_example(version: Registered) -> None:
     assert info.signature.outputs.input_names() == ["genre", *(f"p({genre})" for genre in GENRES)]
     example = Model.load(address).load_input_example(address)
     assert list(example.columns) == ["audio"] and len(example) == 1
+
+
+def test_a_version_needs_the_genre_cls_that_registered_it(version: Registered, tmp_path: Path) -> None:
+    _, address, _ = version
+    folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=tmp_path))
+    assert f"genre_cls=={genre_cls.__version__}" in (folder / "requirements.txt").read_text().splitlines()
 
 
 def test_a_version_predicts_what_the_classifier_predicts(version: Registered, tmp_path: Path) -> None:

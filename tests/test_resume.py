@@ -321,6 +321,17 @@ def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped
     assert [job.give_up.call_count for job in jobs] == [1, 1]
 
 
+@pytest.mark.parametrize(("turn", "is_taken"), [("a", True), ("b", False)])
+def test_training_that_has_begun_is_given_up_unless_it_is_of_the_configuration_whose_turn_it_is(
+    turn: str, is_taken: bool
+) -> None:
+    job = mock.Mock(lost=False, identity=mock.Mock(fingerprint="a"))
+    ahead = Upcoming()
+    ahead.begun = [job]
+    assert ahead.take(mock.Mock(fingerprint=turn)) is (job if is_taken else None) and ahead.begun == []
+    assert job.give_up.call_count == (0 if is_taken else 1)
+
+
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
     arguments = "tracks_per_genre=100, seconds=30.0, sample_rate=22050, crossover=0.1, seed=0"
     code = f"from genre_cls.catalogue import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
@@ -411,6 +422,20 @@ def test_folds_that_cannot_be_logged_are_kept_and_logged_later(
         done = command(train.main, "-m", *on_music, *ONE)
         assert sorted(trained) == [0, 1, 1, 2] and "2 of 3 folds reused" in done.err and done.code == 0
     assert open_runs(done) == [] and table(done) == undisturbed and not list(spool.iterdir())
+
+
+@pytest.mark.usefixtures("store_here")
+def test_force_trains_again_what_could_not_be_logged_too(
+    command: Command, on_music: tuple[str, ...], trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_fold = (*on_music, *ONE, "fold=1")
+    with monkeypatch.context() as patch:
+        fail(patch, after=4, times=10_000)
+        failed = command(train.main, *one_fold)
+    assert failed.code == 2 and "kept in" in failed.err and trained == [1]
+    forced = command(train.main, *one_fold, "force=true")
+    assert forced.code == 0 and trained == [1, 1] and "reused" not in forced.err
+    assert not list((forced.folder / "mlruns" / "spool").glob("*/1"))
 
 
 def _failing_disk(path: Path) -> bytes:
