@@ -164,7 +164,6 @@ class Controller:
         """The prediction for a file, and its first clip unless that is silent."""
         from genre_cls.audio import UnreadableAudio, duration
 
-        name = in_one_line(path.name)
         try:
             if (minutes := duration(path) / 60) > LONGEST:
                 raise UnreadableAudio(
@@ -172,9 +171,9 @@ class Controller:
                 )
             prediction = self.classifier.predict(path)
         except (UnreadableAudio, UserError) as error:
-            raise UserError(f"{name}: {error}") from error
+            raise UserError(f"{path.name}: {error}") from error
         with suppress(UnreadableAudio):
-            return prediction, KeptClip(name, self.classifier.first_clip(path))
+            return prediction, KeptClip(path.name, self.classifier.first_clip(path))
         return prediction, None
 
     def _similar(self, prediction: "Prediction") -> list[list[str]]:

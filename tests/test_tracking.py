@@ -1003,10 +1003,9 @@ def test_a_fold_whose_predictions_no_longer_give_its_scores_is_not_reused(
 
 
 def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_another_one(tracker: Tracker) -> None:
-    client, by_lr = MlflowClient(tracker.uri), {}
+    client = MlflowClient(tracker.uri)
     for identity, lr in (("a", "0.1"), ("b", "0.2")):
         run_id = store(tracker, identity, 1.0)
-        by_lr[run_id] = lr
         for key, value in {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr}.items():
             client.log_param(run_id, key, value)
         client.set_tag(run_id, "named", json.dumps({"features": "mel", "model": "m", "batch_size": "16"}))
