@@ -72,7 +72,7 @@ def test_it_is_saved_and_loaded_unchanged_and_refused_when_empty(tmp_path: Path)
         GenreClassifier.load(empty)
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_configuration_may_be_a_kernel_machine_alone(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_configuration_may_be_a_kernel_machine_alone(
             assert file.get_tensor("0.model.centres").shape[0] == 11
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_early_stopping_takes_no_tracks_from_it(command: Command, on_music: tuple[str, ...]) -> None:
     one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.members=[statistics]")
     stopping = ("recipe.early_stopping.patience=0,1", "recipe.early_stopping.val_fraction=0.4")
@@ -106,7 +106,7 @@ def test_early_stopping_takes_no_tracks_from_it(command: Command, on_music: tupl
             assert len(json.loads(file.metadata()["genre_cls"])["trained_on"]) == n_known[0]
 
 
-@pytest.mark.usefixtures("store_here")
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_beside_networks_it_leaves_their_curves_alone(command: Command, on_music: tuple[str, ...]) -> None:
     one = ("features=mfcc", "model=basic", "batch_size=4", "trainer.workers=1")
     done = command(train.main, "-m", *on_music, *one, "recipe.members=[plain],[plain,statistics]")

@@ -200,6 +200,7 @@ def test_a_sweep_ends_with_a_report_on_disk_on_screen_and_in_mlflow(sweep: Any) 
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_one_unreadable_file_of_few_stops_nothing_unless_none_may_be(
     command: Command, on_music: tuple[str, ...], tiny_music: Path, tmp_path: Path
 ) -> None:
@@ -235,11 +236,13 @@ def test_broken_links_are_unreadable_and_named(command: Command, on_music: tuple
     assert "0.wav is a broken link (/no such disk/song.wav)" in done.mistake
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 @pytest.mark.parametrize("splits", ["folds=filtered", "folds=random,filtered", "experiment=[leak_gap,smoke]"])
 def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tuple[str, ...], splits: str) -> None:
     shared = [argument for argument in on_music if not argument.startswith("folds")]
     preset = () if splits.startswith("experiment") else ("experiment=smoke",)
-    done = command(train.main, "-m", *shared, *preset, splits, "features=mel", "model=basic", "batch_size=4")
+    one = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1")
+    done = command(train.main, "-m", *shared, *preset, splits, *one)
     if preset:
         assert done.code == 2 and "error: folds=filtered: GTZAN's published split is not complete" in done.err
     else:  # leak_gap skips splits that are impossible
