@@ -18,7 +18,7 @@ FACTS = ("genre", "artist", "fault", "path")  # about each track
 RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads
 TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
 SUMMARIES = (TRACKS, *map(GENRE_MEANS.format, ("mel", "mfcc")))  # a configuration's, that reports read
-DAMAGED = (ValueError, LookupError, TypeError)  # that loading damaged files raises
+DAMAGED = (ValueError, LookupError, TypeError, csv.Error)  # that loading damaged files raises
 
 Files = Mapping[str, bytes]  # name of an artifact to its content
 
@@ -47,7 +47,7 @@ def load_fold(folder: Path) -> FoldResult:
     """Restore a fold from the files of `fold_files`.
 
     Raises:
-        ValueError, LookupError, TypeError: a file is damaged.
+        ValueError, LookupError, TypeError, csv.Error: a file is damaged.
         OSError: a file is missing or cannot be read.
     """
     rest = json.loads((folder / "fold.json").read_text())

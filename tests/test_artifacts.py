@@ -1,5 +1,6 @@
 """The files of runs: what is read back is what was written, or is refused."""
 
+import csv
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -28,13 +29,18 @@ from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))
 
 
+def written(fold: FoldResult, folder: Path) -> Path:
+    """The folder, with the files of a fold."""
+    for name, content in fold_files(fold).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
 @settings(deadline=None, max_examples=60)
 @given(folds())
 def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in fold_files(fold).items():
-            (Path(folder) / name).write_bytes(content)
-        back = load_fold(Path(folder))
+        back = load_fold(written(fold, Path(folder)))
     arrays = {"labels": 0, "probabilities": 0, "windows": None}
     assert replace(back, **arrays) == replace(fold, **arrays)
     assert back.labels.tolist() == fold.labels.tolist()
@@ -48,20 +54,23 @@ def test_a_result_comes_back_from_its_files_to_the_last_bit(fold: FoldResult) ->
 def test_a_fold_keeps_the_predictions_of_each_window(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     windows = WindowPredictions(np.repeat(np.arange(10), 3), random.random(30), random.random((30, len(GENRES))))
-    for name, content in fold_files(replace(a_result(1.0).folds[0], windows=windows)).items():
-        (tmp_path / name).write_bytes(content)
-    back = load_fold(tmp_path).windows
+    back = load_fold(written(replace(a_result(1.0).folds[0], windows=windows), tmp_path)).windows
     for name in ("track", "start", "probabilities"):
         assert getattr(back, name).tobytes() == getattr(windows, name).tobytes()
 
 
 @pytest.mark.parametrize("lost", RESULTS)
 def test_a_fold_that_has_lost_a_file_is_not_read(lost: str, tmp_path: Path) -> None:
-    for name, content in fold_files(a_result(0.5).folds[0]).items():
-        (tmp_path / name).write_bytes(content)
-    load_fold(tmp_path)
+    load_fold(written(a_result(0.5).folds[0], tmp_path))
     (tmp_path / lost).unlink()
     with pytest.raises(FileNotFoundError):
+        load_fold(tmp_path)
+
+
+def test_a_large_table_in_which_a_quote_opens_and_never_closes_is_damaged(tmp_path: Path) -> None:
+    table = written(a_result(0.5).folds[0], tmp_path) / "predictions.csv"
+    table.write_bytes(table.read_bytes() + b'"' + b"x," * csv.field_size_limit())
+    with pytest.raises(DAMAGED):
         load_fold(tmp_path)
 
 
