@@ -51,6 +51,50 @@ ABOUT_DROPS = (
     "In points, the genre that loses most in the first configuration first. Where a genre has few tracks, it may be "
     "chance. folds=filtered also trains on fewer tracks and tests on others."
 )
+ABOUT_FOLDS = (
+    "The tracks are split into parts. In each fold one part is held out: a model is trained on the others and tested "
+    "on the part that it never saw."
+)
+SEVERAL_FOLDS = "Each configuration was trained from scratch in every fold."
+ONE_FOLD = "This report has a single fold, so it does not show how much results vary between trainings."
+ABOUT_CHOICE = (
+    "In this run it set no weight, no number of epochs and no setting; it was only used for testing. (If you chose "
+    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection.)"
+)
+ABOUT_ARTISTS = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
+ABOUT_CURSE = (
+    f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals overlap "
+    "says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
+)
+GROUPS_INDEPENDENT = (
+    "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
+    "artists as groups of their own)."
+)
+TRACKS_INDEPENDENT = (
+    "Tracks are treated as independent, as nothing is known of their artists: where several are by one, the interval "
+    "is too narrow."
+)
+ABOUT_TRAININGS = (
+    "± is the standard deviation over the folds, which all test the same tracks. The 95 % confidence interval is for "
+    "the mean; its standard error adds the variance between trainings and that between tracks."
+)
+ABOUT_INTERVALS = (
+    "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. Folds (if more than "
+    "two) share training tracks, so their scores are not independent and the usual standard error is too small. The "
+    "interval uses the corrected one of Nadeau and Bengio (2003): with k folds and standard deviation s it is s · "
+    "√(1/k + test/training tracks), times Student's t with k − 1 degrees of freedom. Where folds differ by less than "
+    "one track, it is widened to what the tracks alone give, or the artists if none has tracks both in a fold and "
+    "outside it."
+)
+ABOUT_SCORES = (
+    "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
+    "equally, however many tracks it has. Both are means over the folds, not over all tracks at once, so where a fold "
+    "has few tracks of a genre, macro F1 is lower than the F1 of genres below."
+)
+ABOUT_SECONDS = (
+    "The time that a fold's models took to train and predict, in seconds, added up as if one had come after the other. "
+    "Several are trained at once, so a command takes less; features, figures and logging are not included."
+)
 
 
 @dataclass(frozen=True)
@@ -346,65 +390,28 @@ def about_missed(report: Report) -> str:
 
 def how_to_read(report: Report) -> dict[str, str]:
     """Return what a reader has to know about the numbers, by topic."""
-    best, n_folds = report.complete[0], len(report.complete[0].folds)
-    trainings = "Each configuration was trained from scratch in every fold."
-    if n_folds == 1:
-        trainings = "This report has a single fold, so it does not show how much results vary between trainings."
+    best = report.complete[0]
+    trainings, shared = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS, _shared(best)
+    about_verdicts = _about_verdicts(best, report.rope) if report.effects or report.pairs else ""
     topics = {
-        "Fold": "The tracks are split into parts. In each fold one part is held out: a model is trained on the others "
-        f"and tested on the part that it never saw. {trainings}",
-        "The held-out part chose nothing": "In this run it set no weight, no number of epochs and no setting; it was "
-        "only used for testing. (If you chose settings after seeing earlier reports on these tracks, the held-out "
-        "tracks have been used for selection.)",
+        "Fold": f"{ABOUT_FOLDS} {trainings}",
+        "The held-out part chose nothing": ABOUT_CHOICE,
+        "Artists on both sides": f"{shared}, {ABOUT_ARTISTS}" if shared else "",
+        "Winner's curse": ABOUT_CURSE if len(report.results) > 1 else "",
+        **_about_intervals(report),
+        "Beats, differ, practically equal, cannot be told apart": about_verdicts,
+        "Accuracy and macro F1": ABOUT_SCORES,
+        "s per fold": ABOUT_SECONDS,
     }
-    if shared := _shared(best):
-        consequence = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
-        topics["Artists on both sides"] = f"{shared}, {consequence}"
-    if len(report.results) > 1:
-        topics["Winner's curse"] = (
-            f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals "
-            "overlap says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
-        )
-    topics |= _about_intervals(report)
-    if report.effects or report.pairs:
-        topics["Beats, differ, practically equal, cannot be told apart"] = _about_verdicts(best, report.rope)
-    topics["Accuracy and macro F1"] = (
-        "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
-        "equally, however many tracks it has. Both are means over the folds, not over all tracks at once, so where a "
-        "fold has few tracks of a genre, macro F1 is lower than the F1 of genres below."
-    )
-    topics["s per fold"] = (
-        "The time that a fold's models took to train and predict, in seconds, added up as if one had come after the "
-        "other. Several are trained at once, so a command takes less; features, figures and logging are not included."
-    )
-    return topics
+    return {topic: text for topic, text in topics.items() if text}
 
 
 def _about_intervals(report: Report) -> dict[str, str]:
     best = report.complete[0]
-    independence = (
-        "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
-        "artists as groups of their own)."
-        if best.has_groups
-        else "Tracks are treated as independent, as nothing is known of their artists: where several are by one, the "
-        "interval is too narrow."
-    )
+    independence = GROUPS_INDEPENDENT if best.has_groups else TRACKS_INDEPENDENT
     if max(len(result.folds) for result in report.results) == 1:
         return {"95 % CI": f"It covers the choice of test tracks alone, as there is one training. {independence}"}
-    if best.single_test_set:
-        return {
-            "± and 95 % CI": "± is the standard deviation over the folds, which all test the same tracks. The 95 % "
-            "confidence interval is for the mean; its standard error adds the variance between trainings and that "
-            f"between tracks. {independence}"
-        }
-    return {
-        "± and 95 % CI": "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. "
-        "Folds (if more than two) share training tracks, so their scores are not independent and the usual standard "
-        "error is too small. The interval uses the corrected one of Nadeau and Bengio (2003): with k folds and "
-        "standard deviation s it is s · √(1/k + test/training tracks), times Student's t with k − 1 degrees of "
-        "freedom. Where folds differ by less than one track, it is widened to what the tracks alone give, or the "
-        "artists if none has tracks both in a fold and outside it."
-    }
+    return {"± and 95 % CI": f"{ABOUT_TRAININGS} {independence}" if best.single_test_set else ABOUT_INTERVALS}
 
 
 def _about_verdicts(best: ConfigResult, rope: float) -> str:
