@@ -4,13 +4,24 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
+OURS = "genre_cls"
+
 Paths = Sequence[Path]
 Way = Callable[[Paths], None]
+
+
+def in_turn(ways: Mapping[str, Way], paths: Paths, n_rounds: int) -> dict[str, list[float]]:
+    """Return the wall times of each way, s: round by round, so that another load on the machine slows all alike."""
+    for way in ways.values():
+        way(paths[:1])  # loads and compiles what the first call does
+    rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(n_rounds)]
+    return {name: [each[name] for each in rounds] for name in ways}
 
 
 def timed(way: Way, paths: Paths) -> float:
@@ -54,3 +65,19 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: Coll
     """
     rule = [":--" if place in texts else "--:" for place in range(len(heads))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+
+
+def compared(measured: Mapping[str, Sequence[float]], unit: str, digits: int) -> str:
+    """Format each way's median and range as Markdown, and the median as a multiple of ours.
+
+    Args:
+        measured: by way, a number per round.
+        unit: of the numbers.
+        digits: after their decimal point.
+    """
+    middle = {name: median(each) for name, each in measured.items()}
+    rows = []
+    for name, each in measured.items():
+        typical, low, high = (f"{value:.{digits}f}" for value in (middle[name], min(each), max(each)))
+        rows.append([name, typical, f"{low}–{high}", f"{middle[name] / middle[OURS]:.2f}"])
+    return markdown(["way", f"{unit}, median", "range", "times genre_cls's"], rows)

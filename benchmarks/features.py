@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import soundfile
 import torch
-from common import Paths, Way, markdown, timed
+from common import OURS, Paths, Way, compared, in_turn
 
 from genre_cls.audio import duration
 from genre_cls.catalogue import Track
@@ -26,21 +25,18 @@ from genre_cls.listing import audio_files
 SPECS = [FeatureSpec(kind="mel"), FeatureSpec(kind="mfcc")]  # librosa's defaults: FFTs of 2048 samples, a hop of 512
 MEL, MFCC = SPECS
 STFT = {"n_fft": MEL.n_fft, "hop_length": MEL.hop_length, "n_mels": MEL.n_mels}
-OURS, FLOOR = "genre_cls", "decoding alone"
+FLOOR = "decoding alone"
 
 
 def main() -> None:
-    """Time all ways in turn, round by round, so that another load on the machine slows them all alike."""
+    """Time all ways in turn."""
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         paths = chosen(audio_files(options.folder or generated(Path(folder), options)), options.tracks)
-        ways = available(Path(folder))
-        for way in ways.values():
-            way(paths[:1])  # loads and compiles what the first call does
-        rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
+        times = in_turn(available(Path(folder)), paths, options.rounds)
         seconds = sum(map(duration, paths))
-    print(f"{len(paths)} files, {seconds:.0f} s of audio, {os.cpu_count()} cores, {len(rounds)} rounds in turn\n")
-    print(table({name: [each[name] for each in rounds] for name in ways}))
+    print(f"{len(paths)} files, {seconds:.0f} s of audio, {os.cpu_count()} cores, {options.rounds} rounds in turn\n")
+    print(compared(times, "s", digits=2))
 
 
 def librosa(paths: Paths) -> None:
@@ -95,16 +91,6 @@ def available(scratch: Path) -> dict[str, Way]:
         return {"librosa": librosa, **ways}
     print("left out librosa: not installed (the extra `bench` has it)\n")
     return ways
-
-
-def table(seconds: dict[str, list[float]]) -> str:
-    """Format each way's median and range, and its time as a multiple of ours."""
-    middle = {name: median(each) for name, each in seconds.items()}
-    rows = [
-        [name, f"{middle[name]:.2f}", f"{min(each):.2f}–{max(each):.2f}", f"{middle[name] / middle[OURS]:.2f}"]
-        for name, each in seconds.items()
-    ]
-    return markdown(["way", "s, median", "s, range", "times genre_cls's"], rows)
 
 
 def chosen(paths: Paths, n: int) -> Paths:

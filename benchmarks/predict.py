@@ -8,34 +8,31 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import soundfile
-from common import Paths, Way, markdown, measured_apart, peak_memory, timed
+from common import OURS, Paths, Way, compared, in_turn, measured_apart, peak_memory, timed
 
 from genre_cls import GenreClassifier
 from genre_cls.audio import segments
 from genre_cls.listing import audio_files
 
-OURS = "genre_cls"
 RATE = 22050
 BLOCK = 60  # s of a long file that are generated at once
 
 
 def main() -> None:
-    """Time all ways in turn, round by round; then predict a long file in a separate process."""
+    """Time all ways in turn; then predict a long file in a separate process."""
     options = _options()
     if options.long:
         print(json.dumps(one_long(options)))
         return
     classifier, paths = GenreClassifier.load(options.model, tracking=options.tracking), audio_files(options.folder)
-    for way in (ways := all_ways(classifier)).values():
-        way(paths[:1])  # loads what the first call does
-    rounds = [{name: timed(way, paths) for name, way in ways.items()} for _ in range(options.rounds)]
-    print(f"{len(paths)} files, {os.cpu_count()} cores, {len(rounds)} rounds in turn\n")
-    print(table(len(paths), {name: [each[name] for each in rounds] for name in ways}))
+    times = in_turn(all_ways(classifier), paths, options.rounds)
+    print(f"{len(paths)} files, {os.cpu_count()} cores, {options.rounds} rounds in turn\n")
+    rates = {way: [len(paths) / each for each in seconds] for way, seconds in times.items()}
+    print(compared(rates, "files/s", digits=1))
     if options.hours:
         print(f"\n{growth(*(in_a_process(options, hours) for hours in (options.hours / 10, options.hours)))}")
 
@@ -57,16 +54,6 @@ def all_ways(classifier: GenreClassifier) -> dict[str, Way]:
             classifier.predict(path)
 
     return {"soundfile alone": decoding, f"mono at {RATE} Hz": resampling, OURS: predicting}
-
-
-def table(n_files: int, seconds: dict[str, list[float]]) -> str:
-    """Format each way's median files per second, their range, and the median as a multiple of ours."""
-    middle = {name: median(each) for name, each in seconds.items()}
-    rows = []
-    for name, each in seconds.items():
-        spread = f"{n_files / max(each):.1f}–{n_files / min(each):.1f}"
-        rows.append([name, f"{n_files / middle[name]:.1f}", spread, f"{middle[OURS] / middle[name]:.2f}"])
-    return markdown(["way", "files/s, median", "range", "times genre_cls's"], rows)
 
 
 def growth(short: dict[str, float], long: dict[str, float]) -> str:

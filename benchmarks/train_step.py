@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from common import markdown, measured_apart
+from common import OURS, markdown, measured_apart
 from numpy.typing import NDArray
 
 SHAPES = {"20 x 1292 MFCCs": (20, 1292), "128 x 1292 mels": (128, 1292)}  # 30 s at 22050 Hz with a hop of 512
@@ -23,7 +23,6 @@ N_GENRES = 10
 CHANNELS, UNITS, DROPOUT = (32, 32, 32), 64, 0.3  # as in conf/model/tutorial_basic.yaml
 LEARNING_RATE = 0.001  # as in conf/recipe/tutorial.yaml
 WARM_UP = 4  # untimed batches, in which libraries compile and memory pages are faulted in
-OURS = "genre_cls"
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
