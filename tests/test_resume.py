@@ -72,8 +72,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path, on_
     """What the command comes to in a store of its own that nobody disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(fresh_store, folder / "mlruns")
-    process = fork(lambda: os.chdir(folder), "-m", *on_music, *ONE)
-    assert ended(process) == 0
+    assert ended(fork(lambda: os.chdir(folder), "-m", *on_music, *ONE)) == 0
     return table(Outcome(folder, 0, "", ""))
 
 
@@ -174,7 +173,7 @@ def test_a_command_that_is_killed_loses_no_fold_leaves_no_worker_and_goes_on(
     assert open_runs(done) == [] and table(done) == undisturbed
 
 
-@pytest.mark.usefixtures("store_here", "blank_pictures")
+@pytest.mark.usefixtures("store_here")
 def test_a_configuration_that_begins_early_has_the_same_results(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
@@ -215,7 +214,7 @@ def test_figures_that_other_processes_draw_are_logged_with_their_runs(
         assert min(path.stat().st_size for path in pictures) > 10_000  # not the blank ones of this process
 
 
-@pytest.mark.usefixtures("store_here", "blank_pictures")
+@pytest.mark.usefixtures("store_here")
 @pytest.mark.parametrize(("jobs", "calls"), [("fold=0,1,2", [1, 1, 1]), ("fold=0", [0])])
 def test_jobs_of_one_model_each_are_trained_in_parallel_and_a_sole_one_in_this_process(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, jobs: str, calls: list[int]
@@ -363,7 +362,7 @@ def test_killed_after_any_write_to_the_store_it_goes_on_and_ends_as_if_undisturb
     command: Command, on_music: tuple[str, ...], undisturbed: Table, further: int
 ) -> None:
     for n_writes in range(1, 100, further):  # each start gets further than the one before
-        code = in_a_fork(lambda n=n_writes: killed_after(n), "-m", *on_music, *ONE)
+        code = ended(fork(lambda n=n_writes: killed_after(n), "-m", *on_music, *ONE))
         if code != -signal.SIGKILL:
             break
     assert code == 0 and n_writes > 10
@@ -388,11 +387,6 @@ def killed_after(n_writes: int) -> None:
 
     for name in CALLS:
         setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
-
-
-def in_a_fork(prepare: Callable[[], None], *arguments: str) -> int:
-    """The exit code of the command in a process that need not import everything again."""
-    return ended(fork(prepare, *arguments))
 
 
 @pytest.mark.usefixtures("store_here")
@@ -545,8 +539,8 @@ def test_folds_that_could_not_be_logged_are_logged_with_the_artists_that_are_kno
     name_artists(music, {path.relative_to(music).as_posix(): "one" for path in music.rglob("*.wav")})
     done = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
     assert done.code == 0 and sorted(trained) == [0, 1, 2], done.err
-    finished = [child for child in done.children(done.parents[0]) if child.info.status == "FINISHED"]
-    folds = [json.loads(done.files(child)["fold.json"].read_text()) for child in finished]
+    children = finished(done.children(done.parents[0]))
+    folds = [json.loads(done.files(child)["fold.json"].read_text()) for child in children]
     assert len(folds) == 3 and all(set(fold["groups"]) == {0} for fold in folds)
 
 
@@ -575,7 +569,7 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_resumes_with_the_m
     none = command(report.main)
     lacking = f"no configuration has finished there; {TITLE} lacks folds, which the command that began it trains"
     assert none.code == 2 and lacking in none.err
-    assert in_a_fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2") == -signal.SIGKILL
+    assert ended(fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2")) == -signal.SIGKILL
     done = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2")
     assert trained == [1, 0, 2] and "1 of 1 folds reused" in done.err and len(ranking(done)) == 3
     assert [run.info.run_id for run in done.parents] == [parent.info.run_id]

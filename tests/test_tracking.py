@@ -28,11 +28,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from genre_cls import database, stored_runs
-from genre_cls.artifacts import (
-    fold_files,
-    genre_means_file,
-    tracks_file,
-)
+from genre_cls.artifacts import fold_files, genre_means_file, tracks_file
 from genre_cls.calibration import best_temperature
 from genre_cls.connection import store_uri
 from genre_cls.errors import UserError
@@ -252,11 +248,8 @@ def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(
         client.set_tag(run_id, "named", json.dumps(named))
     comparison = tracker.newest()
     assert comparison
-    assert {r.named["model"]: r.named["recipe.epochs"] for r in comparison.results} == {
-        "a": "30",
-        "b": "30",
-        "c": "60",
-    }
+    epochs_of = {r.named["model"]: r.named["recipe.epochs"] for r in comparison.results}
+    assert epochs_of == {"a": "30", "b": "30", "c": "60"}
     assert [[r.named[key] for key in ("experiment", "old")] for r in comparison.results][:2] == [
         ["best", "1"],
         ["none", "?"],
@@ -399,19 +392,17 @@ def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None
     assert comparison and comparison.tracks["0/0"] == TRACKS["0/0"]
 
 
+TAGS = ("named", "sources", "identity", "setup", "dataset", "dataset_digest", "folds", "comparison")
 NO_TEXTS = ("no JSON", "[]", "{}", '{"features": 3, "model": "m", "batch_size": "16"}')
-EDITED = [
-    *(
-        (tag, None)
-        for tag in ("named", "sources", "identity", "setup", "dataset", "dataset_digest", "folds", "comparison")
-    ),
+EDITED_TAGS = [
+    *((tag, None) for tag in TAGS),
     *(("named", value) for value in NO_TEXTS),
     *(("sources", value) for value in ("no JSON", "[]", '{"a": [1]}', '{"a": {"b": 1}}')),
     ("confirmed", "yesterday"),
 ]
 
 
-@pytest.mark.parametrize(("tag", "value"), EDITED)
+@pytest.mark.parametrize(("tag", "value"), EDITED_TAGS)
 def test_a_run_whose_tags_were_edited_is_left_out_and_named(
     tracker: Tracker, caplog: pytest.LogCaptureFixture, tag: str, value: str | None
 ) -> None:
