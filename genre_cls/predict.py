@@ -63,9 +63,9 @@ def _run(arguments: Namespace) -> int:
     failed: list[Path] = []
     files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path, failed)))
     _check(arguments, files)
-    missing = {file: reason for file in files if (reason := _why_missing(file))}
-    if arguments.inputs and len(missing) == len(files) and not (arguments.export or arguments.register):
-        for file, reason in missing.items():
+    reasons = [_why_missing(file) for file in files]
+    if arguments.inputs and all(reasons) and not (arguments.export or arguments.register):
+        for file, reason in zip(files, reasons, strict=True):
             _log(f"{file}: {reason}")
         FORMATS[arguments.format]((), (), arguments.top)
         return 1  # without loading a model, which takes seconds
@@ -312,18 +312,10 @@ def _parser() -> ArgumentParser:
     take("--format", choices=FORMATS, default="table", help="json and csv add the vote on each window")
     take("--export", type=expanduser, metavar="FILE", help="write the model into one self-contained file: "
          ".safetensors, or .onnx, which runs without PyTorch (extra onnx)")  # fmt: skip
-    take(
-        "--explain",
-        type=expanduser,
-        metavar="FILE.png",
-        help="plot the evidence for the predicted genre (one audio file)",
-    )
-    take(
-        "--register",
-        type=nonempty,
-        metavar="NAME",
-        help="register the model as a version of NAME in MLflow, to be served",
-    )
+    evidence = "plot the evidence for the predicted genre (one audio file)"
+    take("--explain", type=expanduser, metavar="FILE.png", help=evidence)
+    version = "register the model as a version of NAME in MLflow, to be served"
+    take("--register", type=nonempty, metavar="NAME", help=version)
     return parser
 
 

@@ -92,11 +92,11 @@ class Tracker(StoredRuns):
                 known = self._client.get_experiment_by_name(name)
                 if not known:
                     raise
-        if known.lifecycle_stage != "active" and restore:
+        if known.lifecycle_stage != "active":
+            if not restore:
+                remedy = "restore it there, or start under another name: tracking.experiment=NAME"
+                raise UserError(f"experiment {name!r} was deleted in MLflow; {remedy}")
             self._client.restore_experiment(known.experiment_id)
-        elif known.lifecycle_stage != "active":
-            remedy = "restore it there, or start under another name: tracking.experiment=NAME"
-            raise UserError(f"experiment {name!r} was deleted in MLflow; {remedy}")
         return str(known.experiment_id)
 
     @contextmanager
@@ -179,7 +179,7 @@ class Tracker(StoredRuns):
         """
         parents = self._search([experiment_id], f"tags.kind = 'config' and tags.{KEY} = '{key}'")
         # An open run belongs to a process with other locks, and is left alone.
-        closed = [run for run in parents if run.info.status != "RUNNING" and not (force and not _is_own(run))]
+        closed = [run for run in parents if run.info.status != "RUNNING" and (_is_own(run) or not force)]
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
