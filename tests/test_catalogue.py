@@ -42,6 +42,14 @@ def make_gtzan(base: Path, *, per_genre: int = 2, extension: str = ".wav", hipho
             touch(base / name / f"{name}.{number:05d}{extension}")
 
 
+def described(base: Path, metadata: str, *further: str) -> str:
+    """A folder of two tracks, and further ones of these names, with a metadata.csv."""
+    for name in ("rock/a.wav", "jazz/c.wav", *further):
+        touch(base / name)
+    (base / "metadata.csv").write_text(metadata, "utf-8", newline="")
+    return str(base)
+
+
 def ids(found: Catalogue) -> list[str]:
     return [track.id for track in found.tracks]
 
@@ -469,11 +477,8 @@ def test_the_published_split_shares_no_artist_between_its_test_part_and_the_rest
 
 
 def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "rock/b.wav", "jazz/c.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/a.wav, Ann ,0\nrock/b.wav,Bob,1\n", "utf-8-sig")
-    found = catalogue.folder(str(tmp_path))
+    lines = "\ufeffpath,artist,exclude\nrock/a.wav, Ann ,0\nrock/b.wav,Bob,1\n"
+    found = folder(described(tmp_path, lines, "rock/b.wav"))
     assert [(track.id, track.artist) for track in found.tracks] == [("jazz/c.wav", None), ("rock/a.wav", "Ann")]
     assert found.notes == ("1 track is excluded by metadata.csv.",)
 
@@ -493,65 +498,48 @@ def test_genres_that_are_the_same_letters_are_one_however_these_are_encoded(tmp_
 
 
 def test_where_metadata_excludes_all_that_is_reported(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,exclude\nrock/a.wav,1\njazz/c.wav,1\n")
-    assert told(lambda: folder(str(tmp_path))).endswith(f"; {tmp_path / 'metadata.csv'} excludes 2")
+    root = described(tmp_path, "path,exclude\nrock/a.wav,1\njazz/c.wav,1\n")
+    assert told(lambda: folder(root)).endswith(f"; {tmp_path / 'metadata.csv'} excludes 2")
 
 
 def test_a_column_of_metadata_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,artist,Artist\nrock/a.wav,Ann,\njazz/c.wav,Bob,\n")
-    assert "it has several columns artist" in told(lambda: folder(str(tmp_path)))
+    root = described(tmp_path, "path,artist,Artist\nrock/a.wav,Ann,\njazz/c.wav,Bob,\n")
+    assert "it has several columns artist" in told(lambda: folder(root))
 
 
 @pytest.mark.parametrize("word", ["no", "2", "-"])
 def test_an_exclude_other_than_0_or_1_is_refused(tmp_path: Path, word: str) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text(f"path,exclude\nrock/a.wav,{word}\n")
-    assert f"metadata.csv: exclude={word} of rock/a.wav: must be 1, 0 or empty" in told(lambda: folder(str(tmp_path)))
+    root = described(tmp_path, f"path,exclude\nrock/a.wav,{word}\n")
+    assert f"metadata.csv: exclude={word} of rock/a.wav: must be 1, 0 or empty" in told(lambda: folder(root))
 
 
 def test_metadata_that_matches_no_track_is_reported(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")
-    (note,) = folder(str(tmp_path)).notes
+    (note,) = folder(described(tmp_path, "path,artist\nrock\\a.wav,Ann\njazz/c.wav,Bob\n")).notes
     assert note.startswith("metadata.csv: 1 path matches no track ('rock") and "rock/a.wav" in note
 
 
 def test_metadata_of_which_not_one_line_matches_a_track_is_refused(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,artist\nrock\\a.wav,Ann\njazz\\c.wav,Bob\n")
-    reason = told(lambda: folder(str(tmp_path)))
+    root = described(tmp_path, "path,artist\nrock\\a.wav,Ann\njazz\\c.wav,Bob\n")
+    reason = told(lambda: folder(root))
     assert reason.startswith(f"{tmp_path / 'metadata.csv'}: 2 paths match no track (such as 'jazz")
     assert reason.endswith("; write paths like rock/a.wav")
-    (tmp_path / "metadata.csv").write_text("path,exclude\nrock/deleted.wav,1\n")  # of which nothing is lost
-    assert folder(str(tmp_path)).notes[0].startswith("metadata.csv: 1 path matches no track ('rock/deleted.wav')")
+    (note,) = folder(described(tmp_path, "path,exclude\nrock/deleted.wav,1\n")).notes  # of which nothing is lost
+    assert note.startswith("metadata.csv: 1 path matches no track ('rock/deleted.wav')")
 
 
 def test_paths_in_metadata_may_begin_with_the_folder_that_they_are_in(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,artist\n./rock/a.wav,Ann\njazz//c.wav,Bob\n")
-    assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Bob", "Ann"]
+    found = folder(described(tmp_path, "path,artist\n./rock/a.wav,Ann\njazz//c.wav,Bob\n"))
+    assert [track.artist for track in found.tracks] == ["Bob", "Ann"]
 
 
 def test_columns_of_metadata_may_be_separated_by_semicolons_as_excel_does_in_some_countries(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_bytes("\ufeffpath;artist\r\nrock/a.wav;Ann, Bob\r\njazz/c.wav;Cy\r\n".encode())
-    assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Cy", "Ann, Bob"]
+    found = folder(described(tmp_path, "\ufeffpath;artist\r\nrock/a.wav;Ann, Bob\r\njazz/c.wav;Cy\r\n"))
+    assert [track.artist for track in found.tracks] == ["Cy", "Ann, Bob"]
 
 
 def test_a_semicolon_in_the_name_of_a_column_separates_nothing(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,artist,mood; tempo\nrock/a.wav,Ann,fast\njazz/c.wav,Bob,slow\n")
-    assert [track.artist for track in folder(str(tmp_path)).tracks] == ["Bob", "Ann"]
+    found = folder(described(tmp_path, "path,artist,mood; tempo\nrock/a.wav,Ann,fast\njazz/c.wav,Bob,slow\n"))
+    assert [track.artist for track in found.tracks] == ["Bob", "Ann"]
 
 
 def test_metadata_that_cannot_be_read_is_not_ignored(tmp_path: Path) -> None:
@@ -575,10 +563,7 @@ def test_audio_outside_of_the_genres_folders_is_mentioned(tmp_path: Path) -> Non
 
 
 def test_a_genre_whose_tracks_are_all_excluded_is_reported(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "jazz/c.wav", "noise/d.wav"):
-        touch(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("path,exclude\nnoise/d.wav,1\n")
-    found = folder(str(tmp_path))
+    found = folder(described(tmp_path, "path,exclude\nnoise/d.wav,1\n", "noise/d.wav"))
     assert found.genres == ("jazz", "rock") and found.notes[0].endswith(", ignored: noise.")
     assert found.notes[1] == "1 track is excluded by metadata.csv."
 
@@ -612,11 +597,9 @@ def test_any_metadata_file_is_read_or_refused(tmp_path_factory: pytest.TempPathF
 
 
 def test_metadata_is_read_however_its_header_is_spelled(tmp_path: Path) -> None:
-    for name in ("rock/a.wav", "rock/b.wav", "jazz/c.wav"):
-        touch(tmp_path / name)
     rows = "Path, Artist ,EXCLUDE\nrock/a.wav,Ann,\nrock/b.wav,Bob,1\njazz/c.wav,Cid,0\n"
-    (tmp_path / "metadata.csv").write_text(rows)
-    found = {track.id: track.artist for track in folder(str(tmp_path)).tracks}
+    root = described(tmp_path, rows, "rock/b.wav")
+    found = {track.id: track.artist for track in folder(root).tracks}
     assert found == {"jazz/c.wav": "Cid", "rock/a.wav": "Ann"}
 
 
@@ -628,9 +611,8 @@ def test_metadata_is_read_however_its_header_is_spelled(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_that_would_lose_facts_are_refused(tmp_path: Path, rows: str, reason: str) -> None:
-    touch(tmp_path / "rock/a.wav")
-    (tmp_path / "metadata.csv").write_text("path,artist,exclude\n" + rows)
-    assert reason in told(lambda: folder(str(tmp_path)))
+    root = described(tmp_path, "path,artist,exclude\n" + rows)
+    assert reason in told(lambda: folder(root))
 
 
 def test_a_name_that_is_not_utf8_is_reported_before_any_work(tmp_path: Path) -> None:
