@@ -11,17 +11,9 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 from shared import Compose
 
-from genre_cls.identity import (
-    LONGEST_TITLE,
-    NO_EFFECT_ON_RESULTS,
-    SOURCES,
-    Identity,
-    _source,
-    digest,
-    identify,
-)
+from genre_cls.identity import LONGEST_TITLE, NO_EFFECT_ON_RESULTS, SOURCES, Identity, _source, digest, identify
 from genre_cls.provenance import COMMAND_ID, COMMAND_LINE, command, command_id, name_command, provenance
-from genre_cls.settings import leaves
+from genre_cls.settings import leaves, without_hydra
 
 INCIDENTAL = {
     "cache_dir=/x": "where features are kept",
@@ -52,7 +44,7 @@ def identity_of(composed: Compose) -> Callable[..., Identity]:
 
 def as_job(cfg: DictConfig) -> tuple[DictConfig, HydraConf]:
     """As a job gets it: its settings without Hydra's, and those apart."""
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra
+    return without_hydra(cfg), cfg.hydra
 
 
 def changed(value: Any) -> Any:
