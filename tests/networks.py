@@ -8,6 +8,7 @@ import soundfile
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch import nn
 
 from genre_cls import GenreClassifier
 from genre_cls.features import FeatureSpec, extract
@@ -48,9 +49,9 @@ def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
     return network.eval()
 
 
-def unstandardised(n_bins: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of a plain view that change nothing."""
-    return torch.zeros(n_bins, 1), torch.ones(n_bins, 1)
+def unstandardised(model: nn.Module, spec: FeatureSpec) -> Network:
+    """A model that gets the features as they are."""
+    return Network(model, "plain", torch.zeros(spec.n_bins, 1), torch.ones(spec.n_bins, 1)).eval()
 
 
 def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
@@ -63,9 +64,13 @@ def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
     return Network(machine, view, mean, deviation).eval()
 
 
+def usage_of(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> Usage:
+    """How a network of these features is used, in float32."""
+    return Usage(spec, GENRES, window, overlap, longest_clip(window), ("plain",), "32-true", "{}")
+
+
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:
     """A network of each view that vote, in float32; it can be saved and loaded again."""
-    usage = Usage(spec, GENRES, window, overlap, longest_clip(window), ("plain",), "32-true", "{}")
     networks = tuple(a_network(spec, seed, view) for seed, view in enumerate(VIEWS))
     recipe = {"window": window, "overlap": overlap, "members": list(VIEWS)}
     model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
@@ -74,7 +79,7 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
         "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec), "precision": "32-true",
         "origin": {"dataset": "folder"}, "scores": {"a": 1},
     }  # fmt: skip
-    return GenreClassifier([SavedModel(networks, usage, "folder", 0.6, description)])
+    return GenreClassifier([SavedModel(networks, usage_of(spec, window, overlap), "folder", 0.6, description)])
 
 
 def music(path: Path, seconds: float, seed: int = 0) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from matplotlib.image import imread
-from networks import GENRES, SPECS, a_classifier, a_network, music, unstandardised
+from networks import GENRES, SPECS, a_classifier, a_network, music, unstandardised, usage_of
 from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, clip_plots, plots, predict
@@ -18,7 +18,7 @@ from genre_cls.audio import UnreadableAudio
 from genre_cls.errors import UserError
 from genre_cls.explanation import explained, overlap
 from genre_cls.features import FeatureSpec, extract
-from genre_cls.modelfile import SavedModel, Usage
+from genre_cls.modelfile import SavedModel
 from genre_cls.prediction import Clip
 from genre_cls.views import Network, mfccs
 from genre_cls.windows import TREATMENTS, VIEWS, cover_starts, repeat_to, treatment
@@ -33,10 +33,6 @@ class Listener(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         heard = features[:, 0, 5:9].mean(dim=(1, 2))
         return torch.stack([heard, -heard, 0 * heard], dim=1)
-
-
-def usage_of(spec: Any) -> Usage:
-    return Usage(spec, GENRES, 0.7, 0.3, 60.0, ("plain",), "32-true", "{}")
 
 
 def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:
@@ -92,7 +88,7 @@ def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
 
 
 def test_the_evidence_lies_in_the_bands_that_the_model_uses_and_has_its_sign(tmp_path: Path) -> None:
-    clip, network = a_clip(tmp_path, 1.5), Network(Listener(), "plain", *unstandardised(24))
+    clip, network = a_clip(tmp_path, 1.5), unstandardised(Listener(), SMALL)
     network.mean += -40
     evidence = [explained([network], usage_of(SMALL), clip, genre).evidence for genre in range(3)]
     assert not np.delete(evidence[0], range(5, 9), axis=0).any() and evidence[0][5:9].any(axis=1).all()

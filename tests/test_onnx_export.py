@@ -17,16 +17,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import GENRES, SPECS, a_classifier, music, unstandardised
+from networks import GENRES, SPECS, a_classifier, music, unstandardised, usage_of
 from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
-from genre_cls.modelfile import SavedModel, Usage
+from genre_cls.modelfile import SavedModel
 from genre_cls.onnx_export import exported
 from genre_cls.onnx_model import session
-from genre_cls.views import Network
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 
@@ -137,15 +136,9 @@ def test_the_file_states_its_inputs_and_origin(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_left(tmp_path: Path) -> None:
     spec = SPECS["another rate"]
-    usage = Usage(spec, GENRES, 0.7, 0.3, 60.0, ("plain",), "32-true", "{}")
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
-    opaque = GenreClassifier(
-        [
-            SavedModel(
-                (Network(Opaque(), "plain", *unstandardised(spec.n_bins)).eval(),), usage, "folder", 1.0, description
-            )
-        ]
-    )
+    networks = (unstandardised(Opaque(), spec),)
+    opaque = GenreClassifier([SavedModel(networks, usage_of(spec), "folder", 1.0, description)])
     with pytest.raises(UserError, match="cannot be written as ONNX: ") as error:
         opaque.save(tmp_path / "a.onnx")
     assert len(str(error.value).splitlines()) == 1 and not list(tmp_path.iterdir())
@@ -159,14 +152,9 @@ def test_a_graph_that_computes_something_else_is_not_written(monkeypatch: pytest
             return features.mean(dim=(2, 3)).repeat(1, 3) * torch.tensor([0.0, 1, 2]) * (1 if len(features) > 2 else -1)
 
     spec = SPECS["another rate"]
-    usage = Usage(spec, GENRES, 0.7, 0.3, 60.0, ("plain",), "32-true", "{}")
+    description = {"genres": [], "origin": {"dataset": "folder"}}
     with pytest.raises(UserError, match="differ from PyTorch's"):
-        exported(
-            [Network(Fickle(), "plain", *unstandardised(spec.n_bins)).eval()],
-            usage,
-            1.0,
-            {"genres": [], "origin": {"dataset": "folder"}},
-        )
+        exported([unstandardised(Fickle(), spec)], usage_of(spec), 1.0, description)
 
 
 def test_the_command_exports_a_model_and_predicts_with_it(
