@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds that other jobs train
+PAGE_SIZE = 5000  # runs that a store is asked for at once; MLflow gives 50,000 at most
 COMMAND_IDS = "command_ids"  # the tag with the ids of the last commands that included a configuration
 
 FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
@@ -270,7 +272,13 @@ class StoredRuns:
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
-        return list(self._client.search_runs(experiment_ids, query, order_by=newest_first, max_results=5000))
+        search = partial(self._client.search_runs, experiment_ids, query, order_by=newest_first, max_results=PAGE_SIZE)
+        page = search()
+        runs = list(page)
+        while page.token:
+            page = search(page_token=page.token)
+            runs += page
+        return runs
 
     def _load(self, parent: Run, named: Texts) -> _Loaded | None:
         """Load a configuration's result from its fold runs, and the folder of its own files; None if one is missing.

@@ -299,6 +299,16 @@ def test_results_of_other_code_under_another_split_are_not_compared(
     assert comparison is not None and comparison.results[0].other_splits.keys() == found
 
 
+def test_no_run_is_missed_where_a_store_gives_a_few_at_a_time(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_runs, "PAGE_SIZE", 2)
+    for identity in "abc":
+        store(tracker, identity, 0.5, 0.6, 0.7)
+    comparison = tracker.newest()
+    assert comparison and {r.named["model"]: len(r.folds) for r in comparison.results} == {"a": 3, "b": 3, "c": 3}
+
+
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
     store(tracker, "a", 1.0)
     store(tracker, "b", 0.5)
