@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children, connection, get_context, parent_process, resource_tracker
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from typing import Any
 
 from genre_cls.errors import UserError
@@ -117,7 +117,11 @@ def _check_alive() -> None:
 
 
 def _workers() -> list[Any]:
-    return [process for _, pool in list(_pools.values()) for process in list((pool._processes or {}).values())]
+    return [process for _, pool in list(_pools.values()) for process in _processes(pool)]
+
+
+def _processes(pool: ProcessPoolExecutor) -> list[Any]:
+    return list((pool._processes or {}).values())
 
 
 def _stopped_after_death() -> str:
@@ -148,12 +152,13 @@ def stop() -> None:
     """Kill all workers at once, whatever they are doing."""
     while _pools:
         pool: Any = _pools.popitem()[1][1]
+        processes = _processes(pool)  # before it forgets them
         # Even on exit Python waits until workers have read all their calls, and for the rest of a result being sent.
         pool._call_queue.cancel_join_thread()
         writer = pool._result_queue._writer
         shutdown = threading.Thread(target=_shut_down, args=(pool,), daemon=True)
         shutdown.start()
-        for process in active_children():
+        for process in processes:
             process.kill()
         with suppress(OSError):  # the pool may have closed it
             writer.close()

@@ -20,6 +20,8 @@ from genre_cls import workers
 from genre_cls.errors import UserError
 from genre_cls.workers import call, results, stop, stopped_by_failure
 
+on_forks = pytest.mark.skipif(workers.METHOD != "forkserver", reason="workers are not forked here")
+
 
 @pytest.fixture(autouse=True)
 def ended() -> Iterator[None]:
@@ -84,6 +86,17 @@ def test_a_worker_that_crashes_is_told_from_one_that_is_killed() -> None:
     with pytest.raises(UserError, match=r"a worker process crashed \(SIGSEGV\)"):
         list(results([call(2, signal.raise_signal, signal.SIGSEGV), call(2, time.sleep, 5)]))
     assert list(results([call(2, abs, -3)])) == [3]
+
+
+@on_forks
+def test_a_crash_is_told_from_a_kill_even_where_it_is_heard_of_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork server tells a worker's end once; whoever asks second, at the same time, takes it for lost."""
+    from multiprocessing import forkserver
+
+    told = forkserver.read_signed
+    monkeypatch.setattr(forkserver, "read_signed", lambda pipe: time.sleep(0.3) or told(pipe))
+    with pytest.raises(UserError, match="SIGSEGV"):
+        list(results([call(1, signal.raise_signal, signal.SIGSEGV)]))
 
 
 def test_a_worker_that_was_killed_between_two_calls_is_reported_too_and_there_are_new_ones() -> None:
@@ -221,7 +234,6 @@ print(forkserver._forkserver._forkserver_pid, flush=True)
 print(*results([call(2, eval, "'colorsys' in __import__('sys').modules")]), flush=True)
 stop()
 """
-on_forks = pytest.mark.skipif(workers.METHOD != "forkserver", reason="workers are not forked here")
 
 
 @on_forks
