@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from genre_cls.estimates import ROUNDING, Estimate, holm
+from genre_cls.estimates import ROUNDING, Estimate, holm, rounded
 from genre_cls.scoring import ConfigResult
 from genre_cls.settings import AXES
 
@@ -32,6 +32,7 @@ class Difference:
         mcnemar: p-value of McNemar's test on single tracks, adjusted too; None for an axis.
         rope: half the width of the region of practical equivalence, a share.
         n_comparisons: number of comparisons of its kind, for which the p-values are adjusted.
+        n_alone: configurations with either setting that none with the other is like but for it; they are left out.
     """
 
     better: str
@@ -41,6 +42,7 @@ class Difference:
     mcnemar: float | None
     rope: float
     n_comparisons: int = 1
+    n_alone: int = 0
 
     @property
     def equal(self) -> float:
@@ -89,7 +91,9 @@ def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Differenc
         settings = sorted({result.value(axis) for result in compared})
         for one, other in combinations(settings, 2):
             if pairs := _differ_in(compared, axis, one, other):
-                differences.append(_difference(setting(axis, one), setting(axis, other), pairs, rope))
+                n_alone = sum(result.value(axis) in (one, other) for result in compared) - 2 * len(pairs)
+                difference = _difference(setting(axis, one), setting(axis, other), pairs, rope)
+                differences.append(replace(difference, n_alone=n_alone))
     return _adjusted(differences)
 
 
@@ -161,7 +165,7 @@ def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
     whole = set(map(id, complete(results)))
 
     def key(result: ConfigResult) -> tuple[bool, int, float, float]:
-        accuracy, macro_f1 = (result.estimate(score).mean for score in ("accuracy", "macro_f1"))
+        accuracy, macro_f1 = (rounded(result.estimate(score).mean) for score in ("accuracy", "macro_f1"))
         return id(result) not in whole, -len(result.folds), -accuracy, -macro_f1
 
     return sorted(results, key=key)

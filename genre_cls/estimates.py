@@ -177,6 +177,11 @@ def unpaired(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(first.mean - second.mean, *_sum_of_errors(variances))
 
 
+def rounded(mean: float) -> float:
+    """Return a mean without what rounding has added, so that the same scores give it in whatever order they come."""
+    return round(mean, 9)
+
+
 def holm(p_values: Sequence[float]) -> Floats:
     """Return p-values adjusted so that the probability of any false rejection among them stays below the level.
 

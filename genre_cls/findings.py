@@ -34,10 +34,11 @@ ABOUT_SELECTION = (
 )
 TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
 ABOUT_PAIRS = (
-    "McNemar's test compares the models as trained, track by track (if several classified a track, the first). It "
-    "treats tracks as independent: where artists have several, it finds a difference where there is none in a fifth to "
-    "two thirds of all simulated grids. No verdict uses it. Practically equal: the probability that their accuracies "
-    "differ by less than the setting rope, a point by default."
+    "p-values are adjusted for all these comparisons (Holm), intervals are not. The corrected t-test allows for "
+    "retraining. McNemar's test compares the models as trained, track by track (if several classified a track, the "
+    "first). It treats tracks as independent: where artists have several, it finds a difference where there is none in "
+    "a fifth to two thirds of all simulated grids. No verdict uses it. Practically equal: the probability that their "
+    "accuracies differ by less than the setting rope, a point by default."
 )
 ABOUT_SPLITS = (
     "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
@@ -59,7 +60,8 @@ SEVERAL_FOLDS = "Each configuration was trained from scratch in every fold."
 ONE_FOLD = "This report has a single fold, so it does not show how much results vary between trainings."
 ABOUT_CHOICE = (
     "In this run it set no weight, no number of epochs and no setting; it was only used for testing. (If you chose "
-    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection.)"
+    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. So they "
+    "have in the trials of a search, inside=true, which is why its winner is tested on a fold that no trial saw.)"
 )
 ABOUT_ARTISTS = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
 ABOUT_CURSE = (
@@ -241,6 +243,8 @@ def verdict(difference: Difference) -> str:
     better, worse, points = difference.better, difference.worse, f"{100 * difference.accuracy.mean:.1f} points"
     low, high = difference.accuracy.difference_interval
     between = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
+    if alone := difference.n_alone:
+        between += f"; {alone} configuration{'s' if alone > 1 else ''} without a counterpart left out"
     if difference.finding == "equal":
         return f"{better} and {worse} are practically equal: {points} apart ({between})."
     if difference.finding == "different":

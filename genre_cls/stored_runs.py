@@ -32,6 +32,7 @@ from genre_cls.artifacts import (
 )
 from genre_cls.connection import connect
 from genre_cls.errors import UserError, in_one_line
+from genre_cls.estimates import rounded
 from genre_cls.files import disk_failure, expanduser
 from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
 
@@ -163,7 +164,7 @@ class StoredRuns:
 
         def key(run: Run) -> list[float]:
             scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
-            return [n_folds[run.info.run_id], *(run.data.metrics.get(score, 0) for score in scores)]
+            return [n_folds[run.info.run_id], *(rounded(run.data.metrics.get(score, 0)) for score in scores)]
 
         return max(runs, key=key).info.run_id
 

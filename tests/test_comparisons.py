@@ -26,7 +26,7 @@ from genre_cls.comparisons import (
     rank,
     setting,
 )
-from genre_cls.estimates import Estimate, crossed, estimate, holm
+from genre_cls.estimates import Estimate, crossed, estimate, holm, rounded
 from genre_cls.findings import verdict
 from genre_cls.scoring import ConfigResult, FoldResult
 
@@ -216,6 +216,19 @@ def test_each_two_of_an_axis_of_three_settings_are_compared(grid: list[ConfigRes
 
 
 @settings(deadline=None, max_examples=10)
+@given(grids())
+def test_configurations_without_a_counterpart_are_left_out_of_an_axis_which_its_sentence_says(
+    grid: list[ConfigResult],
+) -> None:
+    told = [verdict(effect) for effect in main_effects(grid[1:], ROPE)]
+    assert len(told) == 3 and all("; 1 configuration without a counterpart left out)" in sentence for sentence in told)
+    mel = [result for result in grid if result.named["features"] == "mel"]
+    one_of_two = main_effects([*mel, grid[-1]], ROPE)
+    assert [effect.n_alone for effect in one_of_two] == [3, 1, 1]
+    assert all(effect.n_alone == 0 and "counterpart" not in verdict(effect) for effect in main_effects(grid, ROPE))
+
+
+@settings(deadline=None, max_examples=10)
 @given(grids([{"recipe.epochs": "20"}, {"recipe.epochs": "60"}]))
 def test_whatever_else_was_set_is_an_axis_too(grid: list[ConfigResult]) -> None:
     assert [called(effect) for effect in main_effects(grid, ROPE)] == [{"recipe.epochs 20", "recipe.epochs 60"}]
@@ -349,9 +362,17 @@ def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_trac
 @given(st.lists(results(), min_size=1, max_size=6))
 def test_the_ranking_is_by_folds_then_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
     shared = set(map(id, complete(some)))
-    scores = [(r.estimate("accuracy").mean, r.estimate("macro_f1").mean) for r in rank(some)]
+    scores = [[rounded(r.estimate(score).mean) for score in ("accuracy", "macro_f1")] for r in rank(some)]
     keys = [(id(r) in shared, len(r.folds), *pair) for r, pair in zip(rank(some), scores, strict=True)]
     assert keys == sorted(keys, reverse=True) and len(keys) == len(some)
+
+
+def test_those_with_the_same_scores_in_another_order_of_folds_are_equally_accurate() -> None:
+    scores = (0.7, 0.9, 0.8, 0.6, 0.9), (0.7, 0.6, 0.9, 0.9, 0.8)  # of which rounding makes two means
+    one, other = (made.a_result(*each) for each in scores)
+    assert one.estimate("accuracy").mean != other.estimate("accuracy").mean
+    for order in ([one, other], [other, one]):
+        assert list(map(id, rank(order))) == list(map(id, order))
 
 
 @given(st.permutations(range(4)))
