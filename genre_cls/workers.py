@@ -117,11 +117,7 @@ def _check_alive() -> None:
 
 
 def _workers() -> list[Any]:
-    return [process for _, pool in list(_pools.values()) for process in _processes(pool)]
-
-
-def _processes(pool: ProcessPoolExecutor) -> list[Any]:
-    return list((pool._processes or {}).values())
+    return [process for _, pool in list(_pools.values()) for process in list((pool._processes or {}).values())]
 
 
 def _stopped_after_death() -> str:
@@ -150,9 +146,9 @@ def stopped_by_failure() -> Iterator[None]:
 
 def stop() -> None:
     """Kill all workers at once, whatever they are doing."""
+    processes = _workers()  # of all pools, so that none works on while another pool is waited for
     while _pools:
         pool: Any = _pools.popitem()[1][1]
-        processes = _processes(pool)  # before it forgets them
         # Even on exit Python waits until workers have read all their calls, and for the rest of a result being sent.
         pool._call_queue.cancel_join_thread()
         writer = pool._result_queue._writer

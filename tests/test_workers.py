@@ -48,6 +48,19 @@ def test_workers_for_another_purpose_are_others_and_end_together() -> None:
     assert gone(first) and gone(other)
 
 
+def test_workers_of_all_purposes_are_killed_before_any_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = [next(results([call(1, os.getpid, purpose=purpose)])) for purpose in ("training", "drawing")]
+    shut_down, left = workers._shut_down, []
+
+    def noted(pool: Any) -> None:
+        left.append([pid for pid in pids if not gone(pid, seconds=2)])
+        shut_down(pool)
+
+    monkeypatch.setattr(workers, "_shut_down", noted)
+    stop()
+    assert left == [[], []]
+
+
 def test_workers_for_another_purpose_do_not_count_as_training() -> None:
     list(results([call(1, os.getpid, purpose="drawing")]))
     assert not workers.has_pool()
