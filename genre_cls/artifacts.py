@@ -85,8 +85,10 @@ def load_tracks(path: Path) -> dict[str, dict[str, str]]:
         ValueError, csv.Error: the file is damaged.
         OSError: it is missing or cannot be read.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
+    text = path.read_bytes().decode()
+    if not text.endswith("\n"):
+        raise ValueError(f"{path.name}: the last line is cut short")
+    _, *rows = csv.reader(io.StringIO(text, newline=""))
     return {track: dict(zip(FACTS, facts, strict=True)) for track, *facts in rows}
 
 

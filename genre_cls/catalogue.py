@@ -86,7 +86,7 @@ class Catalogue:
         return tuple(sorted({track.genre for track in self.tracks}))
 
     def with_shuffled_genres(self, seed: int) -> "Catalogue":
-        """Return a copy with genres permuted among the tracks, where accuracy above chance would mean a leak.
+        """Return a copy with genres permuted among the tracks, where an interval above chance hints at a leak.
 
         Args:
             seed: of the permutation.

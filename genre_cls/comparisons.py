@@ -32,7 +32,7 @@ class Difference:
         mcnemar: p-value of McNemar's test on single tracks, adjusted too; None for an axis.
         rope: half the width of the region of practical equivalence, a share.
         n_comparisons: number of comparisons of its kind, for which the p-values are adjusted.
-        n_alone: configurations with either setting that none with the other is like but for it; they are left out.
+        n_alone: configurations with one of the two settings that are left out, as none differs from them in that alone.
     """
 
     better: str

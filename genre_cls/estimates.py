@@ -179,7 +179,7 @@ def unpaired(first: Estimate, second: Estimate) -> Estimate:
 
 def rounded(mean: float) -> float:
     """Return a mean without what rounding has added, so that the same scores give it in whatever order they come."""
-    return round(mean, 9)
+    return round(mean, 12)
 
 
 def holm(p_values: Sequence[float]) -> Floats:

@@ -34,11 +34,12 @@ ABOUT_SELECTION = (
 )
 TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
 ABOUT_PAIRS = (
-    "p-values are adjusted for all these comparisons (Holm), intervals are not. The corrected t-test allows for "
-    "retraining. McNemar's test compares the models as trained, track by track (if several classified a track, the "
-    "first). It treats tracks as independent: where artists have several, it finds a difference where there is none in "
-    "a fifth to two thirds of all simulated grids. No verdict uses it. Practically equal: the probability that their "
-    "accuracies differ by less than the setting rope, a point by default."
+    "Differences of accuracy in points, paired fold by fold. p-values are adjusted for all these comparisons (Holm). "
+    'With so many only very large differences are detected: "cannot be told apart" is no evidence of equality. '
+    "The corrected t-test allows for retraining. McNemar's test compares the models as trained, track by track (if "
+    "several classified a track, the first). It treats tracks as independent: where artists have several, it finds a "
+    "difference where there is none in a fifth to two thirds of all simulated grids. No verdict uses it. Practically "
+    "equal: the probability that their accuracies differ by less than the setting rope, a point by default."
 )
 ABOUT_SPLITS = (
     "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
@@ -60,10 +61,9 @@ SEVERAL_FOLDS = "Each configuration was trained from scratch in every fold."
 ONE_FOLD = "This report has a single fold, so it does not show how much results vary between trainings."
 ABOUT_CHOICE = (
     "In this run it set no weight, no number of epochs and no setting; it was only used for testing. (If you chose "
-    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. So they "
-    "have in the trials of a search, inside=true, which is why its winner is tested on a fold that no trial saw.)"
+    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. In a "
+    "search, inside=true, the trials' held-out tracks do select, so its winner is tested on a fold that no trial saw.)"
 )
-ABOUT_ARTISTS = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
 ABOUT_CURSE = (
     f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals overlap "
     "says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
@@ -218,6 +218,11 @@ def _shared(result: ConfigResult) -> str:
     share = _whole_percent(result.artist_overlap)
     tracks = "All held-out tracks" if result.artist_overlap == 1 else f"At least {share} of the held-out tracks"
     return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
+
+
+def _about_shared(result: ConfigResult) -> str:
+    shared, consequence = _shared(result), "so models partly recognise these instead of the genre"
+    return f"{shared}, {consequence}; folds=artist keeps each on one side." if shared else ""
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
@@ -395,12 +400,12 @@ def about_missed(report: Report) -> str:
 def how_to_read(report: Report) -> dict[str, str]:
     """Return what a reader has to know about the numbers, by topic."""
     best = report.complete[0]
-    trainings, shared = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS, _shared(best)
+    trainings = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS
     about_verdicts = _about_verdicts(best, report.rope) if report.effects or report.pairs else ""
     topics = {
         "Fold": f"{ABOUT_FOLDS} {trainings}",
         "The held-out part chose nothing": ABOUT_CHOICE,
-        "Artists on both sides": f"{shared}, {ABOUT_ARTISTS}" if shared else "",
+        "Artists on both sides": _about_shared(best),
         "Winner's curse": ABOUT_CURSE if len(report.results) > 1 else "",
         **_about_intervals(report),
         "Beats, differ, practically equal, cannot be told apart": about_verdicts,
@@ -431,7 +436,7 @@ def _about_verdicts(best: ConfigResult, rope: float) -> str:
         f"are independent. They are practically equal if the difference is below {points} with a probability of "
         f"at least {100 * SURE:g} % ({posterior}). "
         "Otherwise the data do not decide: they differ, but not significantly, if the interval of that single "
-        "comparison lies above zero, else they cannot be told apart."
+        "comparison lies above zero, else they cannot be told apart. Intervals are not adjusted."
     )
 
 

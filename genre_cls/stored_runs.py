@@ -5,18 +5,19 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from requests import RequestException
 
 from genre_cls import database, naming
@@ -40,13 +41,14 @@ log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds that other jobs train
-PAGE_SIZE = 5000  # runs that a store is asked for at once; MLflow gives 50,000 at most
+PAGE_SIZE = 5000  # runs or experiments that a store is asked for at once; MLflow gives 50,000 at most
 COMMAND_IDS = "command_ids"  # the tag with the ids of the last commands that included a configuration
 
 FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
 STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 Texts = Mapping[str, str]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,8 @@ class StoredRuns:
         return self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
 
     def _ids(self, experiment: str | None) -> list[str]:
-        return [e.experiment_id for e in self._client.search_experiments() if experiment in (None, e.name)]
+        found = _all_pages(self._client.search_experiments)
+        return [e.experiment_id for e in found if experiment in (None, e.name)]
 
     def _with_other_splits(self, one: _Loaded, by_split: Mapping[str, Run]) -> _Loaded:
         """Add the results of the same configuration under other splits, unless they lack a fold."""
@@ -273,13 +276,7 @@ class StoredRuns:
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
         newest_first = ["attributes.end_time DESC"]
-        search = partial(self._client.search_runs, experiment_ids, query, order_by=newest_first, max_results=PAGE_SIZE)
-        page = search()
-        runs = list(page)
-        while page.token:
-            page = search(page_token=page.token)
-            runs += page
-        return runs
+        return _all_pages(partial(self._client.search_runs, experiment_ids, query, order_by=newest_first))
 
     def _load(self, parent: Run, named: Texts) -> _Loaded | None:
         """Load a configuration's result from its fold runs, and the folder of its own files; None if one is missing.
@@ -340,6 +337,15 @@ class StoredRuns:
         folder = tempfile.mkdtemp(prefix="genre_cls-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+
+def _all_pages(search: Callable[..., PagedList[Item]]) -> list[Item]:
+    page = search(max_results=PAGE_SIZE)
+    found = list(page)
+    while page.token:
+        page = search(max_results=PAGE_SIZE, page_token=page.token)
+        found += page
+    return found
 
 
 def _finished(ended: Sequence[Run]) -> list[Run]:

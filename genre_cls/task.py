@@ -194,7 +194,7 @@ def _unforeseen(pairs: Sequence[Duplicate], groups: Indices | None) -> list[Dupl
 def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
     notes = {
         "Synthetic demo set: no real music.": catalogue.synthetic,
-        "Genres are permuted among the tracks: an interval above chance is leakage.": cfg.shuffle_genres,
+        "Genres are permuted among the tracks: an interval above chance hints at leakage.": cfg.shuffle_genres,
         "Evaluated within one fold's training tracks, to choose settings: not the score of what is chosen.": cfg.inside,
         "Evaluated on one fold only.": cfg.alone,
     }

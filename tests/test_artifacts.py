@@ -106,7 +106,7 @@ def test_the_facts_about_tracks_come_back_whatever_is_in_their_names(facts: dict
 
 def test_a_track_that_lacks_facts_because_its_line_is_cut_short_is_damaged(tmp_path: Path) -> None:
     whole = tracks_file({track: dict.fromkeys(FACTS, "known") for track in ("a", "b")})
-    for end in (b"b,known,known", b"b,known,known,known,known,known", b"b"):
+    for end in (b"b,known,known", b"b,known,known\r\n", b"b,known,known,known,kno", b"b", whole[:-2] + b",known\r\n"):
         (tmp_path / "tracks.csv").write_bytes(whole[: whole.index(b"b,")] + end)
         with pytest.raises(DAMAGED):
             load_tracks(tmp_path / "tracks.csv")

@@ -150,7 +150,7 @@ def test_shared_artists_matter_to_a_single_test_set_as_its_error_depends_on_them
     ("settings", "note"),
     [
         ([], ""),
-        (["shuffle_genres=true"], "Genres are permuted among the tracks: an interval above chance is leakage."),
+        (["shuffle_genres=true"], "Genres are permuted among the tracks: an interval above chance hints at leakage."),
         (["fold=0", "alone=true"], "Evaluated on one fold only."),
         (["fold=0", "inside=true", "folds=random"], "Evaluated within one fold's training tracks, to choose"),
     ],

@@ -307,6 +307,9 @@ def test_no_run_is_missed_where_a_store_gives_a_few_at_a_time(
         store(tracker, identity, 0.5, 0.6, 0.7)
     comparison = tracker.newest()
     assert comparison and {r.named["model"]: len(r.folds) for r in comparison.results} == {"a": 3, "b": 3, "c": 3}
+    for experiment in "xyz":
+        store(tracker, "a", 0.5, experiment=experiment)
+    assert [found(tracker, experiment) for experiment in "exyz"] == [{"a": 0.6, "b": 0.6, "c": 0.6}, *[{"a": 0.5}] * 3]
 
 
 def test_a_later_run_of_a_configuration_replaces_the_earlier(tracker: Tracker) -> None:
