@@ -51,9 +51,7 @@ def load_fold(folder: Path) -> FoldResult:
         OSError: a file is missing or cannot be read.
     """
     rest = json.loads((folder / "fold.json").read_text())
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    genres = tuple(rest["genres"])
+    rows, genres = _rows(folder / "predictions.csv"), tuple(rest["genres"])
     return FoldResult(
         index=rest["index"],
         track_ids=tuple(row[0] for row in rows),
@@ -85,11 +83,16 @@ def load_tracks(path: Path) -> dict[str, dict[str, str]]:
         ValueError, csv.Error: the file is damaged.
         OSError: it is missing or cannot be read.
     """
+    return {track: dict(zip(FACTS, facts, strict=True)) for track, *facts in _rows(path)}
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Read the rows of a file of `csv_file`, without its head."""
     text = path.read_bytes().decode()
     if not text.endswith("\n"):
         raise ValueError(f"{path.name}: the last line is cut short")
     _, *rows = csv.reader(io.StringIO(text, newline=""))
-    return {track: dict(zip(FACTS, facts, strict=True)) for track, *facts in rows}
+    return rows
 
 
 def genre_means_file(means: GenreMeans) -> bytes:

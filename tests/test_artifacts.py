@@ -74,6 +74,14 @@ def test_a_large_table_in_which_a_quote_opens_and_never_closes_is_damaged(tmp_pa
         load_fold(tmp_path)
 
 
+@pytest.mark.parametrize("n_lost", [1, 2, 3, 30])
+def test_a_table_that_is_cut_short_is_damaged_even_within_its_last_number(tmp_path: Path, n_lost: int) -> None:
+    table = written(a_result(0.5).folds[0], tmp_path) / "predictions.csv"
+    table.write_bytes(table.read_bytes()[:-n_lost])
+    with pytest.raises(DAMAGED):
+        load_fold(tmp_path)
+
+
 def test_genre_means_come_back_as_they_were(tmp_path: Path) -> None:
     means = replace(MEANS, matrices=np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32))
     (tmp_path / "m.npz").write_bytes(genre_means_file(means))
