@@ -22,7 +22,7 @@ from genre_cls.comparisons import (
     rank,
     setting,
 )
-from genre_cls.estimates import ROUNDING, Estimate, unpaired
+from genre_cls.estimates import Estimate, rounded, unpaired
 from genre_cls.scoring import ConfigResult, GenreMeans
 from genre_cls.settings import AXES, short_keys
 
@@ -154,8 +154,8 @@ class Report:
     @cached_property
     def n_tied(self) -> int:
         """How many others that lack no fold are as accurate as the best."""
-        best, *others = (result.estimate("accuracy").mean for result in self.complete)
-        return sum(best - accuracy < ROUNDING for accuracy in others)
+        best, *others = (rounded(result.estimate("accuracy").mean) for result in self.complete)
+        return others.count(best)
 
     @cached_property
     def effects(self) -> list[Difference]:
@@ -221,8 +221,9 @@ def _shared(result: ConfigResult) -> str:
 
 
 def _about_shared(result: ConfigResult) -> str:
-    shared, consequence = _shared(result), "so models partly recognise these instead of the genre"
-    return f"{shared}, {consequence}; folds=artist keeps each on one side." if shared else ""
+    consequence = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
+    shared = _shared(result)
+    return f"{shared}, {consequence}" if shared else ""
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
