@@ -16,11 +16,11 @@ import soundfile
 import torch
 from common import OURS, Paths, Way, compared, in_turn
 
-from genre_cls.audio import duration
-from genre_cls.catalogue import Track
-from genre_cls.feature_cache import FeatureCache
-from genre_cls.features import FeatureSpec
-from genre_cls.listing import audio_files
+from genre_cls.tracks.audio import duration
+from genre_cls.tracks.catalogue import Track
+from genre_cls.tracks.feature_cache import FeatureCache
+from genre_cls.tracks.features import FeatureSpec
+from genre_cls.tracks.listing import audio_files
 
 SPECS = [FeatureSpec(kind="mel"), FeatureSpec(kind="mfcc")]  # librosa's defaults: FFTs of 2048 samples, a hop of 512
 MEL, MFCC = SPECS

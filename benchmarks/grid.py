@@ -126,11 +126,16 @@ def traced(overrides: list[str]) -> None:
     """Run the command as a user does, with its parts wrapped to be timed, and print the trace as JSON."""
     trace = Trace()
     with trace.phase("imports"):
-        from genre_cls import train, workers
+        from genre_cls import train
+        from genre_cls.processes import workers
 
         workers.import_ahead(*train.IMPORTED_AHEAD)  # as the command does, before it imports what follows itself
         # The command would import these later.
-        from genre_cls import ensembles, experiment, feature_cache, plots, report
+        from genre_cls import report
+        from genre_cls.evaluation import plots
+        from genre_cls.experiments import experiment
+        from genre_cls.tracks import feature_cache
+        from genre_cls.training import ensembles
     trace.calls(experiment, "prepare", "tracks and folds")
     trace.calls(experiment, "check_buildable", "checks")
     trace.calls(experiment, "Tracker", "MLflow's store")

@@ -15,8 +15,8 @@ import soundfile
 from common import OURS, Paths, Way, compared, in_turn, measured_apart, peak_memory, timed
 
 from genre_cls import GenreClassifier
-from genre_cls.audio import segments
-from genre_cls.listing import audio_files
+from genre_cls.tracks.audio import segments
+from genre_cls.tracks.listing import audio_files
 
 RATE = 22050
 BLOCK = 60  # s of a long file that are generated at once

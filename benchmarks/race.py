@@ -60,7 +60,7 @@ def keras(cfg: Any, task: Any) -> Result:
 
 def ours(cfg: Any, task: Any) -> Result:
     """Train the fold's ensemble in parallel, each model in a worker whose start counts, and average their outputs."""
-    from genre_cls.ensembles import EnsembleTrainings, n_workers
+    from genre_cls.training.ensembles import EnsembleTrainings, n_workers
 
     began = perf_counter()
     ((result, _),) = EnsembleTrainings(cfg, task, task.folds, n_workers(cfg, task)).results("training")
@@ -74,8 +74,8 @@ def measured(way: Way, overrides: Sequence[str]) -> Result:
     """Measure one way on the first fold, whose features are in the cache."""
     from hydra import compose, initialize_config_dir
 
-    from genre_cls import task
-    from genre_cls.settings import CONF
+    from genre_cls.configuration.settings import CONF
+    from genre_cls.training import task
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", [*overrides, "fold=0", "alone=true"])

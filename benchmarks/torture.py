@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ != "__mp_main__":  # not in a worker, which must watch its parent before any slow import
-    from genre_cls import experiment, report, train  # noqa: F401  the command's imports, so that no start repeats them
-    from genre_cls.commands import AGAIN
+    from genre_cls import report, train  # noqa: F401  the command's imports, so that no start repeats them
+    from genre_cls.configuration.commands import AGAIN
+    from genre_cls.experiments import experiment  # noqa: F401  the command's imports, so that no start repeats them
 
 GRID = (
     "-m", "experiment=smoke", "recipe.members=[plain]", "dataset.tracks_per_genre=3", "dataset.seconds=2", "folds.k=3",

@@ -135,14 +135,14 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     """Train by the code that trains a fold, from cached float16 clips to the optimiser's step, Lightning included."""
     import torch
 
-    from genre_cls import module
-    from genre_cls.data import FoldData, Windowing
-    from genre_cls.device import resolve_precision
-    from genre_cls.folds import Fold
-    from genre_cls.models import TutorialCNN, n_parameters
-    from genre_cls.module import GenreModule, Training, fit
-    from genre_cls.recipe import Augmentation, constant
-    from genre_cls.views import Network
+    from genre_cls.models.cnn import TutorialCNN, n_parameters
+    from genre_cls.models.views import Network
+    from genre_cls.processes.device import resolve_precision
+    from genre_cls.tracks.folds import Fold
+    from genre_cls.training import module
+    from genre_cls.training.data import FoldData, Windowing
+    from genre_cls.training.module import GenreModule, Training, fit
+    from genre_cls.training.recipe import Augmentation, constant
 
     class Timed(GenreModule):
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -159,7 +159,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     model(torch.from_numpy(work.features[:2, None]))
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE)
     network = Network(model, "plain", *data.standardisation())
-    precision = resolve_precision(precision, data.device, "genre_cls.models.TutorialCNN")
+    precision = resolve_precision(precision, data.device, "genre_cls.models.cnn.TutorialCNN")
     training = Training(1, 0, precision, graphs=True, ridge=0.0)
     fit(Timed(network, Augmentation(), adam, constant), data, training)
     return Trained(stamps, n_parameters(model))
@@ -167,8 +167,8 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
 
 def _as_stored(clips: Floats) -> Any:
     """Wrap clips as if they came from the feature cache."""
-    from genre_cls.feature_cache import Features
-    from genre_cls.features import FeatureSpec
+    from genre_cls.tracks.feature_cache import Features
+    from genre_cls.tracks.features import FeatureSpec
 
     spec = FeatureSpec(kind="mel", n_mels=clips.shape[1])
     return Features(spec, (), tuple(clips.astype(np.float16)), (), "")

@@ -17,12 +17,12 @@ from common import markdown
 from numpy.typing import NDArray
 from scipy import stats
 
-from genre_cls import folds
-from genre_cls.artists import artist_groups
-from genre_cls.catalogue import Track, gtzan_facts
-from genre_cls.comparisons import ALPHA, Difference, each_pair, main_effects, mcnemar, names
-from genre_cls.folds import Fold
-from genre_cls.scoring import ConfigResult, FoldResult, WindowPredictions
+from genre_cls.evaluation.comparisons import ALPHA, Difference, each_pair, main_effects, mcnemar, names
+from genre_cls.evaluation.scoring import ConfigResult, FoldResult, WindowPredictions
+from genre_cls.tracks import folds
+from genre_cls.tracks.artists import artist_groups
+from genre_cls.tracks.catalogue import Track, gtzan_facts
+from genre_cls.tracks.folds import Fold
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

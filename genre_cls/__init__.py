@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genre_cls.audio import UnreadableAudio
-    from genre_cls.classifier import GenreClassifier
     from genre_cls.errors import UserError
-    from genre_cls.onnx_model import OnnxClassifier
-    from genre_cls.prediction import Prediction
+    from genre_cls.inference.classifier import GenreClassifier
+    from genre_cls.inference.onnx_model import OnnxClassifier
+    from genre_cls.models.prediction import Prediction
+    from genre_cls.tracks.audio import UnreadableAudio
 
 __all__ = ["GenreClassifier", "OnnxClassifier", "Prediction", "UnreadableAudio", "UserError"]
 MODULES = {
-    "GenreClassifier": "classifier",
-    "OnnxClassifier": "onnx_model",
-    "Prediction": "prediction",
-    "UnreadableAudio": "audio",
+    "GenreClassifier": "inference.classifier",
+    "OnnxClassifier": "inference.onnx_model",
+    "Prediction": "models.prediction",
+    "UnreadableAudio": "tracks.audio",
     "UserError": "errors",
 }
 __version__ = "0.1.0"

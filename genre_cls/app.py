@@ -18,18 +18,18 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.arguments import OneLineParser, whole_number
-from genre_cls.commands import as_command, find_modules_here
+from genre_cls.configuration.arguments import OneLineParser, whole_number
+from genre_cls.configuration.commands import as_command, find_modules_here
+from genre_cls.configuration.settings import Number
 from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import needs
-from genre_cls.settings import Number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from genre_cls.classifier import GenreClassifier
-    from genre_cls.prediction import Clip, Prediction
-    from genre_cls.scoring import FoldResult, TrackPredictions
+    from genre_cls.evaluation.scoring import FoldResult, TrackPredictions
+    from genre_cls.inference.classifier import GenreClassifier
+    from genre_cls.models.prediction import Clip, Prediction
 
 LARGEST = 200  # MB of an upload; 15 min of CD audio are 159 MB
 LONGEST = 15.0  # min of an upload
@@ -82,11 +82,11 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
-    from genre_cls.prediction import is_onnx
+    from genre_cls.models.prediction import is_onnx
 
     if is_onnx(model):
         raise UserError(f"model {model}: an .onnx file cannot be explained; name what it comes from")
-    from genre_cls.classifier import GenreClassifier, run_of
+    from genre_cls.inference.classifier import GenreClassifier, run_of
 
     if trust:
         find_modules_here()
@@ -128,7 +128,7 @@ class Controller:
     @cached_property
     def tracks(self) -> "TrackPredictions":
         """Mean predictions for each track of the folds."""
-        from genre_cls.scoring import ConfigResult
+        from genre_cls.evaluation.scoring import ConfigResult
 
         return ConfigResult({}, self.folds, 0).tracks
 
@@ -154,7 +154,7 @@ class Controller:
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()
-        from genre_cls import clip_plots
+        from genre_cls.inference import clip_plots
 
         over_time, similar = clip_plots.genres_over_time(prediction), self._similar(prediction)
         clip = clip_plots.clip(kept.clip, kept.name) if kept else None
@@ -162,7 +162,7 @@ class Controller:
 
     def _classify(self, path: Path) -> "tuple[Prediction, KeptClip | None]":
         """The prediction for a file, and its first clip unless that is silent."""
-        from genre_cls.audio import UnreadableAudio, duration
+        from genre_cls.tracks.audio import UnreadableAudio, duration
 
         try:
             if (minutes := duration(path) / 60) > LONGEST:
@@ -199,7 +199,7 @@ class Controller:
         """
         if not kept:
             raise UserError("nothing to explain; drop a file whose beginning is not silent")
-        from genre_cls import clip_plots
+        from genre_cls.inference import clip_plots
 
         return clip_plots.explanation(self.classifier.explain_clip(kept.clip, genre), kept.name)
 
@@ -209,11 +209,11 @@ class Controller:
         Raises:
             UserError: the store fails.
         """
-        from genre_cls.database import is_store
+        from genre_cls.tracking.database import is_store
 
         report = None
         if is_store(self.tracking):
-            from genre_cls.stored_runs import StoredRuns
+            from genre_cls.tracking.stored_runs import StoredRuns
 
             runs = StoredRuns.at(self.tracking)
             with runs.failures_in_one_line():

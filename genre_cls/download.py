@@ -25,12 +25,12 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from omegaconf import OmegaConf
 
-from genre_cls.arguments import OneLineParser, nonempty
-from genre_cls.commands import AGAIN, as_command
+from genre_cls.configuration.arguments import OneLineParser, nonempty
+from genre_cls.configuration.commands import AGAIN, as_command
+from genre_cls.configuration.overrides import as_word, typed
+from genre_cls.configuration.settings import CONF
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import disk_failure, expanduser, locked
-from genre_cls.overrides import as_word, typed
-from genre_cls.settings import CONF
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def get(source: Source, folder: Path) -> None:
 
 
 def _print_summary(folder: Path) -> None:
-    from genre_cls.catalogue import gtzan
+    from genre_cls.tracks.catalogue import gtzan
 
     catalogue = gtzan(str(folder))
     root = typed([as_word("dataset.root", str(folder))])

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from genre_cls.arguments import OneLineParser, nonempty, whole_number
-from genre_cls.audio import UnreadableAudio
-from genre_cls.commands import as_command, find_modules_here
+from genre_cls.configuration.arguments import OneLineParser, nonempty, whole_number
+from genre_cls.configuration.commands import as_command, find_modules_here
+from genre_cls.configuration.settings import at_least
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import expanduser, followed, write_atomically
-from genre_cls.listing import EXTENSIONS, audio_files, other_files
-from genre_cls.prediction import is_onnx
+from genre_cls.models.prediction import is_onnx
 from genre_cls.progress import progress_bar, waiting
-from genre_cls.settings import at_least
+from genre_cls.tracks.audio import UnreadableAudio
+from genre_cls.tracks.listing import EXTENSIONS, audio_files, other_files
 
 if TYPE_CHECKING:
-    from genre_cls.prediction import Classifier, Prediction
+    from genre_cls.models.prediction import Classifier, Prediction
 
 Predictions = Iterable[tuple[Path, "Prediction"]]
 
@@ -86,8 +86,9 @@ def _run(arguments: Namespace) -> int:
 
 def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) -> None:
     """Plot the evidence for a file's predicted genre."""
-    from genre_cls import clip_plots, plots
-    from genre_cls.classifier import GenreClassifier
+    from genre_cls.evaluation import plots
+    from genre_cls.inference import clip_plots
+    from genre_cls.inference.classifier import GenreClassifier
 
     assert isinstance(classifier, GenreClassifier)  # ensured by _check
     try:
@@ -111,7 +112,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
-        raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
+        raise UserError("--register: only models of genre_cls.models.cnn can be registered (not --trust)")
     if arguments.top and arguments.format == "csv":
         raise UserError("--top: --format csv always has all genres, a column each")
     if arguments.explain and len(files) != 1:
@@ -128,10 +129,10 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
 def _classifier(arguments: Namespace) -> "Classifier":
     """Load the model, and say which one is the best."""
     if is_onnx(arguments.model):
-        from genre_cls.onnx_model import OnnxClassifier  # loads without PyTorch, so at once
+        from genre_cls.inference.onnx_model import OnnxClassifier  # loads without PyTorch, so at once
 
         return OnnxClassifier.load(arguments.model)
-    from genre_cls.classifier import BEST, GenreClassifier
+    from genre_cls.inference.classifier import BEST, GenreClassifier
 
     if arguments.trust:
         find_modules_here()
@@ -145,14 +146,14 @@ def _keep(classifier: "Classifier", arguments: Namespace) -> None:
     """Export and register the model, if requested."""
     if not (arguments.export or arguments.register):
         return
-    from genre_cls.classifier import GenreClassifier
+    from genre_cls.inference.classifier import GenreClassifier
 
     assert isinstance(classifier, GenreClassifier)  # ensured by _check
     if arguments.export:
         classifier.save(arguments.export)
         _log(f"exported: {arguments.export}")
     if arguments.register:
-        from genre_cls.registry import register
+        from genre_cls.inference.registry import register
 
         address, command = register(classifier, arguments.register, arguments.tracking)
         _log(f"registered: {address}; serve it: {command}")

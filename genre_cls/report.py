@@ -11,19 +11,19 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from genre_cls import database
-from genre_cls.commands import as_command, one_line_errors
+from genre_cls.configuration.commands import as_command, one_line_errors
+from genre_cls.configuration.overrides import check_command_line
+from genre_cls.configuration.settings import CONF, REPORTED, check
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import expanduser, make_folder, write_atomically
-from genre_cls.interrupts import ends_at_once, raise_again
-from genre_cls.overrides import check_command_line
+from genre_cls.processes.interrupts import ends_at_once, raise_again
 from genre_cls.progress import waiting
-from genre_cls.settings import CONF, REPORTED, check
+from genre_cls.tracking import database
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
-    from genre_cls.findings import Report
-    from genre_cls.stored_runs import Comparison
-    from genre_cls.tracking import Tracker
+    from genre_cls.evaluation.findings import Report
+    from genre_cls.tracking.stored_runs import Comparison
+    from genre_cls.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _tracker(cfg: DictConfig) -> "Tracker | None":
     """Return the tracking store; None if there is none, as connecting would create it."""
     if not cfg.tracking.uri and not database.has_database(cfg.tracking.folder):
         return None
-    from genre_cls.tracking import Tracker
+    from genre_cls.tracking.tracker import Tracker
 
     return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
 
@@ -108,10 +108,10 @@ def _why_none(cfg: DictConfig) -> str:
 def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> None:
     """Print the configurations' table, write the page and log it."""
     with waiting("drawing the report"):
-        from genre_cls import page
-        from genre_cls.connection import ui_command
-        from genre_cls.findings import of_several_codes
-        from genre_cls.stored_runs import FAILURES
+        from genre_cls.evaluation import page
+        from genre_cls.evaluation.findings import of_several_codes
+        from genre_cls.tracking.connection import ui_command
+        from genre_cls.tracking.stored_runs import FAILURES
 
         report = _report(comparison, cfg.rope)
         files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
@@ -141,8 +141,8 @@ def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Map
 
 def _report(comparison: "Comparison", rope: float) -> "Report":
     """Return the report of a comparison; `rope` is half the width of the region of practical equivalence."""
-    from genre_cls.findings import Report, of_several_codes
-    from genre_cls.tracking import NOTE
+    from genre_cls.evaluation.findings import Report, of_several_codes
+    from genre_cls.tracking.tracker import NOTE
 
     tags = comparison.tags
     chose = tags["dataset"] == "gtzan" and tags["folds"] != "filtered"  # whose test tracks chose nothing

@@ -24,20 +24,20 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from genre_cls.commands import AGAIN, as_command, find_modules_here, one_line_errors
+from genre_cls.configuration.commands import AGAIN, as_command, find_modules_here, one_line_errors
+from genre_cls.configuration.overrides import as_word, check_command_line, typed
+from genre_cls.configuration.provenance import name_command
+from genre_cls.configuration.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
 from genre_cls.files import expanduser
-from genre_cls.interrupts import ends_at_once, raise_again
-from genre_cls.overrides import as_word, check_command_line, typed
+from genre_cls.processes.interrupts import ends_at_once, raise_again
+from genre_cls.processes.workers import end_with, import_ahead, stop, stopped_by_failure
 from genre_cls.progress import waiting
-from genre_cls.provenance import name_command
-from genre_cls.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
-from genre_cls.workers import end_with, import_ahead, stop, stopped_by_failure
 
 log = logging.getLogger(__name__)
 
-IMPORTED_AHEAD = ("genre_cls.training", "genre_cls.module")  # by workers, which takes seconds
+IMPORTED_AHEAD = ("genre_cls.training.member", "genre_cls.training.module")  # by workers, which takes seconds
 
 
 def main() -> None:
@@ -58,8 +58,8 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def evaluate_one(cfg: DictConfig) -> float:
     """Run one of Hydra's jobs: evaluate a configuration and return its mean accuracy to the sweeper."""
-    from genre_cls.experiment import evaluate
-    from genre_cls.identity import identify
+    from genre_cls.configuration.identity import identify
+    from genre_cls.experiments.experiment import evaluate
 
     if parent_process():  # in a launcher's worker, which would train on if the command were killed
         end_with(os.getppid())
@@ -101,7 +101,7 @@ class Sweep(Callback):
         """Remember the best trial of a search inside each fold, and keep passwords from Hydra's line on a failure."""
         job_return.overrides = [without_credentials(word) for word in job_return.overrides or ()]
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            from genre_cls.task import settings_of_test_set
+            from genre_cls.training.task import settings_of_test_set
 
             accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
             set_aside = settings_of_test_set(config)
@@ -112,7 +112,7 @@ class Sweep(Callback):
         """Log how to look at a single configuration."""
         if kwargs["job_return"].status != JobStatus.COMPLETED:
             return
-        from genre_cls.connection import store_uri, ui_command
+        from genre_cls.tracking.connection import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
         log.info("compare it with others: %s", _report_command(config))
@@ -139,8 +139,8 @@ class Sweep(Callback):
 
 def _evaluate_winner(config: DictConfig) -> None:
     """Train a search's winner on all tracks of the search, and test it on the fold that was set aside."""
-    from genre_cls.experiment import evaluate
-    from genre_cls.identity import identify
+    from genre_cls.configuration.identity import identify
+    from genre_cls.experiments.experiment import evaluate
 
     log.info("chosen within fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
     log.info("tested on fold=%d, which was not used for selection:", config.fold)
@@ -166,7 +166,7 @@ def _prepare(config: DictConfig, configurations: Sequence[DictConfig]) -> None:
     if _runs_here(config) and any(cfg.trainer.workers != 1 for cfg in configurations):
         import_ahead(*IMPORTED_AHEAD)
     with waiting("starting"):
-        from genre_cls.experiment import prepare
+        from genre_cls.experiments.experiment import prepare
 
     prepare(configurations)
 

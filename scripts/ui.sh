@@ -6,7 +6,7 @@ folder=mlruns
 [[ ${1:--} != -* ]] && folder=$1 && shift
 [ -f "$folder/mlflow.db" ] || { echo "error: $folder: has no mlflow.db; scripts/train.sh makes one in mlruns" >&2; exit 2; }
 folder=$(CDPATH='' cd -- "$folder" && pwd -P)
-python -c 'import sys; from pathlib import Path; from genre_cls.database import rewrite_locations; rewrite_locations(Path(sys.argv[1]))' "$folder"
+python -c 'import sys; from pathlib import Path; from genre_cls.tracking.database import rewrite_locations; rewrite_locations(Path(sys.argv[1]))' "$folder"
 port=5000
 [[ " $* " =~ \ (--port|-p)[=\ ]([0-9]+) ]] && port=${BASH_REMATCH[2]}
 if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from genre_cls import GenreClassifier
-from genre_cls.features import FeatureSpec, extract
-from genre_cls.kernel import KernelMachine
-from genre_cls.modelfile import SavedModel, Usage
-from genre_cls.models import GenreCNN
-from genre_cls.prediction import longest_clip
-from genre_cls.views import Network, shape_of, standardised, view_of
-from genre_cls.windows import VIEWS, is_of_statistics, repeat_to, treatment
+from genre_cls.models.cnn import GenreCNN
+from genre_cls.models.kernel import KernelMachine
+from genre_cls.models.modelfile import SavedModel, Usage
+from genre_cls.models.prediction import longest_clip
+from genre_cls.models.views import Network, shape_of, standardised, view_of
+from genre_cls.tracks.features import FeatureSpec, extract
+from genre_cls.tracks.windows import VIEWS, is_of_statistics, repeat_to, treatment
 
 GENRES = ("hiss & noise", "tones, pure", "else")
 RATE = 22050
@@ -73,7 +73,7 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
     """A network of each view that vote, in float32; it can be saved and loaded again."""
     networks = tuple(a_network(spec, seed, view) for seed, view in enumerate(VIEWS))
     recipe = {"window": window, "overlap": overlap, "members": list(VIEWS)}
-    model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
+    model = {"_target_": "genre_cls.models.cnn.GenreCNN"} | SHAPE
     config = {"recipe": recipe, "model": model, "batch_size": 16, "trainer": {"precision": "32-true"}}
     description = {
         "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec), "precision": "32-true",

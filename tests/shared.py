@@ -30,14 +30,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import DictConfig
 
-from genre_cls import plots
-from genre_cls.catalogue import Track
-from genre_cls.data import FoldData, Windowing
-from genre_cls.feature_cache import Features
-from genre_cls.features import CPU, FeatureSpec
-from genre_cls.folds import Fold
-from genre_cls.settings import CONF
-from genre_cls.tracking import Tracker
+from genre_cls.configuration.settings import CONF
+from genre_cls.evaluation import plots
+from genre_cls.tracking.tracker import Tracker
+from genre_cls.tracks.catalogue import Track
+from genre_cls.tracks.feature_cache import Features
+from genre_cls.tracks.features import CPU, FeatureSpec
+from genre_cls.tracks.folds import Fold
+from genre_cls.training.data import FoldData, Windowing
 
 GENRES = ("hiss & noise", "tones, pure")  # names that a careless CSV or metric would trip over
 N_TRACKS = 6  # of each genre

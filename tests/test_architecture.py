@@ -14,19 +14,38 @@ import genre_cls
 
 PACKAGE = Path(genre_cls.__file__).parent
 TESTS, DOCS = (PACKAGE.parent / name for name in ("tests", "docs"))
-TABLE = [line for line in (PACKAGE.parent / "ARCHITECTURE.md").read_text().splitlines() if line.startswith("| `")]
-NAMES = [module for line in TABLE for module in re.findall(r"`(\w+)\.py`", line.split("|")[1])]  # in reading order
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def listed() -> Iterator[str]:
+    """The modules of ARCHITECTURE.md's tables, in reading order, each after its room: `tracks.audio`."""
+    room = ""
+    for line in (PACKAGE.parent / "ARCHITECTURE.md").read_text().splitlines():
+        if line.startswith("#"):
+            room = ".".join([*re.findall(r"^### `(\w+)/`", line), ""])
+        elif line.startswith("| `"):
+            yield from (room + name for name in re.findall(r"`(\w+)\.py`", line.split("|")[1]))
+
+
+NAMES = list(listed())
 PLACES = {module: place for place, module in enumerate(NAMES)}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def source(module: str) -> str:
+    return (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
 
 
 def imported(module: str) -> Iterator[str]:
     """The modules that a module imports, wherever in its file."""
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "genre_cls":
-            yield from (name.name for name in node.names if name.name in MODULES)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from re.findall(r"^genre_cls\.(\w+)$", node.module)
+    for node in ast.walk(ast.parse(source(module))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "genre_cls":
+            path = node.module.split(".")[1:]
+            found = {".".join(path), *(".".join([*path, name.name]) for name in node.names)}
+            yield from found & PLACES.keys()
 
 
 def test_every_module_is_in_the_table_once() -> None:
@@ -39,9 +58,34 @@ def test_a_module_imports_only_what_is_below_it_or_on_its_right(module: str) -> 
     assert not above, f"{module} imports {', '.join(above)}"
 
 
+def test_what_is_stored_and_reported_needs_no_pytorch() -> None:
+    rooms = ("configuration", "evaluation", "tracking")
+    alone = [f"tracks.{name}" for name in ("artists", "catalogue", "folds")]
+    alone += ["inference.clip_plots", "inference.onnx_model", "models.prediction"]
+    free = [f"genre_cls.{name}" for name in MODULES if name.startswith(rooms) or name in alone]
+    code = f"import sys, {', '.join(free)}\nprint('torch' in sys.modules)"
+    assert len(free) > 20
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "rooms"),
+    [
+        ("mlflow", {"tracking.", "inference.registry", "inference.served"}),
+        (
+            "DictConfig",
+            {"train", "report", "experiments.", "training.", "configuration.identity", "configuration.settings"},
+        ),
+    ],
+)
+def test_few_modules_know_mlflow_and_hydras_configuration(word: str, rooms: set[str]) -> None:
+    users = [name for name in MODULES if re.search(rf"^\s*(?:from|import) .*\b{word}\b", source(name), re.MULTILINE)]
+    assert users and not [name for name in users if not name.startswith(tuple(rooms))]
+
+
 def test_no_library_reports_its_use_to_its_maker(tmp_path: Path) -> None:
     code = (
-        "import genre_cls.onnx_model, mlflow.telemetry.utils, os\n"
+        "import genre_cls.inference.onnx_model, mlflow.telemetry.utils, os\n"
         "assert mlflow.telemetry.utils.is_telemetry_disabled()\n"
         "print(os.environ['GRADIO_ANALYTICS_ENABLED'], os.environ['RAY_USAGE_STATS_ENABLED'])"
     )

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import GENRES, NAMES, a_result, folds
 
-from genre_cls.artifacts import (
+from genre_cls.evaluation.scoring import FoldResult, GenreMeans, WindowPredictions
+from genre_cls.tracking.artifacts import (
     DAMAGED,
     FACTS,
     RESULTS,
@@ -24,7 +25,6 @@ from genre_cls.artifacts import (
     load_tracks,
     tracks_file,
 )
-from genre_cls.scoring import FoldResult, GenreMeans, WindowPredictions
 
 MEANS = GenreMeans("mel", GENRES, np.arange(60, dtype=np.float32).reshape(3, 4, 5), 0.1, np.arange(4.0))
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from genre_cls.audio import BLOCK, SILENT, UnreadableAudio, decode, duration, no_music, refusal, segments
-from genre_cls.features import FeatureSpec, extract
-from genre_cls.listing import EXTENSIONS
+from genre_cls.tracks.audio import BLOCK, SILENT, UnreadableAudio, decode, duration, no_music, refusal, segments
+from genre_cls.tracks.features import FeatureSpec, extract
+from genre_cls.tracks.listing import EXTENSIONS
 
 OPUS = {"format": "OGG", "subtype": "OPUS"}
 LOSSLESS = [  # extension, arguments to write it, the largest error of its samples

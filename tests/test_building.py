@@ -10,16 +10,16 @@ import torch
 from hydra.utils import instantiate
 from shared import Compose
 
-from genre_cls import building
-from genre_cls.building import augmentation, check_buildable, crops_of
-from genre_cls.settings import CONF, RULES
-from genre_cls.windows import VIEWS, is_of_modulations
+from genre_cls.configuration.settings import CONF, RULES
+from genre_cls.tracks.windows import VIEWS, is_of_modulations
+from genre_cls.training import building
+from genre_cls.training.building import augmentation, check_buildable, crops_of
 
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 CHECK = """
 import sys
 from hydra import compose, initialize_config_dir
-from genre_cls.building import check_buildable
+from genre_cls.training.building import check_buildable
 
 conf, *models = sys.argv[1:]
 for model in models:
@@ -44,8 +44,9 @@ def test_the_arguments_of_each_recipes_optimizer_and_schedule_have_rules_and_can
 @pytest.mark.parametrize(
     "override",
     [
-        "~recipe.schedule.warmup", "+recipe.schedule.steps=3", "recipe.schedule._target_=genre_cls.recipe.constant",
-        "+recipe.optimizer.betas=[0.5,0.9]", "recipe.optimizer._target_=torch.optim.SGD", "~recipe.optimizer._target_",
+        "~recipe.schedule.warmup", "+recipe.schedule.steps=3",
+        "recipe.schedule._target_=genre_cls.training.recipe.constant", "+recipe.optimizer.betas=[0.5,0.9]",
+        "recipe.optimizer._target_=torch.optim.SGD", "~recipe.optimizer._target_",
     ],
 )  # fmt: skip
 def test_other_arguments_and_other_optimizers_are_left_to_be_tried(composed: Compose, override: str) -> None:
@@ -54,9 +55,9 @@ def test_other_arguments_and_other_optimizers_are_left_to_be_tried(composed: Com
 
 
 def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alone(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
+    (tmp_path / "own.py").write_text("from genre_cls.models.cnn import GenreCNN\nclass Mine(GenreCNN): pass\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(building.__file__).parents[1]}"}
-    code = [sys.executable, "-c", CHECK, str(CONF), "genre_cls.models.GenreCNN", "own.Mine"]
+    code = [sys.executable, "-c", CHECK, str(CONF), "genre_cls.models.cnn.GenreCNN", "own.Mine"]
     done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False\nTrue\n"
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from genre_cls.calibration import N_BINS, RANGE, best_temperature, calibration, checked_temperature, tempered
+from genre_cls.evaluation.calibration import N_BINS, RANGE, best_temperature, calibration, checked_temperature, tempered
 
 seeds, temperatures = st.integers(0, 2**32), st.floats(0.3, 3)
 

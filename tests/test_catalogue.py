@@ -20,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import lock
 
-from genre_cls import catalogue, workers
-from genre_cls import demo as synthesiser
-from genre_cls.audio import decode
-from genre_cls.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
 from genre_cls.errors import UserError
-from genre_cls.listing import EXTENSIONS
-from genre_cls.workers import stop
+from genre_cls.processes import workers
+from genre_cls.processes.workers import stop
+from genre_cls.tracks import catalogue
+from genre_cls.tracks import demo as synthesiser
+from genre_cls.tracks.audio import decode
+from genre_cls.tracks.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
+from genre_cls.tracks.listing import EXTENSIONS
 
 
 def touch(path: Path) -> Path:
@@ -382,7 +383,7 @@ def test_a_new_synthesiser_makes_a_new_set(
     one = DEMO | {"tracks_per_genre": 1, "seconds": 0.1}
     old = demo(cache_dir=str(tmp_path), **one)
     assert inspect.getsource(synthesiser) == catalogue.SYNTHESISER
-    monkeypatch.setattr("genre_cls.catalogue.SYNTHESISER", "another")
+    monkeypatch.setattr("genre_cls.tracks.catalogue.SYNTHESISER", "another")
     new = demo(cache_dir=str(tmp_path), **one)
     assert not {track.path for track in old.tracks} & {track.path for track in new.tracks}
 

@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from shared import Command
 
 from genre_cls import extras, report, train
-from genre_cls.building import check_buildable
-from genre_cls.commands import as_command
+from genre_cls.configuration.commands import as_command
+from genre_cls.configuration.overrides import as_word, error_message
+from genre_cls.configuration.settings import CONF
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install, program
-from genre_cls.overrides import as_word, error_message
-from genre_cls.settings import CONF
+from genre_cls.training.building import check_buildable
 
 
 class Doubled(torch.nn.Module):
@@ -477,7 +477,7 @@ def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeyp
 
 IN_THEIR_PLACE = """
 import sys
-from genre_cls.commands import as_command
+from genre_cls.configuration.commands import as_command
 from genre_cls.errors import UserError
 with as_command():
     with open(sys.argv[1], "w") as file:

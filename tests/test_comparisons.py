@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from made import GENRES, on_the_same_tracks, results, windows_of
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
-from genre_cls.comparisons import (
+from genre_cls.evaluation.comparisons import (
     Difference,
     complete,
     each_pair,
@@ -26,9 +26,9 @@ from genre_cls.comparisons import (
     rank,
     setting,
 )
-from genre_cls.estimates import Estimate, crossed, estimate, holm, rounded
-from genre_cls.findings import verdict
-from genre_cls.scoring import ConfigResult, FoldResult
+from genre_cls.evaluation.estimates import Estimate, crossed, estimate, holm, rounded
+from genre_cls.evaluation.findings import verdict
+from genre_cls.evaluation.scoring import ConfigResult, FoldResult
 
 ROPE = 0.01
 N_TRACKS = 8  # that a fold tests; a power of two, so that accuracies are exact

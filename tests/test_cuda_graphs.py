@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genre_cls.cuda_graphs import Graphs, Step
 from genre_cls.errors import UserError
+from genre_cls.training.cuda_graphs import Graphs, Step
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import fold_data
 
-from genre_cls import data as data_room
-from genre_cls.data import Crops, mean_and_deviation_per_bin
-from genre_cls.folds import Fold
-from genre_cls.views import modulation_spectrum, shape_of
-from genre_cls.windows import cover_starts, repeat_to
+from genre_cls.models.views import modulation_spectrum, shape_of
+from genre_cls.tracks.folds import Fold
+from genre_cls.tracks.windows import cover_starts, repeat_to
+from genre_cls.training import data as data_room
+from genre_cls.training.data import Crops, mean_and_deviation_per_bin
 
 EMPTY = np.array([], dtype=np.int64)
 LENGTHS = (3, 8, 9, 20, 31, 8, 14, 50, 8)  # frames of nine clips; a window has eight

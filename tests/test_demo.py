@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from scipy import signal
 
-from genre_cls import demo
+from genre_cls.tracks import demo
 
 RATE = 22050  # Hz
 Audio = npt.NDArray[np.float32]

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genre_cls import device
-from genre_cls.device import heed_quota, may_miscompute, models_that_fit, resolve_device, resolve_precision
 from genre_cls.errors import UserError
+from genre_cls.processes import device
+from genre_cls.processes.device import heed_quota, may_miscompute, models_that_fit, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
-OURS, OWN = "genre_cls.models.GenreCNN", "mine.CNN"
+OURS, OWN = "genre_cls.models.cnn.GenreCNN", "mine.CNN"
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shared import held_for_a_second
 
-from genre_cls import catalogue, download, files
-from genre_cls.catalogue import GTZAN_GENRES, Catalogue
+from genre_cls import download, files
 from genre_cls.download import Source, configured, fetch, get, unpack
 from genre_cls.errors import UserError
+from genre_cls.tracks import catalogue
+from genre_cls.tracks.catalogue import GTZAN_GENRES, Catalogue
 
 Answer = Callable[["Handler", int], None]
 

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genre_cls import duplicates
-from genre_cls.duplicates import FINGERPRINT, NEAREST, OVERLAP, Duplicate, Matrix, near_duplicates
-from genre_cls.features import extract
+from genre_cls.tracks import duplicates
+from genre_cls.tracks.duplicates import FINGERPRINT, NEAREST, OVERLAP, Duplicate, Matrix, near_duplicates
+from genre_cls.tracks.features import extract
 
 SEEDS = st.integers(0, 10**6)
 LENGTHS = st.integers(OVERLAP, 3 * OVERLAP)

@@ -10,12 +10,12 @@ import pytest
 from made import guesses
 from shared import Compose
 
-from genre_cls import ensembles
-from genre_cls.catalogue import Track
-from genre_cls.ensembles import EnsembleTrainings
-from genre_cls.folds import Fold
-from genre_cls.scoring import WindowPredictions, ensemble_probabilities
-from genre_cls.training import Member
+from genre_cls.evaluation.scoring import WindowPredictions, ensemble_probabilities
+from genre_cls.tracks.catalogue import Track
+from genre_cls.tracks.folds import Fold
+from genre_cls.training import ensembles
+from genre_cls.training.ensembles import EnsembleTrainings
+from genre_cls.training.member import Member
 
 GENRES = ("a", "b", "c")
 FOLDS = (

@@ -16,7 +16,7 @@ LIBRARIES = (
     f"{get_path('purelib')}/torch/nn/modules/linear.py",
     "/home/me/.local/lib/python3.11/site-packages/einops/einops.py",
     "/usr/lib/python3/dist-packages/scipy/special.py",
-    f"{Path(genre_cls.__file__).parent}/models.py",
+    f"{Path(genre_cls.__file__).parent}/models/cnn.py",
     "<string>",
     "<frozen importlib._bootstrap>",
 )

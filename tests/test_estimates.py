@@ -18,7 +18,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 
-from genre_cls.estimates import Estimate, crossed, estimate, holm, sampled, unpaired, with_error_floor
+from genre_cls.evaluation.estimates import Estimate, crossed, estimate, holm, sampled, unpaired, with_error_floor
 
 SHARES = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
 SCORES = st.lists(SHARES, min_size=2, max_size=12)

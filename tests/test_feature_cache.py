@@ -21,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 from shared import held_for_a_second
 
-from genre_cls import audio, feature_cache, features, files
-from genre_cls.catalogue import Track
+from genre_cls import files
 from genre_cls.errors import UserError
-from genre_cls.feature_cache import FeatureCache, Features, Ledger, spec_key
-from genre_cls.features import FeatureSpec
-from genre_cls.workers import import_ahead
+from genre_cls.processes.workers import import_ahead
+from genre_cls.tracks import audio, feature_cache, features
+from genre_cls.tracks.catalogue import Track
+from genre_cls.tracks.feature_cache import FeatureCache, Features, Ledger, spec_key
+from genre_cls.tracks.features import FeatureSpec
 
 MEL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=256, hop_length=128, n_mels=16, n_mfcc=5, f_max=4000.0)
 MFCC = replace(MEL, kind="mfcc")
@@ -165,7 +166,7 @@ def test_new_code_makes_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = spec_key(MEL)
     spec_key.cache_clear()
     assert inspect.getsource(audio) + inspect.getsource(features) == feature_cache.CODE
-    monkeypatch.setattr("genre_cls.feature_cache.CODE", "another")
+    monkeypatch.setattr("genre_cls.tracks.feature_cache.CODE", "another")
     assert spec_key(MEL) != before
     spec_key.cache_clear()
 
@@ -559,7 +560,8 @@ def _load_at_once(start: Any, answers: Any, cache: Path, tracks: list[Track]) ->
 
 def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_path: Path, cache: Path) -> None:
     tracks = [Track(f"t{i:02d}", write(tmp_path / f"{i}.wav", i % 25, 20_000), "a") for i in range(30)]
-    import_ahead("genre_cls.feature_cache")  # torch once, not three times, by a server that other tests may take over
+    # PyTorch once, not three times, by a server that other tests may take over.
+    import_ahead("genre_cls.tracks.feature_cache")
     context = multiprocessing.get_context("forkserver")
     start, answers = context.Barrier(3), context.Queue()
     processes = [context.Process(target=_load_at_once, args=(start, answers, cache, tracks)) for _ in range(3)]

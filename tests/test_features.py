@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genre_cls.features import BLOCK, FeatureSpec, cosines, extract, filterbank, mel_frequencies
+from genre_cls.tracks.features import BLOCK, FeatureSpec, cosines, extract, filterbank, mel_frequencies
 
 ROUNDING = 2.0**-11  # relative error of float16
 SMALL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=512, hop_length=128, n_mels=40, n_mfcc=13, f_max=4000.0)

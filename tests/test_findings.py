@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from made import a_result, on_the_same_tracks
 
-from genre_cls import findings
-from genre_cls.comparisons import each_pair, main_effects
-from genre_cls.findings import Report
-from genre_cls.scoring import ConfigResult
+from genre_cls.evaluation import findings
+from genre_cls.evaluation.comparisons import each_pair, main_effects
+from genre_cls.evaluation.findings import Report
+from genre_cls.evaluation.scoring import ConfigResult
 
 GRID = tuple(
     a_result(*(base + gain for base in (0.5, 0.6, 0.5, 0.6)), features=features, model=model, batch_size=size)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre_cls import folds
 from genre_cls.errors import UserError
-from genre_cls.folds import Fold, Indices, SplitError
+from genre_cls.tracks import folds
+from genre_cls.tracks.folds import Fold, Indices, SplitError
 
 SEEDS = st.integers(0, 10**9)
 HALF = ("rock", "jazz") * 10

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from genre_cls import connection, workers
-from genre_cls.interrupts import ends_at_once, held_back, raise_again, terminated_likewise
+from genre_cls.processes import workers
+from genre_cls.processes.interrupts import ends_at_once, held_back, raise_again, terminated_likewise
+from genre_cls.tracking import connection
 
 pytestmark = pytest.mark.usefixtures("heeding_ctrl_c")  # as commands do
 

@@ -15,9 +15,10 @@ from shared import Command, fold_data
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
-from genre_cls import GenreClassifier, train, training
+from genre_cls import GenreClassifier, train
 from genre_cls.errors import UserError
-from genre_cls.kernel import LOGIT_SCALE, RIDGE, KernelMachine
+from genre_cls.models.kernel import LOGIT_SCALE, RIDGE, KernelMachine
+from genre_cls.training import member
 
 
 def windows(seed: int, n: int, n_values: int) -> Tensor:
@@ -76,7 +77,7 @@ def test_it_is_saved_and_loaded_unchanged_and_refused_when_empty(tmp_path: Path)
 def test_a_configuration_may_be_a_kernel_machine_alone(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "MAX_WINDOWS", 11)
+    monkeypatch.setattr(member, "MAX_WINDOWS", 11)
     same = ("features=mel", "model=basic", "batch_size=4,8", "trainer.workers=1", "recipe.members=[statistics]")
     done = command(train.main, "-m", *on_music, *same)
     assert done.code == 0 and (done.folder / "report" / "report.html").exists()
@@ -121,9 +122,9 @@ def test_beside_networks_it_leaves_their_curves_alone(command: Command, on_music
 def test_held_out_sound_does_not_reach_it() -> None:
     random = np.random.default_rng(0)
     clips = [random.normal(size=(6, 20)) for _ in range(9)]
-    learned = training._fit_kernel_machine(fold_data(clips, np.arange(9) % 3, view="statistics"), 3)
+    learned = member._fit_kernel_machine(fold_data(clips, np.arange(9) % 3, view="statistics"), 3)
     for track in range(0, 9, 3):
         clips[track] = 5 - 10 * clips[track]
-    deaf = training._fit_kernel_machine(fold_data(clips, np.arange(9) % 3, view="statistics"), 3)
+    deaf = member._fit_kernel_machine(fold_data(clips, np.arange(9) % 3, view="statistics"), 3)
     assert all(weights.equal(deaf[0][name]) for name, weights in learned[0].items())
     assert not np.array_equal(learned[2].probabilities, deaf[2].probabilities)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from shared import features_of
 
-from genre_cls.catalogue import Catalogue, Track
-from genre_cls.duplicates import Duplicate
-from genre_cls.feature_cache import Unreadable
-from genre_cls.logged_files import genre_means, of_tracks
-from genre_cls.task import Task
+from genre_cls.experiments.logged_files import genre_means, of_tracks
+from genre_cls.tracks.catalogue import Catalogue, Track
+from genre_cls.tracks.duplicates import Duplicate
+from genre_cls.tracks.feature_cache import Unreadable
+from genre_cls.training.task import Task
 
 
 def test_genre_means_are_means_over_tracks_cut_or_repeated_to_the_median_length() -> None:

@@ -8,7 +8,7 @@ import pytest
 # Resident memory shows on every kernel whether memory was kept; some count no page faults.
 HELD = """
 import re, sys
-from genre_cls.memory import keep_freed
+from genre_cls.processes.memory import keep_freed
 
 def held():
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024  # MB

@@ -12,7 +12,7 @@ from shared import Compose
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genre_cls.models import PaddedConv2d, TimeStatistics, TutorialCNN, n_parameters
+from genre_cls.models.cnn import PaddedConv2d, TimeStatistics, TutorialCNN, n_parameters
 
 
 @pytest.fixture(scope="module", params=["basic", "deep"])

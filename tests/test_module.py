@@ -19,15 +19,15 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from genre_cls.data import FoldData
 from genre_cls.errors import UserError
-from genre_cls.folds import Fold
-from genre_cls.modelfile import serialised
-from genre_cls.models import GenreCNN
-from genre_cls.module import GenreModule, Training, fit
-from genre_cls.recipe import Augmentation, constant, one_cycle
-from genre_cls.views import Network
-from genre_cls.windows import VIEWS, is_of_statistics
+from genre_cls.models.cnn import GenreCNN
+from genre_cls.models.modelfile import serialised
+from genre_cls.models.views import Network
+from genre_cls.tracks.folds import Fold
+from genre_cls.tracks.windows import VIEWS, is_of_statistics
+from genre_cls.training.data import FoldData
+from genre_cls.training.module import GenreModule, Training, fit
+from genre_cls.training.recipe import Augmentation, constant, one_cycle
 
 FOLD = Fold(0, np.arange(2, 14), np.array([], dtype=np.int64), np.array([0, 1, 14, 15]))
 STOPPING = Fold(0, np.arange(2, 10), np.arange(10, 14), np.array([0, 1, 14, 15]))

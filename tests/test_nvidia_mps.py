@@ -23,7 +23,7 @@ while not os.path.exists(os.environ["CUDA_MPS_PIPE_DIRECTORY"] + "/control"):
 STARTED = """
 import os, sys
 from pathlib import Path
-from genre_cls import nvidia_mps
+from genre_cls.processes import nvidia_mps
 nvidia_mps.USE, nvidia_mps.DEFAULT = sys.argv[1], Path(sys.argv[2])
 nvidia_mps.start()
 nvidia_mps.start()

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
-from genre_cls.modelfile import SavedModel
-from genre_cls.onnx_export import exported
-from genre_cls.onnx_model import session
+from genre_cls.inference.onnx_export import exported
+from genre_cls.inference.onnx_model import session
+from genre_cls.models.modelfile import SavedModel
 
 GTZAN = Path(os.environ.get("GTZAN_ROOT", "no GTZAN_ROOT"))
 
@@ -276,7 +276,7 @@ def test_a_graph_may_not_read_its_weights_from_another_file(content: bytes, tmp_
 def test_a_graph_takes_no_more_threads_than_a_container_may(
     content: bytes, monkeypatch: pytest.MonkeyPatch, share: int, n_threads: int
 ) -> None:
-    monkeypatch.setattr("genre_cls.onnx_model.cpu_count", lambda: share)
+    monkeypatch.setattr("genre_cls.inference.onnx_model.cpu_count", lambda: share)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     assert session(content).get_session_options().intra_op_num_threads == n_threads
 

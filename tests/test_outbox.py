@@ -7,9 +7,9 @@ import pytest
 from made import a_result
 from mlflow.exceptions import MlflowException
 
-from genre_cls.artifacts import fold_files
-from genre_cls.outbox import Outbox, Pictures, spooled
-from genre_cls.spool import Spool
+from genre_cls.experiments.outbox import Outbox, Pictures, spooled
+from genre_cls.experiments.spool import Spool
+from genre_cls.tracking.artifacts import fold_files
 
 FOLDS = a_result(0.9, 0.8, 0.7).folds
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from genre_cls import findings, page, plots
-from genre_cls.findings import Report
-from genre_cls.scoring import GenreMeans
+from genre_cls.evaluation import findings, page, plots
+from genre_cls.evaluation.findings import Report
+from genre_cls.evaluation.scoring import GenreMeans
 
 HOSTILE = "<script>alert('x')</script>|[red]{{ 7 * 7 }}"
 MIDDLE = a_result(0.6, 0.7, 0.8, model="middle")

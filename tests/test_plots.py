@@ -17,11 +17,11 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from statsmodels.stats.proportion import proportion_confint
 
-from genre_cls import plots
-from genre_cls.calibration import Calibration, calibration
-from genre_cls.comparisons import Difference, names
-from genre_cls.estimates import Estimate
-from genre_cls.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.evaluation import plots
+from genre_cls.evaluation.calibration import Calibration, calibration
+from genre_cls.evaluation.comparisons import Difference, names
+from genre_cls.evaluation.estimates import Estimate
+from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans
 
 GENRES = ("blues", "jazz", "rock")
 HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 from torch.optim import AdamW
 
-from genre_cls.recipe import GROWING, Augmentation, crop_lengths, one_cycle
+from genre_cls.training.recipe import GROWING, Augmentation, crop_lengths, one_cycle
 
 
 @settings(deadline=None, max_examples=25)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, one_hot
 from torch.nn.utils.parametrizations import weight_norm
 
-from genre_cls import refit as module
-from genre_cls.building import check_buildable
-from genre_cls.data import FoldData, Windows
 from genre_cls.errors import DivergenceError
-from genre_cls.folds import Fold
-from genre_cls.kernel import LOGIT_SCALE
-from genre_cls.refit import WIDEST, _gram, output_layer, refit, ridge_regression
+from genre_cls.models.kernel import LOGIT_SCALE
+from genre_cls.tracks.folds import Fold
+from genre_cls.training import refit as module
+from genre_cls.training.building import check_buildable
+from genre_cls.training.data import FoldData, Windows
+from genre_cls.training.refit import WIDEST, _gram, output_layer, refit, ridge_regression
 
 N_BINS, N_GENRES = 12, 3
 LABELS = np.tile([0, 1, 2, 1], 4)

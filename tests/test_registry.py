@@ -27,8 +27,8 @@ from shared import free_port
 import genre_cls
 from genre_cls import GenreClassifier, predict
 from genre_cls.errors import UserError
-from genre_cls.registry import register
-from genre_cls.tracking import Tracker
+from genre_cls.inference.registry import register
+from genre_cls.tracking.tracker import Tracker
 
 Registered = tuple[GenreClassifier, str, Path]
 

@@ -14,9 +14,10 @@ import pytest
 from mlflow import MlflowClient
 from shared import Command
 
-from genre_cls import page, report, train
-from genre_cls.connection import store_uri
-from genre_cls.stored_runs import StoredRuns
+from genre_cls import report, train
+from genre_cls.evaluation import page
+from genre_cls.tracking.connection import store_uri
+from genre_cls.tracking.stored_runs import StoredRuns
 
 
 @pytest.fixture

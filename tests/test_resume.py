@@ -28,11 +28,13 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from shared import Command, Outcome, free_port, timeless
 
-from genre_cls import ensembles, outbox, report, spool, task, train, upcoming
-from genre_cls.identity import identify
-from genre_cls.job import Job
-from genre_cls.settings import without_hydra
-from genre_cls.upcoming import Upcoming
+from genre_cls import report, train
+from genre_cls.configuration.identity import identify
+from genre_cls.configuration.settings import without_hydra
+from genre_cls.experiments import outbox, spool, upcoming
+from genre_cls.experiments.job import Job
+from genre_cls.experiments.upcoming import Upcoming
+from genre_cls.training import ensembles, task
 
 Table = dict[tuple[str, str], Any]
 
@@ -134,7 +136,7 @@ def test_folds_are_reused_only_where_they_would_be_the_same_to_the_bit(
     exact, fast = "trainer.precision=32-true", "trainer.precision=bf16-mixed"
     on_cpu = [key(exact), key(fast), key(exact, "trainer.threads=2"), key(exact, "recipe.epochs=3")]
     assert key(exact, "trainer.workers=2", "rope=0.2", "trainer.graphs=false") == on_cpu[0]
-    monkeypatch.setattr("genre_cls.job.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("genre_cls.experiments.job.resolve_device", lambda _: torch.device("cuda"))
     on_gpu = [key(exact), key(fast), key(exact, "trainer.graphs=false")]
     assert len({*on_cpu, *on_gpu}) == 7
 
@@ -205,7 +207,7 @@ def test_a_configuration_that_begins_early_has_the_same_results(
 def test_figures_that_other_processes_draw_are_logged_with_their_runs(
     command: Command, on_music: tuple[str, ...], undisturbed: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genre_cls.job.MANY_MODELS", 2)
+    monkeypatch.setattr("genre_cls.experiments.job.MANY_MODELS", 2)
     done = command(train.main, "-m", *on_music, *ONE[:-1], "trainer.workers=2")
     assert done.code == 0 and table(done) == undisturbed
     for fold in done.children(done.parents[0]):
@@ -226,7 +228,7 @@ def test_jobs_of_one_model_each_are_trained_in_parallel_and_a_sole_one_in_this_p
             super().__init__(*arguments)
             trainings.append(self)
 
-    monkeypatch.setattr("genre_cls.job.EnsembleTrainings", Noted)
+    monkeypatch.setattr("genre_cls.experiments.job.EnsembleTrainings", Noted)
     one_model = (*ONE[:-1], "recipe.members=[plain]", "trainer.workers=2")
     done = command(train.main, "-m", *on_music, *one_model, jobs)
     assert done.code == 0 and [len(each.calls) for each in trainings] == calls
@@ -333,7 +335,7 @@ def test_training_that_has_begun_is_given_up_unless_it_is_of_the_configuration_w
 
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
     arguments = "tracks_per_genre=100, seconds=30.0, sample_rate=22050, crossover=0.1, seed=0"
-    code = f"from genre_cls.catalogue import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
+    code = f"from genre_cls.tracks.catalogue import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: list(tmp_path.rglob("*.wav")))
     process.kill()

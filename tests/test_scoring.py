@@ -12,9 +12,9 @@ from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from genre_cls.calibration import best_temperature, tempered
-from genre_cls.estimates import crossed, estimate
-from genre_cls.scoring import (
+from genre_cls.evaluation.calibration import best_temperature, tempered
+from genre_cls.evaluation.estimates import crossed, estimate
+from genre_cls.evaluation.scoring import (
     ConfigResult,
     FoldResult,
     TrackPredictions,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from genre_cls.database import LOCATIONS
+from genre_cls.tracking.database import LOCATIONS
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from shared import Command, Compose
 
-from genre_cls import experiment, report, train
+from genre_cls import report, train
+from genre_cls.configuration.settings import CONF, GROUPS, RULES, Number, Several, Text, check, leaves
 from genre_cls.errors import UserError
-from genre_cls.settings import CONF, GROUPS, RULES, Number, Several, Text, check, leaves
+from genre_cls.experiments import experiment
 
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genre_cls.errors import UserError
-from genre_cls.spool import Spool
+from genre_cls.experiments.spool import Spool
 
 FILES = {"fold.json": b"{}", "model.safetensors": bytes(1000)}
 

@@ -12,11 +12,11 @@ import soundfile
 from omegaconf import DictConfig
 from shared import Compose
 
-from genre_cls import task
-from genre_cls.catalogue import Catalogue, Track
 from genre_cls.errors import UserError
-from genre_cls.feature_cache import FeatureCache
-from genre_cls.folds import SplitError
+from genre_cls.tracks.catalogue import Catalogue, Track
+from genre_cls.tracks.feature_cache import FeatureCache
+from genre_cls.tracks.folds import SplitError
+from genre_cls.training import task
 
 
 @pytest.fixture

@@ -27,17 +27,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from genre_cls import database, stored_runs
-from genre_cls.artifacts import fold_files, genre_means_file, tracks_file
-from genre_cls.calibration import best_temperature
-from genre_cls.connection import store_uri
+from genre_cls.configuration.provenance import COMMAND_ID
 from genre_cls.errors import UserError
-from genre_cls.findings import of_several_codes
-from genre_cls.provenance import COMMAND_ID
-from genre_cls.scoring import FoldResult, GenreMeans
-from genre_cls.spool import Spool
-from genre_cls.stored_runs import PARENT, WAITING, changed_metrics
-from genre_cls.tracking import KEY, N_COMMAND_IDS, Tracker
+from genre_cls.evaluation.calibration import best_temperature
+from genre_cls.evaluation.findings import of_several_codes
+from genre_cls.evaluation.scoring import FoldResult, GenreMeans
+from genre_cls.experiments.spool import Spool
+from genre_cls.tracking import database, stored_runs
+from genre_cls.tracking.artifacts import fold_files, genre_means_file, tracks_file
+from genre_cls.tracking.connection import store_uri
+from genre_cls.tracking.stored_runs import PARENT, WAITING, changed_metrics
+from genre_cls.tracking.tracker import KEY, N_COMMAND_IDS, Tracker
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
@@ -499,7 +499,7 @@ def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, hours in {"a": 2, "b": 1, "c": 0}.items():  # the later, the earlier
-        monkeypatch.setattr("genre_cls.tracking.time.time", lambda hours=hours: 1.8e9 + 3600 * hours)
+        monkeypatch.setattr("genre_cls.tracking.tracker.time.time", lambda hours=hours: 1.8e9 + 3600 * hours)
         monkeypatch.setattr(
             "mlflow.tracking._tracking_service.client.get_current_time_millis", lambda: int(1000 * time.time())
         )

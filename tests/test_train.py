@@ -26,12 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 from shared import ALL_VIEWS, GENRES, Command, timeless
 
-from genre_cls import GenreClassifier, ensembles, report, train, workers
-from genre_cls.artifacts import load_fold
-from genre_cls.catalogue import gtzan_facts
+from genre_cls import GenreClassifier, report, train
+from genre_cls.configuration.identity import SOURCES
+from genre_cls.configuration.settings import CONF
 from genre_cls.errors import UserError
-from genre_cls.identity import SOURCES
-from genre_cls.settings import CONF
+from genre_cls.processes import workers
+from genre_cls.tracking.artifacts import load_fold
+from genre_cls.tracks.catalogue import gtzan_facts
+from genre_cls.training import ensembles
 
 SCORES = ("accuracy", "macro_f1", "log_loss")
 EPOCHS, FOLDS, N_TRACKS = 2, 2, 12
@@ -276,7 +278,7 @@ def test_a_job_that_fails_leaves_the_others_and_easy_genres_are_learned(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "brittle.py").write_text(
-        "from genre_cls.models import GenreCNN\n"
+        "from genre_cls.models.cnn import GenreCNN\n"
         "class Brittle(GenreCNN):\n"
         "    def forward(self, features):\n"
         "        if self.training:\n"
@@ -285,14 +287,14 @@ def test_a_job_that_fails_leaves_the_others_and_easy_genres_are_learned(
     )
     monkeypatch.syspath_prepend(tmp_path)
     here = Path.cwd()
-    models = "model._target_=brittle.Brittle,genre_cls.models.GenreCNN"
+    models = "model._target_=brittle.Brittle,genre_cls.models.cnn.GenreCNN"
     axes = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.epochs=25")
     with pytest.raises(RuntimeError, match="it broke"):
         command(train.main, "-m", *on_music, *axes, models)
     client = MlflowClient(f"sqlite:///{here}/mlruns/mlflow.db")
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     parents = {run.data.params["model._target_"]: run for run in client.search_runs(ids, "tags.kind = 'config'")}
-    good = parents.pop("genre_cls.models.GenreCNN")
+    good = parents.pop("genre_cls.models.cnn.GenreCNN")
     assert [run.info.status for run in parents.values()] == ["FAILED"] and good.info.status == "FINISHED"
     assert good.data.metrics["accuracy_mean"] == 1
     assert "rank" in (here / "report" / "report.md").read_text()
@@ -378,7 +380,7 @@ def test_features_are_not_compared_across_an_edit_of_the_code_and_the_report_say
     told = "The code has changed between these runs (code 1 is the oldest)"
     report = (before.folder / "report" / "report.md").read_text()
     assert before.code == 0 and told not in report + before.err and verdicts(report)
-    monkeypatch.setitem(SOURCES, "recipe", SOURCES["recipe"] + "# edited")
+    monkeypatch.setitem(SOURCES, "training.recipe", SOURCES["training.recipe"] + "# edited")
     after = command(train.main, *words, "features=mel")
     report = (after.folder / "report" / "report.md").read_text()
     assert after.code == 0 and f"\n> {told}" in report and told in after.err and not verdicts(report)

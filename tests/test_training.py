@@ -5,10 +5,10 @@ from dataclasses import replace
 from shared import Compose
 from torch import Tensor
 
-from genre_cls import task
-from genre_cls.folds import Fold
-from genre_cls.settings import without_hydra
-from genre_cls.training import train_member
+from genre_cls.configuration.settings import without_hydra
+from genre_cls.tracks.folds import Fold
+from genre_cls.training import task
+from genre_cls.training.member import train_member
 
 
 def test_members_with_one_view_and_folds_begin_with_weights_of_their_own_which_the_seed_decides(

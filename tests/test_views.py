@@ -9,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genre_cls.features import CPU, FeatureSpec, cosines, extract
-from genre_cls.views import _fourier, averages, medians, modulation_spectrum, patterns, shape_of, statistics, view_of
-from genre_cls.windows import TREATMENTS
+from genre_cls.models.views import (
+    _fourier,
+    averages,
+    medians,
+    modulation_spectrum,
+    patterns,
+    shape_of,
+    statistics,
+    view_of,
+)
+from genre_cls.tracks.features import CPU, FeatureSpec, cosines, extract
+from genre_cls.tracks.windows import TREATMENTS
 
 
 def waves(cycles: float, bands: slice, loud: float = 10.0, n_bins: int = 64, n_frames: int = 108) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from forks import gone
 
-from genre_cls import workers
 from genre_cls.errors import UserError
-from genre_cls.workers import call, results, stop, stopped_by_failure
+from genre_cls.processes import workers
+from genre_cls.processes.workers import call, results, stop, stopped_by_failure
 
 on_forks = pytest.mark.skipif(workers.METHOD != "forkserver", reason="workers are not forked here")
 
@@ -184,7 +184,7 @@ def test_ctrl_c_never_reaches_workers_even_as_they_start_but_the_main_process(ca
 GIVEN_UP = """
 import time
 from contextlib import suppress
-from genre_cls.workers import call, results, stopped_by_failure
+from genre_cls.processes.workers import call, results, stopped_by_failure
 calls = [call(2, time.sleep, 0.001) for _ in range(3000)]
 with suppress(KeyboardInterrupt), stopped_by_failure():
     for done, _ in enumerate(results(calls)):
@@ -217,7 +217,7 @@ def test_an_exception_that_cannot_be_pickled_is_reported_with_its_type_and_messa
 
 UNREAD = """
 import os, signal, time
-from genre_cls import workers
+from genre_cls.processes import workers
 from genre_cls.errors import UserError
 workers.PATIENCE = 0.5
 (pid,) = workers.results([workers.call(1, os.getpid)])
@@ -241,7 +241,7 @@ def test_python_can_exit_though_workers_were_killed_with_much_unread() -> None:
 AHEAD = """
 import sys
 from multiprocessing import forkserver
-from genre_cls.workers import call, import_ahead, results, stop
+from genre_cls.processes.workers import call, import_ahead, results, stop
 import_ahead(*sys.argv[1:])
 print(forkserver._forkserver._forkserver_pid, flush=True)
 print(*results([call(2, eval, "'colorsys' in __import__('sys').modules")]), flush=True)
@@ -264,7 +264,7 @@ def test_garbage_collections_of_workers_leave_out_what_was_imported() -> None:
 @pytest.mark.parametrize("variable", ["TMPDIR", "TEMP", "TMP"])
 def test_workers_begin_where_the_folder_of_temporary_files_has_a_long_name(tmp_path: Path, variable: str) -> None:
     (folder := tmp_path / ("x" * 100)).mkdir()
-    code = "from genre_cls.workers import call, results; print(*results([call(1, abs, -3)]))"
+    code = "from genre_cls.processes.workers import call, results; print(*results([call(1, abs, -3)]))"
     environment = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "TEMP", "TMP")}
     environment[variable] = str(folder)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""The rule for each setting, what identifies a configuration, and the command line."""

@@ -1,0 +1,46 @@
+"""Arguments of the commands that argparse reads; a wrong one is reported in one line."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from typing import NoReturn
+
+from genre_cls.configuration.settings import Number
+from genre_cls.errors import UserError
+
+
+class OneLineParser(ArgumentParser):
+    """An argument parser that raises `UserError` instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a wrong argument as a user's mistake."""
+        raise UserError(f"{message} (see --help)")
+
+    def add_model(self, help: str) -> None:
+        """Add the options that choose a model: `--model`, which defaults to `best`, `--tracking` and `--trust`.
+
+        Args:
+            help: on `--model`.
+        """
+        self.add_argument("--model", type=nonempty, default="best", help=help)
+        place = "tracking store (default: mlruns)"
+        self.add_argument("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help=place)
+        code = "let a model file name any class, which may run any code here"
+        self.add_argument("--trust", action="store_true", help=code)
+
+
+def nonempty(text: str) -> str:
+    """Return a name as it is; an empty one, as an unset variable of the shell gives, is refused."""
+    if not text:
+        raise ArgumentTypeError("an empty name")
+    return text
+
+
+def whole_number(rule: Number) -> Callable[[str], int]:
+    """Return the function that reads an argument as a whole number, which a rule must allow."""
+
+    def read(text: str) -> int:
+        if not (text.isdecimal() and rule.allows(int(text))):
+            raise ArgumentTypeError(f"{text}: must be {rule}")
+        return int(text)
+
+    return read

@@ -1,0 +1,111 @@
+"""How commands run: prepared, and with users' mistakes reported in one line on stderr."""
+
+import atexit
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from threading import Timer
+from traceback import walk_tb
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from genre_cls.configuration.overrides import error_message
+from genre_cls.errors import UserError
+from genre_cls.processes.interrupts import came_of_ctrl_c, terminated_likewise
+
+AGAIN = "; the same command resumes it"  # after Ctrl-C
+
+
+@contextmanager
+def as_command(interrupted: str = "") -> Iterator[None]:
+    """Prepare this process for a command, which the block runs with `one_line_errors`.
+
+    Args:
+        interrupted: as for `one_line_errors`.
+
+    Raises:
+        SystemExit: as there.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
+    before, sys.unraisablehook = sys.unraisablehook, _raising_ctrl_c_again(sys.unraisablehook)
+    _open_closed_streams()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for terminals without ±
+    try:
+        with terminated_likewise(), one_line_errors(interrupted):
+            yield
+    finally:
+        sys.unraisablehook = before
+
+
+@contextmanager
+def one_line_errors(interrupted: str = "") -> Iterator[None]:
+    """Report a user's mistake in one line on stderr and exit with code 2; other exceptions pass through.
+
+    Args:
+        interrupted: added to the message after Ctrl-C.
+
+    Raises:
+        SystemExit: with code 2 after a mistake, 130 after Ctrl-C or SIGTERM, 1 if nobody reads the output any more.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (Exception, KeyboardInterrupt) as error:
+        if came_of_ctrl_c(error):
+            print(f"interrupted{interrupted}", file=sys.stderr)
+            raise SystemExit(130) from None
+        if not _is_users_mistake(error):
+            raise
+        print(f"error: {UserError(error_message(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _open_closed_streams() -> None:
+    """Give closed streams, as some daemons leave them, a sink: the next files opened would take their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w"))
+
+
+def find_modules_here() -> None:
+    """Let own models be imported from the current folder, as `python -m` does and a console script does not."""
+    if "" not in sys.path:
+        sys.path.append("")
+
+
+Hook = Callable[["sys.UnraisableHookArgs"], Any]
+
+
+def _raising_ctrl_c_again(hook: Hook) -> Hook:
+    """Send Ctrl-C again where Python drops the exception: in callbacks such as those of weak references."""
+
+    def handle(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # A signal wakes a main thread that sleeps or waits, which `_thread.interrupt_main` does not.
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            hook(dropped)
+
+    return handle
+
+
+def _is_users_mistake(error: BaseException) -> bool:
+    """Whether an exception is due to a user's mistake; Hydra raises built-in ones, too."""
+    (*_, (frame, _)) = walk_tb(error.__traceback__)
+    module = str(frame.f_globals.get("__name__", ""))
+    of_hydra = isinstance(error, (AssertionError, TypeError, ValueError)) and module.startswith("hydra.")
+    return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))

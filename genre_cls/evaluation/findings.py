@@ -1,0 +1,512 @@
+"""Put results into words: the sentences and tables of a report, which `page` lays out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from genre_cls.configuration.settings import AXES, short_keys
+from genre_cls.evaluation.calibration import N_BINS
+from genre_cls.evaluation.comparisons import (
+    ALPHA,
+    CODE,
+    SURE,
+    Difference,
+    MissedTrack,
+    complete,
+    differing,
+    each_pair,
+    main_effects,
+    most_missed,
+    names,
+    rank,
+    setting,
+)
+from genre_cls.evaluation.estimates import Estimate, rounded, unpaired
+from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
+
+SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
+N_MISSED = 50  # to list
+ABOUT_SELECTION = (
+    "optimistic by an unknown amount (some points where tracks are few), because the configuration was selected on "
+    "these same tracks; its interval does not account for that"
+)
+TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
+ABOUT_PAIRS = (
+    "Differences of accuracy in points, paired fold by fold. p-values are adjusted for all these comparisons (Holm). "
+    'With so many only very large differences are detected: "cannot be told apart" is no evidence of equality. '
+    "The corrected t-test allows for retraining. McNemar's test compares the models as trained, track by track (if "
+    "several classified a track, the first). It treats tracks as independent: where artists have several, it finds a "
+    "difference where there is none in a fifth to two thirds of all simulated grids. No verdict uses it. Practically "
+    "equal: the probability that their accuracies differ by less than the setting rope, a point by default."
+)
+ABOUT_SPLITS = (
+    "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
+    "share no artist or recording. filtered: the published fault-filtered split, with no artist in common by Sturm's "
+    "index except for one joint credit; it trains on fewer tracks than the others and tests on other ones, so a "
+    "difference to it is not the artists' alone. The drop's interval treats the splits as independent, which is "
+    "conservative where they test the same tracks, and is not adjusted for several configurations."
+)
+
+ABOUT_DROPS = (
+    "In points, the genre that loses most in the first configuration first. Where a genre has few tracks, it may be "
+    "chance. folds=filtered also trains on fewer tracks and tests on others."
+)
+ABOUT_FOLDS = (
+    "The tracks are split into parts. In each fold one part is held out: a model is trained on the others and tested "
+    "on the part that it never saw."
+)
+SEVERAL_FOLDS = "Each configuration was trained from scratch in every fold."
+ONE_FOLD = "This report has a single fold, so it does not show how much results vary between trainings."
+ABOUT_CHOICE = (
+    "In this run it set no weight, no number of epochs and no setting; it was only used for testing. (If you chose "
+    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. In a "
+    "search, inside=true, the trials' held-out tracks do select, so its winner is tested on a fold that no trial saw.)"
+)
+ABOUT_CURSE = (
+    f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals overlap "
+    "says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
+)
+GROUPS_INDEPENDENT = (
+    "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
+    "artists as groups of their own)."
+)
+TRACKS_INDEPENDENT = (
+    "Tracks are treated as independent, as nothing is known of their artists: where several are by one, the interval "
+    "is too narrow."
+)
+ABOUT_TRAININGS = (
+    "± is the standard deviation over the folds, which all test the same tracks. The 95 % confidence interval is for "
+    "the mean; its standard error adds the variance between trainings and that between tracks."
+)
+ABOUT_INTERVALS = (
+    "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. Folds (if more than "
+    "two) share training tracks, so their scores are not independent and the usual standard error is too small. The "
+    "interval uses the corrected one of Nadeau and Bengio (2003): with k folds and standard deviation s it is s · "
+    "√(1/k + test/training tracks), times Student's t with k − 1 degrees of freedom. Where folds differ by less than "
+    "one track, it is widened to what the tracks alone give, or the artists if none has tracks both in a fold and "
+    "outside it."
+)
+ABOUT_SCORES = (
+    "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
+    "equally, however many tracks it has. Both are means over the folds, not over all tracks at once, so where a fold "
+    "has few tracks of a genre, macro F1 is lower than the F1 of genres below."
+)
+ABOUT_SECONDS = (
+    "The time that a fold's models took to train and predict, in seconds, added up as if one had come after the other. "
+    "Several are trained at once, so a command takes less; features, figures and logging are not included."
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts: the alignment of its columns by name, and its rows."""
+
+    columns: Mapping[str, str]  # name to "left" or "right"
+    rows: Sequence[Sequence[str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report shows.
+
+    Args:
+        title: of the page.
+        dataset: its name, the number of tracks and genres, and the folds, in one line.
+        notes: what a reader must know about the data, such as that it is synthetic.
+        results: the configurations, at least one, in any order.
+        means: average features per genre, one for each kind of feature.
+        provenance: where the numbers come from: command, date, machine, version, ...
+        rope: accuracies that differ by less are practically equal, a share.
+        tracks: by id, what is known of each track (`artifacts.FACTS`), empty where unknown.
+        audio: by id, the URL of each track that is readable and in a format that browsers play.
+    """
+
+    title: str
+    dataset: str
+    notes: tuple[str, ...]
+    results: tuple[ConfigResult, ...]
+    means: tuple[GenreMeans, ...]
+    provenance: Mapping[str, str]
+    rope: float
+    tracks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    audio: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def ranked(self) -> list[ConfigResult]:
+        """The configurations, best first."""
+        return rank(self.results)
+
+    @cached_property
+    def complete(self) -> list[ConfigResult]:
+        """Those with all folds, or with the same ones; the others were tested on other tracks."""
+        return complete(self.ranked)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the configurations, best first."""
+        return names(self.ranked)
+
+    @cached_property
+    def n_tied(self) -> int:
+        """How many others that lack no fold are as accurate as the best."""
+        best, *others = (rounded(result.estimate("accuracy").mean) for result in self.complete)
+        return others.count(best)
+
+    @cached_property
+    def effects(self) -> list[Difference]:
+        """The differences between the settings of each axis."""
+        return main_effects(self.results, self.rope)
+
+    @cached_property
+    def pairs(self) -> list[Difference]:
+        """The differences between each configuration and those that rank below it."""
+        return each_pair(self.results, self.rope)
+
+    @cached_property
+    def missed(self) -> list[MissedTrack]:
+        """The tracks missed most."""
+        return most_missed(self.ranked)[:N_MISSED]
+
+    @cached_property
+    def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
+        """Results of each configuration with several splits, by its name and by split, the most flattering first."""
+        results = {}
+        for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
+            by_split = {result.value("folds"): result, **result.other_splits}
+            results[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
+        return {name: by_split for name, by_split in results.items() if len(by_split) > 1}
+
+
+def answer(report: Report) -> str:
+    """Return a sentence that says which configuration is best and how good it is."""
+    best, configurations = report.ranked[0], report.names
+    tracks = best.confusion.sum(axis=1)
+    chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
+    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
+    caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
+    if shared := _shared(best):
+        caveat = f" {shared}.{caveat}"
+    if len(configurations) == 1:
+        return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
+    name, last = configurations[0] + _tied(report.n_tied), _about_worst(report)
+    first = f"The best of {len(configurations)} configurations, {name}, recognises the genre of {score}"
+    return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
+
+
+def _tied(n_others: int) -> str:
+    return f" (tied with {n_others} other{'s' if n_others > 1 else ''})" if n_others else ""
+
+
+def _about_worst(report: Report) -> str:
+    """What is said of the worst of several configurations, without the full stop."""
+    n = len(report.complete)
+    if n == 1:
+        return "The others lack folds"
+    if report.n_tied == len(report.names) - 1:
+        return "All have the same accuracy"
+    worst = percent(report.complete[-1].estimate("accuracy").mean)
+    return f"The worst, {report.names[n - 1]}, recognises {worst} %"
+
+
+def _shared(result: ConfigResult) -> str:
+    """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
+    share = _whole_percent(result.artist_overlap)
+    tracks = "All held-out tracks" if result.artist_overlap == 1 else f"At least {share} of the held-out tracks"
+    return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
+
+
+def _about_shared(result: ConfigResult) -> str:
+    consequence = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
+    shared = _shared(result)
+    return f"{shared}, {consequence}" if shared else ""
+
+
+def _spans_nearly_all(result: ConfigResult) -> bool:
+    """Whether two folds leave the accuracy almost undetermined."""
+    low, high = result.estimate("accuracy").share_interval
+    return len(result.folds) == 2 and high - low > 0.5
+
+
+def of_several_codes(results: Sequence[ConfigResult]) -> str:
+    """Return a sentence that warns that the code changed between configurations; empty if it did not."""
+    warning = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
+    return warning if CODE in differing(results) else ""
+
+
+def verdicts(report: Report) -> list[str]:
+    """Return a sentence for each comparison on an axis, and for each configuration under several splits."""
+    drops = [_drop_in_words(name, by_split) for name, by_split in report.splits.items()]
+    return [verdict(effect) for effect in report.effects] + drops
+
+
+def verdict(difference: Difference) -> str:
+    """Return a sentence that says what a comparison found."""
+    better, worse, points = difference.better, difference.worse, f"{100 * difference.accuracy.mean:.1f} points"
+    low, high = difference.accuracy.difference_interval
+    between = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
+    if alone := difference.n_alone:
+        between += f"; {alone} configuration{'s' if alone > 1 else ''} without a counterpart left out"
+    if difference.finding == "equal":
+        return f"{better} and {worse} are practically equal: {points} apart ({between})."
+    if difference.finding == "different":
+        return f"{better} beats {worse} by {points} ({between})."
+    if low <= 0:
+        favour = f" in favour of {better}" if round(100 * difference.accuracy.mean, 1) else ""
+        return f"{better} and {worse} cannot be told apart: {points}{favour} ({between})."
+    adjusted = f"not significantly after Holm's correction for {difference.n_comparisons} comparisons"
+    return f"{better} and {worse} differ by {points} ({between}), but {adjusted}."
+
+
+def ranking(report: Report, *, narrow: bool = False) -> Sheet:
+    """Return the configurations with their scores, best first.
+
+    Args:
+        report: with the configurations.
+        narrow: whether all settings share a column if more than features, model and batch size differ.
+    """
+    more = differing(report.results)
+    axes = [*AXES, *more]
+    unequal = len(report.complete) < len(report.results)
+    rows = []
+    for place, result in enumerate(report.ranked, start=1):
+        settings = {axis.replace("batch_size", "batch size"): result.value(axis) for axis in axes}
+        if narrow and more:
+            settings = {"configuration": _in_short(result, axes)}
+        folds = {"folds": str(len(result.folds))} if unequal else {}
+        scores = folds | _scores(result)
+        rows.append([str(place), *settings.values(), *scores.values()])
+    return Sheet(dict.fromkeys(["rank", *settings], "left") | dict.fromkeys(scores, "right"), rows)
+
+
+def each_against_each(report: Report) -> Sheet:
+    """Return the difference between each two configurations with its p-values."""
+    columns = {"ahead": "left", "behind": "left"} | dict.fromkeys(
+        ("points", "p, corrected t", "p, McNemar", "practically equal"), "right"
+    )
+    return Sheet(columns, [_pair(pair) for pair in report.pairs])
+
+
+def under_other_splits(report: Report) -> Sheet:
+    """Return the accuracy of configurations under several splits, and the drop from the most flattering to the last."""
+    splits = sorted({split for by_split in report.splits.values() for split in by_split}, key=_split_order)
+    rows = []
+    for name, by_split in report.splits.items():
+        scores = [accuracy(by_split[split]) if split in by_split else "" for split in splits]
+        rows.append([name, *scores, _in_points(_drop(by_split))])
+    return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
+
+
+def drops_by_genre(report: Report) -> Sheet:
+    """Return how much of each genre's recall configurations lose from the most flattering split to the last."""
+    columns, lost = {"genre": "left"}, []
+    for name, by_split in report.splits.items():
+        first, *_, last = by_split
+        columns[f"{name}, {first} to {last}"] = "right"
+        lost.append(100 * (by_split[first].per_genre.recall - by_split[last].per_genre.recall))
+    if not lost:
+        return Sheet(columns, [])
+    by_genre = sorted(zip(report.complete[0].genres, np.transpose(lost), strict=True), key=lambda row: -row[1][0])
+    return Sheet(columns, [[genre, *(f"{points:z.0f}" for points in drops)] for genre, drops in by_genre])
+
+
+def genres(report: Report) -> Sheet:
+    """Return the best configuration's scores on each genre, by recall, with its most frequent mistakes."""
+    best = report.ranked[0]
+    scores, wrong = best.per_genre, best.confusion - np.diag(np.diag(best.confusion))
+    n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may test a track several times
+    rows = []
+    for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
+        others = [j for j in np.argsort(-wrong[i], kind="stable")[:3] if wrong[i, j]]
+        taken_for = [f"{best.genres[j]} {_whole_percent(wrong[i, j] / scores.n_tracks[i])}" for j in others]
+        values = [_whole_percent(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
+        rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for) or "none"])
+    numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
+    return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
+
+
+def missed_tracks(report: Report) -> Sheet:
+    """Return the tracks missed most."""
+    columns = {"track": "left", "artist": "left", "genre": "left", "taken for": "left"}
+    rows = []
+    for track in report.missed:
+        known = report.tracks.get(track.id, {})
+        shares = [_whole_percent(track.missed), _whole_percent(track.confidence)]
+        rows.append([track.id, known.get("artist", ""), track.genre, track.taken_for, *shares, known.get("fault", "")])
+    return Sheet(columns | {"missed by": "right", "confidence": "right", "known fault": "left"}, rows)
+
+
+def known_faults(report: Report) -> str:
+    """Return a sentence on how many tracks with known faults are among the most missed; empty if none is known."""
+    tested = report.ranked[0].tracks.track_ids
+    faulty = {track for track in tested if report.tracks.get(track, {}).get("fault")}
+    if not faulty:
+        return ""
+    n_missed, n = len(faulty.intersection(track.id for track in report.missed)), len(report.missed)
+    return (
+        f"Tracks with a known fault: {len(faulty)} in all, {n_missed} among these {n}, "
+        f"where {len(faulty) * n / len(tested):.1f} would be by chance."
+    )
+
+
+def trust(report: Report) -> str:
+    """Return sentences on the calibration of the best configuration, without and with a temperature."""
+    best = report.ranked[0]
+    before, after = (f"{percent(one.calibration.error)} %" for one in (best, best.tempered))
+    by_chance = percent(best.tempered.calibration.error_by_chance)
+    used = (
+        f"With so many tracks, a perfectly calibrated model would show some {by_chance} %. genre_cls.predict uses the "
+        f"temperature that is fitted to all held-out tracks, {best.temperature:.2f}."
+    )
+    if best.single_test_set:
+        reason = "as no other tracks were held out to fit one"
+        return f"Shown without a temperature, {reason}; expected calibration error {before}. {used}"
+    losses = (f"{one.estimate('log_loss').mean:.3f}" for one in (best, best.tempered))
+    return (
+        "Shown with a temperature, fitted for each fold on the other folds' tracks: expected calibration error "
+        f"{before} without, {after} with it; log loss {' and '.join(losses)} nats. {used}"
+    )
+
+
+def confidence(report: Report) -> Sheet:
+    """Return how many tracks the best configuration predicts with which probability, and the share that is right."""
+    found = report.ranked[0].tempered.calibration
+    rows = []
+    for n in np.flatnonzero(found.counts)[::-1]:
+        between = f"{100 * n / N_BINS:.0f}–{100 * (n + 1) / N_BINS:.0f} %"
+        rows.append([between, f"{round(found.counts[n], 1):g}", _whole_percent(found.accuracy[n])])
+    return Sheet({"probability": "left", "tracks": "right", "of which right": "right"}, rows)
+
+
+def about_missed(report: Report) -> str:
+    """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
+    if len(report.complete) == 1:
+        about = (
+            'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
+            "its probability, the mean over the folds that tested the track."
+        )
+    else:
+        about = (
+            f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track '
+            'wrong, "taken for" the wrong genre predicted most, "confidence" the mean probability that all of them '
+            "give that genre."
+        )
+    return " ".join(filter(None, (about, known_faults(report))))
+
+
+def how_to_read(report: Report) -> dict[str, str]:
+    """Return what a reader has to know about the numbers, by topic."""
+    best = report.complete[0]
+    trainings = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS
+    about_verdicts = _about_verdicts(best, report.rope) if report.effects or report.pairs else ""
+    topics = {
+        "Fold": f"{ABOUT_FOLDS} {trainings}",
+        "The held-out part chose nothing": ABOUT_CHOICE,
+        "Artists on both sides": _about_shared(best),
+        "Winner's curse": ABOUT_CURSE if len(report.results) > 1 else "",
+        **_about_intervals(report),
+        "Beats, differ, practically equal, cannot be told apart": about_verdicts,
+        "Accuracy and macro F1": ABOUT_SCORES,
+        "s per fold": ABOUT_SECONDS,
+    }
+    return {topic: text for topic, text in topics.items() if text}
+
+
+def _about_intervals(report: Report) -> dict[str, str]:
+    best = report.complete[0]
+    independence = GROUPS_INDEPENDENT if best.has_groups else TRACKS_INDEPENDENT
+    if max(len(result.folds) for result in report.results) == 1:
+        return {"95 % CI": f"It covers the choice of test tracks alone, as there is one training. {independence}"}
+    return {"± and 95 % CI": f"{ABOUT_TRAININGS} {independence}" if best.single_test_set else ABOUT_INTERVALS}
+
+
+def _about_verdicts(best: ConfigResult, rope: float) -> str:
+    points = f"{100 * rope:g} point{'' if rope == 0.01 else 's'}"
+    test, posterior = "the corrected resampled t-test", "Bayesian correlated t-test, Corani and Benavoli 2015"
+    if best.single_test_set:
+        test = "a t-test with the standard error of that interval"
+        posterior = "by the posterior with the same standard error"
+    return (
+        "Two things are compared on the same folds, two settings over all pairs of configurations that differ in "
+        f"nothing else. One beats the other if {test} gives p < {ALPHA:g} after Holm's correction (1979) for all "
+        f"comparisons of its kind, which keeps the chance of any false one below {100 * ALPHA:g} %, as far as tracks "
+        f"are independent. They are practically equal if the difference is below {points} with a probability of "
+        f"at least {100 * SURE:g} % ({posterior}). "
+        "Otherwise the data do not decide: they differ, but not significantly, if the interval of that single "
+        "comparison lies above zero, else they cannot be told apart. Intervals are not adjusted."
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share as text in percent, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def interval(result: ConfigResult) -> str:
+    """Return the 95 % CI of the accuracy as text, in percent."""
+    return "–".join(map(percent, result.estimate("accuracy").share_interval))
+
+
+def _scores(result: ConfigResult) -> dict[str, str]:
+    return {
+        "accuracy, %": accuracy(result),
+        "95 % CI": interval(result),
+        "macro F1, %": percent(result.estimate("macro_f1").mean),
+        "s per fold": f"{result.seconds_per_fold:.1f}",
+        "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # as of kernel machines
+    }
+
+
+def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
+    """Return a configuration's name with only the last part of each axis, if that is unambiguous."""
+    values = [result.value(axis).replace(",", ", ") for axis in axes]  # lets long lists wrap
+    return ", ".join(map(setting, short_keys(axes), values))
+
+
+def accuracy(result: ConfigResult) -> str:
+    """Return the mean accuracy over folds as text, in percent, with its standard deviation."""
+    mean = result.estimate("accuracy").mean
+    return percent(mean) + ("" if len(result.folds) == 1 else f" ± {percent(result.std('accuracy'))}")
+
+
+def _pair(pair: Difference) -> list[str]:
+    p_values = map(_p_value, (pair.p_value, pair.mcnemar))
+    return [pair.better, pair.worse, _in_points(pair.accuracy), *p_values, _whole_percent(pair.equal)]
+
+
+def _p_value(p: float | None) -> str:
+    """Return a p-value as text; empty if there is none."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
+
+
+def _drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
+    first, *_, last = by_split.values()
+    return unpaired(first.estimate("accuracy"), last.estimate("accuracy"))
+
+
+def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
+    first, *_, last = by_split
+    drop = _drop(by_split)
+    more, gap = ("fewer", drop) if drop.mean >= 0 else ("more", replace(drop, mean=-drop.mean))
+    doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
+    other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
+    return f"{name} scores {_in_points(gap)} points {more} under folds={last} than under folds={first}{doubt}{other}."
+
+
+def _in_points(e: Estimate) -> str:
+    low, high = e.difference_interval
+    return f"{100 * e.mean:.1f} (95 % CI {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _whole_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

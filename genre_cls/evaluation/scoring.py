@@ -1,0 +1,399 @@
+"""Scores of predictions: from plain arrays to numbers with intervals."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+
+from genre_cls.evaluation.calibration import (
+    Calibration,
+    Floats,
+    Ints,
+    best_temperature,
+    calibration,
+    logits_of,
+    tempered,
+)
+from genre_cls.evaluation.estimates import Estimate, crossed, estimate, sampled, with_error_floor
+
+Curves = Mapping[str, Sequence[float]]  # one value an epoch, by name
+
+
+@dataclass(frozen=True)
+class WindowPredictions:
+    """A model's predictions for each window of a fold's test tracks.
+
+    Args:
+        track: the window's track `(n_windows,)`, an index into the test tracks.
+        start: where the window begins in the track `(n_windows,)`, s.
+        probabilities: one row a window `(n_windows, n_genres)`, rows sum to 1.
+    """
+
+    track: Ints
+    start: Floats
+    probabilities: Floats
+
+    @property
+    def per_track(self) -> Floats:
+        """Mean probabilities over each track's windows `(n_tracks, n_genres)`."""
+        return _means(self.probabilities, self.track)
+
+
+def _means(rows: Floats, places: Ints) -> Floats:
+    """Return the mean of the rows of each place, from 0."""
+    sums = np.zeros((places.max() + 1, rows.shape[1]))
+    np.add.at(sums, places, rows)
+    return sums / np.bincount(places)[:, None]
+
+
+def mean_curve(curves: Iterable[Sequence[float]]) -> list[float]:
+    """Average curves epoch by epoch up to the end of the shortest, since beyond it the mean would be over fewer."""
+    return [float(np.mean(values)) for values in zip(*curves, strict=False)]
+
+
+def ensemble_probabilities(probabilities: Sequence[Floats]) -> Floats:
+    """Combine several models' probabilities by the softmax of their mean logits, which is sharper than their mean.
+
+    Args:
+        probabilities: of each model `(n_windows, n_genres)`.
+
+    Returns:
+        `(n_windows, n_genres)`, rows sum to 1.
+
+    Source: the logarithmic opinion pool in Genest & Zidek, Combining probability distributions, Statistical Science
+    1 (1986).
+    """
+    return np.asarray(softmax(np.mean([logits_of(each) for each in probabilities], axis=0), axis=1))
+
+
+class _Predicted:
+    """Tracks with their true and predicted genres."""
+
+    labels: Ints
+    probabilities: Floats
+
+    @cached_property
+    def predictions(self) -> Ints:
+        """The most probable genre of each track `(n_tracks,)`."""
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def hits(self) -> Floats:
+        """1 for each correctly classified track, 0 for the others `(n_tracks,)`."""
+        return (self.predictions == self.labels).astype(float)
+
+
+@dataclass(frozen=True)
+class FoldResult(_Predicted):
+    """The result of one trained fold, from which every figure and score derives.
+
+    Args:
+        index: number of the fold, from 0.
+        track_ids: the test tracks.
+        labels: their true genres `(n_tracks,)`, indices into `genres`.
+        probabilities: mean over each track's windows `(n_tracks, n_genres)`, rows sum to 1.
+        genres: names in the order of the columns.
+        curves: of each epoch `train_loss`, `held_out_loss` (nats), `train_accuracy`, `held_out_accuracy` (shares), and
+            with early stopping `val_loss`, `val_accuracy`.
+        n_train: number of tracks that its models learned from or, with early stopping, were stopped by.
+        seconds: sum of its models' times of training and prediction, s, though they run in parallel.
+        windows: the predictions that the tracks' probabilities are the means of.
+        groups: equal numbers for tracks that share an artist or a recording, one per track; None if no artist is known.
+    """
+
+    index: int
+    track_ids: tuple[str, ...]
+    labels: Ints
+    probabilities: Floats
+    genres: tuple[str, ...]
+    curves: Curves
+    n_train: int
+    seconds: float
+    windows: WindowPredictions
+    groups: tuple[int, ...] | None = None
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """Accuracy, macro F1 and log loss (nats) over the test tracks, and accuracy over their single windows."""
+        columns = range(len(self.genres))
+        window_hits = self.windows.probabilities.argmax(axis=1) == self.labels[self.windows.track]
+        return {
+            "accuracy": float(self.hits.mean()),
+            "macro_f1": float(
+                f1_score(self.labels, self.predictions, labels=columns, average="macro", zero_division=0)
+            ),
+            "log_loss": float(log_loss(self.labels, self.probabilities, labels=columns)),
+            "window_accuracy": float(window_hits.mean()),
+        }
+
+    @property
+    def confusion(self) -> Ints:
+        """Counts `(n_genres, n_genres)`: rows are true genres, columns predicted ones."""
+        return np.asarray(confusion_matrix(self.labels, self.predictions, labels=range(len(self.genres))))
+
+
+@dataclass(frozen=True)
+class GenreScores:
+    """Precision, recall, their harmonic mean F1, and the number of tracks of each genre `(n_genres,)`."""
+
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    n_tracks: Ints
+
+
+@dataclass(frozen=True)
+class TrackPredictions(_Predicted):
+    """One configuration's predictions for every test track, in the order of their ids.
+
+    Args:
+        track_ids: the test tracks.
+        labels: their true genres `(n_tracks,)`.
+        probabilities: mean over the folds that tested a track `(n_tracks, n_genres)`.
+    """
+
+    track_ids: tuple[str, ...]
+    labels: Ints
+    probabilities: Floats
+
+    def most_similar(self, probabilities: Floats, n: int) -> list[tuple[int, float]]:
+        """Find the tracks whose predictions resemble those for a file.
+
+        Similarity is the Bhattacharyya coefficient of the two distributions over genres: 1 if they are the same, 0 if
+        no genre is probable in both. Tracks that sound different but get the same probabilities count as similar.
+
+        Args:
+            probabilities: mean over the file's windows `(n_genres,)`, before its temperature.
+            n: number of tracks at most.
+
+        Returns:
+            Index of each track and its similarity, 0 to 1, the most similar first.
+
+        Source: Bhattacharyya, On a measure of divergence between two multinomial populations, Sankhyā 7 (1946).
+        """
+        similarity = np.sqrt(self.probabilities) @ np.sqrt(probabilities)
+        best = np.argsort(-similarity, kind="stable")[:n]
+        return [(int(i), float(similarity[i])) for i in best]
+
+
+@dataclass(frozen=True)
+class ConfigResult:
+    """The result of one configuration.
+
+    Args:
+        named: the settings that name it: features, model, batch_size and others that were set.
+        folds: results of its folds, by index.
+        n_parameters: trainable weights of its networks; kernel machines have none.
+        other_splits: by the name of the split, what the same configuration scored on the same dataset under other ones.
+    """
+
+    named: Mapping[str, str]
+    folds: tuple[FoldResult, ...]
+    n_parameters: int
+    other_splits: Mapping[str, "ConfigResult"] = field(default_factory=dict)
+
+    def value(self, key: str) -> str:
+        """Return the value of a setting that names it, or `?`."""
+        return self.named.get(key, "?")
+
+    @property
+    def genres(self) -> tuple[str, ...]:
+        """Names of the genres."""
+        return self.folds[0].genres
+
+    @cached_property
+    def confusion(self) -> Ints:
+        """Counts pooled over the folds `(n_genres, n_genres)`, rows true, columns predicted."""
+        return np.sum([fold.confusion for fold in self.folds], axis=0, dtype=np.int64)
+
+    @cached_property
+    def tracks(self) -> TrackPredictions:
+        """The folds' predictions, one per track."""
+        ids, first, place = np.unique(self._pooled("track_ids"), return_index=True, return_inverse=True)
+        probabilities = _means(self._pooled("probabilities"), place)
+        return TrackPredictions(tuple(ids.tolist()), self._pooled("labels")[first], probabilities)
+
+    @cached_property
+    def first_hits(self) -> Floats:
+        """1 for each track that the first fold to test it classified correctly, else 0, in the order of ids."""
+        return self._pooled("hits")[self._first]
+
+    @property
+    def per_genre(self) -> GenreScores:
+        """Precision, recall and F1 of each genre, pooled over the folds."""
+        labels, predictions, columns = self._pooled("labels"), self._pooled("predictions"), range(len(self.genres))
+        scores = precision_recall_fscore_support(labels, predictions, labels=columns, zero_division=0)
+        return GenreScores(*scores)
+
+    @cached_property
+    def temperature(self) -> float:
+        """The temperature fitted to all held-out tracks (`calibration.best_temperature`)."""
+        return best_temperature(self._pooled("probabilities"), self._pooled("labels"))
+
+    @cached_property
+    def tempered(self) -> "ConfigResult":
+        """The same result with calibrated probabilities, each fold's at the temperature of the other folds' tracks.
+
+        The result itself if there are no other tracks, as on a published split.
+        """
+        return self if self.single_test_set else replace(self, folds=tuple(map(self._tempered, self.folds)))
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Confidence against accuracy, pooled over the folds."""
+        confidence = self._pooled("probabilities").max(axis=1)
+        return calibration(confidence, self._pooled("hits"), len(self.tracks.track_ids))
+
+    def _tempered(self, fold: FoldResult) -> FoldResult:
+        others = self._others(fold.track_ids)
+        fitted = best_temperature(self._pooled("probabilities")[others], self._pooled("labels")[others])
+        return replace(fold, probabilities=tempered(fold.probabilities, fitted))
+
+    def _others(self, track_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the pooled predictions are of other tracks."""
+        return ~np.isin(self._pooled("track_ids"), track_ids)
+
+    @cached_property
+    def _first(self) -> Ints:
+        """The first of the pooled predictions of each track `(n_tracks,)`, in the order of ids."""
+        return np.unique(self._pooled("track_ids"), return_index=True)[1]
+
+    def _pooled(self, part: str) -> NDArray[Any]:
+        """Return an attribute of all folds, concatenated."""
+        return np.concatenate([getattr(fold, part) for fold in self.folds])
+
+    @cached_property
+    def test_share(self) -> float:
+        """Test tracks per training track, mean over the folds."""
+        return float(np.mean([len(fold.labels) / fold.n_train for fold in self.folds]))
+
+    @cached_property
+    def single_test_set(self) -> bool:
+        """Whether all folds test the same tracks, as a single one does, and several trainings on a published split."""
+        return len({fold.track_ids for fold in self.folds}) == 1
+
+    def estimate(self, score: str) -> Estimate:
+        """Return the mean of a score (a key of `FoldResult.scores`) over the folds, with its standard error."""
+        if score != "accuracy":
+            return estimate([fold.scores[score] for fold in self.folds], self.test_share)
+        return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, pseudo_values=(1, 1, 0, 0))
+
+    def std(self, score: str) -> float:
+        """Return the standard deviation of a score over the folds, with n - 1; 0 if there is a single one."""
+        values = [fold.scores[score] for fold in self.folds]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+    def over_folds(
+        self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float], step: float = 1.0
+    ) -> Estimate:
+        """Return the mean of a value that each test track has, with its standard error.
+
+        Args:
+            values: of each fold's tracks `(n_tracks,)`.
+            of_tracks: the same, once for each track `(n_tracks,)`, for `estimates.with_error_floor`.
+            pseudo_values: the values that are added to these.
+            step: smallest difference between two different values.
+        """
+        if self.single_test_set:
+            found, smallest = self._over_trainings(values), 0.0
+        else:
+            found = estimate([own.mean() for own in values], self.test_share)
+            one_track_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
+            smallest = estimate(one_track_apart, self.test_share).standard_error
+        of_units = _means(of_tracks[:, None], self._units)[:, 0]
+        return with_error_floor(found, of_units, pseudo_values, smallest)
+
+    def _over_trainings(self, values: Sequence[Floats]) -> Estimate:
+        """Return the mean over one or several trainings that are tested on the same tracks."""
+        groups = self._test_groups
+        return crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
+
+    @cached_property
+    def _units(self) -> Ints:
+        """Number, from 0, of the independent unit that each track belongs to `(n_tracks,)`, in the order of ids.
+
+        A group of tracks that share an artist or a recording, unless folds share such groups; then each track.
+        """
+        if self.single_test_set:
+            return self._test_groups[self._first]
+        if self.artist_overlap or not all(fold.groups for fold in self.folds):
+            return np.arange(len(self._first))
+        return np.asarray(np.unique(self._pooled("groups")[self._first], return_inverse=True)[1])
+
+    @cached_property
+    def artist_overlap(self) -> float:
+        """Share of the held-out tracks that share an artist or a recording with tracks that other folds test.
+
+        Models were trained on these. It may be more, as artists are unknown or folds are missing. 0 if nothing is known
+        of artists, or if all folds test the same tracks, as a single one does.
+        """
+        known = [fold.groups for fold in self.folds if fold.groups]
+        if self.single_test_set or len(known) < len(self.folds):
+            return 0.0
+        groups = np.concatenate(known)
+        others = [groups[self._others(fold.track_ids)] for fold in self.folds]
+        return float(np.concatenate([np.isin(own, other) for own, other in zip(known, others, strict=True)]).mean())
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether it is known which test tracks share an artist or a recording."""
+        return any(fold.groups for fold in self.folds)
+
+    @property
+    def _test_groups(self) -> Ints:
+        """Number, from 0, of each test track's group, where all folds test the same tracks `(n_tracks,)`."""
+        known = (fold.groups for fold in self.folds if fold.groups)
+        numbers = next(known, range(len(self.folds[0].labels)))
+        return np.asarray(np.unique(numbers, return_inverse=True)[1])
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """All metrics by name: mean, standard deviation and interval of each score, and each genre's scores."""
+        figures: dict[str, float] = {}
+        for score in self.folds[0].scores:
+            e = self.estimate(score)
+            figures |= {f"{score}_mean": e.mean, f"{score}_std": self.std(score)}
+            if score == "accuracy" or not self.single_test_set:  # else its error is unknown
+                low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
+                figures |= {f"{score}_low": low, f"{score}_high": high}
+        figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
+        if not self.single_test_set:
+            figures["tempered_calibration_error"] = self.tempered.calibration.error
+            figures["tempered_log_loss"] = self.tempered.estimate("log_loss").mean
+        scores = self.per_genre
+        for name in ("precision", "recall", "f1"):
+            values = getattr(scores, name)
+            figures |= {f"{name}_{genre}": float(v) for genre, v in zip(self.genres, values, strict=True)}
+        return figures | {
+            "seconds": sum(fold.seconds for fold in self.folds),
+            "seconds_per_fold": self.seconds_per_fold,
+        }
+
+    @property
+    def seconds_per_fold(self) -> float:
+        """Sum of the times of a fold's models, mean over the folds, s."""
+        return float(np.mean([fold.seconds for fold in self.folds]))
+
+
+@dataclass(frozen=True)
+class GenreMeans:
+    """Average features of each genre, and their axes.
+
+    Args:
+        kind: `mel` or `mfcc`.
+        genres: names, in the order of the first axis.
+        matrices: `(n_genres, n_bins, n_frames)`, dB for `mel`, cosine amplitudes of dB for `mfcc`.
+        seconds_per_frame: time between frames, s.
+        frequencies: centre of each mel band, Hz `(n_bins,)`; empty for `mfcc`.
+    """
+
+    kind: str
+    genres: tuple[str, ...]
+    matrices: NDArray[np.float32]
+    seconds_per_frame: float
+    frequencies: Floats

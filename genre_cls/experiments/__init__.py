@@ -1,0 +1,1 @@
+"""One configuration from settings to logged results: its jobs, and its folds on their way to MLflow."""

@@ -1,0 +1,1 @@
+"""Using trained models: predictions, their explanation, export, MLflow's registry."""

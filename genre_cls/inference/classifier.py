@@ -1,0 +1,283 @@
+"""Inference with trained models: an audio file in, genre probabilities out, the same as in evaluation."""
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genre_cls.errors import UserError
+from genre_cls.evaluation.calibration import Floats
+from genre_cls.files import expanduser, write_atomically
+from genre_cls.inference.explanation import explained
+from genre_cls.models import modelfile
+from genre_cls.models.modelfile import AT_ONCE, SavedModel, Usage
+from genre_cls.models.prediction import Classifier, Clip, Explanation, is_onnx, longest_clip
+from genre_cls.models.views import view_of
+from genre_cls.processes.device import heed_quota, may_miscompute
+from genre_cls.tracking import database
+from genre_cls.tracks.audio import UnreadableAudio, no_music, path_noted, segments
+from genre_cls.tracks.features import extract, mel_frequencies
+from genre_cls.tracks.windows import cover_starts, is_levelled, repeat_to
+
+if TYPE_CHECKING:
+    from genre_cls.tracking.stored_runs import StoredRuns
+
+log = logging.getLogger(__name__)
+
+BEST = "best"
+OF_A_FOLD = ("trained_on", "scores")  # keys of a model file's description that hold for one fold only
+
+
+class GenreClassifier(Classifier):
+    """An ensemble of trained models that classifies audio files.
+
+    A file is decoded, turned into features, cut into windows and classified as in evaluation. A file longer than
+    `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
+    averaged: memory does not grow with the file, and no clip is longer than a minute, two windows or the longest clip
+    of the training (of ten minutes at most). A shorter file is one clip, so the numbers are those of evaluation; in a
+    longer one, the floor of the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
+
+    PyTorch's threads, in the whole process, become no more than the cores that it may use.
+
+    Args:
+        parts: contents of model files, all of equal `Usage`.
+        temperature: calibrates the ensemble's predictions; None for the mean of the parts' temperatures.
+
+    Raises:
+        UserError: the parts are not models of one configuration.
+    """
+
+    def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
+        usages = {part.usage for part in parts}
+        if not usages:
+            raise UserError("no models: a classifier needs at least one")
+        if len(usages) > 1:
+            compared = [each.name for each in fields(Usage) if each.compare]
+            differing = [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]
+            reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
+            raise UserError(f"these models cannot vote together, as {reason}")
+        heed_quota()
+        usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
+        temperature = temperature or float(np.mean([part.temperature for part in parts]))
+        super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)
+        self._usage, self._parts = usage, tuple(parts)
+        self._networks = [network for part in parts for network in part.networks]
+
+    @classmethod
+    def load(cls, source: str | Path = BEST, *, tracking: str | Path = "mlruns", trust: bool = False) -> Self:
+        """Load trained models.
+
+        Args:
+            source: `best`, the configuration with the best mean accuracy in the newest comparison; the id of an MLflow
+                run, a configuration's (its folds' models form an ensemble) or a fold's; a .safetensors file; or a
+                folder of such files, which form an ensemble.
+            tracking: the tracking store: its folder, or a server's address.
+            trust: whether a model file may name any class as its model, and so run any code.
+
+        Raises:
+            UserError: there is no such model, or a file cannot be used.
+        """
+        if run := run_of(source, tracking):
+            return cls.of_run(*run, trust=trust)
+        return cls(_read(_model_files(source), trust=trust))
+
+    @classmethod
+    def of_run(cls, runs: "StoredRuns", run_id: str, *, trust: bool = False) -> Self:
+        """Load the models of a run, as `load` does.
+
+        Args:
+            runs: the tracking store.
+            run_id: of a configuration or a fold.
+            trust: as `load` takes it.
+
+        Raises:
+            UserError: there is no such run, or a file cannot be used.
+        """
+        return cls(_read(runs.model_files(run_id), trust=trust), runs.temperature(run_id))
+
+    @property
+    def configuration(self) -> str:
+        """The settings that name the configuration, as on the command line; empty if the model file lacks them."""
+        named = json.loads(self._parts[0].description["origin"].get("named", "{}"))
+        return " ".join(f"{key}={value}" for key, value in named.items())
+
+    @property
+    def n_networks(self) -> int:
+        """Number of networks in the ensemble."""
+        return len(self._networks)
+
+    def explain(self, path: str | Path, genre: str | None = None) -> Explanation:
+        """Explain a genre's logit by integrated gradients, which takes a few seconds for each network.
+
+        Args:
+            path: as `predict` takes it; only its `first_clip` is explained.
+            genre: to explain; None for the file's most probable one.
+
+        Raises:
+            UnreadableAudio: the clip cannot be classified.
+            UserError: there is no such genre.
+        """
+        genre = genre or self.predict(path).genre
+        return self.explain_clip(self.first_clip(path), genre)
+
+    def explain_clip(self, clip: Clip, genre: str) -> Explanation:
+        """Explain a genre's logit for a clip, as `explain` does for a file.
+
+        Args:
+            clip: from `first_clip`.
+            genre: to explain.
+
+        Raises:
+            UserError: there is no such genre.
+        """
+        if genre not in self.genres:
+            raise UserError(f"genre {genre}: must be one of {', '.join(self.genres)}")
+        return explained(self._networks, self._usage, clip, self.genres.index(genre))
+
+    def first_clip(self, path: str | Path) -> Clip:
+        """Return the first part of a file, of a minute at most unless windows are longer, for pictures of it.
+
+        Args:
+            path: as `predict` takes it.
+
+        Raises:
+            UnreadableAudio: the clip cannot be classified.
+        """
+        spec, longest = replace(self._usage.spec, kind="mel"), longest_clip(self._usage.window)
+        with path_noted(path):
+            waveform = next(segments(expanduser(path), spec.sample_rate, longest), np.zeros(0, np.float32))
+            if reason := no_music(waveform, spec.sample_rate):
+                raise UnreadableAudio(reason)  # not `refusal`, as the rest of the file may be audible
+        (mel,) = extract(waveform, [spec])
+        centres = mel_frequencies(spec)
+        return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
+
+    def save(self, path: str | Path) -> None:
+        """Write the ensemble into one self-contained file.
+
+        Args:
+            path: of the file, in an existing folder: .onnx for a graph from waveform to probabilities, which
+                `OnnxClassifier` runs (needs the extra `onnx`); any other ending for a safetensors file for `load`.
+
+        Raises:
+            UserError: the extra is not installed, the model cannot be exported, or writing fails.
+        """
+        write_atomically(expanduser(path), self._as_onnx() if is_onnx(path) else self._as_safetensors())
+
+    def _as_onnx(self) -> bytes:
+        from genre_cls.inference.onnx_export import exported  # needs an extra
+
+        return exported(self._networks, self._usage, self._temperature, self._description())
+
+    def _as_safetensors(self) -> bytes:
+        return modelfile.serialised([network.weights() for network in self._networks], self._description())
+
+    def _description(self) -> dict[str, Any]:
+        """What a file of the ensemble says of it: what all parts share, and a list of what holds for one fold alone."""
+        descriptions = [part.description for part in self._parts]
+        folds = [{key: fold.get(key) for key in OF_A_FOLD} for one in descriptions for fold in one.get("folds", [one])]
+        shared = {key: value for key, value in descriptions[0].items() if key not in (*OF_A_FOLD, "folds")}
+        own = {"temperature": self._temperature, "longest": self._longest}
+        return {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
+
+    def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        usage = self._usage
+        (clip,) = extract(waveform, [usage.spec])
+        n_frames = usage.spec.n_frames(usage.window)
+        clip = repeat_to(clip, n_frames)
+        first_frames = cover_starts(clip.shape[1], n_frames, usage.overlap)
+        features = torch.from_numpy(np.stack([clip[None, :, first : first + n_frames] for first in first_frames]))
+        level = torch.from_numpy(clip).float().mean(dim=1, keepdim=True)  # (n_bins, 1)
+        starts = np.array(first_frames) * usage.spec.seconds_per_frame
+        ends = np.minimum(starts + n_frames * usage.spec.seconds_per_frame, len(waveform) / usage.spec.sample_rate)
+        return starts, ends, self._vote(features, level)
+
+    def _vote(self, features: torch.Tensor, level: torch.Tensor) -> Floats:
+        """Return the softmax of the networks' mean logits for each window `(n_windows, n_genres)`.
+
+        Args:
+            features: windows `(n_windows, 1, n_bins, n_frames)`, as extracted.
+            level: the clip's mean spectrum `(n_bins, 1)`, which is subtracted for networks with a levelled view.
+        """
+        bfloat16 = self._usage.precision == "bf16-mixed" and not may_miscompute(self._usage.model_class)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            votes = []
+            for view in dict.fromkeys(network.view for network in self._networks):
+                windows = features - level if is_levelled(view) else features
+                # Once for all networks with this view.
+                batches = [view_of(batch, view) for batch in torch.split(windows, AT_ONCE)]
+                networks = [network for network in self._networks if network.view == view]
+                votes += [torch.cat([each.logits(batch).double() for batch in batches]) for each in networks]
+            probabilities: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
+        if not np.isfinite(probabilities).all():
+            raise UserError("the model returns NaN for this file")
+        return probabilities
+
+
+def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
+    """Read model files; warn of trusted ones whose class was edited after the training."""
+    models = [modelfile.read(path, trust=trust) for path in paths]
+    if trust and (edited := {target for model in models if (target := _edited(model))}):
+        classes = ", ".join(sorted(edited))
+        log.warning("%s: its file was edited after the training, so predictions may be wrong", classes)
+    return models
+
+
+def _edited(model: SavedModel) -> str:
+    """The class of a model if the file that defines it was edited after the training; else empty."""
+    from genre_cls.configuration.identity import is_edited  # which reads the package's sources
+
+    target = model.usage.model_class
+    return target if is_edited(target, json.loads(model.description["origin"].get("sources", "{}"))) else ""
+
+
+def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] | None":
+    """Return the tracking store and the id of the run that a source of models names; None if it names files.
+
+    Args:
+        source: as `GenreClassifier.load` takes it.
+        tracking: likewise.
+
+    Raises:
+        UserError: there is no store, or nothing in it has finished.
+    """
+    if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
+        return None
+    if not database.is_store(tracking):
+        hint = "go to where you trained, name that place (--tracking FOLDER), or run python -m genre_cls.train first"
+        raise UserError(f"tracking {tracking}: no store of runs there; {hint}")
+    from genre_cls.tracking.stored_runs import StoredRuns  # takes seconds to import; model files do without it
+
+    runs = StoredRuns.at(str(tracking))
+    with runs.failures_in_one_line():
+        run_id = runs.best() if source == BEST else str(source)
+    if not run_id:
+        hint = "run python -m genre_cls.train first"
+        raise UserError(f"tracking {tracking}: no configuration has finished there; {hint}")
+    return runs, run_id
+
+
+def _model_files(source: str | Path) -> list[Path]:
+    if source == "":
+        raise UserError("model '': an empty name is no model")  # it would be the current folder
+    path = expanduser(source)
+    if is_onnx(path):
+        raise UserError(f"model {source}: is an .onnx file, which genre_cls.OnnxClassifier and genre_cls.predict take")
+    if path.is_dir():
+        files = sorted(path.glob("[!.]*.safetensors"))  # macOS leaves ._name beside name
+        if not files:
+            raise UserError(f"model {source}: no .safetensors file in this folder")
+        return files
+    if not path.exists():
+        raise UserError(
+            f"model {source}: no such file; must be best, the full id of a run, a .safetensors file or a folder of "
+            "them (genre_cls.predict takes an .onnx file, too)"
+        )
+    return [path]

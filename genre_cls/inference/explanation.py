@@ -1,0 +1,136 @@
+"""Explanations of predictions: integrated gradients over a clip's log-mel spectrogram."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from genre_cls.models.modelfile import Usage
+from genre_cls.models.prediction import Clip, Explanation
+from genre_cls.models.views import Network, medians, mfccs
+from genre_cls.progress import progress_bar
+from genre_cls.tracks.features import FeatureSpec, cosines
+from genre_cls.tracks.windows import (
+    cover_starts,
+    is_levelled,
+    is_of_mfccs,
+    is_of_modulations,
+    is_of_statistics,
+    sees_modulations,
+    treatment,
+)
+
+FIRST_STEP = 5  # decades from the first log-spaced step to the end of the path
+OVERLAP = 0.5  # least overlap of windows that fade at both ends, as those of modulation spectra do
+STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
+
+
+def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int) -> Explanation:
+    """Attribute the logit of a genre to times and frequencies, averaged over networks and windows.
+
+    MFCCs are linear in the log-mel spectrogram, so the gradients are propagated to mel bands through the transposed
+    DCT.
+
+    Args:
+        networks: the members of the ensemble.
+        usage: how they are to be used.
+        clip: to explain.
+        genre: index of the genre.
+
+    Source: Sundararajan, Taly and Yan, Axiomatic attribution for deep networks, ICML 2017.
+    """
+    n_frames, n_clip = usage.spec.n_frames(usage.window), clip.mel.shape[1]
+    frames = torch.arange(max(n_clip, n_frames)) % n_clip  # a short clip is repeated until it fills a window
+    mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
+    basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
+    windows = list(_windows(networks, usage.overlap, n_frames, mel.shape[1]))
+    for network, start, weight in progress_bar(windows, "Explaining", total=len(windows)):
+        levelled = mel - mel.mean(dim=1, keepdim=True) if is_levelled(network.view) else mel
+        window_evidence, gain = _integrated(network, basis, levelled[:, start : start + n_frames], genre)
+        evidence[:, start : start + n_frames] += weight * window_evidence
+        difference += weight * gain
+    # The evidence in a repetition counts for the frame that it repeats.
+    evidence = torch.zeros(clip.mel.shape).index_add_(1, frames, evidence)
+    return Explanation(usage.genres[genre], clip, evidence.numpy(), difference, _baseline(networks))
+
+
+def _windows(
+    networks: Sequence[Network], least: float, n_frames: int, n_clip: int
+) -> Iterator[tuple[Network, int, float]]:
+    """Yield the windows of a clip that each network explains: the network, the first frame, the share in the mean."""
+    for network in networks:
+        starts = cover_starts(n_clip, n_frames, overlap(network.view, least))
+        yield from ((network, start, 1 / (len(networks) * len(starts))) for start in starts)
+
+
+def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:
+    """Return each value's contribution to the logit `(n_mels, n_frames)`, and the difference that they add up to.
+
+    The path starts at the training tracks' mean, which is standardised to zeros; for modulation spectra, at the
+    window's own mean spectrum, in which nothing moves; for statistics, at the mean of the training tracks' medians, in
+    which nothing moves either.
+
+    Args:
+        network: a member of the ensemble.
+        basis: from mel bands to features `(n_bins, n_mels)`.
+        window: log-mel spectrogram `(n_mels, n_frames)`, dB.
+        genre: index of the genre.
+    """
+    mean = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
+    # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: a transpose inverts.
+    to_view = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins of the view, n_mels)
+    baseline = mean if is_of_modulations(network.view) else to_view.T @ _centre(network, len(to_view))
+    ends = _ends(network.view)[:, None, None]
+    middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
+    path = (baseline + middles * (window - baseline)).requires_grad_()  # (n_steps, n_mels, n_frames)
+    (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)
+    with torch.no_grad():
+        end, start = _logit(network, basis, torch.stack([window, baseline.expand_as(window)]), genre)
+    return (window - baseline) * (gradients * widths).sum(dim=0), float(end - start)
+
+
+def _centre(network: Network, n_bins: int) -> Tensor:
+    """The training tracks' mean, or mean of medians, in each bin of the view `(n_bins, 1)`."""
+    return medians(network.mean, n_bins) if is_of_statistics(network.view) else network.mean
+
+
+def _baseline(networks: Sequence[Network]) -> str:
+    """Where the paths start, in words."""
+    mean = ("the training tracks' mean", "CNNs")
+    baselines = {
+        "modulation": ("a clip in which nothing moves", "networks that see modulations alone"),
+        "statistics": ("a still clip of the training tracks' medians", "kernel machines"),
+    }
+    (first, _), *others = dict.fromkeys(baselines.get(treatment(network.view), mean) for network in networks)
+    return first + (f" ({'; '.join(f'{baseline}, for {whose}' for baseline, whose in others)})" if others else "")
+
+
+def overlap(view: str, least: float) -> float:
+    """Return the share of a window by which windows overlap, such that all frames carry similar weight.
+
+    Args:
+        view: of the network.
+        least: overlap of the windows that are classified.
+    """
+    return max(least, OVERLAP) if sees_modulations(view) else least
+
+
+def _ends(view: str) -> Tensor:
+    """Return the ends of the path's steps `(n_steps + 1,)`, from 0 to 1.
+
+    Modulation spectra are log energies, which are steepest near the start of the path, hence log-spaced steps.
+    """
+    if not sees_modulations(view):
+        return torch.linspace(0, 1, STEPS + 1)
+    return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
+
+
+def _logit(network: Network, basis: Tensor, mels: Tensor, genre: int) -> Tensor:
+    """The genre's logit relative to the mean of all, `(batch,)`, since a constant added to all changes no softmax."""
+    logits = network((basis @ mels)[:, None])
+    return logits[:, genre] - logits.mean(dim=1)
+
+
+def _basis(spec: FeatureSpec) -> Tensor:
+    """From mel bands to features `(n_bins, n_mels)`."""
+    return torch.eye(spec.n_mels) if spec.kind == "mel" else cosines(spec.n_mfcc, spec.n_mels)

@@ -1,0 +1,1 @@
+"""Worker processes, interruptions, and the devices that they compute on."""

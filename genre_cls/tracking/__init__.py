@@ -1,0 +1,1 @@
+"""Runs in MLflow: writing and reading them. Imports no PyTorch."""

@@ -1,0 +1,1 @@
+"""From audio files to tracks with genres and artists, their folds and their features."""

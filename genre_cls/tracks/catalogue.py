@@ -1,0 +1,370 @@
+"""List a dataset's tracks: the loaders of `conf/dataset/`, each returning a `Catalogue`."""
+
+import csv
+import inspect
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from hashlib import blake2b
+from importlib.resources import files
+from io import BytesIO
+from itertools import groupby
+from pathlib import Path
+from posixpath import normpath
+from typing import Any
+from unicodedata import normalize  # file names have letters in pieces on macOS
+
+import numpy as np
+import soundfile
+from joblib import cpu_count
+
+from genre_cls.errors import UserError
+from genre_cls.files import expanduser, locked, write_atomically
+from genre_cls.processes import workers
+from genre_cls.progress import progress_bar
+from genre_cls.tracks import demo as synthesiser
+from genre_cls.tracks.listing import EXTENSIONS, audio_files, other_files
+
+SYNTHESISER = inspect.getsource(synthesiser)  # as it was when this process began
+GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
+GTZAN_TRACKS_PER_GENRE = 100
+GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
+CONVERT = "(ffmpeg -i SONG.m4a SONG.flac converts one)"
+KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # values of `exclude`; pandas writes integers beside gaps as floats
+GTZAN_HELP = (
+    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
+    'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
+    "and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
+    "dataset=demo needs no download at all."
+)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One music file.
+
+    Args:
+        id: unique in its catalogue and the same on every machine.
+        path: of the audio.
+        genre: its label.
+        artist: its artists as credited, if known.
+        repeats: id of another track that is the same recording, if any.
+        fault: its known fault, if any.
+        part: `train`, `valid` or `test`, where a split of the dataset is published.
+    """
+
+    id: str
+    path: Path
+    genre: str
+    artist: str | None = None
+    repeats: str | None = None
+    fault: str | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A dataset's tracks and notes about them for the user.
+
+    Args:
+        name: of the dataset.
+        tracks: sorted by id.
+        synthetic: whether the audio is generated.
+        notes: sentences to report.
+    """
+
+    name: str
+    tracks: tuple[Track, ...]
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def genres(self) -> tuple[str, ...]:
+        """Names of the genres in alphabetical order, which is that of every matrix and of all probabilities."""
+        return tuple(sorted({track.genre for track in self.tracks}))
+
+    def with_shuffled_genres(self, seed: int) -> "Catalogue":
+        """Return a copy with genres permuted among the tracks, where an interval above chance hints at a leak.
+
+        Args:
+            seed: of the permutation.
+        """
+        genres = np.random.default_rng(seed).permutation([track.genre for track in self.tracks]).tolist()
+        tracks = tuple(replace(track, genre=genre) for track, genre in zip(self.tracks, genres, strict=True))
+        note = "Genres are permuted among the tracks (shuffle_genres=true): accuracy should be at chance."
+        return replace(self, tracks=tracks, notes=(*self.notes, note))
+
+    def without_faults(self) -> "Catalogue":
+        """Return a copy without the tracks that have known faults."""
+        faultless = tuple(track for track in self.tracks if not track.fault)
+        note = f"{len(self.tracks) - len(faultless)} tracks with known faults are left out (drop_faults=true)."
+        return replace(self, tracks=faultless, notes=(*self.notes, note))
+
+
+def gtzan(root: str | None) -> Catalogue:
+    """Find GTZAN in any of the folder layouts in which it is distributed.
+
+    Artists and exact repetitions are from Sturm's index (The GTZAN dataset: its contents, its faults, their effects on
+    evaluation, and its future use, arXiv:1306.1461, 2013), in which the artists of 81 tracks are unknown. The tracks
+    that the fault-filtered split leaves out (Kereliuk, Sturm & Larsen, IEEE Trans. Multimedia 17, 2015) are faulty.
+
+    Args:
+        root: folder that holds the genre folders, or one or two levels above them.
+
+    Raises:
+        UserError: no root, no such folder, a genre without audio, or another file with a track's number.
+    """
+    if not root:
+        raise UserError(f"neither dataset.root nor GTZAN_ROOT is set. {GTZAN_HELP}")
+    for place in (expanduser(root) / name for name in GTZAN_FOLDERS):
+        if folders := _gtzan_genre_folders(place):
+            return _gtzan_from(folders, Path(root))
+    source = " (from GTZAN_ROOT)" if root == os.environ.get("GTZAN_ROOT") else ""
+    raise UserError(f"dataset.root={root}{source}: {_no_gtzan(expanduser(root))}")
+
+
+def _no_gtzan(base: Path) -> str:
+    """Say why there is no GTZAN at a path, and what to do."""
+    if not base.is_dir():
+        return f"no such folder. {GTZAN_HELP}"
+    problem = "has no folder named after a GTZAN genre"
+    if any(entry.suffix.lower() in EXTENSIONS for entry in base.iterdir()):
+        sort = "sort them into folders called blues, classical and so on (dataset=folder takes other music)"
+        return f"{problem}, but audio files; {sort}"
+    return f"{problem}. {GTZAN_HELP}"
+
+
+def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    entries = (entry for entry in sorted(folder.iterdir()) if entry.is_dir())
+    named = {_plain(entry.name): entry for entry in entries}
+    return {genre: named[genre] for genre in GTZAN_GENRES if genre in named}
+
+
+def _plain(name: str) -> str:
+    """A genre's folder or track in one spelling: "hip-hop", "Hip Hop"."""
+    return re.sub("[-_ ]", "", name.lower())
+
+
+def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
+    tracks: dict[str, Track] = {}
+    for genre, folder in folders.items():
+        for track in _gtzan_tracks(folder, genre):
+            other = tracks.get(track.id, track)
+            if _plain(other.path.stem) != _plain(track.path.stem):
+                raise UserError(f"{track.path}: has the number of {other.path.name}; move one of them away")
+            tracks[track.id] = track  # of .au and .wav, the latter
+    counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
+    empty = [genre for genre, count in counts.items() if not count]
+    if empty:
+        raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
+    short = [f"{genre} {count}" for genre, count in counts.items() if count != GTZAN_TRACKS_PER_GENRE]
+    note = f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
+    return Catalogue("gtzan", _sorted(tracks.values()), notes=(note,) if short else ())
+
+
+def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
+    facts = gtzan_facts()
+    for path in audio_files(folder):
+        number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
+        known = facts.get(f"{genre}.{number}", {})
+        facts_or_none = {key: known.get(key) or None for key in ("artist", "repeats", "fault", "part")}
+        yield Track(f"{genre}.{number}", path, genre, **facts_or_none)
+
+
+@cache
+def gtzan_facts() -> dict[str, dict[str, str]]:
+    """Return the line of gtzan.csv for each track, by id."""
+    lines = files("genre_cls.tracks").joinpath("gtzan.csv").read_text("utf-8").splitlines()
+    return {row["track"]: row for row in csv.DictReader(lines)}
+
+
+def folder(root: str | None) -> Catalogue:
+    """List any tree `root/<genre>/*.{wav,flac,mp3,…}`; deeper levels belong to the genre above them.
+
+    Args:
+        root: folder that holds one folder per genre and, if artists are to be kept apart, a `metadata.csv` with the
+            columns `path` (below the folder), `artist` and, for tracks to leave out, `exclude` (1; others 0 or
+            empty).
+
+    Raises:
+        UserError: no root, no such folder, fewer than two genres with audio, or an invalid metadata.csv.
+    """
+    base = _folder_root(root)
+    entries = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
+    folders = [(normalize("NFC", entry.name), entry) for entry in entries if entry.is_dir()]
+    every = [
+        Track(path.relative_to(base).as_posix(), path, genre) for genre, place in folders for path in audio_files(place)
+    ]
+    facts, names = _metadata(base / "metadata.csv"), [normalize("NFC", track.id) for track in every]
+    tracks = _with_metadata(every, [facts.get(name, {}) for name in names])
+    genres, n_excluded = {track.genre for track in tracks}, len(every) - len(tracks)
+    if len(genres) < 2:
+        excluded = f"; {base / 'metadata.csv'} excludes {n_excluded}" if n_excluded else ""
+        raise UserError(f"dataset.root={root}: {_too_few_genres(base, genres)}{excluded}")
+    unmatched = sorted(facts.keys() - set(names))
+    if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
+        raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
+    empty = [genre for genre, _ in folders if genre not in genres]
+    loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
+    notes = (*_folder_notes(empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(genres))
+    return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
+
+
+def _folder_root(root: str | None) -> Path:
+    if not root:
+        raise UserError("dataset.root is not set: dataset=folder needs dataset.root=FOLDER with one folder per genre")
+    base = expanduser(root)
+    if not base.is_dir():
+        raise UserError(f"dataset.root={root}: no such folder; it must hold one folder of audio files per genre")
+    return base
+
+
+def _with_metadata(tracks: Sequence[Track], facts: Sequence[Mapping[str, str]]) -> list[Track]:
+    """Add artists to tracks, and leave out those that metadata.csv excludes."""
+    known = zip(tracks, facts, strict=True)
+    return [
+        replace(track, artist=fact.get("artist") or None) for track, fact in known if fact.get("exclude", "") in KEPT
+    ]
+
+
+def _too_few_genres(base: Path, genres: Collection[str]) -> str:
+    """Say that there are not two genres below a folder, and what else is there."""
+    found = f"only 1 genre folder with audio, {next(iter(genres))}" if genres else "no genre folder with audio"
+    text = f"{found} ({', '.join(EXTENSIONS)}); at least two are needed"
+    if unread := other_files(base):
+        text += f"; files in unreadable formats: {len(unread)}, such as {unread[0].relative_to(base)} {CONVERT}"
+    return text
+
+
+def _folder_notes(
+    empty: Sequence[str], loose: Sequence[Path], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
+) -> tuple[str, ...]:
+    """Notes on folders without tracks, files in no genre's folder or of other formats, and on metadata.csv."""
+    notes = []
+    if empty:
+        notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
+    if loose:
+        notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
+    if unread:
+        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name} {CONVERT}.")
+    if n_excluded:
+        notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
+    if unmatched:
+        notes.append(f"metadata.csv: {_unmatched(unmatched)}.")
+    return tuple(notes)
+
+
+def _look_alike(genres: Collection[str]) -> Iterator[str]:
+    """Yield a note on genres whose names differ in case, spaces, hyphens or underscores alone."""
+    for _, group in groupby(sorted(genres, key=_plain), key=_plain):
+        if len(names := list(group)) > 1:
+            yield f"{' and '.join(names)} are {len(names)} genres; if they are one, put their tracks into one folder."
+
+
+def _unmatched(paths: Sequence[str]) -> str:
+    paths_match = f"{len(paths)} paths match no track (such as " if len(paths) > 1 else "1 path matches no track ("
+    return f"{paths_match}{paths[0]!r}); write paths like rock/a.wav"
+
+
+def _metadata(path: Path) -> dict[str, dict[str, str]]:
+    """Artist and exclusion by a metadata.csv's paths, "" where a cell is empty; {} if there is no such file."""
+    if not path.exists() and not path.is_symlink():
+        return {}
+    facts: dict[str, dict[str, str]] = {}
+    for row in _rows(path):
+        track = normpath(normalize("NFC", row["path"]))  # without ./
+        fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
+        if facts.setdefault(track, fact) != fact:
+            raise UserError(f"{path}: {track} is listed twice with different facts; keep one")
+        if fact["exclude"] not in (*KEPT, *EXCLUDED):
+            raise UserError(f"{path}: exclude={fact['exclude']} of {track}: must be 1, 0 or empty")
+    return facts
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a metadata.csv that name a path, by its columns' names in lower case."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            file.seek(0)
+            delimiter = ";" if ";" in head and "," not in head else ","  # Excel's in some countries
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            if "path" not in reader.fieldnames:
+                raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
+            if twice := [name for name in ("path", "artist", "exclude") if reader.fieldnames.count(name) > 1]:
+                raise csv.Error(f"it has several columns {twice[0]}")
+            rows = _strictly_read(reader)
+            if any(None in row for row in rows):
+                raise csv.Error(f"a name with a {'comma' if delimiter == ',' else 'semicolon'} needs quotes around it")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
+    return [row for row in rows if row["path"]]
+
+
+def _strictly_read(reader: "csv.DictReader[str]") -> list[dict[str, str]]:
+    try:
+        return list(reader)
+    except csv.Error as error:  # such as a quote that is opened and not closed
+        raise csv.Error(f"line {reader.line_num}: {error}; a quote within quotes is written twice") from error
+
+
+def demo(
+    *, cache_dir: str, tracks_per_genre: int, seconds: float, sample_rate: int, crossover: float, seed: int
+) -> Catalogue:
+    """Synthesise the demo set on first use, once per machine, and list it.
+
+    Args:
+        cache_dir: where the audio is kept; a folder is made there for each set of arguments.
+        tracks_per_genre: tracks of each of the ten genres.
+        seconds: length of a track, s.
+        sample_rate: of the files, Hz.
+        crossover: probability that an ingredient comes from a neighbouring genre, 0 to 1.
+        seed: of all random choices.
+    """
+    plan = synthesiser.plan(tracks_per_genre=tracks_per_genre, seed=seed)
+    recipe = {"seconds": float(seconds), "sample_rate": sample_rate, "crossover": float(crossover)}
+    # A change to the synthesiser makes a new set, never a mixture of old and new.
+    key = blake2b((SYNTHESISER + repr(recipe)).encode(), digest_size=6).hexdigest()
+    base = expanduser(cache_dir) / "demo" / key
+    tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
+    base.mkdir(parents=True, exist_ok=True)
+    with locked(base / ".lock", "demo set"):
+        todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
+        _synthesise_all(todo)
+    notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)
+    return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
+
+
+def _synthesise_all(todo: Sequence[tuple[synthesiser.DemoTrack, Path, Mapping[str, Any]]]) -> None:
+    if not todo:
+        return
+    calls = [workers.call(cpu_count(), _synthesise_one, *job) for job in todo]
+    for _ in progress_bar(workers.results(calls), "Synthesising the demo set", total=len(calls)):
+        pass
+
+
+def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[str, Any]) -> None:
+    waveform = synthesiser.synthesise(track, **recipe)
+    encoded = BytesIO()  # since libsndfile does not report a full disk
+    soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
+    write_atomically(path, encoded.getbuffer())  # durable, as a file that exists is never checked again
+
+
+def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
+    tracks = sorted(tracks, key=lambda track: track.id)
+    if invalid := [track.path for track in tracks if not _is_utf8(f"{track.id} {track.path.absolute()}")]:
+        others = f" (and {len(invalid) - 1} more)" if len(invalid) > 1 else ""
+        raise UserError(
+            f"{invalid[0]}: its name is not valid UTF-8{others}; rename the file or its folder (convmv does)"
+        )
+    return tuple(tracks)
+
+
+def _is_utf8(name: str) -> bool:
+    return name.encode(errors="ignore").decode() == name

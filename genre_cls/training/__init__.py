@@ -1,0 +1,1 @@
+"""Training models on folds: tasks, batches, augmentation, the loop, the last layer."""
