@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from genre_cls.errors import UserError
     from genre_cls.inference.classifier import GenreClassifier
     from genre_cls.inference.onnx_model import OnnxClassifier
-    from genre_cls.models.prediction import Prediction
+    from genre_cls.inference.prediction import Prediction
     from genre_cls.tracks.audio import UnreadableAudio
 
 __all__ = ["GenreClassifier", "OnnxClassifier", "Prediction", "UnreadableAudio", "UserError"]
 MODULES = {
     "GenreClassifier": "inference.classifier",
     "OnnxClassifier": "inference.onnx_model",
-    "Prediction": "models.prediction",
+    "Prediction": "inference.prediction",
     "UnreadableAudio": "tracks.audio",
     "UserError": "errors",
 }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from genre_cls.evaluation.scoring import FoldResult, TrackPredictions
     from genre_cls.inference.classifier import GenreClassifier
-    from genre_cls.models.prediction import Clip, Prediction
+    from genre_cls.inference.prediction import Clip, Prediction
 
 LARGEST = 200  # MB of an upload; 15 min of CD audio are 159 MB
 LONGEST = 15.0  # min of an upload
@@ -82,7 +82,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
-    from genre_cls.models.prediction import is_onnx
+    from genre_cls.inference.prediction import is_onnx
 
     if is_onnx(model):
         raise UserError(f"model {model}: an .onnx file cannot be explained; name what it comes from")

@@ -21,13 +21,13 @@ from genre_cls.configuration.commands import as_command, find_modules_here
 from genre_cls.configuration.settings import at_least
 from genre_cls.errors import UserError, in_one_line, system_reason
 from genre_cls.files import expanduser, followed, write_atomically
-from genre_cls.models.prediction import is_onnx
+from genre_cls.inference.prediction import is_onnx
 from genre_cls.progress import progress_bar, waiting
 from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.listing import EXTENSIONS, audio_files, other_files
 
 if TYPE_CHECKING:
-    from genre_cls.models.prediction import Classifier, Prediction
+    from genre_cls.inference.prediction import Classifier, Prediction
 
 Predictions = Iterable[tuple[Path, "Prediction"]]
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from genre_cls import GenreClassifier
+from genre_cls.configuration.members import VIEWS, is_of_statistics, treatment
 from genre_cls.models.cnn import GenreCNN
 from genre_cls.models.kernel import KernelMachine
-from genre_cls.models.modelfile import SavedModel, Usage
-from genre_cls.models.prediction import longest_clip
+from genre_cls.models.modelfile import SavedModel, Usage, longest_clip
 from genre_cls.models.views import Network, shape_of, standardised, view_of
 from genre_cls.tracks.features import FeatureSpec, extract
-from genre_cls.tracks.windows import VIEWS, is_of_statistics, repeat_to, treatment
+from genre_cls.tracks.windows import repeat_to
 
 GENRES = ("hiss & noise", "tones, pure", "else")
 RATE = 22050

@@ -10,8 +10,8 @@ import torch
 from hydra.utils import instantiate
 from shared import Compose
 
+from genre_cls.configuration.members import VIEWS, is_of_modulations
 from genre_cls.configuration.settings import CONF, RULES
-from genre_cls.tracks.windows import VIEWS, is_of_modulations
 from genre_cls.training import building
 from genre_cls.training.building import augmentation, check_buildable, crops_of
 
@@ -56,7 +56,7 @@ def test_other_arguments_and_other_optimizers_are_left_to_be_tried(composed: Com
 
 def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alone(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("from genre_cls.models.cnn import GenreCNN\nclass Mine(GenreCNN): pass\n")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(building.__file__).parents[1]}"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{CONF.parent}"}
     code = [sys.executable, "-c", CHECK, str(CONF), "genre_cls.models.cnn.GenreCNN", "own.Mine"]
     done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False\nTrue\n"

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.text import Text
 
 from genre_cls.inference import clip_plots
-from genre_cls.models.prediction import Clip, Explanation, Prediction
+from genre_cls.inference.prediction import Clip, Explanation, Prediction
 
 GENRES = ("blues", "jazz", "rock")
 HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")

@@ -14,16 +14,17 @@ from networks import GENRES, SPECS, a_classifier, a_network, music, unstandardis
 from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, predict
+from genre_cls.configuration.members import TREATMENTS, VIEWS, treatment
 from genre_cls.errors import UserError
 from genre_cls.evaluation import plots
 from genre_cls.inference import clip_plots
 from genre_cls.inference.explanation import explained, overlap
+from genre_cls.inference.prediction import Clip
 from genre_cls.models.modelfile import SavedModel
-from genre_cls.models.prediction import Clip
 from genre_cls.models.views import Network, mfccs
 from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.features import FeatureSpec, extract
-from genre_cls.tracks.windows import TREATMENTS, VIEWS, cover_starts, repeat_to, treatment
+from genre_cls.tracks.windows import cover_starts, repeat_to
 
 SMALL = replace(SPECS["another rate"], n_mels=24)
 SMALL_MFCC = replace(SMALL, kind="mfcc", n_mfcc=10)

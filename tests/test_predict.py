@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from shared import GENRES, RATE, Command, lock
 
 from genre_cls import GenreClassifier, predict
-from genre_cls.models.prediction import Prediction
+from genre_cls.inference.prediction import Prediction
 from genre_cls.tracks.audio import UnreadableAudio
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from genre_cls.configuration.members import TREATMENTS
 from genre_cls.models.views import (
     _fourier,
     averages,
@@ -20,7 +21,6 @@ from genre_cls.models.views import (
     view_of,
 )
 from genre_cls.tracks.features import CPU, FeatureSpec, cosines, extract
-from genre_cls.tracks.windows import TREATMENTS
 
 
 def waves(cycles: float, bands: slice, loud: float = 10.0, n_bins: int = 64, n_frames: int = 108) -> Tensor:

@@ -13,24 +13,25 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import genre_cls
+from genre_cls.configuration.members import is_of_statistics
 from genre_cls.configuration.provenance import provenance
 from genre_cls.configuration.settings import AXES, PACKAGE, is_incidental, leaves, short_keys
 from genre_cls.errors import in_one_line, without_credentials
-from genre_cls.tracks.windows import is_of_statistics
 
 # The package as it was when this process began; edits made meanwhile do not change what is running.
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
     for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
 }
 # Packages and modules on which no fold's stored result depends, or only by way of its tracks and folds (`Task.inputs`).
 # A new one counts until it is listed: to train once too often is better than to reuse what it would not compute.
 NO_EFFECT_ON_RESULTS = {
-    "__init__", "__main__", "app", "download", "errors", "extras", "files", "predict", "progress", "report", "train",
+    "__main__", "app", "download", "errors", "extras", "files", "predict", "progress", "report", "train",
     "configuration.arguments", "configuration.commands", "configuration.overrides", "configuration.provenance",
     "evaluation.comparisons", "evaluation.estimates", "evaluation.findings", "evaluation.page", "evaluation.plots",
     "experiments.experiment", "experiments.logged_files", "experiments.outbox", "experiments.spool",
-    "experiments.upcoming", "inference", "models.modelfile", "models.prediction", "processes.die_with_parent",
+    "experiments.upcoming", "inference", "models.modelfile", "processes.die_with_parent",
     "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracking",
     "tracks.demo", "tracks.duplicates", "tracks.listing",
 }  # fmt: skip
@@ -182,8 +183,11 @@ def _sources(targets: Iterable[str]) -> dict[str, str]:
 
 def _package() -> list[tuple[str, str]]:
     """Return the package's sources that a result can depend on, by module."""
-    parts = ((name, text) for name, text in SOURCES.items() if name.partition(".")[0] not in NO_EFFECT_ON_RESULTS)
-    return sorted((name, text) for name, text in parts if name not in NO_EFFECT_ON_RESULTS)
+    return sorted((name, text) for name, text in SOURCES.items() if _can_affect_results(name))
+
+
+def _can_affect_results(module: str) -> bool:
+    return NO_EFFECT_ON_RESULTS.isdisjoint((module, module.partition(".")[0]))
 
 
 def is_edited(target: str, sources: Mapping[str, str]) -> bool:

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genre_cls.configuration.members import is_levelled
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import Floats
 from genre_cls.files import expanduser, write_atomically
 from genre_cls.inference.explanation import explained
+from genre_cls.inference.prediction import Classifier, Clip, Explanation, is_onnx
 from genre_cls.models import modelfile
-from genre_cls.models.modelfile import AT_ONCE, SavedModel, Usage
-from genre_cls.models.prediction import Classifier, Clip, Explanation, is_onnx, longest_clip
+from genre_cls.models.modelfile import AT_ONCE, SavedModel, Usage, longest_clip
 from genre_cls.models.views import view_of
 from genre_cls.processes.device import heed_quota, may_miscompute
 from genre_cls.tracking import database
 from genre_cls.tracks.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.tracks.features import extract, mel_frequencies
-from genre_cls.tracks.windows import cover_starts, is_levelled, repeat_to
+from genre_cls.tracks.windows import cover_starts, repeat_to
 
 if TYPE_CHECKING:
     from genre_cls.tracking.stored_runs import StoredRuns

@@ -5,13 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from genre_cls.models.modelfile import Usage
-from genre_cls.models.prediction import Clip, Explanation
-from genre_cls.models.views import Network, medians, mfccs
-from genre_cls.progress import progress_bar
-from genre_cls.tracks.features import FeatureSpec, cosines
-from genre_cls.tracks.windows import (
-    cover_starts,
+from genre_cls.configuration.members import (
     is_levelled,
     is_of_mfccs,
     is_of_modulations,
@@ -19,6 +13,12 @@ from genre_cls.tracks.windows import (
     sees_modulations,
     treatment,
 )
+from genre_cls.inference.prediction import Clip, Explanation
+from genre_cls.models.modelfile import Usage
+from genre_cls.models.views import Network, medians, mfccs
+from genre_cls.progress import progress_bar
+from genre_cls.tracks.features import FeatureSpec, cosines
+from genre_cls.tracks.windows import cover_starts
 
 FIRST_STEP = 5  # decades from the first log-spaced step to the end of the path
 OVERLAP = 0.5  # least overlap of windows that fade at both ends, as those of modulation spectra do

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
+from genre_cls.configuration.members import is_levelled
 from genre_cls.errors import UserError, in_short
 from genre_cls.extras import needs
 from genre_cls.inference.onnx_model import INPUT, KEY, OUTPUTS, session
@@ -23,7 +24,6 @@ from genre_cls.models.modelfile import Usage
 from genre_cls.models.views import Network
 from genre_cls.tracks.audio import SHORTEST
 from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished
-from genre_cls.tracks.windows import is_levelled
 
 with needs("onnx"):
     import onnx

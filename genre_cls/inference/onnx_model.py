@@ -14,7 +14,7 @@ from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.evaluation.calibration import Floats, checked_temperature
 from genre_cls.extras import needs
 from genre_cls.files import expanduser
-from genre_cls.models.prediction import Classifier
+from genre_cls.inference.prediction import Classifier
 
 with needs("onnx"):
     import onnxruntime

@@ -21,20 +21,22 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from genre_cls.configuration.members import is_of_statistics, sees_modulations
 from genre_cls.configuration.settings import RULES, Text
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.evaluation.calibration import checked_temperature
 from genre_cls.models import cnn
 from genre_cls.models.kernel import KernelMachine
-from genre_cls.models.prediction import longest_clip
 from genre_cls.models.views import Network, shape_of, view_of
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.windows import cover_starts, is_of_statistics, sees_modulations
+from genre_cls.tracks.windows import cover_starts
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
 AT_ONCE = 32  # windows in a batch
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
+SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
+LONGEST_CLIP = 600.0  # s in one piece at most, if it was trained on longer clips
 
 Weights = Mapping[str, Tensor]
 
@@ -164,6 +166,16 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
         usage = replace(usage, longest=longest_clip(window))  # a data set of long clips must not make models useless
     _check_size("features and views take", _largest(usage))
     return usage
+
+
+def longest_clip(window: float, trained_on: float = 0.0) -> float:
+    """Return the length of the longest clip that is classified in one piece, s.
+
+    Args:
+        window: length of the model's windows, s.
+        trained_on: length of the longest clip of its dataset, s: so songs are classified as they were in evaluation.
+    """
+    return max(SEGMENT, 2 * window, min(trained_on, LONGEST_CLIP))
 
 
 def _check_size(what: str, n_values: float) -> None:

@@ -1,4 +1,4 @@
-"""Views: the representations of a window that models take as input (`windows.VIEWS`), and models with theirs."""
+"""Views: the representations of a window that models take as input (`members.VIEWS`), and models with theirs."""
 
 import math
 from functools import cache
@@ -6,9 +6,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from genre_cls.configuration.members import is_of_mfccs, treatment
 from genre_cls.processes.device import is_ours
 from genre_cls.tracks.features import CPU, constants, cosines
-from genre_cls.tracks.windows import is_of_mfccs, treatment
 
 N_MFCC = 20  # coefficients of a view of MFCCs, and of a modulation spectrum
 N_BANDS, N_RATES = 32, 12  # of a modulation spectrum
@@ -23,7 +23,7 @@ class Network(nn.Module):
 
     Args:
         model: from a standardised view to logits `(batch, n_genres)`; a `KernelMachine` for views of statistics.
-        view: one of `windows.VIEWS`; for levelled views, the input comes without the clip's mean spectrum.
+        view: one of `members.VIEWS`; for levelled views, the input comes without the clip's mean spectrum.
         mean: of each value of the view, `shape_of(view, n_bins)`.
         deviation: standard deviation of each value, likewise.
 
@@ -91,7 +91,7 @@ def view_of(features: Tensor, view: str) -> Tensor:
     Args:
         features: `(batch, 1, n_bins, n_frames)` as extracted; views that leave frames as they are take
             `(..., n_bins, n_frames)`.
-        view: one of `windows.VIEWS`.
+        view: one of `members.VIEWS`.
 
     Returns:
         Plain and levelled views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view, n_bins))`.

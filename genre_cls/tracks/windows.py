@@ -1,44 +1,7 @@
-"""Where a clip's windows start, and the names of the views of a window; without torch, which `views` needs."""
+"""Where a clip's windows start."""
 
 import numpy as np
 from numpy.typing import NDArray
-
-# What a model may get of a window: the window as it is; without the clip's mean spectrum and so the recording's overall
-# timbre (cepstral mean normalisation, where bins are MFCCs); its modulation spectrum alone; or statistics, which have
-# no neighbours to convolve, so that a kernel machine replaces the network. And the same of a mel spectrogram's MFCCs.
-TREATMENTS = ("plain", "levelled", "modulation", "statistics")
-OF_MFCCS = "mfcc_"
-VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
-
-
-def treatment(view: str) -> str:
-    """Return which of `TREATMENTS` a view is, whether of the window itself or of its MFCCs."""
-    return view.removeprefix(OF_MFCCS)
-
-
-def is_levelled(view: str) -> bool:
-    """Return whether a view is without the clip's mean spectrum."""
-    return treatment(view) == "levelled"
-
-
-def is_of_mfccs(view: str) -> bool:
-    """Return whether a view is of the window's MFCCs."""
-    return view.startswith(OF_MFCCS)
-
-
-def is_of_statistics(view: str) -> bool:
-    """Return whether a view is of statistics, which a kernel machine classifies instead of a network."""
-    return treatment(view) == "statistics"
-
-
-def is_of_modulations(view: str) -> bool:
-    """Return whether a view is a modulation spectrum, which has a fixed size."""
-    return treatment(view) == "modulation"
-
-
-def sees_modulations(view: str) -> bool:
-    """Return whether a view is a modulation spectrum or contains one."""
-    return is_of_modulations(view) or is_of_statistics(view)
 
 
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:

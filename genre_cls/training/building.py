@@ -10,13 +10,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from genre_cls.configuration.members import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
 from genre_cls.errors import UserError, in_short, of_other_kind, place_of
 from genre_cls.models import cnn
 from genre_cls.models.modelfile import serialised
 from genre_cls.models.views import view_of
 from genre_cls.processes.device import resolve_device
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.windows import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
 from genre_cls.training.recipe import Augmentation, crop_lengths
 from genre_cls.training.refit import WIDEST, output_layer
 

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genre_cls.configuration.members import is_levelled, is_of_modulations
 from genre_cls.evaluation.scoring import WindowPredictions
 from genre_cls.models.views import view_of
 from genre_cls.tracks.feature_cache import Features
 from genre_cls.tracks.folds import Fold, Indices
-from genre_cls.tracks.windows import cover_starts, is_levelled, is_of_modulations, repeat_to
+from genre_cls.tracks.windows import cover_starts, repeat_to
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
@@ -30,7 +31,7 @@ class Windowing:
         overlap: smallest share of a window that the next one in a cover repeats, 0 to below 1.
         batch_size: windows a batch.
         seed: of the crops and their order.
-        view: how a model sees a window, one of `windows.VIEWS`.
+        view: how a model sees a window, one of `members.VIEWS`.
         crops: length of each epoch's crops, frames; later epochs have whole windows.
     """
 

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from genre_cls.configuration.members import is_of_statistics
 from genre_cls.errors import UserError
 from genre_cls.evaluation.scoring import Curves, WindowPredictions
 from genre_cls.models.kernel import MAX_WINDOWS, KernelMachine
@@ -19,7 +20,6 @@ from genre_cls.models.modelfile import Weights
 from genre_cls.models.views import Network, standardised, view_of
 from genre_cls.processes.device import resolve_device, resolve_precision
 from genre_cls.tracks.folds import SEEDS_APART, Fold
-from genre_cls.tracks.windows import is_of_statistics
 from genre_cls.training.building import augmentation, crops_of, new_model
 from genre_cls.training.data import FoldData, Windowing, mean_and_deviation_per_value
 from genre_cls.training.task import Task

@@ -13,8 +13,6 @@ from genre_cls.evaluation.calibration import Floats, tempered
 from genre_cls.files import expanduser
 from genre_cls.tracks.audio import UnreadableAudio, duration, no_music, path_noted, refusal, segments
 
-SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
-LONGEST_CLIP = 600.0  # s in one piece at most, if it was trained on longer clips
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
 
 
@@ -217,13 +215,3 @@ class Classifier(ABC):
 def is_onnx(path: str | Path) -> bool:
     """Tell by its name whether a model file is, or is to be, an ONNX graph."""
     return Path(path).suffix.lower() == ".onnx"
-
-
-def longest_clip(window: float, trained_on: float = 0.0) -> float:
-    """Return the length of the longest clip that is classified in one piece, s.
-
-    Args:
-        window: length of the model's windows, s.
-        trained_on: length of the longest clip of its dataset, s: so songs are classified as they were in evaluation.
-    """
-    return max(SEGMENT, 2 * window, min(trained_on, LONGEST_CLIP))
