@@ -132,7 +132,7 @@ def traced(overrides: list[str]) -> None:
         workers.import_ahead(*train.IMPORTED_AHEAD)  # as the command does, before it imports what follows itself
         # The command would import these later.
         from genre_cls import report
-        from genre_cls.evaluation import plots
+        from genre_cls.evaluation import figures
         from genre_cls.experiments import experiment
         from genre_cls.tracks import feature_cache
         from genre_cls.training import ensembles
@@ -141,7 +141,7 @@ def traced(overrides: list[str]) -> None:
     trace.calls(experiment, "Tracker", "MLflow's store")
     trace.calls(feature_cache.FeatureCache, "load", "features")
     trace.calls(experiment, "evaluate", "logging")
-    trace.calls(plots, "png", "figures")
+    trace.calls(figures, "png", "figures")
     trace.waits(ensembles.EnsembleTrainings, "results", "training")
     trace.calls(report, "write_newest", "report")
     sys.argv = ["genre_cls.train", "-m", *overrides]

@@ -86,7 +86,7 @@ def _run(arguments: Namespace) -> int:
 
 def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) -> None:
     """Plot the evidence for a file's predicted genre."""
-    from genre_cls.evaluation import plots
+    from genre_cls.evaluation import figures
     from genre_cls.inference import clip_plots
     from genre_cls.inference.classifier import GenreClassifier
 
@@ -98,7 +98,7 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
     n_models = classifier.n_networks
     _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
     explanation = classifier.explain_clip(clip, genre)
-    write_atomically(picture, plots.png(clip_plots.explanation(explanation, file.name)))
+    write_atomically(picture, figures.png(clip_plots.explanation(explanation, file.name)))
     _log(f"explained: {picture}")
 
 

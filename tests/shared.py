@@ -31,7 +31,7 @@ from mlflow.entities import Run
 from omegaconf import DictConfig
 
 from genre_cls.configuration.settings import CONF
-from genre_cls.evaluation import plots
+from genre_cls.evaluation import figures
 from genre_cls.tracking.tracker import Tracker
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import Features
@@ -250,11 +250,11 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are drawn as always, but not rendered, which takes a third of the time of a command on tiny music."""
-    monkeypatch.setattr(plots, "png", _blank())
+    monkeypatch.setattr(figures, "png", _blank())
 
 
 def _blank() -> Callable[[Figure], bytes]:
-    blank = plots.png(Figure((0.1, 0.1)))
+    blank = figures.png(Figure((0.1, 0.1)))
     return lambda figure: blank
 
 
@@ -345,7 +345,7 @@ def _train_in_a_fork(folder: Path, cache: Path, *arguments: str) -> Outcome:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        plots.png = _blank()
+        figures.png = _blank()
 
     code = ended(fork(prepare, "-m", *arguments))
     return Outcome(folder, code, *((folder.parent / name).read_text() for name in ("out", "err")))

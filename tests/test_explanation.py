@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genre_cls import GenreClassifier, predict
 from genre_cls.configuration.members import TREATMENTS, VIEWS, treatment
 from genre_cls.errors import UserError
-from genre_cls.evaluation import plots
+from genre_cls.evaluation import figures
 from genre_cls.inference import clip_plots
 from genre_cls.inference.explanation import explained, overlap
 from genre_cls.inference.prediction import Clip
@@ -147,7 +147,7 @@ def test_the_picture_shows_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -
     np.testing.assert_array_equal(heard.images[0].get_array(), explanation.clip.mel)
     assert shown.get_xlim() == pytest.approx((0, explanation.clip.mel.shape[1] * explanation.clip.seconds_per_frame))
     assert [label.get_text() for label in heard.get_yticklabels()][-1] == "2000"
-    assert plots.png(figure).startswith(b"\x89PNG")
+    assert figures.png(figure).startswith(b"\x89PNG")
 
 
 @pytest.fixture

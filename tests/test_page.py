@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from genre_cls.evaluation import findings, page, plots
+from genre_cls.evaluation import figures, findings, page
 from genre_cls.evaluation.findings import Report
 from genre_cls.evaluation.scoring import GenreMeans
 
@@ -220,11 +220,11 @@ def test_the_best_one_stands_out_in_a_terminal() -> None:
 
 
 def test_every_figure_of_the_page_carries_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Figure] = []
-    monkeypatch.setattr(plots, "png", lambda figure: figures.append(figure) or b"")
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "png", lambda figure: drawn.append(figure) or b"")
     page.html(REPORT)
-    assert len(figures) == 8
-    for figure in figures:
+    assert len(drawn) == 8
+    for figure in drawn:
         assert "It is synthetic." in {text.get_text() for text in figure.findobj(Text)}
 
 

@@ -17,7 +17,7 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from statsmodels.stats.proportion import proportion_confint
 
-from genre_cls.evaluation import plots
+from genre_cls.evaluation import figures, plots
 from genre_cls.evaluation.calibration import Calibration, calibration
 from genre_cls.evaluation.comparisons import Difference, names
 from genre_cls.evaluation.estimates import Estimate
@@ -326,22 +326,22 @@ def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
 
 
 def test_a_figure_becomes_a_png() -> None:
-    assert plots.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES)).startswith(b"\x89PNG")
+    assert figures.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES)).startswith(b"\x89PNG")
 
 
 def test_letters_that_the_usual_font_lacks_come_from_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "FONTS", ("of no system", "STIXGeneral"))
+    monkeypatch.setattr(figures, "FONTS", ("of no system", "STIXGeneral"))
     monkeypatch.setitem(rcParams, "font.family", rcParams["font.family"][:1])
-    plots._add_fonts.cache_clear()
+    figures._add_fonts.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.png(plots.recall_bars(np.array([1.0, 0.5]), ("fa\N{COMBINING ENCLOSING CIRCLE}do", "b")))
-    plots._add_fonts.cache_clear()
+        figures.png(plots.recall_bars(np.array([1.0, 0.5]), ("fa\N{COMBINING ENCLOSING CIRCLE}do", "b")))
+    figures._add_fonts.cache_clear()
 
 
 def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning() -> None:
     result, note = a_result(0.8, 0.6, genres=HOSTILE, model="$x"), "synthetic at 3$ and 4$"
-    figures = [
+    drawn = [
         plots.loss_curves(result.folds, title="$a$ $", note=note),
         plots.compare_loss_curves(result, result, note=note),
         plots.confusion_matrix(result.confusion, HOSTILE, title="$", note=note),
@@ -354,7 +354,7 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in figures:
+        for figure in drawn:
             figure.draw_without_rendering()
             assert any(text.replace("\\$", "$") == note for text in texts(figure))
 
@@ -372,14 +372,14 @@ def test_a_configuration_without_epochs_has_no_axes_and_leaves_the_other_its_own
             assert axes.get_ylim()[1] >= highest or not axes.axison
         labelled = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
         assert len(labelled) == any(axes.axison for axes in figure.axes)
-    assert plots.png(plots.loss_curves(at_once.folds, title="t"))
+    assert figures.png(plots.loss_curves(at_once.folds, title="t"))
 
 
 def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_warning() -> None:
-    figure = plots.new_figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
+    figure = figures.new_figure(2, 1, "", "\N{PILE OF POO}\U0010fffd.wav")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert plots.png(figure)
+        assert figures.png(figure)
 
 
 def test_average_spectrograms_have_low_bins_below_high_ones_and_seconds_from_left_to_right() -> None:

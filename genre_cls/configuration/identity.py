@@ -27,13 +27,13 @@ SOURCES = {
 # Packages and modules on which no fold's stored result depends, or only by way of its tracks and folds (`Task.inputs`).
 # A new one counts until it is listed: to train once too often is better than to reuse what it would not compute.
 NO_EFFECT_ON_RESULTS = {
-    "__main__", "app", "download", "errors", "extras", "files", "predict", "progress", "report", "train",
+    "__main__", "app", "download", "errors", "extras", "files", "inference", "predict", "progress", "report",
+    "tracking", "train",
     "configuration.arguments", "configuration.commands", "configuration.overrides", "configuration.provenance",
-    "evaluation.comparisons", "evaluation.estimates", "evaluation.findings", "evaluation.page", "evaluation.plots",
-    "experiments.experiment", "experiments.logged_files", "experiments.outbox", "experiments.spool",
-    "experiments.upcoming", "inference", "models.modelfile", "processes.die_with_parent",
-    "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracking",
-    "tracks.demo", "tracks.duplicates", "tracks.listing",
+    "evaluation.comparisons", "evaluation.estimates", "evaluation.figures", "evaluation.findings", "evaluation.page",
+    "evaluation.plots", "experiments.experiment", "experiments.logged_files", "experiments.outbox", "experiments.spool",
+    "experiments.upcoming", "models.modelfile", "processes.die_with_parent", "processes.interrupts", "processes.memory",
+    "processes.nvidia_mps", "processes.workers", "tracks.demo", "tracks.duplicates", "tracks.listing",
 }  # fmt: skip
 NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters

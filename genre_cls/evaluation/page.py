@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from genre_cls.evaluation import findings, plots
+from genre_cls.evaluation import figures, findings, plots
 from genre_cls.evaluation.findings import Report, Sheet
 
 
@@ -73,7 +73,7 @@ def html(report: Report) -> str:
 
 
 def _data_uri(figure: Figure) -> str:
-    return "data:image/png;base64," + b64encode(plots.png(figure)).decode()
+    return "data:image/png;base64," + b64encode(figures.png(figure)).decode()
 
 
 def _pipes(sheet: Sheet) -> str:

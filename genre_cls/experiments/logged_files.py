@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from genre_cls.configuration.identity import Identity
-from genre_cls.evaluation import plots
+from genre_cls.evaluation import figures, plots
 from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans
 from genre_cls.models import modelfile
 from genre_cls.models.modelfile import Weights
@@ -68,8 +68,8 @@ def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
 def _pictures(result: FoldResult | ConfigResult, folds: Sequence[FoldResult], title: str, note: str) -> Files:
     matrix = plots.confusion_matrix(result.confusion, result.genres, title=title, note=note)
     return {
-        "loss_curves.png": plots.png(plots.loss_curves(folds, title=title, note=note)),
-        "confusion_matrix.png": plots.png(matrix),
+        "loss_curves.png": figures.png(plots.loss_curves(folds, title=title, note=note)),
+        "confusion_matrix.png": figures.png(matrix),
     }
 
 
@@ -86,7 +86,7 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
         "config.yaml": identity.yaml.encode(),
         "confusion_matrix.csv": confusion_file(result.confusion, result.genres),
         **_pictures(result, result.folds, identity.title, task.note),
-        "reliability.png": plots.png(plots.reliability(result.tempered.calibration, note=task.note)),
+        "reliability.png": figures.png(plots.reliability(result.tempered.calibration, note=task.note)),
         GENRE_MEANS.format(means.kind): genre_means_file(means),
         **of_tracks(task),
     }

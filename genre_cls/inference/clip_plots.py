@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from genre_cls.errors import in_one_line
-from genre_cls.evaluation.plots import BLUE, label_rows, mark_frequencies, new_figure, plain, style_bar, tidy
+from genre_cls.evaluation.figures import BLUE, label_rows, mark_frequencies, new_figure, plain, style_bar, tidy
 from genre_cls.inference.prediction import Clip, Explanation, Prediction
 
 SMOOTHING = (1.5, 3.0)  # standard deviation of the evidence's Gaussian filter, in bands and frames
