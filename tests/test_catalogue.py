@@ -23,8 +23,7 @@ from shared import lock
 from genre_cls.errors import UserError
 from genre_cls.processes import workers
 from genre_cls.processes.workers import stop
-from genre_cls.tracks import catalogue
-from genre_cls.tracks import demo as synthesiser
+from genre_cls.tracks import catalogue, synthesiser
 from genre_cls.tracks.audio import decode
 from genre_cls.tracks.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
 from genre_cls.tracks.listing import EXTENSIONS

@@ -24,7 +24,7 @@ from genre_cls.errors import UserError
 from genre_cls.files import expanduser, locked, write_atomically
 from genre_cls.processes import workers
 from genre_cls.progress import progress_bar
-from genre_cls.tracks import demo as synthesiser
+from genre_cls.tracks import synthesiser
 from genre_cls.tracks.listing import EXTENSIONS, audio_files, other_files
 
 SYNTHESISER = inspect.getsource(synthesiser)  # as it was when this process began
