@@ -110,11 +110,12 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
     with waiting("drawing the report"):
         from genre_cls.evaluation import page
         from genre_cls.evaluation.findings import of_several_codes
+        from genre_cls.tracking.artifacts import REPORT
         from genre_cls.tracking.connection import ui_command
         from genre_cls.tracking.stored_runs import FAILURES
 
         report = _report(comparison, cfg.rope)
-        files = {"report.html": page.html(report).encode(), "report.md": page.markdown(report).encode()}
+        files = {REPORT: page.html(report).encode(), "report.md": page.markdown(report).encode()}
     Console().print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
     if code_warning := of_several_codes(comparison.results):  # the terminal's table has no notes
         log.warning(code_warning)
@@ -126,7 +127,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
     except FAILURES as error:  # of a read-only store, say
         folder = _write_files(cfg.report_dir, files)
         log.warning("the report is not logged: %s", in_one_line(error))
-    log.info("report: %s", folder / "report.html")
+    log.info("report: %s", folder / REPORT)
     log.info("compare the runs: %s", ui_command(tracker.uri))
 
 

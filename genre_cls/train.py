@@ -94,7 +94,7 @@ class Sweep(Callback):
             _check_sweep(config)
             if config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
                 _silence_optuna()
-            _prepare(config, expand(config) or [config])
+            _prepare(config, _expand(config) or [config])
         Sweep._under_way = config, name_command()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -225,7 +225,7 @@ def _runs_here(config: DictConfig) -> bool:
     return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
-def expand(config: DictConfig) -> list[DictConfig]:
+def _expand(config: DictConfig) -> list[DictConfig]:
     """Return the configurations of a grid sweep; none for a sweeper that chooses its configurations as it goes.
 
     Args:

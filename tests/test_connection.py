@@ -17,8 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from genre_cls.errors import UserError
-from genre_cls.tracking.connection import connect, store_uri, ui_command
-from genre_cls.tracking.database import what_failed
+from genre_cls.tracking.connection import connect, store_uri, ui_command, what_failed
 
 
 def test_an_unreachable_server_is_reported_with_the_systems_reason(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from made import a_result
 from mlflow.exceptions import MlflowException
 
-from genre_cls.experiments.outbox import Outbox, Pictures, spooled
+from genre_cls.experiments.outbox import Outbox, Pictures
 from genre_cls.experiments.spool import Spool
 from genre_cls.tracking.artifacts import fold_files
 
@@ -64,6 +64,6 @@ def test_of_the_folds_in_the_spool_those_that_the_store_has_are_deleted_and_the_
     spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
     (spool.path / "2" / "windows.npz").write_bytes(b"damaged")
-    assert list(spooled(spool, logged={0})) == [1] and left(spool) == ["1"]
+    assert list(spool.folds(logged={0})) == [1] and left(spool) == ["1"]
     (message,) = caplog.messages
     assert message.startswith(f"{spool.path / '2'}: is damaged and trained again: ")

@@ -13,7 +13,7 @@ from genre_cls.configuration.identity import Identity
 from genre_cls.errors import UserError
 from genre_cls.evaluation.scoring import ConfigResult, FoldResult
 from genre_cls.experiments import logged_files
-from genre_cls.experiments.outbox import Outbox, Pictures, spooled
+from genre_cls.experiments.outbox import Outbox, Pictures
 from genre_cls.experiments.spool import Spool
 from genre_cls.models.cnn import n_parameters
 from genre_cls.processes.device import resolve_device, resolve_precision
@@ -198,7 +198,7 @@ class Job:
         earlier = self.tracker.earlier(experiment, self.key, force=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
-        done = {**earlier.folds, **spooled(self.spool, earlier.folds)}
+        done = {**earlier.folds, **self.spool.folds(earlier.folds)}
         self.done = {index: replace(result, groups=self.groups[index]) for index, result in done.items()}
         for index, result in earlier.folds.items():
             if result.groups != self.groups[index]:  # artists have become known, or others, since it was trained

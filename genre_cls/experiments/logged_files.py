@@ -12,6 +12,7 @@ from genre_cls.models import modelfile
 from genre_cls.models.modelfile import Weights
 from genre_cls.tracking.artifacts import (
     GENRE_MEANS,
+    MODEL,
     TRACKS,
     Files,
     confusion_file,
@@ -51,7 +52,7 @@ def of_fold(task: Task, identity: Identity, precision: str, weights: Sequence[We
         "origin": identity.tags,
     }
     models = modelfile.serialised(weights, description)
-    return {**fold_files(result), "config.yaml": identity.yaml.encode(), "model.safetensors": models}
+    return {**fold_files(result), "config.yaml": identity.yaml.encode(), MODEL: models}
 
 
 def pictures_of_fold(result: FoldResult, title: str, note: str) -> Files:
@@ -120,7 +121,7 @@ def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) ->
         genres: names.
 
     Returns:
-        With matrices `(n_genres, n_bins, n_frames)`, dB.
+        With matrices `(n_genres, n_bins, n_frames)`, in the unit of the features (`GenreMeans`).
     """
     spec, n_frames = features.spec, int(np.median([clip.shape[1] for clip in features.clips]))
     means = np.zeros((len(genres), spec.n_bins, n_frames), dtype=np.float32)

@@ -1,7 +1,7 @@
 """Finished folds on their way from the spool to the tracking store, with the pictures that go with them."""
 
 import logging
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from genre_cls.evaluation.scoring import FoldResult
 from genre_cls.experiments import logged_files
 from genre_cls.experiments.spool import Spool
 from genre_cls.processes import workers
-from genre_cls.tracking.artifacts import DAMAGED, Files, fold_files, load_fold
+from genre_cls.tracking.artifacts import Files, fold_files, load_fold
 from genre_cls.tracking.stored_runs import FAILURES, Texts
 from genre_cls.tracking.tracker import Tracker
 
@@ -99,26 +99,3 @@ class Outbox:
         with self.tracker.run(self.experiment_id, name, self.tags, self.params, seconds=fold.seconds) as child:
             child.log(fold.scores | {"seconds": fold.seconds}, files, fold.curves)
         self.spool.drop(folder)
-
-
-def spooled(spool: Spool, logged: Container[int]) -> dict[int, FoldResult]:
-    """Load the folds that an earlier command has finished but not logged; delete damaged and logged ones.
-
-    Args:
-        spool: of the configuration.
-        logged: indices of the folds that the store has.
-
-    Returns:
-        Folds by index.
-    """
-    folds = {}
-    for folder in spool.folders():
-        try:
-            spool.files(folder)
-            if (fold := load_fold(folder)).index not in logged:
-                folds[fold.index] = fold
-                continue
-        except DAMAGED as error:  # a failing disk is no sign of a damaged fold
-            log.warning("%s: is damaged and trained again: %s", folder, in_one_line(error))
-        spool.drop(folder)
-    return folds

@@ -4,13 +4,18 @@ A fold is a folder `<tracking.folder>/spool/<resume_key>/<index>` with the files
 """
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
+from genre_cls.evaluation.scoring import FoldResult
 from genre_cls.files import disk_failure, expanduser, sync, write_atomically
+from genre_cls.tracking.artifacts import DAMAGED, load_fold
+
+log = logging.getLogger(__name__)
 
 SUMS = "sums.json"  # holds the other files' checksums; no artifact itself
 
@@ -54,6 +59,27 @@ class Spool:
         """Return the folders of complete folds, by index."""
         paths = self.path.iterdir() if self.path.is_dir() else ()
         return sorted((path for path in paths if path.name.isdecimal()), key=lambda path: int(path.name))
+
+    def folds(self, logged: Container[int]) -> dict[int, FoldResult]:
+        """Load the folds that an earlier command has finished but not logged; delete damaged and logged ones.
+
+        Args:
+            logged: indices of the folds that the store has.
+
+        Returns:
+            Folds by index.
+        """
+        folds = {}
+        for folder in self.folders():
+            try:
+                self.files(folder)
+                if (fold := load_fold(folder)).index not in logged:
+                    folds[fold.index] = fold
+                    continue
+            except DAMAGED as error:  # a failing disk is no sign of a damaged fold
+                log.warning("%s: is damaged and trained again: %s", folder, in_one_line(error))
+            self.drop(folder)
+        return folds
 
     def files(self, folder: Path) -> dict[str, bytes]:
         """Return the files of a fold by name.

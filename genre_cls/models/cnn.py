@@ -49,7 +49,7 @@ class GenreCNN(nn.Module):
         _check_one_per_block(channels=channels, kernel_sizes=kernel_sizes, strides=strides, bands=bands)
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(
-            *(conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))
+            *(_conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))
         )
         self.pools = nn.ModuleList(TimeStatistics(n) for n in bands)
         *early, self.n_last = (TimeStatistics.COUNT * n * m for n, m in zip(channels, bands, strict=True))
@@ -166,7 +166,7 @@ class TimeStatistics(nn.Module):
         return torch.cat([mean.squeeze(2), maximum, (variance + 1e-5).sqrt()], dim=2).flatten(1)
 
 
-def conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
+def _conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) -> nn.Sequential:
     """Return convolution, batch normalisation and ReLU; a stride saves computing what pooling would discard."""
     return nn.Sequential(
         PaddedConv2d(n_in, n_out, kernel_size, stride),

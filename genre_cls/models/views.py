@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from genre_cls.configuration.members import is_of_mfccs, treatment
-from genre_cls.processes.device import is_ours
-from genre_cls.tracks.features import CPU, constants, cosines
+from genre_cls.processes.device import CPU, constants, is_ours
+from genre_cls.tracks.features import cosines
 
 N_MFCC = 20  # coefficients of a view of MFCCs, and of a modulation spectrum
 N_BANDS, N_RATES = 32, 12  # of a modulation spectrum

@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT), and SIGTERM: held back while something must not be broken off, and recognised in what it caused."""
+"""Ctrl-C and SIGTERM: held back, final while nothing has begun, and recognised in what they caused."""
 
 import os
 import signal

@@ -15,7 +15,8 @@ from genre_cls.evaluation.calibration import Ints
 from genre_cls.evaluation.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "fault", "path")  # about each track
-RESULTS = ("fold.json", "predictions.csv", "windows.npz")  # that `load_fold` reads
+RESULTS = FOLD, PREDICTIONS, WINDOWS = "fold.json", "predictions.csv", "windows.npz"  # that `load_fold` reads
+MODEL, REPORT = "model.safetensors", "report.html"
 TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
 SUMMARIES = (TRACKS, *map(GENRE_MEANS.format, ("mel", "mfcc")))  # a configuration's, that reports read
 DAMAGED = (ValueError, LookupError, TypeError, csv.Error)  # that loading damaged files raises
@@ -30,10 +31,10 @@ def fold_files(fold: FoldResult) -> Files:
         "n_train": fold.n_train, "seconds": fold.seconds, "groups": fold.groups,
     }  # fmt: skip
     return {
-        "fold.json": json.dumps(rest, indent=1).encode(),
-        "predictions.csv": csv_file(_predictions(fold)),
+        FOLD: json.dumps(rest, indent=1).encode(),
+        PREDICTIONS: csv_file(_predictions(fold)),
         "confusion_matrix.csv": confusion_file(fold.confusion, fold.genres),
-        "windows.npz": _npz(asdict(fold.windows)),
+        WINDOWS: _npz(asdict(fold.windows)),
     }
 
 
@@ -50,8 +51,8 @@ def load_fold(folder: Path) -> FoldResult:
         ValueError, LookupError, TypeError, csv.Error: a file is damaged.
         OSError: a file is missing or cannot be read.
     """
-    rest = json.loads((folder / "fold.json").read_text())
-    rows, genres = _rows(folder / "predictions.csv"), tuple(rest["genres"])
+    rest = json.loads((folder / FOLD).read_text())
+    rows, genres = _rows(folder / PREDICTIONS), tuple(rest["genres"])
     return FoldResult(
         index=rest["index"],
         track_ids=tuple(row[0] for row in rows),
@@ -61,7 +62,7 @@ def load_fold(folder: Path) -> FoldResult:
         curves=rest["curves"],
         n_train=rest["n_train"],
         seconds=rest["seconds"],
-        windows=WindowPredictions(**_arrays(folder / "windows.npz")),
+        windows=WindowPredictions(**_arrays(folder / WINDOWS)),
         groups=tuple(rest["groups"]) if rest["groups"] else None,
     )
 

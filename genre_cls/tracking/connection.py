@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import shlex
 from http.client import HTTPException
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from urllib3.util import Retry
 
-from genre_cls.errors import UserError, system_reason, without_credentials
+from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.extras import program
 from genre_cls.files import expanduser, locked, make_folder, sync
 from genre_cls.processes.interrupts import held_back
@@ -99,12 +100,37 @@ def _client(uri: str) -> MlflowClient:
         client = _unbroken(uri) if uri.startswith("sqlite:") else MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while tables are created
-        raise UserError(database.what_failed(uri, error)) from error
+        raise UserError(what_failed(uri, error)) from error
     except OSError as error:
         raise UserError(f"tracking.uri={uri}: {system_reason(error)}") from error
     except (ModuleNotFoundError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
+
+
+def what_failed(uri: str, failure: object) -> str:
+    """Return one line on the failure of a store: where, why, and what to do about it.
+
+    Args:
+        uri: of the store, a database or a server.
+        failure: an exception or its message.
+    """
+    if uri.startswith("sqlite:"):
+        return database.what_failed(uri.removeprefix("sqlite:///"), failure)
+    return server_failed(uri, str(failure).strip().partition("\n")[0])
+
+
+def server_failed(uri: str, failure: object) -> str:
+    """Return one line on the failure of a server, as `what_failed` does.
+
+    Args:
+        uri: of the store, which may be a database whose files a server keeps.
+        failure: an exception or its message.
+    """
+    reason = in_one_line(failure)
+    refused = re.search(r"error code 4(?!29)|4(?!29)\d\d Client Error", reason)  # but for too many requests
+    hint = "check the address, and your name and password" if refused else "run the command again when it answers"
+    return f"tracking.uri={uri}: {reason}; {hint}"
 
 
 @held_back()

@@ -57,11 +57,11 @@ def check(folder: Path) -> None:
             state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             connection.execute("SELECT version_num FROM alembic_version")  # MLflow's
     except sqlite3.OperationalError as error:  # locked, read-only
-        raise UserError(what_failed(f"sqlite:///{path}", error)) from error
+        raise UserError(what_failed(path, error)) from error
     except sqlite3.DatabaseError as error:
         state = str(error)
     if state != "ok":
-        raise UserError(what_failed(f"sqlite:///{path}", f"is damaged ({state})"))
+        raise UserError(what_failed(path, f"is damaged ({state})"))
 
 
 def rewrite_locations(folder: Path) -> None:
@@ -110,30 +110,14 @@ def local_path(artifacts: str) -> Path | None:
     return Path(url2pathname(artifacts.removeprefix("file://")))
 
 
-def what_failed(uri: str, failure: object) -> str:
-    """Return one line on the failure of a store: where, why, and what to do about it.
+def what_failed(path: str | Path, failure: object) -> str:
+    """Return one line on the failure of a database: where, why, and what to do about it.
 
     Args:
-        uri: of the store, a database or a server.
+        path: of the database.
         failure: an exception or its message.
     """
     lines = str(failure).strip().split("\n")
     reason = in_one_line(next((line for line in lines if "sqlite3." in line), lines[0]))  # after SQLAlchemy's own
-    if not uri.startswith("sqlite:"):
-        return server_failed(uri, reason)
-    path = uri.removeprefix("sqlite:///")
     hint = next(hint for pattern, hint in HINTS.items() if re.search(pattern, reason))
     return f"{path}: {reason}; {hint}"
-
-
-def server_failed(uri: str, failure: object) -> str:
-    """Return one line on the failure of a server, as `what_failed` does.
-
-    Args:
-        uri: of the store, which may be a database whose files a server keeps.
-        failure: an exception or its message.
-    """
-    reason = in_one_line(failure)
-    refused = re.search(r"error code 4(?!29)|4(?!29)\d\d Client Error", reason)  # but for too many requests
-    hint = "check the address, and your name and password" if refused else "run the command again when it answers"
-    return f"tracking.uri={uri}: {reason}; {hint}"

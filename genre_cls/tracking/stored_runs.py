@@ -28,6 +28,8 @@ from genre_cls.tracking import database, naming
 from genre_cls.tracking.artifacts import (
     DAMAGED,
     GENRE_MEANS,
+    MODEL,
+    REPORT,
     RESULTS,
     SUMMARIES,
     TRACKS,
@@ -35,7 +37,7 @@ from genre_cls.tracking.artifacts import (
     load_genre_means,
     load_tracks,
 )
-from genre_cls.tracking.connection import connect
+from genre_cls.tracking.connection import connect, server_failed, what_failed
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +116,9 @@ class StoredRuns:
         except MlflowException as error:
             if error.error_code not in STORE_FAILED:
                 raise
-            raise UserError(database.what_failed(self.uri, error) + self._spooled_folds()) from error
+            raise UserError(what_failed(self.uri, error) + self._spooled_folds()) from error
         except RequestException as error:  # an OSError, but of a server that keeps the files
-            raise UserError(database.server_failed(self.uri, error) + self._spooled_folds()) from error
+            raise UserError(server_failed(self.uri, error) + self._spooled_folds()) from error
         except OSError as error:
             raise UserError(disk_failure(self._folder, error) + self._spooled_folds()) from error
 
@@ -199,7 +201,7 @@ class StoredRuns:
         with self._run_failures_in_one_line(run_id):
             folds = self._folds(run_id)
         with self._run_failures_in_one_line(run_id, "if it was deleted, train it again with force=true"):
-            return [self._file(fold, "model.safetensors") for fold in folds]
+            return [self._file(fold, MODEL) for fold in folds]
 
     def temperature(self, run_id: str) -> float:
         """Return the temperature fitted to the held-out tracks of all stored folds (`calibration.best_temperature`).
@@ -215,7 +217,7 @@ class StoredRuns:
             if "temperature" in parent.data.metrics:
                 return float(parent.data.metrics["temperature"])
             # Folds are missing, so nothing was logged for the whole configuration.
-            folds = in_order([self._fold(fold) for fold in self._children(parent)])
+            folds = _in_order([self._fold(fold) for fold in self._children(parent)])
             return ConfigResult({}, folds, 0).temperature if folds else 1.0
 
     def predictions_of(self, run_id: str) -> tuple[tuple[FoldResult, ...], Mapping[str, Texts]]:
@@ -232,12 +234,12 @@ class StoredRuns:
             parent = self._parent(run_id)
             is_complete = parent.info.status == "FINISHED"  # before that, nothing is logged about the tracks
             tracks = load_tracks(self._file(parent, TRACKS)) if is_complete else {}
-            return in_order([self._fold(fold) for fold in folds]), tracks
+            return _in_order([self._fold(fold) for fold in folds]), tracks
 
     def report(self) -> str | None:
         """Return the newest report as HTML; None if there is none."""
         reports = self._search(self._ids(None), "tags.kind = 'report' and attributes.status = 'FINISHED'")
-        return self._file(reports[0], "report.html").read_text(encoding="utf-8") if reports else None
+        return self._file(reports[0], REPORT).read_text(encoding="utf-8") if reports else None
 
     def _folds(self, run_id: str) -> list[Run]:
         """Return the finished fold runs of a configuration, or the run itself if it is a fold's."""
@@ -286,7 +288,7 @@ class StoredRuns:
             named: the settings that name it.
         """
         try:
-            folds = in_order([self._fold(child) for child in self._children(parent)])
+            folds = _in_order([self._fold(child) for child in self._children(parent)])
             if not folds:
                 return None
             n_parameters = int(parent.data.params["n_parameters"])
@@ -383,7 +385,7 @@ def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
     return [name for name, value in logged.items() if not np.isclose(value, scores[name])]
 
 
-def in_order(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
+def _in_order(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
     """Return folds by index, each once."""
     return tuple(fold for _, fold in sorted({fold.index: fold for fold in folds}.items()))
 

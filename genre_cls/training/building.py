@@ -12,10 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from genre_cls.configuration.members import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
 from genre_cls.errors import UserError, in_short, of_other_kind, place_of
-from genre_cls.models import cnn
 from genre_cls.models.modelfile import serialised
 from genre_cls.models.views import view_of
-from genre_cls.processes.device import resolve_device
+from genre_cls.processes.device import is_ours, resolve_device
 from genre_cls.tracks.features import FeatureSpec
 from genre_cls.training.recipe import Augmentation, crop_lengths
 from genre_cls.training.refit import WIDEST, output_layer
@@ -45,13 +44,13 @@ def check_buildable(cfg: DictConfig) -> None:
         model = new_model(cfg, 2, view)
         _check_output(model, _blank_windows(spec, crops_of(cfg, spec, view)[0], view), 2, crop, view)
         windows = _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)
-        is_ours = cfg.model._target_.startswith(f"{cnn.__name__}.")
-        if not is_ours:
+        ours = is_ours(cfg.model._target_)
+        if not ours:
             _check_own_model(cfg, model, windows)
         if cfg.recipe.ridge and not output_layer(model, windows):
             _say_left_as_trained(cfg.model._target_)
         # A first optimizer makes PyTorch import its compiler, which takes a second and 100 MB.
-        if not (is_ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
+        if not (ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
             _check_optimizer(cfg.recipe, model)
     augmentation(cfg)
 
