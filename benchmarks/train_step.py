@@ -136,7 +136,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     import torch
 
     from genre_cls.models.cnn import TutorialCNN, n_parameters
-    from genre_cls.models.views import Network
+    from genre_cls.models.network import Network
     from genre_cls.processes.device import resolve_precision
     from genre_cls.tracks.folds import Fold
     from genre_cls.training import module

@@ -15,7 +15,8 @@ from genre_cls.configuration.members import VIEWS, is_of_statistics, treatment
 from genre_cls.models.cnn import GenreCNN
 from genre_cls.models.kernel import KernelMachine
 from genre_cls.models.modelfile import SavedModel, Usage, longest_clip
-from genre_cls.models.views import Network, shape_of, standardised, view_of
+from genre_cls.models.network import Network, standardised
+from genre_cls.models.views import shape_of, view_of
 from genre_cls.tracks.features import FeatureSpec, extract
 from genre_cls.tracks.windows import repeat_to
 

@@ -21,7 +21,8 @@ from genre_cls.inference import clip_plots
 from genre_cls.inference.explanation import explained, overlap
 from genre_cls.inference.prediction import Clip
 from genre_cls.models.modelfile import SavedModel
-from genre_cls.models.views import Network, mfccs
+from genre_cls.models.network import Network
+from genre_cls.models.views import mfccs
 from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.features import FeatureSpec, extract
 from genre_cls.tracks.windows import cover_starts, repeat_to

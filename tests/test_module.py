@@ -23,7 +23,7 @@ from genre_cls.configuration.members import VIEWS, is_of_statistics
 from genre_cls.errors import UserError
 from genre_cls.models.cnn import GenreCNN
 from genre_cls.models.modelfile import serialised
-from genre_cls.models.views import Network
+from genre_cls.models.network import Network
 from genre_cls.tracks.folds import Fold
 from genre_cls.training.data import FoldData
 from genre_cls.training.module import GenreModule, Training, fit

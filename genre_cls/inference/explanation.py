@@ -15,7 +15,8 @@ from genre_cls.configuration.members import (
 )
 from genre_cls.inference.prediction import Clip, Explanation
 from genre_cls.models.modelfile import Usage
-from genre_cls.models.views import Network, medians, mfccs
+from genre_cls.models.network import Network
+from genre_cls.models.views import medians, mfccs
 from genre_cls.progress import progress_bar
 from genre_cls.tracks.features import FeatureSpec, cosines
 from genre_cls.tracks.windows import cover_starts

@@ -21,7 +21,7 @@ from genre_cls.errors import UserError, in_short
 from genre_cls.extras import needs
 from genre_cls.inference.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.models.modelfile import Usage
-from genre_cls.models.views import Network
+from genre_cls.models.network import Network
 from genre_cls.tracks.audio import SHORTEST
 from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished
 

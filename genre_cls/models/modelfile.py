@@ -27,7 +27,8 @@ from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.evaluation.calibration import checked_temperature
 from genre_cls.models import cnn
 from genre_cls.models.kernel import KernelMachine
-from genre_cls.models.views import Network, shape_of, view_of
+from genre_cls.models.network import Network
+from genre_cls.models.views import shape_of, view_of
 from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.windows import cover_starts
 

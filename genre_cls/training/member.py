@@ -17,7 +17,8 @@ from genre_cls.errors import UserError
 from genre_cls.evaluation.scoring import Curves, WindowPredictions
 from genre_cls.models.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.models.modelfile import Weights
-from genre_cls.models.views import Network, standardised, view_of
+from genre_cls.models.network import Network, standardised
+from genre_cls.models.views import view_of
 from genre_cls.processes.device import resolve_device, resolve_precision
 from genre_cls.tracks.folds import SEEDS_APART, Fold
 from genre_cls.training.building import augmentation, crops_of, new_model

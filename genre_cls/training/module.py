@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from genre_cls.errors import DivergenceError
 from genre_cls.evaluation.scoring import WindowPredictions
 from genre_cls.files import place_named
-from genre_cls.models.views import Network, view_of
+from genre_cls.models.network import Network
+from genre_cls.models.views import view_of
 from genre_cls.processes.memory import keep_freed
 from genre_cls.training.cuda_graphs import Graphs
 from genre_cls.training.data import Batch, FoldData, Windows
