@@ -194,7 +194,7 @@ class PaddedConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps `(batch, channels, bins, frames)` of maps."""
-        n_bins, n_frames = maps.shape[2:]
+        n_bins, n_frames = map(int, maps.shape[2:])  # numbers also in an ONNX graph, which takes no slice of kernels
         side, step = self.kernel_size[0] // 2, self.stride[0]
         if n_frames > self.stride[1]:
             return super().forward(maps)
