@@ -159,7 +159,7 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
     model(torch.from_numpy(work.features[:2, None]))
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE)
     network = Network(model, "plain", *data.standardisation())
-    precision = resolve_precision(precision, data.device, "genre_cls.models.cnn.TutorialCNN")
+    precision = resolve_precision(precision, data.device, "genre_cls.models.TutorialCNN")
     training = Training(1, 0, precision, graphs=True, ridge=0.0)
     fit(Timed(network, Augmentation(), adam, constant), data, training)
     return Trained(stamps, n_parameters(model))

@@ -53,7 +53,8 @@ def system_reason(error: OSError) -> str:
 
 def in_short(error: BaseException) -> str:
     """Return the type and message of an error raised by a library, in one line of limited length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or '?':.160}"
+    text = " ".join(str(error).split()) or "?"
+    return f"{type(error).__name__}: {text if len(text) <= 160 else text[:159] + '…'}"
 
 
 def place_of(error: BaseException) -> str:

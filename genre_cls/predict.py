@@ -112,7 +112,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if arguments.register and arguments.trust:
-        raise UserError("--register: only models of genre_cls.models.cnn can be registered (not --trust)")
+        raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
     if arguments.top and arguments.format == "csv":
         raise UserError("--top: --format csv always has all genres, a column each")
     if arguments.explain and len(files) != 1:

@@ -12,7 +12,7 @@ from torch import nn
 
 from genre_cls import GenreClassifier
 from genre_cls.configuration.members import VIEWS, is_of_statistics, treatment
-from genre_cls.models.cnn import GenreCNN
+from genre_cls.models import GenreCNN
 from genre_cls.models.kernel import KernelMachine
 from genre_cls.models.modelfile import SavedModel, Usage, longest_clip
 from genre_cls.models.network import Network, standardised
@@ -74,7 +74,7 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
     """A network of each view that vote, in float32; it can be saved and loaded again."""
     networks = tuple(a_network(spec, seed, view) for seed, view in enumerate(VIEWS))
     recipe = {"window": window, "overlap": overlap, "members": list(VIEWS)}
-    model = {"_target_": "genre_cls.models.cnn.GenreCNN"} | SHAPE
+    model = {"_target_": "genre_cls.models.GenreCNN"} | SHAPE
     config = {"recipe": recipe, "model": model, "batch_size": 16, "trainer": {"precision": "32-true"}}
     description = {
         "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec), "precision": "32-true",

@@ -83,6 +83,11 @@ def test_few_modules_know_mlflow_and_hydras_configuration(word: str, rooms: set[
     assert users and not [name for name in users if not name.startswith(tuple(rooms))]
 
 
+def test_what_mlflow_copies_to_serve_a_model_imports_only_what_the_package_exports() -> None:
+    names = re.findall(r"^from (genre_cls\S*) import (.*)$", source("inference.served"), re.MULTILINE)
+    assert [module for module, _ in names] == ["genre_cls"] and set(names[0][1].split(", ")) <= set(genre_cls.__all__)
+
+
 def test_no_library_reports_its_use_to_its_maker(tmp_path: Path) -> None:
     code = (
         "import genre_cls.inference.onnx_model, mlflow.telemetry.utils, os\n"

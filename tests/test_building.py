@@ -55,9 +55,9 @@ def test_other_arguments_and_other_optimizers_are_left_to_be_tried(composed: Com
 
 
 def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alone(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("from genre_cls.models.cnn import GenreCNN\nclass Mine(GenreCNN): pass\n")
+    (tmp_path / "own.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{CONF.parent}"}
-    code = [sys.executable, "-c", CHECK, str(CONF), "genre_cls.models.cnn.GenreCNN", "own.Mine"]
+    code = [sys.executable, "-c", CHECK, str(CONF), "genre_cls.models.GenreCNN", "own.Mine"]
     done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False\nTrue\n"
 

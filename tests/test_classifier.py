@@ -232,7 +232,7 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
 ) -> None:
     description, _ = contents(model)
     assert yaml.safe_load(description["config"])["trainer"]["precision"] == "auto"
-    assert description["precision"] == resolve_precision("auto", torch.device("cpu"), "genre_cls.models.cnn.GenreCNN")
+    assert description["precision"] == resolve_precision("auto", torch.device("cpu"), "genre_cls.models.GenreCNN")
     windows: dict[tuple[str, bool], Any] = {}
     for precision, fast in product(("32-true", "bf16-mixed"), (True, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"avx512_bf16": fast})
@@ -310,22 +310,22 @@ def test_a_damaged_model_file_is_refused_or_still_valid(
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "builtins.eval", "subprocess.Popen", "genre_cls.models.cnn.torch.load",
-        "genre_cls.models.cnn.nn.Linear", "genre_cls.models.cnn.nn", "genre_cls.models.cnn.Tensor",
-        "genre_cls.models.cnn.n_parameters", "genre_cls.models.modelfile.Network", "GenreCNN", "genre_cls.models.cnn.",
-        "", None, ["genre_cls.models.cnn.GenreCNN"],
+        "os.system", "builtins.eval", "subprocess.Popen", "genre_cls.models.torch.load",
+        "genre_cls.models.nn.Linear", "genre_cls.models.nn", "genre_cls.models.Tensor",
+        "genre_cls.models.n_parameters", "genre_cls.models.modelfile.Network", "GenreCNN", "genre_cls.models.",
+        "", None, ["genre_cls.models.GenreCNN"],
     ],
 )  # fmt: skip
 def test_a_model_file_may_name_no_class_but_a_model_of_genre_cls(model: Path, tmp_path: Path, target: object) -> None:
     path = forged(tmp_path / "a.safetensors", model, lambda _, config, __: config["model"].update(_target_=target))
-    assert "not in genre_cls.models.cnn" in refusal(path) and "--trust" in refusal(path)
+    assert "not in genre_cls.models" in refusal(path) and "--trust" in refusal(path)
 
 
 def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
     model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere.py").write_text(
-        "from pathlib import Path\nfrom genre_cls.models.cnn import GenreCNN\n"
+        "from pathlib import Path\nfrom genre_cls.models import GenreCNN\n"
         "Path(__file__).with_name('ran').touch()\nclass Mine(GenreCNN): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -343,7 +343,7 @@ def test_a_trusted_model_computes_in_its_own_types(
     model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "precise.py").write_text(
-        "import torch\nfrom genre_cls.models.cnn import GenreCNN\n"
+        "import torch\nfrom genre_cls.models import GenreCNN\n"
         "class Mine(GenreCNN):\n"
         "    def __init__(self, *arguments, **settings):\n"
         "        super().__init__(*arguments, **settings)\n"
@@ -368,7 +368,7 @@ def test_a_trusted_model_computes_in_its_own_types(
 def test_a_trusted_model_computes_in_float32_where_bfloat16_may_give_garbage(
     model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "anothers.py").write_text("from genre_cls.models.cnn import GenreCNN\nclass Mine(GenreCNN): pass\n")
+    (tmp_path / "anothers.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     windows: dict[tuple[str, bool], Any] = {}
     for precision, amx in product(("32-true", "bf16-mixed"), (True, False)):
@@ -388,7 +388,7 @@ def test_a_trusted_model_computes_in_float32_where_bfloat16_may_give_garbage(
 def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = "from genre_cls.models.cnn import GenreCNN\nclass Mine(GenreCNN): pass\n"
+    source = "from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n"
     (tmp_path / "edited_model.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "a.safetensors"

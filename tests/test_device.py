@@ -10,7 +10,7 @@ from genre_cls.processes import device
 from genre_cls.processes.device import heed_quota, may_miscompute, models_that_fit, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
-OURS, OWN = "genre_cls.models.cnn.GenreCNN", "mine.CNN"
+OURS, OWN = "genre_cls.models.GenreCNN", "mine.CNN"
 
 
 @pytest.mark.parametrize(

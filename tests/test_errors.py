@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import genre_cls
-from genre_cls.errors import UserError, place_of
+from genre_cls.errors import UserError, in_short, place_of
 
 LIBRARIES = (
     f"{get_path('stdlib')}/json/decoder.py",
@@ -72,3 +72,9 @@ def test_addresses_without_passwords_stay_whole(address: str) -> None:
 def test_a_message_is_one_line_of_printable_characters_whatever_a_file_is_called(name: str) -> None:
     message = str(UserError(name))
     assert message.isprintable() and (message == name) == name.isprintable()
+
+
+def test_a_long_message_of_a_library_is_cut_visibly_and_a_short_one_is_whole() -> None:
+    assert in_short(ValueError("a\n b")) == "ValueError: a b"
+    assert in_short(ValueError("a" * 160)) == "ValueError: " + "a" * 160
+    assert in_short(ValueError("a" * 161)) == "ValueError: " + "a" * 159 + "…"

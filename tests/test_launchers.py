@@ -129,7 +129,7 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
 ) -> None:
     (tmp_path / "noting.py").write_text(
         "import os, torch\n"
-        "from genre_cls.models.cnn import GenreCNN\n"
+        "from genre_cls.models import GenreCNN\n"
         "class Noting(GenreCNN):\n"
         "    def forward(self, features):\n"
         "        if self.training:\n"
@@ -261,7 +261,7 @@ def test_a_job_of_rays_trains_as_many_models_at_once_as_it_has_cores_and_is_refu
 ) -> None:
     (tmp_path / "counting.py").write_text(
         "import os\n"
-        "from genre_cls.models.cnn import GenreCNN\n"
+        "from genre_cls.models import GenreCNN\n"
         "class Counting(GenreCNN):\n"
         "    def forward(self, features):\n"
         "        with open('processes', 'a') as notes:\n"

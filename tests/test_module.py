@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from genre_cls.configuration.members import VIEWS, is_of_statistics
 from genre_cls.errors import UserError
-from genre_cls.models.cnn import GenreCNN
+from genre_cls.models import GenreCNN
 from genre_cls.models.modelfile import serialised
 from genre_cls.models.network import Network
 from genre_cls.tracks.folds import Fold

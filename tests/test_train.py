@@ -278,7 +278,7 @@ def test_a_job_that_fails_leaves_the_others_and_easy_genres_are_learned(
     command: Command, on_music: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "brittle.py").write_text(
-        "from genre_cls.models.cnn import GenreCNN\n"
+        "from genre_cls.models import GenreCNN\n"
         "class Brittle(GenreCNN):\n"
         "    def forward(self, features):\n"
         "        if self.training:\n"
@@ -287,14 +287,14 @@ def test_a_job_that_fails_leaves_the_others_and_easy_genres_are_learned(
     )
     monkeypatch.syspath_prepend(tmp_path)
     here = Path.cwd()
-    models = "model._target_=brittle.Brittle,genre_cls.models.cnn.GenreCNN"
+    models = "model._target_=brittle.Brittle,genre_cls.models.GenreCNN"
     axes = ("features=mel", "model=basic", "batch_size=4", "trainer.workers=1", "recipe.epochs=25")
     with pytest.raises(RuntimeError, match="it broke"):
         command(train.main, "-m", *on_music, *axes, models)
     client = MlflowClient(f"sqlite:///{here}/mlruns/mlflow.db")
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     parents = {run.data.params["model._target_"]: run for run in client.search_runs(ids, "tags.kind = 'config'")}
-    good = parents.pop("genre_cls.models.cnn.GenreCNN")
+    good = parents.pop("genre_cls.models.GenreCNN")
     assert [run.info.status for run in parents.values()] == ["FAILED"] and good.info.status == "FINISHED"
     assert good.data.metrics["accuracy_mean"] == 1
     assert "rank" in (here / "report" / "report.md").read_text()

@@ -1,6 +1,7 @@
 """Script that MLflow runs to serve a registered model: audio files in, genres out.
 
-MLflow copies this file and runs it when the model is loaded, so that nothing has to be pickled.
+MLflow copies this file and runs it when the model is loaded, so that nothing has to be pickled. Copies outlive modules,
+so it imports only what the package exports.
 """
 
 import tempfile
@@ -12,9 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from genre_cls import GenreClassifier
-from genre_cls.errors import UserError
-from genre_cls.tracks.audio import UnreadableAudio
+from genre_cls import GenreClassifier, UnreadableAudio, UserError
 
 INPUT, MODEL = "audio", "model"  # names of the input column and of the artifact
 

@@ -1,1 +1,5 @@
-"""What is trained: the CNNs, the kernel machine, their views of a window; models as files."""
+"""What is trained: the CNNs, under the names that settings and model files have for them, and the kernel machine."""
+
+from genre_cls.models.cnn import GenreCNN, TutorialCNN
+
+__all__ = ["GenreCNN", "TutorialCNN"]

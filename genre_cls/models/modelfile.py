@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from genre_cls import models
 from genre_cls.configuration.members import is_of_statistics, sees_modulations
 from genre_cls.configuration.settings import RULES, Text
 from genre_cls.errors import UserError, in_short, system_reason
 from genre_cls.evaluation.calibration import checked_temperature
-from genre_cls.models import cnn
 from genre_cls.models.kernel import KernelMachine
 from genre_cls.models.network import Network
 from genre_cls.models.views import shape_of, view_of
@@ -109,7 +108,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
 
     Args:
         path: of a file with the content that `serialised` returns.
-        trust: whether the file may name any class as its model, and so run any code; else one in `cnn`.
+        trust: whether the file may name any class as its model, and so run any code; else one of `models`.
 
     Raises:
         UserError: there is no such file, or it is no usable model of genre_cls.
@@ -280,10 +279,9 @@ def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module
             if not package or find_spec(package):
                 raise
             raise UserError(f"uses the module {package}, which is not here; add its folder to PYTHONPATH") from error
-    target = vars(cnn).get(name) if module == cnn.__name__ else None
-    if not (isclass(target) and issubclass(target, nn.Module) and target.__module__ == cnn.__name__):
+    if module != models.__name__ or name not in models.__all__:
         raise UserError(
-            f"uses the class {settings['_target_']!s:.60}, which is not in genre_cls.models.cnn; if you trust its "
+            f"uses the class {settings['_target_']!s:.60}, which is not in genre_cls.models; if you trust its "
             "author to run code on this machine, pass --trust (such a model cannot be registered)"
         )
-    return target(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})
+    return getattr(models, name)(n_genres, **{key: value for key, value in settings.items() if key != "_target_"})
