@@ -18,7 +18,7 @@ from typing import Any
 
 from common import markdown
 
-GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=32")  # on the demo set, by the default recipe
+GRID = ("features=mfcc,mel", "model=basic,deep", "batch_size=16,32")  # on the demo set, by the default recipe
 REST = "Hydra, workers' end, the rest"
 PYTHON = "Python's start and exit"
 FIRST_LOOK, LAST_LOOK = 0.5, 10.0  # s between measurements of memory; ever rarer, as counting pages takes a while

@@ -78,7 +78,7 @@ def generate(path: Path, hours: float) -> None:
     """Write noise to a file, block by block."""
     random = np.random.default_rng(0)
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
-        for _ in range(round(hours * 3600 / BLOCK)):
+        for _ in range(max(1, round(hours * 3600 / BLOCK))):
             file.write(0.1 * random.standard_normal(BLOCK * RATE, dtype=np.float32))
 
 
@@ -92,7 +92,7 @@ def one_long(options: argparse.Namespace) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of audio files")
-    parser.add_argument("--model", default="best", help="as genre-cls takes it (default: %(default)s)")
+    parser.add_argument("--model", default="best", help="as genre-cls takes it, no .onnx file (default: %(default)s)")
     parser.add_argument("--tracking", default="mlruns", help="tracking store (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of all ways in turn (default: %(default)s)")
     parser.add_argument("--hours", type=float, default=2, help="of the long file, 0 for none (default: %(default)s)")

@@ -112,10 +112,12 @@ class Sweep(Callback):
         """Log how to look at a single configuration."""
         if kwargs["job_return"].status != JobStatus.COMPLETED:
             return
+        from genre_cls.configuration.identity import is_part
         from genre_cls.tracking.connection import store_uri, ui_command
 
         log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
-        log.info("compare it with others: %s", _report_command(config))
+        if not is_part(config):  # which reports leave out until all folds are there
+            log.info("compare it with others: %s", _report_command(config))
 
     @classmethod
     def finish(cls, *, complete: bool = True) -> None:

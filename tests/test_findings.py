@@ -140,6 +140,12 @@ def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
     assert " scores 10.0 " in line and " points more under folds=artist" in line
 
 
+def test_no_drop_under_a_stricter_split_is_called_none() -> None:
+    own, other = a_result(0.5, 0.9, folds="artist"), a_result(0.9, 0.5, folds="random")
+    (line,) = findings.verdicts(under("random", own, other))
+    assert " scores no more and no less under folds=artist than under folds=random: 0.0 (95 % CI -" in line
+
+
 @pytest.mark.parametrize(("folds", "ending"), [((0.5, 0.9), ", which may be chance."), ((0.5,) * 5, "folds=random.")])
 def test_a_drop_under_a_stricter_split_may_be_chance_if_its_interval_contains_zero(
     folds: tuple[float, ...], ending: str

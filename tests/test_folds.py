@@ -270,8 +270,10 @@ def test_a_split_is_described_by_its_least_even_genre() -> None:
 
 def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
     groups = np.array([0, 1] * 10)
-    with pytest.raises(UserError, match=r"^folds=artist, folds.k=4: genre jazz has only 1 artist;"):
+    with pytest.raises(UserError, match=r"^folds=artist, folds.k=4: genre jazz has only 1 artist;.* folds=random"):
         folds.artist(HALF, groups, k=4, seed=0)
+    with pytest.raises(UserError, match=r"only 10 tracks; .* at most folds.k=10 is possible$"):
+        folds.random(HALF, k=11, seed=0)
 
 
 def test_folds_by_artist_need_artists() -> None:

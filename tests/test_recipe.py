@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Adagrad, AdamW
 
 from genre_cls.training.recipe import GROWING, Augmentation, crop_lengths, one_cycle
 
@@ -97,6 +97,14 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(total: int, warmup
     assert max(rates) <= 0.5 + 1e-9 and rates[-1] < 0.01
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
     assert abs(top - (warmup * total - 1)) <= 1
+
+
+def test_one_cycle_takes_optimisers_without_momentum() -> None:
+    optimizer = Adagrad([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedule = one_cycle(optimizer, 10, warmup=0.3)
+    optimizer.step()
+    schedule.step()
+    assert 0 < optimizer.param_groups[0]["lr"] < 0.5
 
 
 @pytest.mark.parametrize("mixup", [0.3, 4.0])

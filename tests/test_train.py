@@ -249,6 +249,7 @@ def test_the_smoke_preset_goes_with_every_split(command: Command, on_music: tupl
         assert done.code == 2 and "error: folds=filtered: GTZAN's published split is not complete" in done.err
     else:  # leak_gap skips splits that are impossible
         assert done.code == 0 and "skipped: folds=filtered" in done.err
+        assert "folds=random alone is possible here" in done.err
 
 
 @pytest.mark.parametrize(
@@ -664,6 +665,17 @@ def test_hydras_line_on_a_failed_job_has_no_password(capsys: pytest.CaptureFixtu
         _ = job.return_value
     line = capsys.readouterr().err
     assert "seed=1" in line and "http://host" in line and "secret" not in line
+
+
+@pytest.mark.parametrize(("words", "n_lines"), [((), 2), (("fold=0",), 1), (("fold=0", "alone=true"), 2)])
+def test_a_report_is_offered_only_of_what_it_would_show(
+    composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture, words: tuple[str, ...], n_lines: int
+) -> None:
+    caplog.set_level("INFO")
+    train.Sweep().on_run_end(composed(*words), job_return=JobReturn(status=JobStatus.COMPLETED))
+    first, *more = caplog.messages
+    assert first.startswith("look at the runs: ") and len(caplog.messages) == n_lines
+    assert all(line.startswith("compare it with others: ") for line in more)
 
 
 def test_a_configuration_is_compared_in_the_store_that_it_is_in(composed: Callable[..., DictConfig]) -> None:

@@ -496,11 +496,13 @@ def _drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
 
 def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
     first, *_, last = by_split
-    drop = _drop(by_split)
-    more, gap = ("fewer", drop) if drop.mean >= 0 else ("more", replace(drop, mean=-drop.mean))
-    doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
+    drop, where = _drop(by_split), f"under folds={last} than under folds={first}"
     other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
-    return f"{name} scores {_in_points(gap)} points {more} under folds={last} than under folds={first}{doubt}{other}."
+    if not round(100 * drop.mean, 1):
+        return f"{name} scores no more and no less {where}: {_in_points(drop)} points{other}."
+    more, gap = ("fewer", drop) if drop.mean > 0 else ("more", replace(drop, mean=-drop.mean))
+    doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
+    return f"{name} scores {_in_points(gap)} points {more} {where}{doubt}{other}."
 
 
 def _in_points(e: Estimate) -> str:

@@ -225,8 +225,10 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str, split: str
     rarest = min(counts, key=lambda genre: counts[genre])
     if (n := counts[rarest]) < k:
         few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
-        hint = f"; at most folds.k={n} is possible" if n > 1 else ""
-        raise SplitError(f"{split}, folds.k={k}: genre {rarest} has only {few}; every fold needs one to test{hint}")
+        most = f"; at most folds.k={n} is possible" if n > 1 else ""
+        other = "; folds=random needs no artists" if unit == "artist" else ""
+        hint = f"every fold needs one to test{most}{other}"
+        raise SplitError(f"{split}, folds.k={k}: genre {rarest} has only {few}; {hint}")
 
 
 def _even_sets(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:

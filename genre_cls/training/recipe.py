@@ -106,7 +106,8 @@ def crop_lengths(n_window: int, first: float, epochs: int) -> list[int]:
 def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRScheduler:
     """Raise the learning rate to the optimiser's own along half a cosine, then lower it to almost 0 along another.
 
-    Momentum (Adam's β₁) meanwhile falls from 0.95 to 0.85 and rises again, whatever the optimiser's own is.
+    Momentum (Adam's β₁) meanwhile falls from 0.95 to 0.85 and rises again, whatever the optimiser's own is, if it has
+    one.
 
     Args:
         optimizer: its learning rate is the peak.
@@ -116,8 +117,10 @@ def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRSch
     Source: Smith & Topin, Super-convergence, 2019.
     """
     peak = optimizer.param_groups[0]["lr"]
+    has_momentum = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
     # Slightly more than warmup: OneCycleLR divides by zero where the rate would rise for exactly one step.
-    return OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=warmup + 1e-9)
+    rise = warmup + 1e-9
+    return OneCycleLR(optimizer, peak, total_steps=total_steps, pct_start=rise, cycle_momentum=has_momentum)
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> None:

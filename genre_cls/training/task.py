@@ -143,6 +143,8 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
         log.warning(line)
     for task, split in tasks:
         _announce_split(task, split)
+    if len(tasks) == 1 < len({cfg.folds._target_ for cfg in configurations}):
+        log.warning("folds=%s alone is possible here, so that there is no drop between splits to report", tasks[0][1])
 
 
 def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
