@@ -403,7 +403,7 @@ def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
         caplog.clear()
         loaded = GenreClassifier.load(forged(path, model, edit), trust=True)
         kernels = [weights for network in loaded._networks for weights in network.parameters() if weights.dim() == 4]
-        assert kernels and all(weights.is_contiguous() for weights in kernels)  # as in training (`views.Network`)
+        assert kernels and all(weights.is_contiguous() for weights in kernels)  # as in training (`network.Network`)
         assert caplog.messages == ([warning] if trained_with not in (source, None) else [])
 
 
