@@ -78,10 +78,11 @@ def start() -> None:
     """Run the command as a user does up to its first training step, in this process, and print its costs as JSON."""
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # MLflow itself imports it when a store is opened
 
-    from genre_cls import report, train  # noqa: F401  # which the command would import later
-    from genre_cls.experiments import experiment  # noqa: F401  # which the command would import later
-    from genre_cls.tracks import feature_cache  # which the command would import later
-    from genre_cls.training import module  # which the command would import later
+    # The command would import these later.
+    from genre_cls import report, train  # noqa: F401
+    from genre_cls.experiments import experiment  # noqa: F401
+    from genre_cls.tracks import feature_cache
+    from genre_cls.training import module
 
     began, seconds = perf_counter(), Counter[str]()
     load = feature_cache.FeatureCache.load

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 if __name__ != "__mp_main__":  # not in a worker, which must watch its parent before any slow import
-    from genre_cls import report, train  # noqa: F401  the command's imports, so that no start repeats them
+    # The command's imports, so that no start repeats them.
+    from genre_cls import report, train  # noqa: F401
     from genre_cls.configuration.commands import AGAIN
-    from genre_cls.experiments import experiment  # noqa: F401  the command's imports, so that no start repeats them
+    from genre_cls.experiments import experiment  # noqa: F401
 
 GRID = (
     "-m", "experiment=smoke", "recipe.members=[plain]", "dataset.tracks_per_genre=3", "dataset.seconds=2", "folds.k=3",

@@ -32,11 +32,10 @@ from omegaconf import DictConfig
 
 from genre_cls.configuration.settings import CONF
 from genre_cls.evaluation import figures
-from genre_cls.processes.device import CPU
 from genre_cls.tracking.tracker import Tracker
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import Features
-from genre_cls.tracks.features import FeatureSpec
+from genre_cls.tracks.features import CPU, FeatureSpec
 from genre_cls.tracks.folds import Fold
 from genre_cls.training.data import FoldData, Windowing
 

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared import Compose
 
 import genre_cls
+from genre_cls import models
+from genre_cls.configuration.settings import CONF
 
 PACKAGE = Path(genre_cls.__file__).parent
 TESTS, DOCS = (PACKAGE.parent / name for name in ("tests", "docs"))
@@ -46,6 +49,8 @@ def imported(module: str) -> Iterator[str]:
             path = node.module.split(".")[1:]
             found = {".".join(path), *(".".join([*path, name.name]) for name in node.names)}
             yield from found & PLACES.keys()
+            for room in found & {"models"}:  # the one whose `__init__` imports anything
+                yield from imported(f"{room}.__init__")
 
 
 def test_every_module_is_in_the_table_once() -> None:
@@ -56,6 +61,16 @@ def test_every_module_is_in_the_table_once() -> None:
 def test_a_module_imports_only_what_is_below_it_or_on_its_right(module: str) -> None:
     above = [other for other in imported(module) if PLACES[other] < PLACES[module]]
     assert not above, f"{module} imports {', '.join(above)}"
+
+
+def test_no_other_room_imports_anything_by_itself() -> None:
+    assert [path.parent.name for path in PACKAGE.glob("*/__init__.py") if "import" in path.read_text()] == ["models"]
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_settings_name_models_as_model_files_may(composed: Compose, model: str) -> None:
+    room, _, name = composed(f"model={model}").model._target_.rpartition(".")
+    assert room == models.__name__ and name in models.__all__
 
 
 def test_what_is_stored_and_reported_needs_no_pytorch() -> None:

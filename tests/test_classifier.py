@@ -310,7 +310,8 @@ def test_a_damaged_model_file_is_refused_or_still_valid(
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "builtins.eval", "subprocess.Popen", "genre_cls.models.torch.load",
+        "os.system", "builtins.eval", "subprocess.Popen", "genre_cls.models.cnn", "genre_cls.models.views",
+        "genre_cls.models.cnn.PaddedConv2d", "genre_cls.models.cnn.n_parameters", "genre_cls.models.cnn.torch.load",
         "genre_cls.models.nn.Linear", "genre_cls.models.nn", "genre_cls.models.Tensor",
         "genre_cls.models.n_parameters", "genre_cls.models.modelfile.Network", "GenreCNN", "genre_cls.models.",
         "", None, ["genre_cls.models.GenreCNN"],

@@ -140,8 +140,11 @@ def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
     assert " scores 10.0 " in line and " points more under folds=artist" in line
 
 
-def test_no_drop_under_a_stricter_split_is_called_none() -> None:
+@pytest.mark.parametrize("drop", [0.0, 4e-4, -4e-4])
+def test_no_drop_under_a_stricter_split_is_called_none(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = a_result(0.5, 0.9, folds="artist"), a_result(0.9, 0.5, folds="random")
+    exact = findings._drop({"random": other, "artist": own})
+    monkeypatch.setattr(findings, "_drop", lambda _: replace(exact, mean=drop))
     (line,) = findings.verdicts(under("random", own, other))
     assert " scores no more and no less under folds=artist than under folds=random: 0.0 (95 % CI -" in line
 

@@ -58,12 +58,3 @@ def test_a_fold_whose_pictures_are_being_drawn_is_logged_later(spool: Spool) -> 
     outbox.pictures.pending.side_effect = [False, True, False]  # type: ignore[attr-defined]
     outbox.flush_if_possible()
     assert left(spool) == ["1"]
-
-
-def test_of_the_folds_in_the_spool_those_that_the_store_has_are_deleted_and_the_damaged_ones_too(
-    spool: Spool, caplog: pytest.LogCaptureFixture
-) -> None:
-    (spool.path / "2" / "windows.npz").write_bytes(b"damaged")
-    assert list(spool.folds(logged={0})) == [1] and left(spool) == ["1"]
-    (message,) = caplog.messages
-    assert message.startswith(f"{spool.path / '2'}: is damaged and trained again: ")

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made import a_result
 
 from genre_cls.errors import UserError
 from genre_cls.experiments.spool import Spool
+from genre_cls.tracking.artifacts import fold_files
 
 FILES = {"fold.json": b"{}", "model.safetensors": bytes(1000)}
 
@@ -89,3 +91,14 @@ def test_a_fold_that_is_only_half_deleted_does_not_count(spool: Spool, monkeypat
     with pytest.raises(KeyboardInterrupt):
         spool.drop(spool.folders()[0])
     assert spool.folders() == []
+
+
+def test_of_the_folds_in_the_spool_those_that_the_store_has_are_deleted_and_the_damaged_ones_too(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for fold in a_result(0.9, 0.8, 0.7).folds:
+        spool.put(fold.index, fold_files(fold))
+    (spool.path / "2" / "windows.npz").write_bytes(b"damaged")
+    assert list(spool.folds(logged={0})) == [1] and [folder.name for folder in spool.folders()] == ["1"]
+    (message,) = caplog.messages
+    assert message.startswith(f"{spool.path / '2'}: is damaged and trained again: ")

@@ -20,8 +20,7 @@ from genre_cls.models.views import (
     statistics,
     view_of,
 )
-from genre_cls.processes.device import CPU
-from genre_cls.tracks.features import FeatureSpec, cosines, extract
+from genre_cls.tracks.features import CPU, FeatureSpec, cosines, extract
 
 
 def waves(cycles: float, bands: slice, loud: float = 10.0, n_bins: int = 64, n_frames: int = 108) -> Tensor:

@@ -22,13 +22,13 @@ from genre_cls.errors import in_one_line, without_credentials
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
     for path in PACKAGE.rglob("*.py")
-    if path.stem != "__init__"
 }
 # Packages and modules on which no fold's stored result depends, or only by way of its tracks and folds (`Task.inputs`).
-# A new one counts until it is listed: to train once too often is better than to reuse what it would not compute.
+# A new one counts until it or its package is listed: to train once too often is better than to reuse what it would not
+# compute.
 NO_EFFECT_ON_RESULTS = {
-    "__main__", "app", "download", "errors", "extras", "files", "inference", "predict", "progress", "report",
-    "tracking", "train",
+    "__init__", "__main__", "app", "download", "errors", "extras", "files", "inference", "predict", "progress",
+    "report", "tracking", "train",
     "configuration.arguments", "configuration.commands", "configuration.overrides", "configuration.provenance",
     "evaluation.comparisons", "evaluation.estimates", "evaluation.figures", "evaluation.findings", "evaluation.page",
     "evaluation.plots", "experiments.experiment", "experiments.logged_files", "experiments.outbox", "experiments.spool",

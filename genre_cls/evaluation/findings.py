@@ -498,9 +498,9 @@ def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
     first, *_, last = by_split
     drop, where = _drop(by_split), f"under folds={last} than under folds={first}"
     other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
-    if not round(100 * drop.mean, 1):
-        return f"{name} scores no more and no less {where}: {_in_points(drop)} points{other}."
-    more, gap = ("fewer", drop) if drop.mean > 0 else ("more", replace(drop, mean=-drop.mean))
+    more, gap = ("fewer", drop) if drop.mean >= 0 else ("more", replace(drop, mean=-drop.mean))
+    if not round(100 * gap.mean, 1):
+        return f"{name} scores no more and no less {where}: {_in_points(gap)} points{other}."
     doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
     return f"{name} scores {_in_points(gap)} points {more} {where}{doubt}{other}."
 

@@ -1,4 +1,4 @@
-"""What is trained: the CNNs, under the names that settings and model files have for them, and the kernel machine."""
+"""What is trained; here the CNNs, under the names that settings and model files have for them."""
 
 from genre_cls.models.cnn import GenreCNN, TutorialCNN
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.linalg import solve_triangular
 from torch.nn.functional import one_hot
 
-from genre_cls.processes.device import constants
+from genre_cls.tracks.features import constants
 
 RIDGE = 0.1  # added to the kernel matrix's diagonal, which is 1
 LOGIT_SCALE = 9.0  # logits per unit of the regression's output; log loss on held-out tracks is least at 8 to 10

@@ -108,7 +108,8 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
 
     Args:
         path: of a file with the content that `serialised` returns.
-        trust: whether the file may name any class as its model, and so run any code; else one of `models`.
+        trust: whether the file may name any class as its model, and so run any code; else one that the package
+            exports.
 
     Raises:
         UserError: there is no such file, or it is no usable model of genre_cls.

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from genre_cls.configuration.members import is_of_mfccs, treatment
-from genre_cls.processes.device import CPU, constants
-from genre_cls.tracks.features import cosines
+from genre_cls.tracks.features import CPU, constants, cosines
 
 N_MFCC = 20  # coefficients of a view of MFCCs, and of a modulation spectrum
 N_BANDS, N_RATES = 32, 12  # of a modulation spectrum

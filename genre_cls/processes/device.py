@@ -1,14 +1,10 @@
 """What `trainer.device` and `trainer.precision` mean on this machine, and what of it can be used."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from joblib import cpu_count
 
 from genre_cls.errors import UserError
 
-CPU = torch.device("cpu")
 BYTES_PER_MODEL, LEAST_FEATURES = 5e9, 1e9  # of a GPU's memory, for each model that shares it and for its features
 
 
@@ -22,7 +18,7 @@ def resolve_device(setting: str) -> torch.device:
         UserError: `cuda` cannot be used.
     """
     if setting == "cpu":
-        return CPU
+        return torch.device("cpu")
     reason = _why_no_gpu()
     if reason and setting == "cuda":
         raise UserError(f"trainer.device=cuda: {reason}; auto or cpu trains on the CPU")
@@ -104,10 +100,3 @@ def models_that_fit(n_bytes: int) -> int:
     """
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
     return max(1, int(memory / (BYTES_PER_MODEL + max(LEAST_FEATURES, n_bytes))))
-
-
-@contextmanager
-def constants(device: torch.device) -> Iterator[None]:
-    """Build tensors to be cached on a device and outside inference mode, whatever the first caller's context is."""
-    with torch.inference_mode(False), device:
-        yield

@@ -1,6 +1,7 @@
 """Compute log-mel spectrograms and MFCCs of a waveform, with one STFT for all specs that can share it."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genre_cls.processes.device import CPU, constants
-
+CPU = torch.device("cpu")
 AMIN = 1e-10  # least power in decibels, -100 dB; librosa's value
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
@@ -187,3 +187,10 @@ def cosines(n_mfcc: int, n_mels: int, device: torch.device = CPU) -> Tensor:
     """Return the DCT-II `(n_mfcc, n_mels)`, rows orthonormal, that maps a log-mel spectrogram to MFCCs."""
     with constants(device):
         return F.create_dct(n_mfcc, n_mels, norm="ortho").T.contiguous()
+
+
+@contextmanager
+def constants(device: torch.device) -> Iterator[None]:
+    """Build tensors to be cached on a device and outside inference mode, whatever the first caller's context is."""
+    with torch.inference_mode(False), device:
+        yield

@@ -143,8 +143,9 @@ def _load_same(configurations: Sequence[DictConfig]) -> None:
         log.warning(line)
     for task, split in tasks:
         _announce_split(task, split)
-    if len(tasks) == 1 < len({cfg.folds._target_ for cfg in configurations}):
-        log.warning("folds=%s alone is possible here, so that there is no drop between splits to report", tasks[0][1])
+    possible = {split for _, split in tasks}
+    if len(possible) == 1 < len({cfg.folds._target_ for cfg in configurations}):
+        log.warning("folds=%s alone is possible here, so that there is no drop between splits to report", *possible)
 
 
 def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
