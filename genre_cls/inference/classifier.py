@@ -3,14 +3,17 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genre_cls.configuration.members import is_levelled
 from genre_cls.errors import UserError
@@ -20,8 +23,9 @@ from genre_cls.inference.explanation import explained
 from genre_cls.inference.prediction import Classifier, Clip, Explanation, is_onnx
 from genre_cls.models import modelfile
 from genre_cls.models.modelfile import AT_ONCE, SavedModel, Usage, longest_clip
+from genre_cls.models.network import Network
 from genre_cls.models.views import view_of
-from genre_cls.processes.device import heed_quota, may_miscompute
+from genre_cls.processes.device import in_threads, may_miscompute, one_thread
 from genre_cls.tracking import database
 from genre_cls.tracks.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.tracks.features import extract, mel_frequencies
@@ -45,7 +49,7 @@ class GenreClassifier(Classifier):
     of the training (of ten minutes at most). A shorter file is one clip, so the numbers are those of evaluation; in a
     longer one, the floor of the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
 
-    PyTorch's threads, in the whole process, become no more than the cores that it may use.
+    Networks vote side by side, each on one thread, as many at once as cores that may be used.
 
     Args:
         parts: contents of model files, all of equal `Usage`.
@@ -64,7 +68,6 @@ class GenreClassifier(Classifier):
             differing = [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]
             reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
             raise UserError(f"these models cannot vote together, as {reason}")
-        heed_quota()
         usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)
@@ -128,6 +131,7 @@ class GenreClassifier(Classifier):
         genre = genre or self.predict(path).genre
         return self.explain_clip(self.first_clip(path), genre)
 
+    @one_thread()
     def explain_clip(self, clip: Clip, genre: str) -> Explanation:
         """Explain a genre's logit for a clip, as `explain` does for a file.
 
@@ -142,6 +146,7 @@ class GenreClassifier(Classifier):
             raise UserError(f"genre {genre}: must be one of {', '.join(self.genres)}")
         return explained(self._networks, self._usage, clip, self.genres.index(genre))
 
+    @one_thread()
     def first_clip(self, path: str | Path) -> Clip:
         """Return the first part of a file, of a minute at most unless windows are longer, for pictures of it.
 
@@ -188,6 +193,7 @@ class GenreClassifier(Classifier):
         own = {"temperature": self._temperature, "longest": self._longest}
         return {**shared, **own, **(folds[0] if len(folds) == 1 else {"folds": folds})}
 
+    @one_thread()
     def _predict_clip(self, waveform: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         usage = self._usage
         (clip,) = extract(waveform, [usage.spec])
@@ -200,26 +206,39 @@ class GenreClassifier(Classifier):
         ends = np.minimum(starts + n_frames * usage.spec.seconds_per_frame, len(waveform) / usage.spec.sample_rate)
         return starts, ends, self._vote(features, level)
 
-    def _vote(self, features: torch.Tensor, level: torch.Tensor) -> Floats:
+    def _vote(self, features: Tensor, level: Tensor) -> Floats:
         """Return the softmax of the networks' mean logits for each window `(n_windows, n_genres)`.
 
         Args:
             features: windows `(n_windows, 1, n_bins, n_frames)`, as extracted.
             level: the clip's mean spectrum `(n_bins, 1)`, which is subtracted for networks with a levelled view.
         """
-        bfloat16 = self._usage.precision == "bf16-mixed" and not may_miscompute(self._usage.model_class)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            votes = []
-            for view in dict.fromkeys(network.view for network in self._networks):
-                windows = features - level if is_levelled(view) else features
-                # Once for all networks with this view.
-                batches = [view_of(batch, view) for batch in torch.split(windows, AT_ONCE)]
-                networks = [network for network in self._networks if network.view == view]
-                votes += [torch.cat([each.logits(batch).double() for batch in batches]) for each in networks]
-            probabilities: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
+        views = dict.fromkeys(network.view for network in self._networks)
+        # Once for all networks with the same view.
+        seen = dict(zip(views, in_threads(partial(self._seen, features, level), views), strict=True))
+        votes = in_threads(lambda network: self._logits(network, seen[network.view]), self._networks)
+        probabilities: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(probabilities).all():
             raise UserError("the model returns NaN for this file")
         return probabilities
+
+    def _seen(self, features: Tensor, level: Tensor, view: str) -> list[Tensor]:
+        """Return a view of the windows, in batches."""
+        with self._as_evaluated():
+            windows = features - level if is_levelled(view) else features
+            return [view_of(batch, view) for batch in torch.split(windows, AT_ONCE)]
+
+    def _logits(self, network: Network, batches: Sequence[Tensor]) -> Tensor:
+        """Return a network's logits `(n_windows, n_genres)`, float64, for batches of its view."""
+        with self._as_evaluated():
+            return torch.cat([network.logits(batch).double() for batch in batches])
+
+    @contextmanager
+    def _as_evaluated(self) -> Iterator[None]:
+        """Compute as evaluation did; holds for the present thread alone."""
+        bfloat16 = self._usage.precision == "bf16-mixed" and not may_miscompute(self._usage.model_class)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            yield
 
 
 def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:

@@ -1,9 +1,17 @@
 """What `trainer.device` and `trainer.precision` mean on this machine, and what of it can be used."""
 
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
 import torch
 from joblib import cpu_count
 
 from genre_cls.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 BYTES_PER_MODEL, LEAST_FEATURES = 5e9, 1e9  # of a GPU's memory, for each model that shares it and for its features
 
@@ -43,13 +51,24 @@ def _runs(code: str, major: int, minor: int) -> bool:
     return built <= (major, minor) and (kind == "compute" or built[0] == major)
 
 
-def heed_quota() -> None:
-    """Let this process compute on no more threads than cores that it may use.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one thread here, and on one in each thread that is started meanwhile.
 
-    PyTorch counts the machine's, of which a container may have a fraction, and threads that wait for each other take
-    many times as long.
+    Several wait for each other at every step, and on a busy machine one of them always waits for a core.
     """
-    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_threads(function: Callable[[T], R], arguments: Collection[T]) -> list[R]:
+    """Return a function's results, called for several arguments at once: as many as cores that may be used."""
+    with ThreadPoolExecutor(min(cpu_count(), len(arguments))) as pool:
+        return list(pool.map(function, arguments))
 
 
 def resolve_precision(setting: str, device: torch.device, model: str) -> str:
