@@ -91,6 +91,21 @@ def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
     assert both.difference == pytest.approx((single[0].difference + single[1].difference) / 2)
 
 
+@pytest.mark.parametrize("view", ["plain", "modulation"])
+def test_however_many_windows_a_network_is_given_at_once_the_evidence_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: str
+) -> None:
+    clip, network = a_clip(tmp_path, 1.5), a_network(SMALL, 0, view)
+    whole = explained([network], usage_of(SMALL), clip, 1)
+    batches: list[int] = []
+    network.model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    for at_once in (1, 3 * SMALL.n_mels * SMALL.n_frames(0.7)):
+        monkeypatch.setattr("genre_cls.inference.explanation.AT_ONCE", at_once)
+        parts = explained([network], usage_of(SMALL), clip, 1)
+        np.testing.assert_allclose(parts.evidence, whole.evidence, atol=1e-5)
+    assert set(batches) <= {1, 2, 3}
+
+
 def test_the_evidence_lies_in_the_bands_that_the_model_uses_and_has_its_sign(tmp_path: Path) -> None:
     clip, network = a_clip(tmp_path, 1.5), unstandardised(Listener(), SMALL)
     network.mean += -40

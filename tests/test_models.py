@@ -1,5 +1,6 @@
 """The networks: any input size, the depths and sizes that their names promise, no window that sees its neighbours."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -202,6 +203,23 @@ def test_one_number_for_all_blocks_is_refused(composed: Compose) -> None:
     for name in ("channels", "kernel_sizes", "strides", "bands"):
         with pytest.raises(InstantiationException, match=f"{name}=4: must be a list, with a value for each block"):
             instantiate(composed("model=basic", f"model.{name}=4").model, n_genres=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong", "reason"),
+    [
+        ("basic", "model.channels=[16,0,8]", "channels: 0 must be at least 1"),
+        ("basic", "model.kernel_sizes=[5,3,-3]", "kernel_sizes: -3 must be at least 1"),
+        ("basic", "model.channels=[]", r"channels=\[\]: must have a value for each block"),
+        ("tutorial_basic", "model.channels=[]", r"channels=\[\]: must have a value for each block"),
+        ("tutorial_basic", "model.channels=[32,0]", "channels: 0 must be at least 1"),
+        ("tutorial_basic", "model.units=0", "units: 0 must be at least 1"),
+    ],
+)
+def test_shapes_without_anything_in_them_are_refused(composed: Compose, model: str, wrong: str, reason: str) -> None:
+    with pytest.raises(InstantiationException, match=reason), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        instantiate(composed(f"model={model}", wrong).model, n_genres=2)
 
 
 def test_without_bands_there_is_nothing_to_classify(composed: Compose) -> None:

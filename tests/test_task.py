@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from shared import Compose
 
 from genre_cls.errors import UserError
 from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.feature_cache import FeatureCache
+from genre_cls.tracks.features import filterbank
 from genre_cls.tracks.folds import SplitError
 from genre_cls.training import task
 
@@ -210,6 +212,19 @@ def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set
         "recipe.window=5: longer than every track (the longest has 1.2 s), so tracks are repeated to fill it",
         "batch_size=7: more than the 6 training tracks of a fold, so an epoch is one step",
     ]
+
+
+def test_mel_bands_that_no_frequency_falls_into_are_counted(
+    cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    small = cfg("folds=random", "features.n_fft=512", "features.hop_length=256", "features.n_mels=256")
+    n_empty = int((filterbank(instantiate(small.features)).sum(dim=1) == 0).sum())
+    with caplog.at_level("WARNING"):
+        task.load_all([cfg("folds=random"), small])
+    assert 0 < n_empty < 256
+    (line,) = (message for message in caplog.messages if "n_mels" in message)
+    assert line.startswith(f"features.n_mels=256: {n_empty} of the bands lie between two frequencies of an FFT")
+    assert not recwarn.list
 
 
 def test_tasks_whose_models_learn_from_other_tracks_share_no_folds_though_they_test_the_same(

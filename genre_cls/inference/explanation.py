@@ -23,6 +23,7 @@ from genre_cls.tracks.windows import cover_starts
 
 FIRST_STEP = 5  # decades from the first log-spaced step to the end of the path
 OVERLAP = 0.5  # least overlap of windows that fade at both ends, as those of modulation spectra do
+AT_ONCE = 2**20  # values of windows along the path that a network is given at once, or else one window
 STEPS = 32  # of the integral; four times as many change the evidence by about a per cent
 
 
@@ -83,11 +84,14 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     baseline = mean if is_of_modulations(network.view) else to_view.T @ _centre(network, len(to_view))
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
-    path = (baseline + middles * (window - baseline)).requires_grad_()  # (n_steps, n_mels, n_frames)
-    (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)
+    mean_gradient, at_once = torch.zeros_like(window), max(1, AT_ONCE // window.numel())
+    for middle, width in zip(torch.split(middles, at_once), torch.split(widths, at_once), strict=True):
+        path = (baseline + middle * (window - baseline)).requires_grad_()  # (at_once, n_mels, n_frames)
+        (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)
+        mean_gradient += (gradients * width).sum(dim=0)
     with torch.no_grad():
         end, start = _logit(network, basis, torch.stack([window, baseline.expand_as(window)]), genre)
-    return (window - baseline) * (gradients * widths).sum(dim=0), float(end - start)
+    return (window - baseline) * mean_gradient, float(end - start)
 
 
 def _centre(network: Network, n_bins: int) -> Tensor:

@@ -28,7 +28,7 @@ with needs("onnx"):
     import onnx
 
 OPSET = 17  # the first with STFT
-TOLERANCE = 1e-4  # by which outputs may differ from PyTorch's
+TOLERANCE = 1e-3  # by which outputs may differ from PyTorch's: now and then the last bit of a float16 feature does
 
 # PyTorch 2.11 prints the whole graph of an export that fails, whatever its settings say.
 torch._C._jit_onnx_log = lambda *_: None

@@ -29,7 +29,7 @@ class GenreCNN(nn.Module):
         dropout: share of the last block's statistics that is zeroed in training.
 
     Raises:
-        ValueError: channels, kernel sizes, strides and bands differ in number, or are no lists.
+        ValueError: channels, kernel sizes, strides and bands differ in number, are no lists or empty, or not positive.
 
     Source: Choi, Fazekas, Sandler & Cho, Transfer learning for music classification and regression tasks, ISMIR 2017:
     a classifier of a trained network's features of all layers.
@@ -47,6 +47,7 @@ class GenreCNN(nn.Module):
     ) -> None:
         super().__init__()
         _check_one_per_block(channels=channels, kernel_sizes=kernel_sizes, strides=strides, bands=bands)
+        _check_positive(channels=channels, kernel_sizes=kernel_sizes)
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(
             *(_conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))
@@ -83,9 +84,17 @@ def _check_one_per_block(**lists: Sequence[object]) -> None:
     for name, values in lists.items():
         if not isinstance(values, Sequence):
             raise ValueError(f"{name}={values}: must be a list, with a value for each block")
+        if not values:
+            raise ValueError(f"{name}=[]: must have a value for each block, at least one")
     lengths = [len(values) for values in lists.values()]
     if len(set(lengths)) > 1:
         raise ValueError(f"{', '.join(lists)}: must be equally long, have {', '.join(map(str, lengths))}")
+
+
+def _check_positive(**lists: Sequence[int]) -> None:
+    for name, values in lists.items():
+        if too_small := [value for value in values if value < 1]:
+            raise ValueError(f"{name}: {too_small[0]} must be at least 1")
 
 
 class TutorialCNN(nn.Module):
@@ -99,12 +108,17 @@ class TutorialCNN(nn.Module):
         units: width of the dense layer.
         dropout: share of the dense layer's outputs that is zeroed in training.
 
+    Raises:
+        ValueError: there are no channels, or one of these numbers is not positive.
+
     Source: Velardo, Deep learning (for audio) with Python, lesson 16 (2020), of three blocks; here with 3 x 3
     kernels and padding throughout, so that few bins suffice.
     """
 
     def __init__(self, n_genres: int, *, channels: Sequence[int], units: int, dropout: float) -> None:
         super().__init__()
+        _check_one_per_block(channels=channels)
+        _check_positive(channels=channels, units=[units])
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(*(_pooled_block(n_in, n_out) for n_in, n_out in zip(inputs, channels, strict=True)))
         self.dense = nn.Sequential(nn.Flatten(), nn.LazyLinear(units), nn.ReLU(), nn.Dropout(dropout))

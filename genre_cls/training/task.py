@@ -22,7 +22,7 @@ from genre_cls.tracks.artists import artist_groups, recordings
 from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.tracks.feature_cache import FeatureCache, Features
-from genre_cls.tracks.features import FeatureSpec
+from genre_cls.tracks.features import FeatureSpec, filterbank
 from genre_cls.tracks.folds import Fold, Indices, SplitError, describe, share_test_set, within
 
 log = logging.getLogger(__name__)
@@ -342,10 +342,13 @@ def _sizes(genres: Sequence[str], tracks: Sequence[Track]) -> str:
 
 def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
     """Warn of settings that are allowed but too large for these tracks."""
-    longest = features.longest
-    if cfg.recipe.window > longest + features.spec.seconds_per_frame:
+    spec, longest = instantiate(cfg.features), features.longest
+    if cfg.recipe.window > longest + spec.seconds_per_frame:
         window = f"recipe.window={cfg.recipe.window:g}"
         yield f"{window}: longer than every track (the longest has {longest:.1f} s), so tracks are repeated to fill it"
+    if n_empty := int((filterbank(spec) == 0).all(dim=1).sum()):
+        bands = f"features.n_mels={spec.n_mels}: {n_empty} of the bands lie between two frequencies"
+        yield f"{bands} of an FFT and stay empty; take fewer, or a larger features.n_fft"
     n_train = max(len(fold.train) for task in tasks for fold in task.folds)
     if cfg.batch_size > n_train:
         yield f"batch_size={cfg.batch_size}: more than the {n_train} training tracks of a fold, so an epoch is one step"
