@@ -92,10 +92,10 @@ def test_as_many_calls_run_at_once_as_cores_may_be_used(monkeypatch: pytest.Monk
         pair.wait(timeout=10)
         return number, threading.get_ident()
 
-    results = in_threads(call, range(8))
+    results = list(in_threads(call, range(8)))
     assert [number for number, _ in results] == list(range(8)) and len({thread for _, thread in results}) == 2
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda number: 1 // number, range(3))
+        list(in_threads(lambda number: 1 // number, range(3)))
 
 
 def test_a_gpu_holds_as_many_models_with_their_features_as_it_has_memory_for_and_one_at_least(

@@ -217,7 +217,7 @@ class GenreClassifier(Classifier):
         # Once for all networks with the same view.
         seen = dict(zip(views, in_threads(partial(self._seen, features, level), views), strict=True))
         votes = in_threads(lambda network: self._logits(network, seen[network.view]), self._networks)
-        probabilities: Floats = torch.stack(votes).mean(dim=0).softmax(dim=1).numpy()
+        probabilities: Floats = torch.stack([*votes]).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(probabilities).all():
             raise UserError("the model returns NaN for this file")
         return probabilities

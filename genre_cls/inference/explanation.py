@@ -17,6 +17,7 @@ from genre_cls.inference.prediction import Clip, Explanation
 from genre_cls.models.modelfile import Usage
 from genre_cls.models.network import Network
 from genre_cls.models.views import medians, mfccs
+from genre_cls.processes.device import in_threads
 from genre_cls.progress import progress_bar
 from genre_cls.tracks.features import FeatureSpec, cosines
 from genre_cls.tracks.windows import cover_starts
@@ -45,10 +46,16 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     frames = torch.arange(max(n_clip, n_frames)) % n_clip  # a short clip is repeated until it fills a window
     mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
+    levelled = mel - mel.mean(dim=1, keepdim=True)
     windows = list(_windows(networks, usage.overlap, n_frames, mel.shape[1]))
-    for network, start, weight in progress_bar(windows, "Explaining", total=len(windows)):
-        levelled = mel - mel.mean(dim=1, keepdim=True) if is_levelled(network.view) else mel
-        window_evidence, gain = _integrated(network, basis, levelled[:, start : start + n_frames], genre)
+
+    def integrated(window: tuple[Network, int, float]) -> tuple[Tensor, float]:
+        network, start, _ = window
+        of_clip = levelled if is_levelled(network.view) else mel
+        return _integrated(network, basis, of_clip[:, start : start + n_frames], genre)
+
+    results = progress_bar(in_threads(integrated, windows), "Explaining", total=len(windows))
+    for (_, start, weight), (window_evidence, gain) in zip(windows, results, strict=True):
         evidence[:, start : start + n_frames] += weight * window_evidence
         difference += weight * gain
     # The evidence in a repetition counts for the frame that it repeats.

@@ -65,10 +65,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_threads(function: Callable[[T], R], arguments: Collection[T]) -> list[R]:
-    """Return a function's results, called for several arguments at once: as many as cores that may be used."""
+def in_threads(function: Callable[[T], R], arguments: Collection[T]) -> Iterator[R]:
+    """Yield a function's results in order, called for several arguments at once: as many as cores that may be used."""
     with ThreadPoolExecutor(min(cpu_count(), len(arguments))) as pool:
-        return list(pool.map(function, arguments))
+        yield from pool.map(function, arguments)
 
 
 def resolve_precision(setting: str, device: torch.device, model: str) -> str:
