@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,19 +20,22 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SPECS, a_classifier, music
+from networks import SPECS, a_classifier, music, usage_of
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save, save_file
-from shared import GENRES, RATE
+from shared import GENRES, RATE, Compose
 
 from genre_cls import GenreClassifier, Prediction
 from genre_cls.configuration.identity import digest
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import tempered
 from genre_cls.evaluation.scoring import ensemble_probabilities
+from genre_cls.models import modelfile
 from genre_cls.models.modelfile import serialised
 from genre_cls.processes import device
 from genre_cls.processes.device import resolve_precision
+from genre_cls.tracks.features import FeatureSpec
 
 Edit = Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]
 
@@ -744,3 +747,14 @@ def test_networks_vote_on_one_thread_each_in_no_more_threads_than_a_quota_of_cor
         torch.set_num_threads(before)
     assert len(seen) == len(classifier._networks) > cores and {n_threads for n_threads, _ in seen} == {1}
     assert len({thread for _, thread in seen} - {get_ident()}) <= cores
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5.0, 30.0])
+@pytest.mark.parametrize("name", ["basic", "deep", "tutorial_basic", "tutorial_deep"])
+def test_no_model_of_the_package_on_fine_features_is_refused_as_too_large(
+    composed: Compose, name: str, seconds: float
+) -> None:
+    fine = FeatureSpec(kind="mel", sample_rate=44100, hop_length=128, n_mels=256, f_max=22050)
+    model, usage = OmegaConf.to_container(composed(f"model={name}").model), usage_of(fine, seconds, 0.5)
+    assert modelfile._largest_map(cast(Any, model), usage, "plain") < modelfile.LARGEST
+    assert usage.windows_at_once == 1 or usage.windows_at_once * 256 * fine.n_frames(seconds) <= modelfile.AT_ONCE

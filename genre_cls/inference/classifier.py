@@ -22,7 +22,7 @@ from genre_cls.files import expanduser, write_atomically
 from genre_cls.inference.explanation import explained
 from genre_cls.inference.prediction import Classifier, Clip, Explanation, is_onnx
 from genre_cls.models import modelfile
-from genre_cls.models.modelfile import AT_ONCE, SavedModel, Usage, longest_clip
+from genre_cls.models.modelfile import SavedModel, Usage, longest_clip
 from genre_cls.models.network import Network
 from genre_cls.models.views import view_of
 from genre_cls.processes.device import in_threads, may_miscompute, one_thread
@@ -226,7 +226,7 @@ class GenreClassifier(Classifier):
         """Return a view of the windows, in batches."""
         with self._as_evaluated():
             windows = features - level if is_levelled(view) else features
-            return [view_of(batch, view) for batch in torch.split(windows, AT_ONCE)]
+            return [view_of(batch, view) for batch in torch.split(windows, self._usage.windows_at_once)]
 
     def _logits(self, network: Network, batches: Sequence[Tensor]) -> Tensor:
         """Return a network's logits `(n_windows, n_genres)`, float64, for batches of its view."""

@@ -32,7 +32,7 @@ from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.windows import cover_starts
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
-AT_ONCE = 32  # windows in a batch
+AT_ONCE = 2**19  # values of windows in a batch, as in evaluation (`data.ON_CPU`), or else one window
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
 SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
@@ -64,6 +64,11 @@ class Usage:
     views: tuple[str, ...]
     precision: str
     model: str
+
+    @property
+    def windows_at_once(self) -> int:
+        """Number of windows in a batch."""
+        return max(1, AT_ONCE // (self.spec.n_bins * self.spec.n_frames(self.window)))
 
     @property
     def model_class(self) -> str:
@@ -247,7 +252,7 @@ def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
     """Number of values in the largest tensor that a model computes for a batch of windows."""
     spec = usage.spec
     n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(usage.longest)
-    n_windows = min(AT_ONCE, len(cover_starts(n_longest, n_frames, usage.overlap)))
+    n_windows = min(usage.windows_at_once, len(cover_starts(n_longest, n_frames, usage.overlap)))
     window = view_of(torch.zeros(1, 1, spec.n_bins, n_frames), view)
     with torch.device("meta"), torch.no_grad():
         model = _model(settings, len(usage.genres), trust=False).eval()
