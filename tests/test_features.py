@@ -1,5 +1,7 @@
 """Features: equal to librosa's, one STFT for all specs that share it, no clip's values dependent on another clip."""
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from typing import Any, Literal
@@ -267,3 +269,12 @@ def test_an_impossible_value_is_named_with_its_limit(values: dict[str, Any], tex
 
 def test_the_number_of_coefficients_is_ignored_where_there_are_none() -> None:
     assert FeatureSpec(kind="mel", n_mels=10, n_mfcc=20).n_bins == 10
+
+
+def test_empty_bands_bring_no_warning_of_torchaudios() -> None:
+    code = (
+        "from genre_cls.tracks.features import FeatureSpec, filterbank\n"
+        "print((filterbank(FeatureSpec(kind='mel', n_fft=512, n_mels=256)) == 0).all(dim=1).any())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("tensor(True)\n", "")

@@ -215,7 +215,7 @@ def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set
 
 
 def test_mel_bands_that_no_frequency_falls_into_are_counted(
-    cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+    cfg: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     small = cfg("folds=random", "features.n_fft=512", "features.hop_length=256", "features.n_mels=256")
     n_empty = int((filterbank(instantiate(small.features)).sum(dim=1) == 0).sum())
@@ -224,7 +224,6 @@ def test_mel_bands_that_no_frequency_falls_into_are_counted(
     assert 0 < n_empty < 256
     (line,) = (message for message in caplog.messages if "n_mels" in message)
     assert line.startswith(f"features.n_mels=256: {n_empty} of the bands lie between two frequencies of an FFT")
-    assert not recwarn.list
 
 
 def test_tasks_whose_models_learn_from_other_tracks_share_no_folds_though_they_test_the_same(
