@@ -29,10 +29,9 @@ from genre_cls.models.kernel import KernelMachine
 from genre_cls.models.network import Network
 from genre_cls.models.views import shape_of, view_of
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.windows import cover_starts
+from genre_cls.tracks.windows import AT_ONCE, cover_starts
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
-AT_ONCE = 2**19  # values of windows in a batch, as in evaluation (`data.ON_CPU`), or else one window
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
 SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
@@ -67,7 +66,7 @@ class Usage:
 
     @property
     def windows_at_once(self) -> int:
-        """Number of windows in a batch."""
+        """Number of windows in a batch, as in evaluation."""
         return max(1, AT_ONCE // (self.spec.n_bins * self.spec.n_frames(self.window)))
 
     @property

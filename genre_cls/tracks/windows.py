@@ -1,7 +1,9 @@
-"""Where a clip's windows start."""
+"""Where a clip's windows start, and how many are evaluated at once."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+AT_ONCE = 2**19  # values of windows in a batch that is only evaluated on a CPU: as many as fit a core's caches
 
 
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:

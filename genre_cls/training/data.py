@@ -13,13 +13,12 @@ from genre_cls.evaluation.scoring import WindowPredictions
 from genre_cls.models.views import view_of
 from genre_cls.tracks.feature_cache import Features
 from genre_cls.tracks.folds import Fold, Indices
-from genre_cls.tracks.windows import cover_starts, repeat_to
+from genre_cls.tracks.windows import AT_ONCE, cover_starts, repeat_to
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
 
-# Values in a batch that is only evaluated: as many as fit a core's caches, or as keep a GPU busy.
-ON_CPU, ON_GPU = 2**19, 2**24
+ON_CPU, ON_GPU = AT_ONCE, 2**24  # values in a batch that is only evaluated; on a GPU as many as keep it busy
 
 
 @dataclass(frozen=True)
