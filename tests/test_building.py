@@ -12,6 +12,7 @@ from shared import Compose
 
 from genre_cls.configuration.members import VIEWS, is_of_modulations
 from genre_cls.configuration.settings import CONF, RULES
+from genre_cls.errors import UserError
 from genre_cls.training import building
 from genre_cls.training.building import augmentation, check_buildable, crops_of
 
@@ -52,6 +53,14 @@ def test_the_arguments_of_each_recipes_optimizer_and_schedule_have_rules_and_can
 def test_other_arguments_and_other_optimizers_are_left_to_be_tried(composed: Compose, override: str) -> None:
     cfg = composed(override).recipe
     assert not (building._has_rules(cfg.optimizer) and building._has_rules(cfg.schedule))
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGS", "SparseAdam"])
+def test_an_optimizer_that_cannot_train_a_model_is_reported_before_the_work(composed: Compose, optimizer: str) -> None:
+    others = ("~recipe.optimizer.weight_decay", "~recipe.optimizer.fused")
+    cfg = composed(f"recipe.optimizer._target_=torch.optim.{optimizer}", *others)
+    with pytest.raises(UserError, match=rf"^recipe\.optimizer: torch\.optim\.{optimizer} fails: \w+Error.*"):
+        check_buildable(cfg)
 
 
 def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from genre_cls.configuration.members import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
 from genre_cls.errors import UserError, in_short, of_other_kind, place_of
 from genre_cls.models.modelfile import serialised
+from genre_cls.models.network import layout_of
 from genre_cls.models.views import view_of
 from genre_cls.processes.device import is_ours, resolve_device
 from genre_cls.tracks.features import FeatureSpec
@@ -51,13 +52,26 @@ def check_buildable(cfg: DictConfig) -> None:
             _say_left_as_trained(cfg.model._target_)
         # A first optimizer makes PyTorch import its compiler, which takes a second and 100 MB.
         if not (ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
-            _check_optimizer(cfg.recipe, model)
+            _check_optimizer(cfg.recipe, model, windows)
     augmentation(cfg)
 
 
-def _check_optimizer(recipe: DictConfig, model: nn.Module) -> None:
+def _check_optimizer(recipe: DictConfig, model: nn.Module, windows: Tensor) -> None:
+    """Take a step, as some optimizers refuse only then how gradients are, or how they lie in memory."""
+    model.to(memory_format=layout_of(model))  # type: ignore[call-overload]
     optimizer = instantiate(recipe.optimizer, model.parameters(), _partial_=False)
     instantiate(recipe.schedule, optimizer, 100, _partial_=False)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = model(windows).square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    try:
+        optimizer.step(loss)
+    except Exception as error:  # any optimizer of the user's
+        raise UserError(f"recipe.optimizer: {recipe.optimizer._target_} fails: {_with_place(error)}") from error
 
 
 def _has_rules(settings: DictConfig) -> bool:
