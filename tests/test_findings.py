@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from made import a_result, on_the_same_tracks
 
-from genre_cls.evaluation import findings
+from genre_cls.evaluation import findings, tables
 from genre_cls.evaluation.comparisons import each_pair, main_effects
 from genre_cls.evaluation.findings import Report
 from genre_cls.evaluation.scoring import ConfigResult
@@ -23,7 +23,7 @@ GRID = tuple(
 REPORT = Report("A title", "demo", (), GRID, (), {}, 0.01)
 
 
-def column(sheet: findings.Sheet, name: str) -> list[str]:
+def column(sheet: tables.Sheet, name: str) -> list[str]:
     place = list(sheet.columns).index(name)
     return [row[place] for row in sheet.rows]
 
@@ -64,7 +64,7 @@ def test_the_table_of_confidence_counts_every_track_once_however_often_it_is_tes
     best = a_result(0.9, 0.8, 0.5)
     several = tuple(replace(fold, index=n) for n, fold in enumerate(best.folds * repeats))
     uneven = (replace(several[0], probabilities=several[0].probabilities[:, ::-1]), *several[1:])
-    sheet = findings.confidence(replace(REPORT, results=(replace(best, folds=uneven),)))
+    sheet = tables.confidence(replace(REPORT, results=(replace(best, folds=uneven),)))
     tracks, right = (column(sheet, name) for name in ("tracks", "of which right"))
     assert sum(map(float, tracks)) == pytest.approx(len(best.tracks.track_ids), abs=0.1 * len(tracks))
     hits = sum(int(share.split()[0]) * float(n) / 100 for share, n in zip(right, tracks, strict=True))
@@ -73,7 +73,7 @@ def test_the_table_of_confidence_counts_every_track_once_however_often_it_is_tes
 
 
 def test_each_against_each_lists_every_pair_once() -> None:
-    sheet = findings.each_against_each(REPORT)
+    sheet = tables.each_against_each(REPORT)
     assert len(sheet.rows) == 28
     assert column(sheet, "ahead") == [pair.better for pair in each_pair(GRID, 0.01)]
     assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in each_pair(GRID, 0.01)]
@@ -82,13 +82,13 @@ def test_each_against_each_lists_every_pair_once() -> None:
 def test_a_track_that_several_folds_test_is_one_track_of_its_genre() -> None:
     once = a_result(0.5)
     thrice = replace(once, folds=tuple(replace(once.folds[0], index=index) for index in range(3)))
-    shown = [findings.genres(replace(REPORT, results=(result,))) for result in (once, thrice)]
+    shown = [tables.genres(replace(REPORT, results=(result,))) for result in (once, thrice)]
     assert shown[0].rows == shown[1].rows and column(shown[0], "tracks") == ["10", "10"]
 
 
 def test_one_fold_shows_no_differences() -> None:
     report = replace(REPORT, results=(a_result(0.5), a_result(0.9, model="other")))
-    assert findings.verdicts(report) == [] and not findings.each_against_each(report)
+    assert findings.verdicts(report) == [] and not tables.each_against_each(report)
 
 
 def test_other_splits_are_columns_with_the_most_flattering_first() -> None:
@@ -96,7 +96,7 @@ def test_other_splits_are_columns_with_the_most_flattering_first() -> None:
     others = {"random": a_result(0.8, 0.9, folds="random"), "filtered": a_result(0.7, 0.7, folds="filtered")}
     results = replace(own, other_splits=others), a_result(0.4, 0.4, model="other", folds="artist")
     report = Report("t", "d", (), results, (), {}, 0.01)
-    sheet = findings.under_other_splits(report)
+    sheet = tables.under_other_splits(report)
     assert list(sheet.columns)[1:4] == ["random", "filtered", "artist"]
     (row,) = sheet.rows
     assert row[1:4] == ["85.0 ± 7.1", "70.0 ± 0.0", "55.0 ± 7.1"] and row[4].startswith("30.0 (95 % CI ")
@@ -113,11 +113,11 @@ def test_what_each_genre_loses_is_listed_the_greatest_loss_first() -> None:
     for fold in own.folds:  # that miss all tracks of the last genre
         probabilities = np.where((fold.labels == last)[:, None], np.eye(last + 1)[0], fold.probabilities)
         folds.append(replace(fold, probabilities=probabilities))
-    sheet = findings.drops_by_genre(under("random", replace(own, folds=tuple(folds)), random))
+    sheet = tables.drops_by_genre(under("random", replace(own, folds=tuple(folds)), random))
     assert list(sheet.columns) == ["genre", "mel · cnn · batch 16, random to artist"]
     assert sheet.rows[0] == [own.genres[last], f"{100 * random.per_genre.recall[last]:.0f}"]
     assert [row[1] for row in sheet.rows[1:]] == ["0"] * last
-    assert not findings.drops_by_genre(REPORT)
+    assert not tables.drops_by_genre(REPORT)
 
 
 def test_a_drop_to_the_published_split_is_attributed_to_other_tracks_too() -> None:
@@ -143,8 +143,8 @@ def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
 @pytest.mark.parametrize("drop", [0.0, 4e-4, -4e-4])
 def test_no_drop_under_a_stricter_split_is_called_none(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = a_result(0.5, 0.9, folds="artist"), a_result(0.9, 0.5, folds="random")
-    exact = findings._drop({"random": other, "artist": own})
-    monkeypatch.setattr(findings, "_drop", lambda _: replace(exact, mean=drop))
+    exact = findings.drop({"random": other, "artist": own})
+    monkeypatch.setattr(findings, "drop", lambda _: replace(exact, mean=drop))
     (line,) = findings.verdicts(under("random", own, other))
     assert " scores no more and no less under folds=artist than under folds=random: 0.0 (95 % CI -" in line
 
@@ -162,7 +162,7 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
     good, bad = a_result(0.9, 0.8), a_result(0.8, 0.8, model="other")
     tracks = {"1.0.9": {"artist": "Ann", "fault": "distorted"}, "0.0.1": {"artist": "Bob", "fault": "distorted"}}
     report = Report("t", "d", (), (good, bad), (), {}, 0.01, tracks=tracks)
-    sheet = findings.missed_tracks(report)
+    sheet = tables.missed_tracks(report)
     assert column(sheet, "missed by") == ["100 %"] * 6 + ["50 %"] * 2
     lines = dict(zip(column(sheet, "track"), sheet.rows, strict=True))
     assert lines["1.0.9"] == ["1.0.9", "Ann", "blues", "rock", "100 %", "95 %", "distorted"]
@@ -173,7 +173,7 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
     assert findings.known_faults(REPORT) == ""
     assert findings.about_missed(report).startswith('Pooled over the 2 configurations. "Missed by" is the share')
     alone = replace(report, results=(good,))
-    assert set(column(findings.missed_tracks(alone), "missed by")) == {"100 %"}
+    assert set(column(tables.missed_tracks(alone), "missed by")) == {"100 %"}
     assert findings.about_missed(alone).startswith('Of one configuration, so "missed by" is always 100 %.')
 
 
@@ -197,7 +197,7 @@ def test_genres_are_listed_by_recall_with_precision_and_f1() -> None:
     fold = lopsided.folds[0]
     probabilities = np.where(fold.labels[:, None] == 1, np.eye(3)[0], fold.probabilities)  # all jazz is taken for blues
     report = replace(REPORT, results=(replace(lopsided, folds=(replace(fold, probabilities=probabilities),)),))
-    sheet = findings.genres(report)
+    sheet = tables.genres(report)
     assert column(sheet, "genre")[-1] == "jazz" and sheet.rows[-1][1:5] == ["10", "0 %", "0 %", "0 %"]
     assert sheet.rows[-1][5] == "blues 100 %"
 
@@ -206,7 +206,7 @@ def test_genres_are_listed_by_recall_with_precision_and_f1() -> None:
 @given(on_the_same_tracks())
 def test_a_genre_lists_the_three_genres_that_it_is_most_often_taken_for(some: list[ConfigResult]) -> None:
     best = some[0]
-    sheet = findings.genres(replace(REPORT, results=(best,)))
+    sheet = tables.genres(replace(REPORT, results=(best,)))
     for genre, shown in zip(column(sheet, "genre"), column(sheet, "most often taken for"), strict=True):
         counts = dict(zip(best.genres, best.confusion[best.genres.index(genre)].tolist(), strict=True))
         n = sum(counts.values())
@@ -219,7 +219,7 @@ def test_a_genre_lists_the_three_genres_that_it_is_most_often_taken_for(some: li
 @pytest.mark.parametrize("n_folds", [1, 2])
 def test_the_ranking_counts_folds_only_where_they_differ(n_folds: int) -> None:
     results = (a_result(*[0.5] * n_folds), a_result(0.4, 0.4, model="other"))
-    assert ("folds" in findings.ranking(replace(REPORT, results=results)).columns) == (n_folds == 1)
+    assert ("folds" in tables.ranking(replace(REPORT, results=results)).columns) == (n_folds == 1)
 
 
 @pytest.mark.parametrize(("folds", "told"), [((0.2, 0.9), True), ((0.5, 0.5, 0.6), False), ((0.5,), False)])
@@ -259,7 +259,7 @@ def test_each_comparison_carries_the_number_of_comparisons_that_it_is_corrected_
 
 def test_no_more_than_fifty_missed_tracks_are_listed() -> None:
     report = replace(REPORT, results=(a_result(0.0, 0.0, 0.0),))
-    assert len(findings.missed_tracks(report).rows) == findings.N_MISSED == 50
+    assert len(tables.missed_tracks(report).rows) == findings.N_MISSED == 50
     assert "among these 50" in findings.known_faults(replace(report, tracks={"0.0.1": {"fault": "distorted"}}))
 
 
@@ -267,7 +267,7 @@ def test_the_table_of_confidence_begins_with_the_most_certain_and_names_the_boun
     fold = a_result(0.9).folds[0]  # as sure of each track: 95 %
     probabilities = np.where((np.arange(20) < 2)[:, None], [0.62, 0.38], fold.probabilities)
     alone = replace(a_result(0.9), folds=(replace(fold, probabilities=probabilities),))
-    assert findings.confidence(replace(REPORT, results=(alone,))).rows == [
+    assert tables.confidence(replace(REPORT, results=(alone,))).rows == [
         ["93–100 %", "18", "89 %"],
         ["60–67 %", "2", "100 %"],
     ]
@@ -275,7 +275,7 @@ def test_the_table_of_confidence_begins_with_the_most_certain_and_names_the_boun
 
 def test_the_table_of_confidence_is_of_calibrated_probabilities() -> None:
     best = a_result(0.7, 0.6)  # though 95 % sure
-    sheet = findings.confidence(replace(REPORT, results=(best,)))
+    sheet = tables.confidence(replace(REPORT, results=(best,)))
     sure = best.tempered.calibration
     assert len(sheet.rows) == (sure.counts > 0).sum() and max(sure.confidence) < 0.8
     assert all(int(bounds.split("–")[0]) < 80 for bounds in column(sheet, "probability"))
@@ -286,7 +286,7 @@ def test_each_pair_is_listed_with_its_difference_and_both_p_values() -> None:
         a_result(*(score + spread for spread in (0, 0.1, 0, 0.1, 0)), model=model)
         for model, score in (("best", 0.9), ("middle", 0.8), ("worst", 0.1))
     )
-    sheet = findings.each_against_each(replace(REPORT, results=results))
+    sheet = tables.each_against_each(replace(REPORT, results=results))
     for row, pair in zip(sheet.rows, each_pair(results, 0.01), strict=True):
         low, high = (100 * end for end in pair.accuracy.difference_interval)
         assert row[2] == f"{100 * pair.accuracy.mean:.1f} (95 % CI {low:.1f} to {high:.1f})"
@@ -298,7 +298,7 @@ def test_each_pair_is_listed_with_its_difference_and_both_p_values() -> None:
 def test_precision_is_of_those_taken_for_a_genre_and_recall_of_its_own_tracks() -> None:
     fold = a_result(1.0).folds[0]  # ten of blues, then ten of rock
     probabilities = np.where((np.arange(20) < 16)[:, None], [0.9, 0.1], [0.1, 0.9])  # six of rock are taken for blues
-    sheet = findings.genres(
+    sheet = tables.genres(
         replace(REPORT, results=(replace(a_result(1.0), folds=(replace(fold, probabilities=probabilities),)),))
     )
     assert [row[:5] for row in sheet.rows] == [
@@ -320,7 +320,7 @@ def test_lost_recall_is_in_the_order_of_the_first_configuration() -> None:
     for one, other in ((0, 1), (1, 0)):
         first = losing(one, model="a")
         first = replace(first, folds=(a_result(1.0).folds[0], first.folds[1]))  # so that it ranks first
-        sheet = findings.drops_by_genre(replace(REPORT, results=(losing(other, model="b"), first)))
+        sheet = tables.drops_by_genre(replace(REPORT, results=(losing(other, model="b"), first)))
         assert sheet.rows == [[named[one], "50", "0"], [named[other], "0", "100"]]
 
 

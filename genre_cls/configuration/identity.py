@@ -31,9 +31,10 @@ NO_EFFECT_ON_RESULTS = {
     "report", "tracking", "train",
     "configuration.arguments", "configuration.commands", "configuration.overrides", "configuration.provenance",
     "evaluation.comparisons", "evaluation.estimates", "evaluation.figures", "evaluation.findings", "evaluation.page",
-    "evaluation.plots", "experiments.experiment", "experiments.logged_files", "experiments.outbox", "experiments.spool",
-    "experiments.upcoming", "models.modelfile", "processes.die_with_parent", "processes.interrupts", "processes.memory",
-    "processes.nvidia_mps", "processes.workers", "tracks.duplicates", "tracks.listing", "tracks.synthesiser",
+    "evaluation.plots", "evaluation.tables", "experiments.experiment", "experiments.logged_files", "experiments.outbox",
+    "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",
+    "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracks.duplicates",
+    "tracks.listing", "tracks.synthesiser",
 }  # fmt: skip
 NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters

@@ -1,13 +1,9 @@
-"""Put results into words: the sentences and tables of a report, which `page` lays out."""
+"""Put results into words: what a report is made of, and its sentences, which `page` lays out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
-
-from genre_cls.configuration.settings import AXES, short_keys
-from genre_cls.evaluation.calibration import N_BINS
 from genre_cls.evaluation.comparisons import (
     ALPHA,
     CODE,
@@ -21,7 +17,6 @@ from genre_cls.evaluation.comparisons import (
     most_missed,
     names,
     rank,
-    setting,
 )
 from genre_cls.evaluation.estimates import Estimate, rounded, unpaired
 from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
@@ -100,17 +95,6 @@ ABOUT_SECONDS = (
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table of texts: the alignment of its columns by name, and its rows."""
-
-    columns: Mapping[str, str]  # name to "left" or "right"
-    rows: Sequence[Sequence[str]]
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything that a report shows.
 
@@ -178,7 +162,7 @@ class Report:
         results = {}
         for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
             by_split = {result.value("folds"): result, **result.other_splits}
-            results[name] = {split: by_split[split] for split in sorted(by_split, key=_split_order)}
+            results[name] = {split: by_split[split] for split in sorted(by_split, key=split_order)}
         return {name: by_split for name, by_split in results.items() if len(by_split) > 1}
 
 
@@ -215,7 +199,7 @@ def _about_worst(report: Report) -> str:
 
 def _shared(result: ConfigResult) -> str:
     """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
-    share = _whole_percent(result.artist_overlap)
+    share = whole_percent(result.artist_overlap)
     tracks = "All held-out tracks" if result.artist_overlap == 1 else f"At least {share} of the held-out tracks"
     return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
 
@@ -262,84 +246,6 @@ def verdict(difference: Difference) -> str:
     return f"{better} and {worse} differ by {points} ({between}), but {adjusted}."
 
 
-def ranking(report: Report, *, narrow: bool = False) -> Sheet:
-    """Return the configurations with their scores, best first.
-
-    Args:
-        report: with the configurations.
-        narrow: whether all settings share a column if more than features, model and batch size differ.
-    """
-    more = differing(report.results)
-    axes = [*AXES, *more]
-    unequal = len(report.complete) < len(report.results)
-    rows = []
-    for place, result in enumerate(report.ranked, start=1):
-        settings = {axis.replace("batch_size", "batch size"): result.value(axis) for axis in axes}
-        if narrow and more:
-            settings = {"configuration": _in_short(result, axes)}
-        folds = {"folds": str(len(result.folds))} if unequal else {}
-        scores = folds | _scores(result)
-        rows.append([str(place), *settings.values(), *scores.values()])
-    return Sheet(dict.fromkeys(["rank", *settings], "left") | dict.fromkeys(scores, "right"), rows)
-
-
-def each_against_each(report: Report) -> Sheet:
-    """Return the difference between each two configurations with its p-values."""
-    columns = {"ahead": "left", "behind": "left"} | dict.fromkeys(
-        ("points", "p, corrected t", "p, McNemar", "practically equal"), "right"
-    )
-    return Sheet(columns, [_pair(pair) for pair in report.pairs])
-
-
-def under_other_splits(report: Report) -> Sheet:
-    """Return the accuracy of configurations under several splits, and the drop from the most flattering to the last."""
-    splits = sorted({split for by_split in report.splits.values() for split in by_split}, key=_split_order)
-    rows = []
-    for name, by_split in report.splits.items():
-        scores = [accuracy(by_split[split]) if split in by_split else "" for split in splits]
-        rows.append([name, *scores, _in_points(_drop(by_split))])
-    return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
-
-
-def drops_by_genre(report: Report) -> Sheet:
-    """Return how much of each genre's recall configurations lose from the most flattering split to the last."""
-    columns, lost = {"genre": "left"}, []
-    for name, by_split in report.splits.items():
-        first, *_, last = by_split
-        columns[f"{name}, {first} to {last}"] = "right"
-        lost.append(100 * (by_split[first].per_genre.recall - by_split[last].per_genre.recall))
-    if not lost:
-        return Sheet(columns, [])
-    by_genre = sorted(zip(report.complete[0].genres, np.transpose(lost), strict=True), key=lambda row: -row[1][0])
-    return Sheet(columns, [[genre, *(f"{points:z.0f}" for points in drops)] for genre, drops in by_genre])
-
-
-def genres(report: Report) -> Sheet:
-    """Return the best configuration's scores on each genre, by recall, with its most frequent mistakes."""
-    best = report.ranked[0]
-    scores, wrong = best.per_genre, best.confusion - np.diag(np.diag(best.confusion))
-    n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may test a track several times
-    rows = []
-    for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
-        others = [j for j in np.argsort(-wrong[i], kind="stable")[:3] if wrong[i, j]]
-        taken_for = [f"{best.genres[j]} {_whole_percent(wrong[i, j] / scores.n_tracks[i])}" for j in others]
-        values = [_whole_percent(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
-        rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for) or "none"])
-    numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
-    return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
-
-
-def missed_tracks(report: Report) -> Sheet:
-    """Return the tracks missed most."""
-    columns = {"track": "left", "artist": "left", "genre": "left", "taken for": "left"}
-    rows = []
-    for track in report.missed:
-        known = report.tracks.get(track.id, {})
-        shares = [_whole_percent(track.missed), _whole_percent(track.confidence)]
-        rows.append([track.id, known.get("artist", ""), track.genre, track.taken_for, *shares, known.get("fault", "")])
-    return Sheet(columns | {"missed by": "right", "confidence": "right", "known fault": "left"}, rows)
-
-
 def known_faults(report: Report) -> str:
     """Return a sentence on how many tracks with known faults are among the most missed; empty if none is known."""
     tested = report.ranked[0].tracks.track_ids
@@ -372,18 +278,8 @@ def trust(report: Report) -> str:
     )
 
 
-def confidence(report: Report) -> Sheet:
-    """Return how many tracks the best configuration predicts with which probability, and the share that is right."""
-    found = report.ranked[0].tempered.calibration
-    rows = []
-    for n in np.flatnonzero(found.counts)[::-1]:
-        between = f"{100 * n / N_BINS:.0f}–{100 * (n + 1) / N_BINS:.0f} %"
-        rows.append([between, f"{round(found.counts[n], 1):g}", _whole_percent(found.accuracy[n])])
-    return Sheet({"probability": "left", "tracks": "right", "of which right": "right"}, rows)
-
-
 def about_missed(report: Report) -> str:
-    """Return an explanation of the columns of `missed_tracks`, with the sentence on known faults."""
+    """Return an explanation of the columns of `tables.missed_tracks`, with the sentence on known faults."""
     if len(report.complete) == 1:
         about = (
             'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
@@ -441,6 +337,17 @@ def _about_verdicts(best: ConfigResult, rope: float) -> str:
     )
 
 
+def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
+    first, *_, last = by_split
+    lost, where = drop(by_split), f"under folds={last} than under folds={first}"
+    other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
+    more, gap = ("fewer", lost) if lost.mean >= 0 else ("more", replace(lost, mean=-lost.mean))
+    if not round(100 * gap.mean, 1):
+        return f"{name} scores no more and no less {where}: {in_points(gap)} points{other}."
+    doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
+    return f"{name} scores {in_points(gap)} points {more} {where}{doubt}{other}."
+
+
 def percent(share: float) -> str:
     """Return a share as text in percent, without the sign."""
     return f"{100 * share:.1f}"
@@ -451,64 +358,29 @@ def interval(result: ConfigResult) -> str:
     return "–".join(map(percent, result.estimate("accuracy").share_interval))
 
 
-def _scores(result: ConfigResult) -> dict[str, str]:
-    return {
-        "accuracy, %": accuracy(result),
-        "95 % CI": interval(result),
-        "macro F1, %": percent(result.estimate("macro_f1").mean),
-        "s per fold": f"{result.seconds_per_fold:.1f}",
-        "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # as of kernel machines
-    }
-
-
-def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
-    """Return a configuration's name with only the last part of each axis, if that is unambiguous."""
-    values = [result.value(axis).replace(",", ", ") for axis in axes]  # lets long lists wrap
-    return ", ".join(map(setting, short_keys(axes), values))
-
-
 def accuracy(result: ConfigResult) -> str:
     """Return the mean accuracy over folds as text, in percent, with its standard deviation."""
     mean = result.estimate("accuracy").mean
     return percent(mean) + ("" if len(result.folds) == 1 else f" ± {percent(result.std('accuracy'))}")
 
 
-def _pair(pair: Difference) -> list[str]:
-    p_values = map(_p_value, (pair.p_value, pair.mcnemar))
-    return [pair.better, pair.worse, _in_points(pair.accuracy), *p_values, _whole_percent(pair.equal)]
-
-
-def _p_value(p: float | None) -> str:
-    """Return a p-value as text; empty if there is none."""
-    if p is None:
-        return ""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def _split_order(split: str) -> tuple[int, str]:
+def split_order(split: str) -> tuple[int, str]:
+    """Return the key that sorts splits, the most flattering first."""
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
 
 
-def _drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
+def drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
+    """Return how much accuracy, a share, is lost from the first of several splits to the last."""
     first, *_, last = by_split.values()
     return unpaired(first.estimate("accuracy"), last.estimate("accuracy"))
 
 
-def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
-    first, *_, last = by_split
-    drop, where = _drop(by_split), f"under folds={last} than under folds={first}"
-    other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
-    more, gap = ("fewer", drop) if drop.mean >= 0 else ("more", replace(drop, mean=-drop.mean))
-    if not round(100 * gap.mean, 1):
-        return f"{name} scores no more and no less {where}: {_in_points(gap)} points{other}."
-    doubt = ", which may be chance" if gap.difference_interval[0] <= 0 else ""
-    return f"{name} scores {_in_points(gap)} points {more} {where}{doubt}{other}."
+def in_points(difference: Estimate) -> str:
+    """Return a difference of accuracies as text, in points, with its 95 % CI."""
+    low, high = difference.difference_interval
+    return f"{100 * difference.mean:.1f} (95 % CI {100 * low:.1f} to {100 * high:.1f})"
 
 
-def _in_points(e: Estimate) -> str:
-    low, high = e.difference_interval
-    return f"{100 * e.mean:.1f} (95 % CI {100 * low:.1f} to {100 * high:.1f})"
-
-
-def _whole_percent(share: float) -> str:
+def whole_percent(share: float) -> str:
+    """Return a share as text in whole percent."""
     return f"{100 * share:.0f} %"

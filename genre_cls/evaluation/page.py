@@ -10,13 +10,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from genre_cls.evaluation import figures, findings, plots
-from genre_cls.evaluation.findings import Report, Sheet
+from genre_cls.evaluation import figures, findings, plots, tables
+from genre_cls.evaluation.findings import Report
+from genre_cls.evaluation.tables import Sheet
 
 
 def table(report: Report) -> Table:
     """Return the ranked configurations as a table for a terminal, with the answer and the verdicts below."""
-    sheet = findings.ranking(report, narrow=True)
+    sheet = tables.ranking(report, narrow=True)
     caption = Text("\n".join(["", findings.answer(report), *findings.verdicts(report)]))
     # Without edges even rows of 100.0 ± 0.0 % fit into 80 columns.
     grid = Table(
@@ -36,12 +37,12 @@ def markdown(report: Report) -> str:
     """Return the whole report without its figures as GitHub Markdown."""
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
     sections = (
-        ("Which genres the best one recognises", findings.genres(report), ""),
-        ("The same under other splits", findings.under_other_splits(report), findings.ABOUT_SPLITS),
-        ("Recall lost in each genre", findings.drops_by_genre(report), findings.ABOUT_DROPS),
-        ("Which tracks are missed most", findings.missed_tracks(report), findings.about_missed(report)),
-        ("How far its probabilities can be trusted", findings.confidence(report), findings.trust(report)),
-        ("Each against each", findings.each_against_each(report), findings.ABOUT_PAIRS),
+        ("Which genres the best one recognises", tables.genres(report), ""),
+        ("The same under other splits", tables.under_other_splits(report), findings.ABOUT_SPLITS),
+        ("Recall lost in each genre", tables.drops_by_genre(report), findings.ABOUT_DROPS),
+        ("Which tracks are missed most", tables.missed_tracks(report), findings.about_missed(report)),
+        ("How far its probabilities can be trusted", tables.confidence(report), findings.trust(report)),
+        ("Each against each", tables.each_against_each(report), findings.ABOUT_PAIRS),
     )
     reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
     blocks = [
@@ -50,7 +51,7 @@ def markdown(report: Report) -> str:
         _escaped(findings.answer(report)),
         "\n".join(f"- {_escaped(verdict)}" for verdict in findings.verdicts(report)),
         *(f"> {_escaped(note)}" for note in report.notes),
-        _pipes(findings.ranking(report)),
+        _pipes(tables.ranking(report)),
         *(f"## {title}\n\n{_pipes(sheet)}\n\n{_escaped(about)}".rstrip() for title, sheet, about in sections if sheet),
         "## How to read this\n\n" + "\n".join(reading),
         f"## Where the numbers come from\n\n{_pipes(provenance)}",
@@ -69,7 +70,7 @@ def html(report: Report) -> str:
     )
     environment.filters["data_uri"] = _data_uri
     template = environment.get_template("report.html.j2")
-    return template.render(report=report, findings=findings, plots=plots, note=" ".join(report.notes))
+    return template.render(report=report, findings=findings, tables=tables, plots=plots, note=" ".join(report.notes))
 
 
 def _data_uri(figure: Figure) -> str:
