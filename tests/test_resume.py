@@ -34,6 +34,7 @@ from genre_cls.configuration.settings import without_hydra
 from genre_cls.experiments import outbox, spool, upcoming
 from genre_cls.experiments.job import Job
 from genre_cls.experiments.upcoming import Upcoming
+from genre_cls.processes import workers
 from genre_cls.training import ensembles, task
 
 Table = dict[tuple[str, str], Any]
@@ -280,9 +281,9 @@ def test_a_configuration_for_other_workers_does_not_begin_early(
     monkeypatch.setattr(upcoming, "load", mock.Mock())
     monkeypatch.setattr(upcoming, "identify", mock.Mock())
     monkeypatch.setattr(upcoming, "Job", lambda cfg, *_: mock.Mock(begin=lambda _: begun.append(cfg)))
-    for workers in (1, 2, 3):
+    for n_workers in (1, 2, 3):
         ahead = Upcoming()
-        ahead.expect([composed(f"trainer.workers={workers}", "trainer.device=cpu")])
+        ahead.coming = [composed(f"trainer.workers={n_workers}", "trainer.device=cpu")]
         ahead.begin(2)
         assert ahead.blocked and not ahead.begun
     assert [cfg.trainer.workers for cfg in begun] == [2]
@@ -293,7 +294,7 @@ def test_none_begins_after_one_that_could_not_because_its_turn_may_mean_to_wait_
 ) -> None:
     monkeypatch.setattr(upcoming, "_begun", lambda *_: None)
     ahead = Upcoming()
-    ahead.expect([composed()] * 3)
+    ahead.coming = [composed()] * 3
     for _ in range(2):
         ahead.begin(2)
         assert ahead.blocked and not ahead.begun
@@ -303,19 +304,20 @@ def test_none_begins_after_one_that_could_not_because_its_turn_may_mean_to_wait_
 def test_as_many_configurations_begin_as_give_each_worker_another_model(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, n_models: Sequence[int], n_begun: int
 ) -> None:
-    jobs = iter([mock.Mock(n_models=n, lost=False) for n in n_models])
+    jobs = iter([mock.Mock(n_models=n) for n in n_models])
     monkeypatch.setattr(upcoming, "load", mock.Mock())
     monkeypatch.setattr(upcoming, "identify", mock.Mock())
     monkeypatch.setattr(upcoming, "n_workers", lambda *_: 8)
     monkeypatch.setattr(upcoming, "Job", lambda *_: next(jobs))
     ahead = Upcoming()
-    ahead.expect([composed()] * len(n_models))
+    ahead.coming = [composed()] * len(n_models)
     ahead.begin(8)
     assert len(ahead.begun) == n_begun
 
 
 def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped() -> None:
-    jobs = mock.Mock(lost=True), mock.Mock(lost=True)
+    workers.stop()
+    jobs = mock.Mock(n_models=1), mock.Mock(n_models=0)
     ahead = Upcoming()
     ahead.begun = [*jobs]
     assert ahead.take(mock.Mock()) is None and ahead.begun == []
@@ -326,7 +328,7 @@ def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped
 def test_training_that_has_begun_is_given_up_unless_it_is_of_the_configuration_whose_turn_it_is(
     turn: str, is_taken: bool
 ) -> None:
-    job = mock.Mock(lost=False, identity=mock.Mock(fingerprint="a"))
+    job = mock.Mock(n_models=0, identity=mock.Mock(fingerprint="a"))
     ahead = Upcoming()
     ahead.begun = [job]
     assert ahead.take(mock.Mock(fingerprint=turn)) is (job if is_taken else None) and ahead.begun == []

@@ -51,6 +51,11 @@ def _means(rows: Floats, places: Ints) -> Floats:
     return sums / np.bincount(places)[:, None]
 
 
+def _numbered(values: NDArray[Any]) -> Ints:
+    """Return a number for each of some values, from 0, the same for equal ones."""
+    return np.asarray(np.unique(values, return_inverse=True)[1])
+
+
 def mean_curve(curves: Iterable[Sequence[float]]) -> list[float]:
     """Average curves epoch by epoch up to the end of the shortest, since beyond it the mean would be over fewer."""
     return [float(np.mean(values)) for values in zip(*curves, strict=False)]
@@ -310,7 +315,7 @@ class ConfigResult:
 
     def _over_trainings(self, values: Sequence[Floats]) -> Estimate:
         """Return the mean over one or several trainings that are tested on the same tracks."""
-        groups = self._test_groups
+        groups = self._groups[: len(values[0])]
         return crossed(np.stack(values), groups) if len(values) > 1 else sampled(values[0], groups)
 
     @cached_property
@@ -319,11 +324,7 @@ class ConfigResult:
 
         A group of tracks that share an artist or a recording, unless folds share such groups; then each track.
         """
-        if self.single_test_set:
-            return self._test_groups[self._first]
-        if self.artist_overlap or not all(fold.groups for fold in self.folds):
-            return np.arange(len(self._first))
-        return np.asarray(np.unique(self._pooled("groups")[self._first], return_inverse=True)[1])
+        return np.arange(len(self._first)) if self.artist_overlap else _numbered(self._groups[self._first])
 
     @cached_property
     def artist_overlap(self) -> float:
@@ -332,24 +333,21 @@ class ConfigResult:
         Models were trained on these. It may be more, as artists are unknown or folds are missing. 0 if nothing is known
         of artists, or if all folds test the same tracks, as a single one does.
         """
-        known = [fold.groups for fold in self.folds if fold.groups]
-        if self.single_test_set or len(known) < len(self.folds):
+        if self.single_test_set:
             return 0.0
-        groups = np.concatenate(known)
-        others = [groups[self._others(fold.track_ids)] for fold in self.folds]
-        return float(np.concatenate([np.isin(own, other) for own, other in zip(known, others, strict=True)]).mean())
+        others = [self._groups[self._others(fold.track_ids)] for fold in self.folds]
+        by_fold = np.split(self._groups, np.cumsum([len(fold.labels) for fold in self.folds])[:-1])
+        return float(np.concatenate([np.isin(own, other) for own, other in zip(by_fold, others, strict=True)]).mean())
 
     @property
     def has_groups(self) -> bool:
         """Whether it is known which test tracks share an artist or a recording."""
-        return any(fold.groups for fold in self.folds)
+        return all(fold.groups for fold in self.folds)
 
-    @property
-    def _test_groups(self) -> Ints:
-        """Number, from 0, of each test track's group, where all folds test the same tracks `(n_tracks,)`."""
-        known = (fold.groups for fold in self.folds if fold.groups)
-        numbers = next(known, range(len(self.folds[0].labels)))
-        return np.asarray(np.unique(numbers, return_inverse=True)[1])
+    @cached_property
+    def _groups(self) -> Ints:
+        """Number of each pooled prediction's group: of one artist or recording, or else of the track alone."""
+        return _numbered(self._pooled("groups" if self.has_groups else "track_ids"))
 
     @property
     def summary(self) -> dict[str, float]:

@@ -54,7 +54,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         tracker = Tracker(first.tracking.uri, Path(first.tracking.folder))
         with tracker.failures_in_one_line():
             tracker.close_dead()
-    _upcoming.expect(configurations)
+    _upcoming.coming = configurations
 
 
 def _check_store(tracking: DictConfig) -> None:

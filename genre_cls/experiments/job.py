@@ -89,11 +89,6 @@ class Job:
         return True
 
     @property
-    def lost(self) -> bool:
-        """Whether the workers that it began with have been stopped."""
-        return self.trainings is not None and self.trainings.lost
-
-    @property
     def n_models(self) -> int:
         """How many models it has begun to train."""
         return len(self.trainings.models) if self.trainings else 0
@@ -117,25 +112,19 @@ class Job:
         with self.locks:
             if not self.trainings:
                 self._hold()
-            if len(self.task.to_train) == len(self.task.folds):
-                with self._claimed() as outbox:
-                    self._announce_reused()
-                    self._train(outbox, begin_next, is_last)
-                return
-            with self._claimed():
+            with self._claimed() as outbox:
                 self._announce_reused()
+                if len(self.task.to_train) == len(self.task.folds):
+                    self._train(outbox, begin_next, is_last)
+                    return
             self._train(None, begin_next, is_last)
-        self._log_spooled()
+        with self._claimed():
+            pass  # which logs what is in the spool by now
         if lost := ",".join(str(fold.index) for fold in self._unfinished):
             raise UserError(
                 f"{self.identity.title}: fold={lost} no longer exists: another command has restarted it "
                 "(force=true), or its files are damaged; the same command trains it again"
             )
-
-    def _log_spooled(self) -> None:
-        """Log the spooled folds, and the configuration if no fold is missing any more."""
-        with self._claimed():
-            pass
 
     def _announce_reused(self) -> None:
         n, n_reused = len(self.task.to_train), len(self.task.to_train) - len(self._unfinished)

@@ -12,6 +12,7 @@ from genre_cls.configuration.identity import Identity, identify
 from genre_cls.configuration.settings import without_hydra
 from genre_cls.errors import UserError
 from genre_cls.experiments.job import Job
+from genre_cls.processes import workers
 from genre_cls.tracking.stored_runs import FAILURES
 from genre_cls.training.ensembles import n_workers
 from genre_cls.training.task import load
@@ -21,17 +22,9 @@ class Upcoming:
     """The command's remaining configurations, and the jobs of the first ones, which have begun."""
 
     def __init__(self) -> None:
-        self.coming: list[DictConfig] = []
+        self.coming: Sequence[DictConfig] = []  # in order, each with Hydra's own settings
         self.begun: list[Job] = []  # jobs of the first of these
         self.blocked = False  # whether the one after these jobs could not begin
-
-    def expect(self, configurations: Sequence[DictConfig]) -> None:
-        """Set the command's configurations.
-
-        Args:
-            configurations: in order, each with Hydra's own settings.
-        """
-        self.coming = list(configurations)
 
     def take(self, identity: Identity) -> Job | None:
         """Return the job of the configuration whose turn it is, if it has begun.
@@ -40,7 +33,7 @@ class Upcoming:
             identity: of that configuration.
         """
         self.coming = self.coming[1:]
-        if any(job.lost for job in self.begun):  # their workers were stopped, so all are
+        if any(job.n_models for job in self.begun) and not workers.has_pool():  # it has been stopped, with its models
             for job in self.begun:
                 job.give_up()
             self.begun = []

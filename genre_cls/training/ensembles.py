@@ -49,11 +49,6 @@ class EnsembleTrainings:
         folds = _complete_folds(self.task, trained, self.n_members)
         yield from progress_bar(folds, title, total=len(self.models) // self.n_members)
 
-    @property
-    def lost(self) -> bool:
-        """Whether the workers have been stopped since it began."""
-        return bool(self.calls) and not workers.has_pool()
-
     def cancel(self) -> None:
         """Cancel what has not begun."""
         for call in self.calls:
