@@ -97,19 +97,6 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
 
 
 @dataclass(frozen=True, eq=False)
-class KeptClip:
-    """The part of an upload that is kept to be explained.
-
-    Args:
-        name: of the file.
-        clip: its first clip.
-    """
-
-    name: str
-    clip: "Clip"
-
-
-@dataclass(frozen=True, eq=False)
 class Controller:
     """The actions of the page.
 
@@ -157,10 +144,10 @@ class Controller:
         from genre_cls.inference import clip_plots
 
         over_time, similar = clip_plots.genres_over_time(prediction), self._similar(prediction)
-        clip = clip_plots.clip(kept.clip, kept.name) if kept else None
+        clip = clip_plots.clip(kept) if kept else None
         return dict(prediction.ranked), over_time, similar, clip, kept, prediction.genre, None
 
-    def _classify(self, path: Path) -> "tuple[Prediction, KeptClip | None]":
+    def _classify(self, path: Path) -> "tuple[Prediction, Clip | None]":
         """The prediction for a file, and its first clip unless that is silent."""
         from genre_cls.tracks.audio import UnreadableAudio, duration
 
@@ -173,7 +160,7 @@ class Controller:
         except (UnreadableAudio, UserError) as error:
             raise UserError(f"{path.name}: {error}") from error
         with suppress(UnreadableAudio):
-            return prediction, KeptClip(path.name, self.classifier.first_clip(path))
+            return prediction, self.classifier.first_clip(path)
         return prediction, None
 
     def _similar(self, prediction: "Prediction") -> list[list[str]]:
@@ -187,11 +174,11 @@ class Controller:
         track, label = self.tracks.track_ids[index], self.tracks.labels[index]
         return track, self.classifier.genres[label], self.facts.get(track, {}).get("artist", "")
 
-    def explain(self, kept: KeptClip | None, genre: str) -> "Figure":
+    def explain(self, kept: "Clip | None", genre: str) -> "Figure":
         """Plot the evidence for a genre.
 
         Args:
-            kept: from `classify`.
+            kept: the clip from `classify`.
             genre: to explain.
 
         Raises:
@@ -201,7 +188,7 @@ class Controller:
             raise UserError("nothing to explain; drop a file whose beginning is not silent")
         from genre_cls.inference import clip_plots
 
-        return clip_plots.explanation(self.classifier.explain_clip(kept.clip, genre), kept.name)
+        return clip_plots.explanation(self.classifier.explain_clip(kept, genre))
 
     def results(self) -> str:
         """Return the newest report as HTML, in a frame that runs no scripts, or how to make one.

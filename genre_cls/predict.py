@@ -98,7 +98,7 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
     n_models = classifier.n_networks
     _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
     explanation = classifier.explain_clip(clip, genre)
-    write_atomically(picture, figures.png(clip_plots.explanation(explanation, file.name)))
+    write_atomically(picture, figures.png(clip_plots.explanation(explanation)))
     _log(f"explained: {picture}")
 
 

@@ -35,6 +35,7 @@ from genre_cls.models import modelfile
 from genre_cls.models.modelfile import serialised
 from genre_cls.processes import device
 from genre_cls.processes.device import resolve_precision
+from genre_cls.tracks import windows
 from genre_cls.tracks.features import FeatureSpec
 
 Edit = Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]
@@ -757,4 +758,4 @@ def test_no_model_of_the_package_on_fine_features_is_refused_as_too_large(
     fine = FeatureSpec(kind="mel", sample_rate=44100, hop_length=128, n_mels=256, f_max=22050)
     model, usage = OmegaConf.to_container(composed(f"model={name}").model), usage_of(fine, seconds, 0.5)
     assert modelfile._largest_map(cast(Any, model), usage, "plain") < modelfile.LARGEST
-    assert usage.windows_at_once == 1 or usage.windows_at_once * 256 * fine.n_frames(seconds) <= modelfile.AT_ONCE
+    assert usage.windows_at_once == 1 or usage.windows_at_once * 256 * fine.n_frames(seconds) <= windows.AT_ONCE

@@ -20,9 +20,9 @@ def a_prediction(seconds: float, *shares: tuple[float, ...]) -> Prediction:
     return Prediction(GENRES, seconds, bounds[:-1], bounds[1:], windows)
 
 
-def a_clip(loudness: float = 0.5) -> Clip:
+def a_clip(loudness: float = 0.5, name: str = "a.wav") -> Clip:
     wave = loudness * np.sin(np.arange(16000, dtype=np.float32))
-    return Clip(wave, 8000, np.zeros((32, 63), np.float32), np.geomspace(50, 4000, 32), 256 / 8000)
+    return Clip(name, wave, 8000, np.zeros((32, 63), np.float32), np.geomspace(50, 4000, 32), 256 / 8000)
 
 
 def test_genres_over_time_are_ranked_and_as_probable_as_they_were() -> None:
@@ -36,7 +36,7 @@ def test_genres_over_time_are_ranked_and_as_probable_as_they_were() -> None:
 
 def test_a_clip_is_drawn_as_loud_and_as_long_as_it_is() -> None:
     for loudness in (0.5, 3.0):
-        waveform, mel = clip_plots.clip(a_clip(loudness), "a.wav").axes[:2]
+        waveform, mel = clip_plots.clip(a_clip(loudness)).axes[:2]
         heights = waveform.collections[0].get_paths()[0].vertices[:, 1]
         assert heights.max() == pytest.approx(loudness, rel=0.01) and waveform.get_ylim()[1] >= loudness
         assert mel.get_xlim() == (0, 2) and mel.images[0].get_array().shape == (32, 63)  # type: ignore[union-attr]
@@ -44,11 +44,12 @@ def test_a_clip_is_drawn_as_loud_and_as_long_as_it_is() -> None:
 
 def test_every_figure_carries_its_title_and_note_and_draws_hostile_names_without_a_warning() -> None:
     hostile = replace(a_prediction(9, (0.2, 0.3, 0.5)), genres=HOSTILE)
-    explanation = Explanation(HOSTILE[0], a_clip(), np.ones((32, 63), np.float32), 1.0, "synthetic at 3$ and 4$")
+    clip = a_clip(name="$\udcff\n")
+    explanation = Explanation(HOSTILE[0], clip, np.ones((32, 63), np.float32), 1.0, "synthetic at 3$ and 4$")
     figures = {
         ("Genres over time",): clip_plots.genres_over_time(hostile),
-        ("$\\udcff\\n", "The first 2 s."): clip_plots.clip(a_clip(), "$\udcff\n"),
-        (f"$\\udcff\\n: evidence for {HOSTILE[0]}", explanation.note): clip_plots.explanation(explanation, "$\udcff\n"),
+        ("$\\udcff\\n", "The first 2 s."): clip_plots.clip(clip),
+        (f"$\\udcff\\n: evidence for {HOSTILE[0]}", explanation.note): clip_plots.explanation(explanation),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -108,7 +108,7 @@ def test_epochs_differ_and_the_seed_and_fold_decide_them() -> None:
 
 
 def test_a_batch_is_four_dimensional_and_knows_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_room, "ON_CPU", 3 * 2 * 8)  # values of three windows
+    monkeypatch.setattr(data_room, "AT_ONCE", 3 * 2 * 8)  # values of three windows
     data = fold_data(numbered(), [7, 6, 5, 4, 3, 2, 1, 0, 8])
     for loader in (data.train_dataloader(), *data.val_dataloader(), data.predict_dataloader()):
         batches = list(loader)

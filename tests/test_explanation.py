@@ -156,8 +156,8 @@ def test_the_most_probable_genre_is_explained_unless_another_is_named(tmp_path: 
 
 
 def test_the_picture_shows_the_clip_twice_in_hertz_and_seconds(tmp_path: Path) -> None:
-    explanation = a_classifier(SMALL).explain(music(tmp_path / "a.wav", 2))
-    figure = clip_plots.explanation(explanation, "costs $1 or $2")
+    explanation = a_classifier(SMALL).explain(music(tmp_path / "costs $1 or $2.wav", 2))
+    figure = clip_plots.explanation(explanation)
     heard, shown = figure.axes[:2]
     assert len(heard.images) == 1 and len(shown.images) == 2
     np.testing.assert_array_equal(heard.images[0].get_array(), explanation.clip.mel)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 
 from genre_cls.configuration.arguments import OneLineParser
@@ -153,8 +154,7 @@ def _parsed(word: str) -> object:
 
 
 def _quoted(key: str, value: str) -> str:
-    escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")  # backslashes count before a quote alone
-    return f"{key}='{escaped}'"
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def _needs_quotes(word: str) -> str:

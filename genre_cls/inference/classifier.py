@@ -148,7 +148,7 @@ class GenreClassifier(Classifier):
 
     @one_thread()
     def first_clip(self, path: str | Path) -> Clip:
-        """Return the first part of a file, of a minute at most unless windows are longer, for pictures of it.
+        """Return the first part of a file, of `longest_clip` at most, for pictures of it.
 
         Args:
             path: as `predict` takes it.
@@ -162,8 +162,8 @@ class GenreClassifier(Classifier):
             if reason := no_music(waveform, spec.sample_rate):
                 raise UnreadableAudio(reason)  # not `refusal`, as the rest of the file may be audible
         (mel,) = extract(waveform, [spec])
-        centres = mel_frequencies(spec)
-        return Clip(waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
+        name, centres = Path(path).name, mel_frequencies(spec)
+        return Clip(name, waveform, spec.sample_rate, mel.astype(np.float32), centres, spec.seconds_per_frame)
 
     def save(self, path: str | Path) -> None:
         """Write the ensemble into one self-contained file.

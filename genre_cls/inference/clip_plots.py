@@ -17,14 +17,13 @@ ENVELOPE = 1500  # stretches of a waveform that are drawn
 STRETCHES, ROWS = 120, 10  # of a file's genres over time
 
 
-def clip(heard: Clip, name: str) -> Figure:
+def clip(heard: Clip) -> Figure:
     """Draw the waveform of a clip, and below it its mel spectrogram.
 
     Args:
         heard: the clip.
-        name: of its file.
     """
-    figure = new_figure(9.0, 4.2, f"The first {heard.seconds:.0f} s.", in_one_line(name))
+    figure = new_figure(9.0, 4.2, f"The first {heard.seconds:.0f} s.", in_one_line(heard.name))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     low, high = _envelope(heard.waveform)
     upper.fill_between(np.linspace(0, heard.seconds, len(low)), low, high, color=BLUE, linewidth=0.5)
@@ -59,14 +58,13 @@ def genres_over_time(prediction: Prediction) -> Figure:
     return figure
 
 
-def explanation(explained: Explanation, name: str) -> Figure:
+def explanation(explained: Explanation) -> Figure:
     """Draw the mel spectrogram of a clip, and below, over the same in grey, the evidence for and against its genre.
 
     Args:
         explained: of one clip; its evidence is smoothed, because single values are noise.
-        name: of the clip's file.
     """
-    title = in_one_line(f"{name}: evidence for {explained.genre}")
+    title = in_one_line(f"{explained.clip.name}: evidence for {explained.genre}")
     figure = new_figure(9.0, 5.0, explained.note, title)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
     image = _draw_mel(upper, explained.clip)

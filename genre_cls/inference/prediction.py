@@ -104,6 +104,7 @@ class Clip:
     """The first part of a file, for pictures and explanations.
 
     Args:
+        name: of the file.
         waveform: `(n_samples,)`, mono, full scale at +-1.
         sample_rate: of the waveform, Hz.
         mel: log-mel spectrogram `(n_mels, n_frames)`, dB.
@@ -111,6 +112,7 @@ class Clip:
         seconds_per_frame: hop length, s.
     """
 
+    name: str
     waveform: NDArray[np.float32]
     sample_rate: int
     mel: NDArray[np.float32]

@@ -29,7 +29,7 @@ from genre_cls.models.kernel import KernelMachine
 from genre_cls.models.network import Network
 from genre_cls.models.views import shape_of, view_of
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.windows import AT_ONCE, cover_starts
+from genre_cls.tracks.windows import cover_starts, windows_at_once
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
@@ -67,7 +67,7 @@ class Usage:
     @property
     def windows_at_once(self) -> int:
         """Number of windows in a batch, as in evaluation."""
-        return max(1, AT_ONCE // (self.spec.n_bins * self.spec.n_frames(self.window)))
+        return windows_at_once(self.spec.n_bins, self.spec.n_frames(self.window))
 
     @property
     def model_class(self) -> str:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property, partial
 from hashlib import blake2b, file_digest
@@ -20,11 +19,11 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from joblib import cpu_count
 from numpy.typing import NDArray
 
 from genre_cls.errors import UserError, system_reason
 from genre_cls.files import expanduser, locked, write_atomically
+from genre_cls.processes.device import in_threads, one_thread
 from genre_cls.progress import progress_bar
 from genre_cls.tracks import audio, features
 from genre_cls.tracks.audio import UnreadableAudio
@@ -308,14 +307,9 @@ def _layout(head: bytes) -> tuple[int, int, int]:
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
     """Map a function in a thread per core, each with one torch thread; yield results in order, with a progress bar."""
-    if not items:
-        return
-    n_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from progress_bar(pool.map(function, items), description, total=len(items))
-    finally:
-        torch.set_num_threads(n_threads)  # `set_num_threads` in the pool's threads changes the whole process
+    if items:
+        with one_thread():
+            yield from progress_bar(in_threads(function, items), description, total=len(items))
 
 
 def _stamp(path: Path) -> list[int | str]:

@@ -6,6 +6,17 @@ from numpy.typing import NDArray
 AT_ONCE = 2**19  # values of windows in a batch that is only evaluated on a CPU: as many as fit a core's caches
 
 
+def windows_at_once(n_bins: int, n_frames: int, n_values: int = AT_ONCE) -> int:
+    """Return how many windows `(n_bins, n_frames)` a batch that is only evaluated has, at least one.
+
+    Args:
+        n_bins: bins of a window.
+        n_frames: frames of a window.
+        n_values: that a batch may have.
+    """
+    return max(1, n_values // (n_bins * n_frames))
+
+
 def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
     """Return the first frames of the fewest evenly spaced windows that cover a clip.
 

@@ -13,12 +13,12 @@ from genre_cls.evaluation.scoring import WindowPredictions
 from genre_cls.models.views import view_of
 from genre_cls.tracks.feature_cache import Features
 from genre_cls.tracks.folds import Fold, Indices
-from genre_cls.tracks.windows import AT_ONCE, cover_starts, repeat_to
+from genre_cls.tracks.windows import AT_ONCE, cover_starts, repeat_to, windows_at_once
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
 
-ON_CPU, ON_GPU = AT_ONCE, 2**24  # values in a batch that is only evaluated; on a GPU as many as keep it busy
+ON_GPU = 2**24  # values in a batch that is only evaluated: as many as keep a GPU busy
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class Windows:
 
     def __init__(self, data: FoldData, windows: Sequence[Cut]) -> None:
         self.data, self.windows = data, windows
-        at_once = ON_CPU if data.device.type == "cpu" else ON_GPU
-        self.batch_size = max(1, at_once // (data.clips[0].shape[0] * data.windowing.n_frames))
+        n_values = AT_ONCE if data.device.type == "cpu" else ON_GPU
+        self.batch_size = windows_at_once(len(data.clips[0]), data.windowing.n_frames, n_values)
 
     def __len__(self) -> int:
         return -(-len(self.windows) // self.batch_size)
