@@ -38,7 +38,7 @@ def test_what_is_known_of_tracks_is_logged_with_paths_that_are_good_from_any_fol
         ]
     }
     unreadable = (Unreadable(Track("3", Path("c.wav"), "b"), "is silent, all of it"),)
-    more = replace(task, features=replace(features, unreadable=unreadable), repetitions=[Duplicate(0, 1, 0.75)])
+    more = replace(task, features=replace(features, unreadable=unreadable), duplicates=[Duplicate(0, 1, 0.75)])
     files = {name: content.decode().splitlines() for name, content in of_tracks(more).items()}
     assert files["unreadable.csv"] == ["path,reason", 'c.wav,"is silent, all of it"']
     assert files["repetitions.csv"] == ["track,repeats,similarity", "1,2,0.75"]

@@ -18,7 +18,7 @@ from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.feature_cache import FeatureCache
 from genre_cls.tracks.features import filterbank
 from genre_cls.tracks.folds import SplitError
-from genre_cls.training import task
+from genre_cls.training import preparation, task
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def test_a_dataset_is_listed_once_per_process(cfg: Callable[..., DictConfig], mo
     load = FeatureCache.load
     monkeypatch.setattr(FeatureCache, "load", lambda *asked: passes.append(asked[2]) or load(*asked))
     sweep = [cfg(f"features={kind}", f"batch_size={size}") for kind in ("mel", "mfcc") for size in (16, 32)]
-    task.load_all(sweep)
+    preparation.prepare_data(sweep)
     tasks = [task.load(one) for one in sweep]
-    assert len(passes) == 1 and len(passes[0]) == 3  # both features and what repetitions are found by
+    assert len(passes) == 1 and len(passes[0]) == 3  # both features and what duplicates are found by
     assert [one and one.features.spec.kind for one in tasks] == ["mel", "mel", "mfcc", "mfcc"]
     assert len({one.digest for one in tasks if one}) == 1
 
@@ -96,7 +96,7 @@ def test_held_out_tracks_with_a_copy_among_the_training_tracks_are_reported(
 ) -> None:
     same = made_equal(music)
     with caplog.at_level("WARNING"):
-        task.load_all([cfg(f"folds={split}")])
+        preparation.prepare_data([cfg(f"folds={split}")])
     found = task.load(cfg(f"folds={split}"))
     assert found
     copies = {place for place, track in enumerate(found.features.tracks) if track.id in same}
@@ -122,10 +122,10 @@ def test_a_recording_that_is_credited_to_two_artists_is_kept_on_one_side(
     lines = ["path,artist", *(f'"{track}",artist {number}' for number, track in enumerate(ids))]
     (music / "metadata.csv").write_text("\n".join(lines))
     with caplog.at_level("WARNING"):
-        task.load_all([cfg()])
+        preparation.prepare_data([cfg()])
     assert f"kept in the same fold, as they sound alike: {ids[0]} and {ids[1]}" in caplog.text
     found = task.load(cfg())
-    assert found and len(found.repetitions) == 1 and found.groups is not None
+    assert found and len(found.duplicates) == 1 and found.groups is not None
     places = [[track.id for track in found.features.tracks].index(each) for each in ids[:2]]
     assert len(set(found.groups[places])) == 1 and len(set(found.groups)) == len(ids) - 1
 
@@ -135,7 +135,7 @@ def test_splits_that_differ_in_early_stopping_are_each_tried(cfg: Callable[..., 
     for order in ((few, enough), (enough, few)):
         sweep = [cfg("folds=random", "recipe.early_stopping.patience=1", fraction) for fraction in order]
         with pytest.raises(SplitError, match=r"val_fraction=0\.01"):
-            task.load_all(sweep)
+            preparation.prepare_data(sweep)
 
 
 def test_shared_artists_matter_to_a_single_test_set_as_its_error_depends_on_them(
@@ -189,17 +189,17 @@ def test_a_file_that_is_in_two_genres_is_reported(
     first, second = (sorted((music / genre).iterdir())[0] for genre in genres)
     shutil.copy(first, second)
     with caplog.at_level("WARNING"):
-        task.load_all([cfg("folds=random")])
+        preparation.prepare_data([cfg("folds=random")])
     ids = (path.relative_to(music).as_posix() for path in (first, second))
     assert caplog.text.count("the same file is in two genres: {} and {}".format(*ids)) == 1
 
 
 def test_many_lines_of_a_kind_are_counted_instead_of_listed(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING"):
-        task._warn_of_each(f"line {number}" for number in range(task.N_LISTED + 3))
-        task._warn_of_each(["alone"])
+        preparation._warn_of_each(f"line {number}" for number in range(preparation.N_LISTED + 3))
+        preparation._warn_of_each(["alone"])
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == [*(f"line {number}" for number in range(task.N_LISTED)), "… and 3 more like this", "alone"]
+    assert lines == [*(f"line {number}" for number in range(preparation.N_LISTED)), "… and 3 more like this", "alone"]
 
 
 def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set_are_reported_once(
@@ -207,7 +207,7 @@ def test_windows_longer_than_all_tracks_and_batches_larger_than_the_training_set
 ) -> None:
     sweep = [cfg("folds=random", f"features={kind}", "recipe.window=5", "batch_size=7") for kind in ("mel", "mfcc")]
     with caplog.at_level("WARNING"):
-        task.load_all([*sweep, cfg("folds=random", "recipe.window=1.2", "batch_size=6")])
+        preparation.prepare_data([*sweep, cfg("folds=random", "recipe.window=1.2", "batch_size=6")])
     assert [record.getMessage() for record in caplog.records if "=" in record.getMessage()] == [
         "recipe.window=5: longer than every track (the longest has 1.2 s), so tracks are repeated to fill it",
         "batch_size=7: more than the 6 training tracks of a fold, so an epoch is one step",
@@ -220,7 +220,7 @@ def test_mel_bands_that_no_frequency_falls_into_are_counted(
     small = cfg("folds=random", "features.n_fft=512", "features.hop_length=256", "features.n_mels=256")
     n_empty = int((filterbank(instantiate(small.features)).sum(dim=1) == 0).sum())
     with caplog.at_level("WARNING"):
-        task.load_all([cfg("folds=random"), small])
+        preparation.prepare_data([cfg("folds=random"), small])
     assert 0 < n_empty < 256
     (line,) = (message for message in caplog.messages if "n_mels" in message)
     assert line.startswith(f"features.n_mels=256: {n_empty} of the bands lie between two frequencies of an FFT")
@@ -256,5 +256,5 @@ def test_validation_tracks_count_as_training_tracks_for_a_search_and_for_leaks(
     tracks = list(outer.features.tracks)
     tested, stopping_by = outer.folds[0].test[0], outer.folds[0].val[0]
     tracks[tested] = replace(tracks[tested], repeats=tracks[stopping_by].id)
-    task._announce_split(replace(outer, features=replace(outer.features, tracks=tuple(tracks))), "random")
+    preparation._announce_split(replace(outer, features=replace(outer.features, tracks=tuple(tracks))), "random")
     assert "split: 2 of 12 held-out tracks have the same recording in the training set" in caplog.text

@@ -34,7 +34,7 @@ NO_EFFECT_ON_RESULTS = {
     "evaluation.plots", "evaluation.tables", "experiments.experiment", "experiments.logged_files", "experiments.outbox",
     "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",
     "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracks.duplicates",
-    "tracks.listing", "tracks.synthesiser",
+    "tracks.listing", "tracks.synthesiser", "training.preparation",
 }  # fmt: skip
 NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters

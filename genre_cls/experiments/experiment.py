@@ -23,7 +23,8 @@ from genre_cls.tracking import database
 from genre_cls.tracking.connection import store_uri
 from genre_cls.tracking.tracker import Tracker
 from genre_cls.training.building import check_buildable, network_views
-from genre_cls.training.task import load, load_all
+from genre_cls.training.preparation import prepare_data
+from genre_cls.training.task import load
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
     if len(configurations) > 1 and not all(map(network_views, configurations)):
         idle = "model, batch_size, recipe.epochs and recipe.ridge change nothing"
         log.warning("recipe.members: where no network votes, %s", idle)
-    load_all(configurations)
+    prepare_data(configurations)
     with waiting("opening the store"):
         tracker = Tracker(first.tracking.uri, Path(first.tracking.folder))
         with tracker.failures_in_one_line():

@@ -94,7 +94,7 @@ def of_configuration(task: Task, identity: Identity, result: ConfigResult) -> Fi
 
 
 def of_tracks(task: Task) -> Files:
-    """Return the files that say what is known of the tracks: facts, unreadable files, repetitions.
+    """Return the files that say what is known of the tracks: facts, unreadable files, duplicates.
 
     They may change while the folds stay as they are, such as when artists become known or a folder is moved.
     """
@@ -102,8 +102,8 @@ def of_tracks(task: Task) -> Files:
     files = {TRACKS: tracks_file({track.id: _facts(track) for track in task.features.tracks})}
     if unreadable := [(str(each.track.path), each.reason) for each in task.features.unreadable]:
         files["unreadable.csv"] = csv_file([("path", "reason"), *unreadable])
-    if repetitions := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.repetitions]:
-        files["repetitions.csv"] = csv_file([("track", "repeats", "similarity"), *repetitions])
+    if duplicates := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.duplicates]:
+        files["repetitions.csv"] = csv_file([("track", "repeats", "similarity"), *duplicates])
     return files
 
 

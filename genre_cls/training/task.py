@@ -1,13 +1,10 @@
 """The data of a configuration: its tracks, their features and the folds that split them."""
 
 import logging
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from inspect import signature
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +15,15 @@ from genre_cls.configuration.identity import digest, is_part
 from genre_cls.configuration.settings import CONF, as_yaml
 from genre_cls.errors import UserError, in_one_line, of_other_kind
 from genre_cls.files import expanduser, make_folder
-from genre_cls.tracks.artists import artist_groups, recordings
-from genre_cls.tracks.catalogue import Catalogue, Track
+from genre_cls.tracks.artists import artist_groups
+from genre_cls.tracks.catalogue import Catalogue
 from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.tracks.feature_cache import FeatureCache, Features
-from genre_cls.tracks.features import FeatureSpec, filterbank
-from genre_cls.tracks.folds import Fold, Indices, SplitError, describe, share_test_set, within
+from genre_cls.tracks.features import FeatureSpec
+from genre_cls.tracks.folds import Fold, Indices, SplitError, share_test_set, within
 
 log = logging.getLogger(__name__)
 
-N_LISTED = 10  # genres whose sizes are logged, and lines of a kind
 N_NAMED = 3  # unreadable tracks that the error names if there are too many
 LONGEST_NAME = 100  # letters of a dataset's name, which names MLflow's folder of the experiment
 RESERVED = ("search", "reports", "models")  # names of experiments that hold something else
@@ -44,7 +40,7 @@ class Task:
         folds: how the readable tracks are split.
         to_train: the folds that the present job trains.
         groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
-        repetitions: pairs of tracks that sound like one recording, of unknown or other artists, if the split must know.
+        duplicates: pairs of tracks that sound like one recording, of unknown or other artists, if the split must know.
         note: small print for every figure; may be empty.
     """
 
@@ -54,7 +50,7 @@ class Task:
     folds: Sequence[Fold]
     to_train: Sequence[Fold]
     groups: Indices | None
-    repetitions: Sequence[Duplicate]
+    duplicates: Sequence[Duplicate]
     note: str
 
     def dataset(self, option: str) -> str:
@@ -104,62 +100,18 @@ def load(cfg: DictConfig) -> Task | None:
     except SplitError as error:
         if not cfg.skip_impossible:
             raise
-        _log_skipped(str(error))
+        log_skipped(str(error))
         return None
 
 
 @cache  # each reason once in a command
-def _log_skipped(reason: str) -> None:
+def log_skipped(reason: str) -> None:
+    """Log why a split is impossible."""
     log.warning("skipped: %s", reason)
 
 
-def load_all(configurations: Sequence[DictConfig]) -> None:
-    """Extract all features that configurations need, decoding each track once, and log what was found.
-
-    Raises:
-        UserError: as `load`; with `skip_impossible` set, only if no split is possible.
-    """
-    _log_skipped.cache_clear()
-    by_data: dict[str, list[DictConfig]] = {}
-    for cfg in configurations:
-        by_data.setdefault(_data_settings(cfg), []).append(cfg)
-    for same in by_data.values():
-        _load_same(same)
-
-
-def _load_same(configurations: Sequence[DictConfig]) -> None:
-    """Extract what configurations on the same data need, and log what was found."""
-    for cfg in configurations:
-        _split(cfg)  # refuses wrong arguments before features are extracted
-    first, data = configurations[0], _data(configurations[0])
-    specs = [spec for cfg in configurations for spec in _specs(cfg, data.catalogue)]
-    features = _features(first, data, specs)[0]
-    tasks = _tasks(configurations)
-    _announce(first, data.catalogue, features)
-    if FINGERPRINT in specs:
-        _announce_artists(features.tracks)
-    oddities = (_oddities(cfg, features, [task for task, _ in tasks]) for cfg in configurations)
-    for line in dict.fromkeys(chain.from_iterable(oddities)):  # each once
-        log.warning(line)
-    for task, split in tasks:
-        _announce_split(task, split)
-    possible = {split for _, split in tasks}
-    if len(possible) == 1 < len({cfg.folds._target_ for cfg in configurations}):
-        log.warning("folds=%s alone is possible here, so that there is no drop between splits to report", *possible)
-
-
-def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
-    """Return the different tasks of configurations on the same data, each with the name of its split."""
-    splits = {_split_settings(cfg): cfg for cfg in configurations}
-    tasks = ((load(cfg), cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values())
-    different = {task.inputs: (task, split) for task, split in tasks if task}
-    if not different:
-        raise SplitError("none of these splits is possible on this dataset")
-    return list(different.values())
-
-
 @dataclass
-class _Data:
+class Data:
     """A dataset as this process found it, and the features of the last pass over its tracks; the next replaces them."""
 
     catalogue: Catalogue
@@ -167,25 +119,25 @@ class _Data:
 
 
 def _load(cfg: DictConfig) -> Task:
-    data = _data(cfg)
+    data = data_of(cfg)
     catalogue = data.catalogue
-    features, *fingerprints = _features(cfg, data, _specs(cfg, catalogue))
+    features, *fingerprints = features_of(cfg, data, specs_of(cfg, catalogue))
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     if unreadable := set(catalogue.genres).difference(genres):
         raise UserError(f"genre {min(unreadable)}: none of its tracks can be read; repair them, or remove its folder")
-    same = _same_files(features)
+    same = same_files(features)
     groups = artist_groups(tracks, same)
-    repetitions = _unforeseen(_repetitions(fingerprints[0]), groups) if fingerprints else []
-    if repetitions:
-        groups = artist_groups(tracks, [*same, *((pair.first, pair.second) for pair in repetitions)])
+    duplicates = _unforeseen(_duplicates(fingerprints[0]), groups) if fingerprints else []
+    if duplicates:
+        groups = artist_groups(tracks, [*same, *((pair.first, pair.second) for pair in duplicates)])
     folds = _folds(cfg, genres, groups, [track.part for track in tracks])
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     to_train = [folds[cfg.fold]] if is_part(cfg) else folds
-    return Task(catalogue, features, labels, folds, to_train, groups, repetitions, _note(cfg, catalogue))
+    return Task(catalogue, features, labels, folds, to_train, groups, duplicates, _note(cfg, catalogue))
 
 
 @lru_cache(maxsize=1)  # all configurations of a sweep share the last pass's
-def _repetitions(fingerprints: Features) -> list[Duplicate]:
+def _duplicates(fingerprints: Features) -> list[Duplicate]:
     return near_duplicates(fingerprints.clips)
 
 
@@ -204,7 +156,7 @@ def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
     return " ".join(note for note, holds in notes.items() if holds)
 
 
-def _same_files(features: Features) -> list[tuple[int, int]]:
+def same_files(features: Features) -> list[tuple[int, int]]:
     """Return pairs of tracks whose files are equal byte by byte."""
     first: dict[Path, int] = {}
     pairs = [(first.setdefault(entry, place), place) for place, entry in enumerate(features.entries)]
@@ -212,7 +164,7 @@ def _same_files(features: Features) -> list[tuple[int, int]]:
 
 
 def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
-    split = _split(cfg)
+    split = split_of(cfg)
     folds: list[Fold] = split(genres, groups, parts)
     if cfg.fold is None:
         return folds
@@ -232,13 +184,17 @@ def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
     return partial(split, k=k - 1) if k > 2 else split
 
 
-def _split_settings(cfg: DictConfig) -> str:
-    """All settings that decide which tracks train and which test."""
+def split_settings(cfg: DictConfig) -> str:
+    """Return all settings that decide which tracks train and which test."""
     return as_yaml(cfg, "folds", "recipe.early_stopping", "fold", "inside", "alone")
 
 
-def _split(cfg: DictConfig) -> "partial[list[Fold]]":
-    """Return the function that splits tracks, once its arguments are checked."""
+def split_of(cfg: DictConfig) -> "partial[list[Fold]]":
+    """Return the function that splits tracks.
+
+    Raises:
+        UserError: it does not take its arguments.
+    """
     stopping = cfg.recipe.early_stopping
     split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
     try:
@@ -249,22 +205,27 @@ def _split(cfg: DictConfig) -> "partial[list[Fold]]":
 
 
 def settings_of_test_set(cfg: DictConfig) -> str:
-    """All settings that decide which tracks a fold tests."""
-    return as_yaml(cfg, "fold", "folds") + _data_settings(cfg)
+    """Return all settings that decide which tracks a fold tests."""
+    return as_yaml(cfg, "fold", "folds") + data_settings(cfg)
 
 
-def _data(cfg: DictConfig) -> _Data:
-    return _load_dataset(_data_settings(cfg))
+def data_of(cfg: DictConfig) -> Data:
+    """Return a configuration's dataset.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _load_dataset(data_settings(cfg))
 
 
-def _data_settings(cfg: DictConfig) -> str:
-    """All settings that decide which tracks there are and how they are labelled."""
+def data_settings(cfg: DictConfig) -> str:
+    """Return all settings that decide which tracks there are and how they are labelled."""
     keys = ["dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres"]
     return as_yaml(cfg, *keys, *(["seed"] if cfg.shuffle_genres else []))
 
 
 @cache  # a process looks once, so that all configurations of a sweep have the same tracks
-def _load_dataset(settings: str) -> _Data:
+def _load_dataset(settings: str) -> Data:
     cfg = OmegaConf.create(settings)
     if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
         make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
@@ -273,13 +234,21 @@ def _load_dataset(settings: str) -> _Data:
         raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
-    return _Data(catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue)
+    return Data(catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue)
 
 
-def _features(cfg: DictConfig, data: _Data, specs: Sequence[FeatureSpec]) -> list[Features]:
+def features_of(cfg: DictConfig, data: Data, specs: Sequence[FeatureSpec]) -> list[Features]:
     """Return the features of all readable tracks for each spec, from one pass, so that all have the same tracks.
 
     Only the last pass's are kept: those of all passes of a search might be more than a process may map.
+
+    Args:
+        cfg: where they are cached, and how many tracks may be unreadable.
+        data: the dataset.
+        specs: of the features.
+
+    Raises:
+        UserError: too much is unreadable.
     """
     if not data.features.keys() >= set(specs):
         unique = list(dict.fromkeys(specs))
@@ -303,73 +272,7 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
     return features
 
 
-def _specs(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
-    """Return which features to extract: the models', and for a split by artist those that find repetitions."""
-    needs_repetitions = cfg.folds._target_.endswith(".artist") and any(track.artist for track in catalogue.tracks)
-    return [instantiate(cfg.features), *([FINGERPRINT] if needs_repetitions else [])]
-
-
-def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
-    cache = FeatureCache(Path(cfg.cache_dir))
-    genres = f"{len(catalogue.genres)} genres ({in_one_line(_sizes(catalogue.genres, features.tracks))})"
-    log.info("%s: %d tracks in %s", catalogue.name, len(features.tracks), genres)
-    skipped = (f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)
-    same = ((features.tracks[one], features.tracks[other]) for one, other in _same_files(features))
-    contradictions = (
-        f"the same file is in two genres: {one.id} and {other.id}" for one, other in same if one.genre != other.genre
-    )
-    for lines in (catalogue.notes, skipped, contradictions):
-        _warn_of_each(lines)
-    root = shlex.quote(str(cache.root))
-    log.info("features: %.0f MB in %s (rm -r %s deletes them)", cache.size() / 1e6, cache.root, root)
-
-
-def _warn_of_each(lines: Iterable[str]) -> None:
-    """Log the first of some lines, and how many more there are."""
-    lines = list(map(in_one_line, lines))
-    for line in lines[:N_LISTED]:
-        log.warning(line)
-    if len(lines) > N_LISTED:
-        log.warning("… and %d more like this", len(lines) - N_LISTED)
-
-
-def _sizes(genres: Sequence[str], tracks: Sequence[Track]) -> str:
-    """List the first genres with their numbers of tracks."""
-    counts = Counter(track.genre for track in tracks)
-    more = ", …" if len(genres) > N_LISTED else ""
-    return ", ".join(f"{genre} {counts[genre]}" for genre in genres[:N_LISTED]) + more
-
-
-def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
-    """Warn of settings that are allowed but too large for these tracks."""
-    spec, longest = instantiate(cfg.features), features.longest
-    if cfg.recipe.window > longest + spec.seconds_per_frame:
-        window = f"recipe.window={cfg.recipe.window:g}"
-        yield f"{window}: longer than every track (the longest has {longest:.1f} s), so tracks are repeated to fill it"
-    if n_empty := int((filterbank(spec) == 0).all(dim=1).sum()):
-        bands = f"features.n_mels={spec.n_mels}: {n_empty} of the bands lie between two frequencies"
-        yield f"{bands} of an FFT and stay empty; take fewer, or a larger features.n_fft"
-    n_train = max(len(fold.train) for task in tasks for fold in task.folds)
-    if cfg.batch_size > n_train:
-        yield f"batch_size={cfg.batch_size}: more than the {n_train} training tracks of a fold, so an epoch is one step"
-
-
-def _announce_artists(tracks: Sequence[Track]) -> None:
-    if unknown := sum(track.artist is None for track in tracks):
-        log.info("artists: unknown for %d of %d tracks; each counts as an artist of its own", unknown, len(tracks))
-
-
-def _announce_split(task: Task, split: str) -> None:
-    tracks = task.features.tracks
-    log.info("split: %s (%s)", describe([t.genre for t in tracks], [t.part for t in tracks], task.folds), split)
-    if n_leaked := _n_leaked(task):
-        n_test = sum(len(fold.test) for fold in task.folds)
-        log.warning("split: %d of %d held-out tracks have the same recording in the training set", n_leaked, n_test)
-    alike = ((tracks[pair.first].id, tracks[pair.second].id) for pair in task.repetitions)
-    _warn_of_each(f"kept in the same fold, as they sound alike: {one} and {other}" for one, other in alike)
-
-
-def _n_leaked(task: Task) -> int:
-    """Return how many held-out tracks, over all folds, have their recording in the fold's training set."""
-    numbers = recordings(task.features.tracks, _same_files(task.features))
-    return sum(int(np.isin(numbers[fold.test], numbers[fold.known]).sum()) for fold in task.folds)
+def specs_of(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
+    """Return which features to extract: the models', and for a split by artist those that find duplicates."""
+    needs_duplicates = cfg.folds._target_.endswith(".artist") and any(track.artist for track in catalogue.tracks)
+    return [instantiate(cfg.features), *([FINGERPRINT] if needs_duplicates else [])]
