@@ -188,7 +188,6 @@ def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def _provenance(comparison: "Comparison") -> dict[str, str]:
     """Return where the numbers come from, for the page's last table."""
     shown = {
-        "finished": "finished",
         "machine": "machine",
         "dataset": "dataset",
         "dataset digest": "dataset_digest",
@@ -197,7 +196,7 @@ def _provenance(comparison: "Comparison") -> dict[str, str]:
         "git commit": "mlflow.source.git.commit",
     }
     known = {label: comparison.tags[tag] for label, tag in shown.items() if tag in comparison.tags}
-    return _commands(comparison.commands) | known
+    return _commands(comparison.commands) | {"finished": comparison.finished} | known
 
 
 def _commands(commands: Mapping[str, int]) -> dict[str, str]:

@@ -191,7 +191,7 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
         assert replace(fold, **arrays) == replace(expected, **arrays)
     (means,) = comparison.means
     assert (means.matrices == MEANS.matrices).all() and means.genres == GENRES
-    assert comparison.tags["dataset"] == "own" and "finished" in comparison.tags
+    assert comparison.tags["dataset"] == "own" and comparison.finished
     assert comparison.tracks == TRACKS and comparison.results[0].other_splits == {}
 
 

@@ -3,14 +3,11 @@
 import atexit
 import gc
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from threading import Timer
 from traceback import walk_tb
-from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -18,7 +15,7 @@ from yaml import YAMLError
 
 from genre_cls.configuration.overrides import error_message
 from genre_cls.errors import UserError
-from genre_cls.processes.interrupts import came_of_ctrl_c, terminated_likewise
+from genre_cls.processes.interrupts import came_of_ctrl_c, raising_ctrl_c_again, terminated_likewise
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 
@@ -35,7 +32,7 @@ def as_command(interrupted: str = "") -> Iterator[None]:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
-    before, sys.unraisablehook = sys.unraisablehook, _raising_ctrl_c_again(sys.unraisablehook)
+    before, sys.unraisablehook = sys.unraisablehook, raising_ctrl_c_again(sys.unraisablehook)
     _open_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
@@ -85,22 +82,6 @@ def find_modules_here() -> None:
     """Let own models be imported from the current folder, as `python -m` does and a console script does not."""
     if "" not in sys.path:
         sys.path.append("")
-
-
-Hook = Callable[["sys.UnraisableHookArgs"], Any]
-
-
-def _raising_ctrl_c_again(hook: Hook) -> Hook:
-    """Send Ctrl-C again where Python drops the exception: in callbacks such as those of weak references."""
-
-    def handle(dropped: "sys.UnraisableHookArgs") -> None:
-        if issubclass(dropped.exc_type, KeyboardInterrupt):
-            # A signal wakes a main thread that sleeps or waits, which `_thread.interrupt_main` does not.
-            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-        else:
-            hook(dropped)
-
-    return handle
 
 
 def _is_users_mistake(error: BaseException) -> bool:

@@ -32,10 +32,15 @@ def new_figure(width: float, height: float, note: str, title: str = "") -> Figur
     size = (width, height + 0.14 * len(lines))
     figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     if title:
-        figure.suptitle(textwrap.fill(plain(title, 120), int(width * 11)), size=11)
+        figure.suptitle(wrapped(title, width), size=11)
     if lines:
         figure.supxlabel("\n".join(plain(line, 999) for line in lines), x=0.01, ha="left", size=7, color=GREY)
     return figure
+
+
+def wrapped(title: str, width: float) -> str:
+    """Return a title as plain text on lines that fit a figure's width in inches."""
+    return textwrap.fill(plain(title, 120), int(width * 11))
 
 
 @cache

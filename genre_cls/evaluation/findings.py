@@ -171,7 +171,7 @@ def answer(report: Report) -> str:
     best, configurations = report.ranked[0], report.names
     tracks = best.confusion.sum(axis=1)
     chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
-    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval(best)})"
+    score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval_text(best)})"
     caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
     if shared := _shared(best):
         caveat = f" {shared}.{caveat}"
@@ -353,12 +353,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def interval(result: ConfigResult) -> str:
+def interval_text(result: ConfigResult) -> str:
     """Return the 95 % CI of the accuracy as text, in percent."""
     return "–".join(map(percent, result.estimate("accuracy").share_interval))
 
 
-def accuracy(result: ConfigResult) -> str:
+def accuracy_text(result: ConfigResult) -> str:
     """Return the mean accuracy over folds as text, in percent, with its standard deviation."""
     mean = result.estimate("accuracy").mean
     return percent(mean) + ("" if len(result.folds) == 1 else f" ± {percent(result.std('accuracy'))}")

@@ -1,6 +1,5 @@
 """Draw results as figures: losses, confusion, recall, intervals, comparisons, calibration, average features."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import ceil, floor, isnan, nan
@@ -33,6 +32,7 @@ from genre_cls.evaluation.figures import (
     plain,
     style_bar,
     tidy,
+    wrapped,
 )
 from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans, mean_curve
 
@@ -321,7 +321,7 @@ def _legend(figure: Figure, handles: Sequence[Artist], title: str = "", n_column
     # Above the axes it hides nothing; the figure's title goes on top of it.
     labels = [str(handle.get_label()) for handle in handles]
     look = {"ncols": n_columns, "frameon": False, "fontsize": 9, "title_fontsize": 11, "handletextpad": 0.5}
-    title = textwrap.fill(plain(title, 120), int(figure.get_figwidth() * 11))
+    title = wrapped(title, figure.get_figwidth())
     figure.legend(handles, labels, loc="outside upper center", title=title, **look)
 
 

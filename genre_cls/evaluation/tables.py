@@ -10,10 +10,10 @@ from genre_cls.evaluation.calibration import N_BINS
 from genre_cls.evaluation.comparisons import Difference, differing, setting
 from genre_cls.evaluation.findings import (
     Report,
-    accuracy,
+    accuracy_text,
     drop,
     in_points,
-    interval,
+    interval_text,
     percent,
     split_order,
     whole_percent,
@@ -66,7 +66,7 @@ def under_other_splits(report: Report) -> Sheet:
     splits = sorted({split for by_split in report.splits.values() for split in by_split}, key=split_order)
     rows = []
     for name, by_split in report.splits.items():
-        scores = [accuracy(by_split[split]) if split in by_split else "" for split in splits]
+        scores = [accuracy_text(by_split[split]) if split in by_split else "" for split in splits]
         rows.append([name, *scores, in_points(drop(by_split))])
     return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
 
@@ -122,8 +122,8 @@ def confidence(report: Report) -> Sheet:
 
 def _scores(result: ConfigResult) -> dict[str, str]:
     return {
-        "accuracy, %": accuracy(result),
-        "95 % CI": interval(result),
+        "accuracy, %": accuracy_text(result),
+        "95 % CI": interval_text(result),
         "macro F1, %": percent(result.estimate("macro_f1").mean),
         "s per fold": f"{result.seconds_per_fold:.1f}",
         "parameters": f"{result.n_parameters:,}" if result.n_parameters else "none",  # as of kernel machines

@@ -1,4 +1,4 @@
-"""Cross-validates one configuration: loads and splits the tracks, trains and tests each fold, logs all to MLflow."""
+"""Evaluates the configurations of a command: prepares all of them, then cross-validates one after the other."""
 
 import gc
 import logging
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from genre_cls.configuration.identity import Identity
 from genre_cls.configuration.settings import as_yaml
 from genre_cls.errors import DivergenceError, UserError
-from genre_cls.evaluation.findings import accuracy, interval
+from genre_cls.evaluation.findings import accuracy_text, interval_text
 from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.experiments.job import Job
 from genre_cls.experiments.upcoming import Upcoming
@@ -118,4 +118,6 @@ def _in_words(result: ConfigResult, missing: Sequence[int]) -> str:
         n, others = len(result.folds), ",".join(map(str, missing))
         done = f"{n} of {n + len(missing)} folds {'is' if n == 1 else 'are'} done"
         return f"{done}; other jobs, or the same command without fold=, train fold={others}"
-    return f"accuracy {accuracy(result)} % (95 % CI {interval(result)}), {result.seconds_per_fold:.1f} s a fold"
+    return (
+        f"accuracy {accuracy_text(result)} % (95 % CI {interval_text(result)}), {result.seconds_per_fold:.1f} s a fold"
+    )

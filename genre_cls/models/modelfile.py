@@ -100,7 +100,7 @@ def serialised(members: Sequence[Weights], description: Mapping[str, Any]) -> by
     Args:
         members: weights and standardisation of each network.
         description: plain data: `config` (YAML), `features`, `genres`, the `precision` that the model was evaluated
-            in, the length of the dataset's `longest` clip (s), and its `origin`.
+            in, the length of the dataset's `longest` clip (s), and its `origin`; perhaps more.
     """
     weights = {f"{place}.{name}": tensor for place, member in enumerate(members) for name, tensor in member.items()}
     apart = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors refuses shared (tied) weights

@@ -1,4 +1,4 @@
-"""What `trainer.device` and `trainer.precision` mean on this machine, and what of it can be used."""
+"""What `trainer.device` and `trainer.precision` mean on this machine, what of it can be used, and PyTorch's threads."""
 
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor

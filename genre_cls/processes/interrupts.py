@@ -2,11 +2,15 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from traceback import walk_tb
 from types import FrameType
+from typing import Any
+
+Hook = Callable[["sys.UnraisableHookArgs"], Any]
 
 
 @contextmanager
@@ -66,6 +70,23 @@ def terminated_likewise() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def raising_ctrl_c_again(hook: Hook) -> Hook:
+    """Return a `sys.unraisablehook` that sends Ctrl-C again: Python drops it in callbacks such as of weak references.
+
+    Args:
+        hook: for all else that is dropped.
+    """
+
+    def handle(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # A signal wakes a main thread that sleeps or waits, which `_thread.interrupt_main` does not.
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            hook(dropped)
+
+    return handle
 
 
 def came_of_ctrl_c(error: BaseException | None) -> bool:

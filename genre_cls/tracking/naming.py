@@ -32,10 +32,10 @@ def comparable(parents: Sequence[Run]) -> list[Run]:
     return list({run.data.tags["identity"]: run for run in reversed(same)}.values())
 
 
-def names(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+def distinguishing_settings(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     """Return the settings that name each of some runs that are compared, by run id."""
     keys, codes = _keys(runs), _codes(runs)
-    return {run.info.run_id: named(run, keys) | codes.get(run.info.run_id, {}) for run in runs}
+    return {run.info.run_id: settings_of(run, keys) | codes.get(run.info.run_id, {}) for run in runs}
 
 
 def under_other_splits(run: Run, others: Sequence[Run]) -> dict[str, Run]:
@@ -51,7 +51,7 @@ def under_other_splits(run: Run, others: Sequence[Run]) -> dict[str, Run]:
     return {other.data.tags["folds"]: other for other in reversed(same) if not _same(run, other, "folds")}
 
 
-def named(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
+def settings_of(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
     """Return the settings that name a run: those that its command gave, and further ones.
 
     Args:
@@ -98,7 +98,7 @@ def _keys(runs: Sequence[Run]) -> list[str]:
     given = [key for run in runs for key in json.loads(run.data.tags["named"])]
     by_name: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
-        by_name.setdefault(frozenset(named(run, given).items()), []).append(run)
+        by_name.setdefault(frozenset(settings_of(run, given).items()), []).append(run)
     return given + [key for group in by_name.values() for key in _differing_settings(group)]
 
 

@@ -59,6 +59,7 @@ class Comparison:
 
     Args:
         tags: of the configuration that finished last.
+        finished: when the last of them ended, local time.
         commands: command lines, each with the number of configurations that it was the last to write, most first.
         results: one per configuration.
         means: average features per genre, one per kind of feature.
@@ -67,6 +68,7 @@ class Comparison:
     """
 
     tags: Texts
+    finished: str
     commands: Mapping[str, int]
     results: tuple[ConfigResult, ...]
     means: tuple[GenreMeans, ...]
@@ -144,8 +146,8 @@ class StoredRuns:
         together = naming.of_one_experiment(parents)
         _warn_of_lost_tags(naming.of_one_experiment([together[0], *ended]))
         comparable = naming.comparable(together)
-        names = naming.names(comparable)
-        loaded = [one for run in comparable if (one := self._load(run, names[run.info.run_id]))]
+        named = naming.distinguishing_settings(comparable)
+        loaded = [one for run in comparable if (one := self._load(run, named[run.info.run_id]))]
         if not loaded:
             return None
         others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
@@ -272,7 +274,7 @@ class StoredRuns:
 
     def _with_other_splits(self, one: _Loaded, by_split: Mapping[str, Run]) -> _Loaded:
         """Add the results of the same configuration under other splits, unless they lack a fold."""
-        others = {split: self._load(run, naming.named(run)) for split, run in by_split.items()}
+        others = {split: self._load(run, naming.settings_of(run)) for split, run in by_split.items()}
         results = {split: other.result for split, other in others.items() if other and _is_complete(other)}
         return replace(one, result=replace(one.result, other_splits=results))
 
@@ -368,8 +370,8 @@ def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comp
     commands = Counter(filter(None, (one.run.data.tags.get("command") for one in loaded)))
     by_age = sorted(loaded, key=lambda one: naming.moment(one.run))
     means, tracks = _summaries([one.folder for one in by_age])  # what was found last about a track counts
-    tags = {**tags, "finished": finished.isoformat(" ", "seconds")}
-    return Comparison(tags, dict(commands.most_common()), results, means, tracks, n_left_out)
+    moment = finished.isoformat(" ", "seconds")
+    return Comparison(tags, moment, dict(commands.most_common()), results, means, tracks, n_left_out)
 
 
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
