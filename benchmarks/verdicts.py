@@ -253,7 +253,8 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
     if condition.repeats:
         rule = folds.artist if condition.by_artist else folds.random
         seed = int(random.integers(2**31))
-        split = rule([GENRES[label] for label in labels], artists, k=5, seed=seed, repeats=condition.repeats)
+        facts = folds.Facts([GENRES[label] for label in labels], artists)
+        split = rule(facts, k=5, seed=seed, repeats=condition.repeats)
     else:
         split = [Fold(index, *np.split(tracks, [condition.n_train] * 2)) for index in range(5)]
     predictions = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]

@@ -128,7 +128,7 @@ def test_gtzans_artists_stay_together_whatever_their_credits() -> None:
     }.items():
         assert of[joint] == of[alone], (rows[joint]["artist"], rows[alone]["artist"])
     genres = [track.partition(".")[0] for track in rows]
-    for fold in folds.artist(genres, numbers, k=5, seed=0):
+    for fold in folds.artist(folds.Facts(genres, numbers), k=5, seed=0):
         assert not set(numbers[fold.train]) & set(numbers[fold.test])
 
 

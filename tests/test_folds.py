@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from genre_cls.errors import UserError
 from genre_cls.tracks import folds
-from genre_cls.tracks.folds import Fold, Indices, SplitError
+from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError
 
 SEEDS = st.integers(0, 10**9)
 HALF = ("rock", "jazz") * 10
@@ -43,14 +43,14 @@ def as_lists(split: Sequence[Fold]) -> list[list[list[int]]]:
 @given(labels_and_k(), SEEDS)
 def test_every_track_is_tested_once_and_not_trained_on_there(case: tuple[list[str], int], seed: int) -> None:
     labels, k = case
-    split = folds.random(labels, k=k, seed=seed)
+    split = folds.random(Facts(labels), k=k, seed=seed)
     assert len(split) == k and [fold.index for fold in split] == list(range(k))
     assert_sound(split, len(labels))
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_leaky_split_would_be_noticed(part: str) -> None:
-    first, *others = folds.random(HALF, k=4, seed=0, val_fraction=0.2)
+    first, *others = folds.random(Facts(HALF), k=4, seed=0, val_fraction=0.2)
     leaky = replace(first, **{part: np.append(getattr(first, part), first.test[0])})
     assert_sound([first, *others], len(HALF))
     with pytest.raises(AssertionError):
@@ -61,7 +61,7 @@ def test_a_leaky_split_would_be_noticed(part: str) -> None:
 @given(labels_and_k(), SEEDS)
 def test_folds_test_equally_many_tracks_of_a_genre_give_or_take_one(case: tuple[list[str], int], seed: int) -> None:
     labels, k = case
-    tested = [Counter(labels[i] for i in fold.test) for fold in folds.random(labels, k=k, seed=seed)]
+    tested = [Counter(labels[i] for i in fold.test) for fold in folds.random(Facts(labels), k=k, seed=seed)]
     for genre in set(labels):
         counts = [count[genre] for count in tested]
         assert max(counts) - min(counts) <= 1
@@ -73,8 +73,8 @@ def test_validation_tracks_come_from_the_training_tracks_and_are_stratified(
     case: tuple[list[str], int], seed: int
 ) -> None:
     labels, k = case
-    without = folds.random(labels, k=k, seed=seed)
-    split = folds.random(labels, k=k, seed=seed, val_fraction=0.3)
+    without = folds.random(Facts(labels), k=k, seed=seed)
+    split = folds.random(Facts(labels), k=k, seed=seed, val_fraction=0.3)
     assert_sound(split, len(labels))
     for fold, whole in zip(split, without, strict=True):
         assert fold.test.tolist() == whole.test.tolist()
@@ -88,16 +88,16 @@ def test_validation_tracks_come_from_the_training_tracks_and_are_stratified(
 @given(labels_and_k(at_least=12), SEEDS, st.sampled_from([0.0, 0.25]))
 def test_the_parts_are_sorted(case: tuple[list[str], int], seed: int, val_fraction: float) -> None:
     labels, k = case
-    for fold in folds.random(labels, k=k, seed=seed, val_fraction=val_fraction):
+    for fold in folds.random(Facts(labels), k=k, seed=seed, val_fraction=val_fraction):
         for part in (fold.train, fold.val, fold.test):
             assert part.tolist() == sorted(part)
 
 
 @given(SEEDS)
 def test_the_seed_decides_the_folds(seed: int) -> None:
-    first = as_lists(folds.random(HALF, k=4, seed=seed, val_fraction=0.2))
-    assert first == as_lists(folds.random(HALF, k=4, seed=seed, val_fraction=0.2))
-    assert first != as_lists(folds.random(HALF, k=4, seed=seed + 1, val_fraction=0.2))
+    first = as_lists(folds.random(Facts(HALF), k=4, seed=seed, val_fraction=0.2))
+    assert first == as_lists(folds.random(Facts(HALF), k=4, seed=seed, val_fraction=0.2))
+    assert first != as_lists(folds.random(Facts(HALF), k=4, seed=seed + 1, val_fraction=0.2))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_an_impossible_split_is_reported_with_its_cause(
     labels: Sequence[str], k: int, val_fraction: float, names: Sequence[str]
 ) -> None:
     with pytest.raises(UserError) as error:
-        folds.random(labels, k=k, seed=0, val_fraction=val_fraction)
+        folds.random(Facts(labels), k=k, seed=0, val_fraction=val_fraction)
     assert all(name in str(error.value) for name in names)
 
 
@@ -150,7 +150,7 @@ def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
 ) -> None:
     labels, groups, k = case
     try:
-        split = folds.artist(labels, groups, k=k, seed=seed, tolerance=0.3, val_fraction=val_fraction)
+        split = folds.artist(Facts(labels, groups), k=k, seed=seed, tolerance=0.3, val_fraction=val_fraction)
     except SplitError as error:
         uneven = r"folds\.tolerance=0\.3: fold \d would test \d+ % of genre genre \d"
         few = r"|recipe\..*val_fraction=0\.3: (too few artists of genre genre \d|\d+ training tracks are too few)"
@@ -165,13 +165,13 @@ def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
 def test_a_split_that_leaks_an_artist_would_be_noticed() -> None:
     groups = np.arange(len(HALF)) // 4
     with pytest.raises(AssertionError):
-        assert_disjoint(folds.random(HALF, groups, k=4, seed=0), groups)
+        assert_disjoint(folds.random(Facts(HALF, groups), k=4, seed=0), groups)
 
 
 def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
     labels = [f"genre {i % 10}" for i in range(600)]
     groups = np.array([10 * (i // 30) + i % 10 for i in range(600)])  # three tracks an artist
-    for fold in folds.artist(labels, groups, k=5, seed=0):
+    for fold in folds.artist(Facts(labels, groups), k=5, seed=0):
         shares = Counter(labels[i] for i in fold.test)
         assert all(9 <= shares[genre] <= 15 for genre in set(labels))
 
@@ -180,20 +180,20 @@ def test_an_artist_with_most_of_a_genre_is_refused_unless_tolerated() -> None:
     groups = np.array([0] * 14 + [*range(1, 7)] + [*range(7, 27)])
     labels = ["reggae"] * 20 + ["rock"] * 20
     with pytest.raises(SplitError, match=r"folds.tolerance=0.3: fold \d would test 70 % of genre reggae"):
-        folds.artist(labels, groups, k=4, seed=0)
-    assert_disjoint(folds.artist(labels, groups, k=4, seed=0, tolerance=0.5), groups)
+        folds.artist(Facts(labels, groups), k=4, seed=0)
+    assert_disjoint(folds.artist(Facts(labels, groups), k=4, seed=0, tolerance=0.5), groups)
 
 
 @pytest.mark.parametrize("make", [folds.random, folds.artist])
 def test_each_repetition_tests_every_track_once_and_is_shuffled_differently(make: Callable[..., list[Fold]]) -> None:
     groups = np.arange(len(HALF)) // 2
-    split = make(HALF, groups, k=5, seed=0, repeats=3)
+    split = make(Facts(HALF, groups), k=5, seed=0, repeats=3)
     assert [fold.index for fold in split] == list(range(15))
     parts = [split[first : first + 5] for first in (0, 5, 10)]
     for part in parts:
         assert_sound(part, len(HALF))
     assert len({str(sorted(fold.test.tolist() for fold in part)) for part in parts}) == 3
-    assert as_lists(parts[0]) == as_lists(make(HALF, groups, k=5, seed=0))
+    assert as_lists(parts[0]) == as_lists(make(Facts(HALF, groups), k=5, seed=0))
 
 
 UNEQUAL = [12, 10, 9, 8, 7, 6, 5, 4]  # tracks of each artist of a genre
@@ -202,14 +202,14 @@ OF_UNEQUAL = ["rock"] * sum(UNEQUAL) + ["jazz"] * sum(UNEQUAL), np.repeat(np.ara
 
 def test_repetitions_by_artist_are_other_folds_where_artists_are_unequal_too() -> None:
     labels, groups = OF_UNEQUAL
-    split = folds.artist(labels, groups, k=5, seed=0, repeats=3)
+    split = folds.artist(Facts(labels, groups), k=5, seed=0, repeats=3)
     assert_disjoint(split[:5], groups)
     assert len({tuple(fold.test.tolist()) for fold in split}) == 15
 
 
 def test_no_artist_is_always_in_the_validation_tracks() -> None:
     labels, groups = OF_UNEQUAL
-    split = folds.artist(labels, groups, k=5, seed=0, repeats=4, val_fraction=0.25)
+    split = folds.artist(Facts(labels, groups), k=5, seed=0, repeats=4, val_fraction=0.25)
     assert_disjoint(split, groups)
     stopping = [set(groups[fold.val].tolist()) for fold in split]
     assert not set.intersection(*stopping[:4]) and len({frozenset(each) for each in stopping}) > 5
@@ -221,7 +221,7 @@ def test_no_artist_is_always_in_the_validation_tracks() -> None:
 @pytest.mark.parametrize("make", [folds.random, folds.artist])
 def test_no_repetition_has_the_folds_of_another_seed(make: Callable[..., list[Fold]]) -> None:
     groups = np.arange(len(HALF)) // 2
-    repeated, other = make(HALF, groups, k=5, seed=0, repeats=3), make(HALF, groups, k=5, seed=1)
+    repeated, other = make(Facts(HALF, groups), k=5, seed=0, repeats=3), make(Facts(HALF, groups), k=5, seed=1)
     test_sets = [fold.test.tolist() for fold in (*other, *repeated)]
     assert all(sorted(test_sets[:5]) != sorted(test_sets[first : first + 5]) for first in (5, 10, 15))
 
@@ -234,7 +234,7 @@ MIXED = [("rock", "jazz")[i // 4 % 2] for i in range(20)]  # both are in each pa
     ("val_fraction", "train", "val"), [(0.0, ("train", "valid"), ()), (0.2, ("train",), ("valid",))]
 )
 def test_the_published_split_is_used_unchanged(val_fraction: float, train: Sequence[str], val: Sequence[str]) -> None:
-    split = folds.filtered(MIXED, None, PARTS, repeats=3, val_fraction=val_fraction)
+    split = folds.filtered(Facts(MIXED, None, PARTS), repeats=3, val_fraction=val_fraction)
     assert [fold.index for fold in split] == [0, 1, 2]
     for fold in split:
         assert {PARTS[i] for i in fold.train} == set(train) and len(fold.train) == 5 * len(train)
@@ -245,7 +245,7 @@ def test_the_published_split_is_used_unchanged(val_fraction: float, train: Seque
 def test_a_published_split_that_lacks_a_part_is_refused_with_counts() -> None:
     without = [part if part != "test" else None for part in PARTS]
     with pytest.raises(SplitError, match=r"complete, test missing \(5 of 443 train, 5 of 197 valid, 0 of 290 test"):
-        folds.filtered(MIXED, None, without, repeats=1)
+        folds.filtered(Facts(MIXED, None, without), repeats=1)
 
 
 @pytest.mark.parametrize(("part", "val_fraction"), [("test", 0.0), ("train", 0.2)])
@@ -253,32 +253,32 @@ def test_a_published_split_with_a_part_that_lacks_a_genre_is_refused(part: str, 
     """Otherwise its recall would be 0."""
     without = [each if (each, genre) != (part, "jazz") else None for each, genre in zip(PARTS, MIXED, strict=True)]
     with pytest.raises(SplitError, match=rf"no {part} track of genre jazz is here"):
-        folds.filtered(MIXED, None, without, repeats=1, val_fraction=val_fraction)
+        folds.filtered(Facts(MIXED, None, without), repeats=1, val_fraction=val_fraction)
 
 
 def test_a_split_is_described_by_its_least_even_genre() -> None:
     labels = ["reggae"] * 10 + ["rock"] * 10
     groups = np.array([0] * 5 + [*range(1, 6)] + [*range(6, 16)])
-    split = folds.artist(labels, groups, k=4, seed=0)
-    line = folds.describe(labels, [], split)
+    split = folds.artist(Facts(labels, groups), k=4, seed=0)
+    line = folds.describe(Facts(labels), split)
     assert re.fullmatch(r"4 folds of \d( to \d)? test tracks; most uneven: fold \d tests 50 % of reggae", line)
-    even = folds.describe(HALF, [], folds.random(HALF, k=2, seed=0))
+    even = folds.describe(Facts(HALF), folds.random(Facts(HALF), k=2, seed=0))
     assert even == f"2 folds of {len(HALF) // 2} test tracks"
-    published = folds.describe(MIXED, PARTS, folds.filtered(MIXED, None, PARTS, repeats=2))
+    published = folds.describe(Facts(MIXED, None, PARTS), folds.filtered(Facts(MIXED, None, PARTS), repeats=2))
     assert published.startswith("2 trainings on one split: 5 of 443 train")
 
 
 def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
     groups = np.array([0, 1] * 10)
     with pytest.raises(UserError, match=r"^folds=artist, folds.k=4: genre jazz has only 1 artist;.* folds=random"):
-        folds.artist(HALF, groups, k=4, seed=0)
+        folds.artist(Facts(HALF, groups), k=4, seed=0)
     with pytest.raises(UserError, match=r"only 10 tracks; .* at most folds.k=10 is possible$"):
-        folds.random(HALF, k=11, seed=0)
+        folds.random(Facts(HALF), k=11, seed=0)
 
 
 def test_folds_by_artist_need_artists() -> None:
     with pytest.raises(UserError, match="the dataset names no artists"):
-        folds.artist(HALF, None, k=2, seed=0)
+        folds.artist(Facts(HALF, None), k=2, seed=0)
 
 
 @settings(deadline=None, max_examples=20)
@@ -287,9 +287,9 @@ def test_a_split_within_some_tracks_contains_no_others(
     case: tuple[list[str], int], seed: int, val_fraction: float, data: st.DataObject
 ) -> None:
     labels, _ = case
-    outer = data.draw(st.sampled_from(folds.random(labels, k=2, seed=seed)))
+    outer = data.draw(st.sampled_from(folds.random(Facts(labels), k=2, seed=seed)))
     split = partial(folds.random, k=2, seed=seed, val_fraction=val_fraction)
-    inner = folds.within(outer.train, split, labels, None, [None] * len(labels))
+    inner = folds.within(outer.train, split, Facts(labels))
     assert sorted(np.concatenate([fold.test for fold in inner])) == outer.train.tolist()
     for fold in inner:
         assert bool(len(fold.val)) == bool(val_fraction)
@@ -299,20 +299,20 @@ def test_a_split_within_some_tracks_contains_no_others(
 def test_a_split_within_some_tracks_keeps_their_artists_apart() -> None:
     labels, artists = ["rock", "jazz"] * 12, np.arange(24) // 2
     split = partial(folds.artist, k=2, seed=0, tolerance=1.0)
-    outer = split(labels, artists, [])[0]
-    for fold in folds.within(outer.train, split, labels, artists, [None] * 24):
+    outer = split(Facts(labels, artists))[0]
+    for fold in folds.within(outer.train, split, Facts(labels, artists)):
         assert not set(artists[fold.train]) & set(artists[fold.test])
 
 
 def test_a_split_within_some_tracks_is_told_what_is_known_of_these_and_no_others() -> None:
     told: list[tuple[object, ...]] = []
 
-    def split(labels: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
-        told.append((list(labels), groups.tolist() if groups is not None else None, list(parts)))
+    def split(facts: Facts) -> list[Fold]:
+        told.append((facts.genres, facts.groups.tolist() if facts.groups is not None else None, facts.parts))
         return []
 
     for groups in (np.arange(20) // 2, None):
-        assert folds.within(np.array([1, 4, 11]), split, MIXED, groups, PARTS) == []
+        assert folds.within(np.array([1, 4, 11]), split, Facts(MIXED, groups, PARTS)) == []
     genres, parts = ["rock", "jazz", "rock"], ["valid", "train", None]
     assert told == [(genres, [0, 2, 5], parts), (genres, None, parts)]
 
@@ -325,7 +325,7 @@ def test_a_fold_that_would_test_no_track_of_a_genre_is_refused_whatever_is_toler
     n_refused = 0
     for seed in range(20):
         try:
-            split = folds.artist(labels, groups, k=4, seed=seed, tolerance=tolerance)
+            split = folds.artist(Facts(labels, groups), k=4, seed=seed, tolerance=tolerance)
         except SplitError as error:
             n_refused += " would test 0 % of genre " in str(error)
         else:

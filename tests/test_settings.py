@@ -15,6 +15,7 @@ from genre_cls import report, train
 from genre_cls.configuration.settings import CONF, GROUPS, RULES, Number, Several, Text, check, leaves
 from genre_cls.errors import UserError
 from genre_cls.experiments import experiment
+from genre_cls.tracks.folds import Facts
 
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}"
@@ -60,7 +61,7 @@ def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compo
     instantiate(cfg.recipe.augmentation)
     assert instantiate(cfg.features).kind in ("mel", "mfcc")
     parts = ["train", "valid", "test", "test"] * 5
-    split = instantiate(cfg.folds)(["a", "b"] * 10, np.arange(20), parts)
+    split = instantiate(cfg.folds)(Facts(["a", "b"] * 10, np.arange(20), parts))
     assert len(split) == cfg.folds.get("k", 1) * cfg.folds.repeats
 
 

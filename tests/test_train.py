@@ -509,7 +509,7 @@ def test_an_interrupted_search_evaluates_no_winner_on_the_held_out_tracks(
         ),
         (("inside=true",), "inside=true: needs the fold within which settings are chosen, such as fold=0"),
         (("+folds.size=3",), "folds: random got an unexpected keyword argument 'size'"),
-        (("+folds.parts=3",), "folds: random multiple values for argument 'parts'"),
+        (("+folds.facts=3",), "folds: random multiple values for argument 'facts'"),
     ],
 )
 def test_a_wrong_choice_of_folds_is_reported_before_features_are_extracted(

@@ -1,4 +1,4 @@
-"""Split tracks into training, validation and test sets by labels, artists and published parts; reads no audio."""
+"""Split tracks into training, validation and test sets by genres, artists and published parts; reads no audio."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -45,13 +45,33 @@ class Fold:
         return np.union1d(self.train, self.val)
 
 
-Split = Callable[[Sequence[str], Indices | None, Sequence[str | None]], list[Fold]]
+@dataclass(frozen=True)
+class Facts:
+    """What a split may know of each track.
+
+    Args:
+        genres: its genre.
+        groups: number of its group, of tracks that share an artist or a recording `(n_tracks,)`, int64; None if none
+            is known.
+        parts: its part of the published split, `train`, `valid`, `test` or None.
+    """
+
+    genres: Sequence[str]
+    groups: Indices | None = None
+    parts: Sequence[str | None] = ()
+
+    def of(self, tracks: Indices) -> "Facts":
+        """Return those of some tracks, given as indices `(n,)`."""
+        groups = None if self.groups is None else self.groups[tracks]
+        parts = [self.parts[i] for i in tracks] if self.parts else ()
+        return Facts([self.genres[i] for i in tracks], groups, parts)
+
+
+Split = Callable[[Facts], list[Fold]]
 
 
 def random(
-    labels: Sequence[str],
-    groups: Indices | None = None,
-    parts: Sequence[str | None] = (),
+    facts: Facts,
     *,
     k: int,
     seed: int,
@@ -61,29 +81,26 @@ def random(
     """Split tracks into k stratified folds; every track is tested exactly once in each repetition.
 
     Args:
-        labels: the genre of each track.
-        groups: ignored, as an artist's tracks may be in both training and test set.
-        parts: ignored.
+        facts: of the tracks; an artist's may be in both training and test set.
         k: number of folds, at least 2.
-        seed: of the shuffle; the same labels and seed give the same folds for every configuration.
+        seed: of the shuffle; the same genres and seed give the same folds for every configuration.
         repeats: repetitions, each with another shuffle.
         val_fraction: share of a fold's training tracks that is held back, stratified too, for early stopping.
 
     Raises:
         SplitError: k below 2, a genre with fewer tracks than folds, or too few tracks to hold some back.
     """
-    _check(labels, np.arange(len(labels)), k, "track", "folds=random")
-    train_val = partial(_train_val, labels=labels, groups=None, fraction=val_fraction, seed=seed)
+    ungrouped = Facts(facts.genres)
+    _check(ungrouped, k, "folds=random")
+    train_val = partial(_train_val, facts=ungrouped, fraction=val_fraction, seed=seed)
     seeds = (seed + SEEDS_APART * repeat for repeat in range(repeats))
     shuffles = (StratifiedKFold(k, shuffle=True, random_state=each) for each in seeds)
-    splits = [split for shuffle in shuffles for split in shuffle.split(labels, labels)]
+    splits = [split for shuffle in shuffles for split in shuffle.split(facts.genres, facts.genres)]
     return [Fold(index, *train_val(train), test) for index, (train, test) in enumerate(splits)]
 
 
 def artist(
-    labels: Sequence[str],
-    groups: Indices | None,
-    parts: Sequence[str | None] = (),
+    facts: Facts,
     *,
     k: int,
     seed: int,
@@ -94,9 +111,7 @@ def artist(
     """Split tracks into k folds that share no artist and no recording, as stratified as that allows.
 
     Args:
-        labels: the genre of each track.
-        groups: number of each track's group, whose tracks must stay together `(n_tracks,)`, int64.
-        parts: ignored.
+        facts: of the tracks; those of a group stay together.
         k: number of folds, at least 2.
         seed: of the shuffle.
         repeats: repetitions, each with another shuffle.
@@ -107,20 +122,18 @@ def artist(
         SplitError: no artist is known, k below 2, a genre with fewer artists than folds, a genre that its largest
             artist's tracks spread more unevenly than `tolerance` allows, or too few artists to hold some back.
     """
-    if groups is None:
+    if facts.groups is None:
         raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
-    _check(labels, groups, k, "artist", "folds=artist")
-    train_val = partial(_train_val, labels=labels, groups=groups, fraction=val_fraction, seed=seed)
-    tests = [test for repeat in range(repeats) for test in _even_sets(labels, groups, k, [seed, repeat])]
-    _check_even(labels, tests, k, tolerance)
-    tracks = np.arange(len(labels))
+    _check(facts, k, "folds=artist")
+    train_val = partial(_train_val, facts=facts, fraction=val_fraction, seed=seed)
+    genres, tracks = facts.genres, np.arange(len(facts.genres))
+    tests = [test for repeat in range(repeats) for test in _even_sets(genres, facts.groups, k, [seed, repeat])]
+    _check_even(genres, tests, k, tolerance)
     return [Fold(index, *train_val(np.setdiff1d(tracks, test)), test) for index, test in enumerate(tests)]
 
 
 def filtered(
-    labels: Sequence[str],
-    groups: Indices | None = None,
-    parts: Sequence[str | None] = (),
+    facts: Facts,
     *,
     repeats: int,
     k: int = 0,
@@ -129,10 +142,8 @@ def filtered(
     """Train on the published fault-filtered split's `train` and `valid`, test on its `test`; repeated over seeds.
 
     Args:
-        labels: the genre of each track.
-        groups: ignored; by Sturm's index the test part shares no artist with the others, but for one joint credit, and
-            the artists of 37 of its tracks are unknown.
-        parts: `train`, `valid`, `test` or None for each track.
+        facts: of the tracks. By Sturm's index the test part shares no artist with the others, but for one joint
+            credit, and the artists of 37 of its tracks are unknown.
         repeats: trainings, each with other weights and crops.
         k: ignored, as the split is fixed; presets and sweeps give it to every split.
         val_fraction: if above 0, `valid` is held back for early stopping, whatever its share.
@@ -142,59 +153,53 @@ def filtered(
 
     Source: Kereliuk, Sturm & Larsen, Deep learning and music adversaries, IEEE Trans. Multimedia 17 (2015).
     """
-    indices = {part: np.flatnonzero(np.array(parts) == part) for part in FILTERED}
+    indices = {part: np.flatnonzero(np.array(facts.parts) == part) for part in FILTERED}
     if missing := [part for part, tracks in indices.items() if not len(tracks)]:
         raise SplitError(
             f"folds=filtered: GTZAN's published split is not complete, {' and '.join(missing)} missing "
-            f"({_present(parts)}); take folds=random or folds=artist"
+            f"({_present(facts.parts)}); take folds=random or folds=artist"
         )
     both = np.sort(np.concatenate([indices["train"], indices["valid"]]))
     train, val = (indices["train"], indices["valid"]) if val_fraction else (both, both[:0])
     for part, tracks in (("train", train), ("test", indices["test"])):
-        if absent := set(labels) - {labels[int(i)] for i in tracks}:
+        if absent := set(facts.genres) - set(facts.of(tracks).genres):
             raise SplitError(
-                f"folds=filtered: no {part} track of genre {min(absent)} is here ({_present(parts)}); "
+                f"folds=filtered: no {part} track of genre {min(absent)} is here ({_present(facts.parts)}); "
                 "take folds=random or folds=artist"
             )
     return [Fold(index, train, val, indices["test"]) for index in range(repeats)]
 
 
-def within(
-    tracks: Indices, split: Split, labels: Sequence[str], groups: Indices | None, parts: Sequence[str | None]
-) -> list[Fold]:
+def within(tracks: Indices, split: Split, facts: Facts) -> list[Fold]:
     """Split a subset of the tracks as if there were no others.
 
     Args:
         tracks: indices of the subset, ascending.
-        split: one of the functions above with all but its first three arguments bound.
-        labels: the genre of each of all tracks.
-        groups: number of each track's group, whose tracks must stay together `(n_tracks,)`, or None.
-        parts: the published part of each track.
+        split: one of the functions above with all but its first argument bound.
+        facts: of all tracks.
 
     Returns:
         Folds of the subset, as indices among all tracks.
     """
-    subset_groups = None if groups is None else groups[tracks]
-    folds = split([labels[i] for i in tracks], subset_groups, [parts[i] for i in tracks])
+    folds = split(facts.of(tracks))
     return [Fold(fold.index, tracks[fold.train], tracks[fold.val], tracks[fold.test]) for fold in folds]
 
 
-def describe(labels: Sequence[str], parts: Sequence[str | None], folds: Sequence[Fold]) -> str:
+def describe(facts: Facts, folds: Sequence[Fold]) -> str:
     """Describe the folds' sizes and how stratified they are, in one line.
 
     Args:
-        labels: the genre of each track.
-        parts: the published part of each track, if any.
+        facts: of the tracks.
         folds: from one of the functions above.
     """
     tests = [fold.test for fold in folds]
     if len(folds) == 1:
         return f"1 fold of {len(tests[0])} test tracks"
     if share_test_set(folds):
-        return f"{len(folds)} trainings on one split: {_present(parts)}"
+        return f"{len(folds)} trainings on one split: {_present(facts.parts)}"
     sizes = sorted({len(test) for test in tests})
     how_many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
-    return f"{len(folds)} folds of {how_many} test tracks{_unevenness(labels, tests)}"
+    return f"{len(folds)} folds of {how_many} test tracks{_unevenness(facts.genres, tests)}"
 
 
 def share_test_set(folds: Sequence[Fold]) -> bool:
@@ -202,12 +207,12 @@ def share_test_set(folds: Sequence[Fold]) -> bool:
     return all(np.array_equal(fold.test, folds[0].test) for fold in folds)
 
 
-def _unevenness(labels: Sequence[str], tests: Sequence[Indices]) -> str:
+def _unevenness(genres: Sequence[str], tests: Sequence[Indices]) -> str:
     """Name the fold and genre furthest from stratified; empty if no genre's counts differ by more than one."""
-    counts = _counts(labels, tests)
+    counts = _counts(genres, tests)
     if (np.ptp(counts, axis=0) <= 1).all():
         return ""
-    fold, genre, share = _least_even(labels, tests)
+    fold, genre, share = _least_even(genres, tests)
     return f"; most uneven: fold {fold} tests {100 * share:.0f} % of {genre}"
 
 
@@ -216,14 +221,15 @@ def _present(parts: Sequence[str | None]) -> str:
     return ", ".join(counts) + " tracks"
 
 
-def _check(labels: Sequence[str], groups: Indices, k: int, unit: str, split: str) -> None:
+def _check(facts: Facts, k: int, split: str) -> None:
     if k < 2:
         raise SplitError(f"folds.k={k}: must be at least 2")
-    if not len(labels):
+    if not len(facts.genres):
         raise SplitError("there is no track to split into folds")
-    counts = {genre: len(set(groups[np.asarray(labels) == genre].tolist())) for genre in sorted(set(labels))}
+    counts = _units(facts)
     rarest = min(counts, key=lambda genre: counts[genre])
     if (n := counts[rarest]) < k:
+        unit = "track" if facts.groups is None else "artist"
         few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
         most = f"; at most folds.k={n} is possible" if n > 1 else ""
         other = "; folds=random needs no artists" if unit == "artist" else ""
@@ -231,14 +237,21 @@ def _check(labels: Sequence[str], groups: Indices, k: int, unit: str, split: str
         raise SplitError(f"{split}, folds.k={k}: genre {rarest} has only {few}; {hint}")
 
 
-def _even_sets(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
+def _units(facts: Facts) -> dict[str, int]:
+    """Return the number of groups in each genre, in their order; of tracks, where there are no groups."""
+    genres = np.asarray(facts.genres)
+    groups = np.arange(len(genres)) if facts.groups is None else facts.groups
+    return {genre: len(np.unique(groups[genres == genre])) for genre in sorted(set(facts.genres))}
+
+
+def _even_sets(genres: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
     """Assign whole groups at random to k sets, as stratified and as equal in size as that allows.
 
     Roughly by decreasing size, each group goes to the set with the smallest shares of its genres. (scikit-learn's
     StratifiedGroupKFold shuffles only groups of equal size, so that its repetitions are nearly the same folds.)
     """
     random = np.random.default_rng(seed)
-    counts = contingency_matrix(groups, labels)  # (n_groups, n_genres)
+    counts = contingency_matrix(groups, genres)  # (n_groups, n_genres)
     counts = np.hstack([counts, counts.sum(axis=1, keepdims=True)])  # all tracks together as one more genre
     shares = counts / counts.sum(axis=0)
     filled, sets = np.zeros((k, counts.shape[1])), np.zeros(len(counts), dtype=np.int64)
@@ -250,8 +263,8 @@ def _even_sets(labels: Sequence[str], groups: Indices, k: int, seed: Sequence[in
     return [np.flatnonzero(set_of_track == each) for each in range(k)]
 
 
-def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
-    fold, genre, share = _least_even(labels, tests)
+def _check_even(genres: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
+    fold, genre, share = _least_even(genres, tests)
     if not share or abs(share - 1 / k) > tolerance:
         raise SplitError(
             f"folds.tolerance={tolerance:g}: fold {fold} would test {100 * share:.0f} % of genre {genre} and "
@@ -260,37 +273,36 @@ def _check_even(labels: Sequence[str], tests: Sequence[Indices], k: int, toleran
         )
 
 
-def _least_even(labels: Sequence[str], tests: Sequence[Indices]) -> tuple[int, str, float]:
+def _least_even(genres: Sequence[str], tests: Sequence[Indices]) -> tuple[int, str, float]:
     """The fold and genre of a share of 0, or else of the share furthest from the mean over folds; and that share."""
-    shares = _shares(labels, tests)
+    shares = _shares(genres, tests)
     gaps = np.where(shares, np.abs(shares - shares.mean(axis=0)), np.inf)
     fold, genre = np.unravel_index(gaps.argmax(), gaps.shape)
-    return int(fold), str(np.unique(labels)[genre]), float(shares[fold, genre])
+    return int(fold), str(np.unique(genres)[genre]), float(shares[fold, genre])
 
 
-def _shares(labels: Sequence[str], parts: Sequence[Indices]) -> NDArray[np.float64]:
+def _shares(genres: Sequence[str], parts: Sequence[Indices]) -> NDArray[np.float64]:
     """Share of each genre's tracks in each part `(n_parts, n_genres)`."""
-    return _counts(labels, parts) / np.unique(labels, return_counts=True)[1]
+    return _counts(genres, parts) / np.unique(genres, return_counts=True)[1]
 
 
-def _counts(labels: Sequence[str], parts: Sequence[Indices]) -> Indices:
+def _counts(genres: Sequence[str], parts: Sequence[Indices]) -> Indices:
     """Number of each genre's tracks in each part `(n_parts, n_genres)`."""
-    genres, codes = np.unique(labels, return_inverse=True)
-    return np.array([np.bincount(codes[part], minlength=len(genres)) for part in parts])
+    names, codes = np.unique(genres, return_inverse=True)
+    return np.array([np.bincount(codes[part], minlength=len(names)) for part in parts])
 
 
-def _train_val(
-    train: Indices, *, labels: Sequence[str], groups: Indices | None, fraction: float, seed: int
-) -> tuple[Indices, Indices]:
+def _train_val(train: Indices, *, facts: Facts, fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Split training tracks into those to train on and the inner validation tracks."""
     if not fraction:
         return train, np.array([], dtype=np.int64)
-    genres = [labels[i] for i in train]
+    known = facts.of(train)
+    genres, groups = known.genres, known.groups
     try:
         if groups is None:
             _, val = train_test_split(train, test_size=fraction, stratify=genres, random_state=seed)
         else:
-            val = train[_most_even_set(genres, groups[train], max(2, round(1 / fraction)), seed)]
+            val = train[_most_even_set(genres, groups, max(2, round(1 / fraction)), seed)]
     except ValueError as error:
         least = math.ceil(100 * len(set(genres)) / len(genres)) / 100
         raise SplitError(
@@ -298,7 +310,7 @@ def _train_val(
             f"validation tracks of each genre; take at least {least:.2f}, or add tracks"
         ) from error
     kept = np.setdiff1d(train, val)
-    if missing := set(genres) - {labels[i] for i in kept}:
+    if missing := set(genres) - set(facts.of(kept).genres):
         raise SplitError(
             f"recipe.early_stopping.val_fraction={fraction:g}: too few artists of genre {min(missing)} in a fold's "
             "training tracks to hold one back; take more folds (folds.k), or recipe.early_stopping.patience=0"
@@ -306,7 +318,7 @@ def _train_val(
     return kept, np.sort(val)
 
 
-def _most_even_set(labels: Sequence[str], groups: Indices, k: int, seed: int) -> Indices:
+def _most_even_set(genres: Sequence[str], groups: Indices, k: int, seed: int) -> Indices:
     """Return, of about k sets of whole groups, the one whose share of each genre is nearest to an equal share."""
-    sets = [each for each in _even_sets(labels, groups, k, [seed]) if len(each)]
-    return sets[np.abs(_shares(labels, sets) - 1 / len(sets)).max(axis=1).argmin()]
+    sets = [each for each in _even_sets(genres, groups, k, [seed]) if len(each)]
+    return sets[np.abs(_shares(genres, sets) - 1 / len(sets)).max(axis=1).argmin()]

@@ -20,7 +20,7 @@ from genre_cls.tracks.catalogue import Catalogue
 from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.folds import Fold, Indices, SplitError, share_test_set, within
+from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError, share_test_set, within
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _load(cfg: DictConfig) -> Task:
     duplicates = _unforeseen(_duplicates(fingerprints[0]), groups) if fingerprints else []
     if duplicates:
         groups = artist_groups(tracks, [*same, *((pair.first, pair.second) for pair in duplicates)])
-    folds = _folds(cfg, genres, groups, [track.part for track in tracks])
+    folds = _folds(cfg, Facts(genres, groups, [track.part for track in tracks]))
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     to_train = [folds[cfg.fold]] if is_part(cfg) else folds
     return Task(catalogue, features, labels, folds, to_train, groups, duplicates, _note(cfg, catalogue))
@@ -163,9 +163,9 @@ def same_files(features: Features) -> list[tuple[int, int]]:
     return [(one, other) for one, other in pairs if one != other]
 
 
-def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts: Sequence[str | None]) -> list[Fold]:
+def _folds(cfg: DictConfig, facts: Facts) -> list[Fold]:
     split = split_of(cfg)
-    folds: list[Fold] = split(genres, groups, parts)
+    folds: list[Fold] = split(facts)
     if cfg.fold is None:
         return folds
     if cfg.fold >= len(folds):
@@ -175,7 +175,7 @@ def _folds(cfg: DictConfig, genres: Sequence[str], groups: Indices | None, parts
     fold = folds[cfg.fold]
     if not cfg.inside:
         return [fold]
-    return within(fold.known, _one_fewer(split), genres, groups, parts)
+    return within(fold.known, _one_fewer(split), facts)
 
 
 def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
@@ -198,7 +198,7 @@ def split_of(cfg: DictConfig) -> "partial[list[Fold]]":
     stopping = cfg.recipe.early_stopping
     split = instantiate(cfg.folds, val_fraction=stopping.val_fraction if stopping.patience else 0.0)
     try:
-        signature(split.func).bind("genres", "groups", "parts", **split.keywords)
+        signature(split.func).bind("facts", **split.keywords)
     except (TypeError, ValueError) as error:  # the latter of a builtin, whose arguments are not known
         raise UserError(f"folds: {split.func.__name__} {error}") from error
     return split
