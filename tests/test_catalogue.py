@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from genre_cls.processes import workers
 from genre_cls.processes.workers import stop
 from genre_cls.tracks import catalogue, synthesiser
 from genre_cls.tracks.audio import decode
-from genre_cls.tracks.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan
+from genre_cls.tracks.catalogue import GTZAN_GENRES, Catalogue, Track, demo, folder, gtzan, gtzan_facts
 from genre_cls.tracks.listing import EXTENSIONS
 
 
@@ -105,7 +106,8 @@ def test_an_incomplete_gtzan_is_noted_with_its_counts(tmp_path: Path) -> None:
     assert gtzan(str(tmp_path)).notes == ()
     (tmp_path / "jazz" / "jazz.00054.wav").unlink()
     touch(tmp_path / "rock" / "rock.00100.wav")
-    (note,) = gtzan(str(tmp_path)).notes
+    note, of_another = gtzan(str(tmp_path)).notes
+    assert "rock.00100.wav" in of_another
     assert "jazz 99, rock 101" in note
     assert "1000 of 1000" in note
     assert "blues" not in note
@@ -130,9 +132,45 @@ def test_a_track_under_two_spellings_of_its_genre_is_listed_once(tmp_path: Path)
 
 def test_another_file_with_a_tracks_number_does_not_replace_it(tmp_path: Path) -> None:
     make_gtzan(tmp_path)
-    touch(tmp_path / "blues" / "my.song.00001.wav")
+    touch(tmp_path / "blues" / "00001.wav")
     reason = told(lambda: gtzan(str(tmp_path)))
-    assert "my.song.00001.wav" in reason and "blues.00001.wav" in reason and "move one of them away" in reason
+    assert " 00001.wav" in reason and "blues.00001.wav" in reason and "move one of them away" in reason
+
+
+def test_a_file_that_is_not_named_like_a_track_of_gtzan_is_none_and_is_noted(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    touch(tmp_path / "blues" / "my.song.00001.wav")
+    found = gtzan(str(tmp_path))
+    (own,) = (track for track in found.tracks if track.id not in IDS)
+    assert own.id == "blues.my.song.00001" and own.artist is None
+    assert found.notes[-1].startswith("Not named like tracks of GTZAN, so nothing is known of them: 1, such as ")
+
+
+@pytest.mark.parametrize("name", ["blues_00042.wav", "Blues00042.wav", "42.wav", "blues.000042.wav", "blues 42.wav"])
+def test_a_track_of_gtzan_is_known_by_its_number_however_it_is_written(tmp_path: Path, name: str) -> None:
+    make_gtzan(tmp_path)
+    touch(tmp_path / "blues" / name)
+    (track,) = (track for track in gtzan(str(tmp_path)).tracks if track.path.name == name)
+    assert track.id == "blues.00042" and track.artist == gtzan_facts()["blues.00042"]["artist"]
+
+
+def test_a_track_of_another_genre_is_refused(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    touch(tmp_path / "blues" / "rock.00077.wav")
+    assert "rock.00077.wav: is a track of rock by its name" in told(lambda: gtzan(str(tmp_path)))
+
+
+def test_two_folders_of_one_genre_are_refused(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    touch(tmp_path / "hip-hop" / "hiphop.00050.wav")
+    assert "hip-hop beside it is the same genre" in told(lambda: gtzan(str(tmp_path)))
+
+
+def test_of_several_places_the_one_with_most_of_gtzan_counts(tmp_path: Path) -> None:
+    make_gtzan(tmp_path / "genres_original")
+    touch(tmp_path / "rock" / "rock.00001.wav")
+    touch(tmp_path / "genres" / "blues" / "blues.00001.wav")
+    assert ids(gtzan(str(tmp_path))) == IDS
 
 
 def test_a_track_as_wav_and_as_au_is_listed_once(tmp_path: Path) -> None:
@@ -212,7 +250,10 @@ def test_links_in_a_circle_do_not_hang(tmp_path: Path, load: Callable[[str], Cat
     (tmp_path / "blues" / "loop").symlink_to(tmp_path / "blues", target_is_directory=True)
     (tmp_path / "rock" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "self").symlink_to(tmp_path / "self")
-    assert ids(load(str(tmp_path))) == before
+    found = load(str(tmp_path))
+    assert ids(found) == before
+    if load is folder:
+        assert found.notes[0] == f"Links to what is not there, ignored: self (to {tmp_path / 'self'})."
 
 
 @pytest.mark.parametrize("load", [gtzan, folder])
@@ -635,3 +676,12 @@ def test_genres_whose_names_look_alike_are_pointed_out(tmp_path: Path) -> None:
     (note,) = folder(str(tmp_path)).notes
     names, _, rest = note.partition(" are 3 genres")
     assert set(names.split(" and ")) == {"Hip Hop", "hip-hop", "HipHop"} and rest
+
+
+def test_a_demo_set_that_is_complete_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"tracks_per_genre": 1, "seconds": 1.0, "sample_rate": 8000, "crossover": 0.1, "seed": 0}
+    made = demo(cache_dir=str(tmp_path), **arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(catalogue, "locked", mock.Mock(side_effect=OSError("read-only")))
+    assert demo(cache_dir=str(tmp_path), **arguments) == made  # type: ignore[arg-type]

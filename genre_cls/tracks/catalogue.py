@@ -32,6 +32,7 @@ GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 CONVERT = "(ffmpeg -i SONG.m4a SONG.flac converts one)"
+NOBODY = ("unknown", "unknown artist", "various", "various artists", "nan", "none", "n/a", "?", "-")  # no artist's name
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # values of `exclude`; pandas writes integers beside gaps as floats
 GTZAN_HELP = (
     "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
@@ -118,9 +119,9 @@ def gtzan(root: str | None) -> Catalogue:
     """
     if not root:
         raise UserError(f"neither dataset.root nor GTZAN_ROOT is set. {GTZAN_HELP}")
-    for place in (expanduser(root) / name for name in GTZAN_FOLDERS):
-        if folders := _gtzan_genre_folders(place):
-            return _gtzan_from(folders, Path(root))
+    places = [_gtzan_genre_folders(expanduser(root) / name) for name in GTZAN_FOLDERS]
+    if folders := max(places, key=lambda folders: (sum(map(len, folders.values())), len(folders))):
+        return _gtzan_from(folders, Path(root))
     source = " (from GTZAN_ROOT)" if root == os.environ.get("GTZAN_ROOT") else ""
     raise UserError(f"dataset.root={root}{source}: {_no_gtzan(expanduser(root))}")
 
@@ -136,43 +137,58 @@ def _no_gtzan(base: Path) -> str:
     return f"{problem}. {GTZAN_HELP}"
 
 
-def _gtzan_genre_folders(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
+def _gtzan_genre_folders(place: Path) -> dict[str, list[Path]]:
+    """The audio files of each GTZAN genre that has a folder at a place."""
+    if not place.is_dir():
         return {}
-    entries = (entry for entry in sorted(folder.iterdir()) if entry.is_dir())
-    named = {_plain(entry.name): entry for entry in entries}
-    return {genre: named[genre] for genre in GTZAN_GENRES if genre in named}
+    folders: dict[str, Path] = {}
+    for entry in sorted(entry for entry in place.iterdir() if entry.is_dir()):
+        if (other := folders.setdefault(_plain(entry.name), entry)) != entry and _plain(entry.name) in GTZAN_GENRES:
+            raise UserError(f"{entry}: {other.name} beside it is the same genre; merge them, or move one away")
+    return {genre: audio_files(folders[genre]) for genre in GTZAN_GENRES if genre in folders}
 
 
 def _plain(name: str) -> str:
     """A genre's folder or track in one spelling: "hip-hop", "Hip Hop"."""
-    return re.sub("[-_ ]", "", name.lower())
+    return re.sub("[-_. ]", "", name.lower())
 
 
-def _gtzan_from(folders: dict[str, Path], root: Path) -> Catalogue:
+def _gtzan_from(folders: dict[str, list[Path]], root: Path) -> Catalogue:
     tracks: dict[str, Track] = {}
-    for genre, folder in folders.items():
-        for track in _gtzan_tracks(folder, genre):
+    for genre, paths in folders.items():
+        for path in paths:
+            track = _gtzan_track(path, genre)
             other = tracks.get(track.id, track)
-            if _plain(other.path.stem) != _plain(track.path.stem):
-                raise UserError(f"{track.path}: has the number of {other.path.name}; move one of them away")
-            tracks[track.id] = track  # of .au and .wav, the latter
+            if _plain(other.path.stem) != _plain(path.stem):
+                raise UserError(f"{path}: has the number of {other.path.name}; move one of them away")
+            if track is other or path.suffix.lower() == ".wav":  # of .au and .wav, the latter
+                tracks[track.id] = track
     counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
     empty = [genre for genre, count in counts.items() if not count]
     if empty:
         raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
     short = [f"{genre} {count}" for genre, count in counts.items() if count != GTZAN_TRACKS_PER_GENRE]
-    note = f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
-    return Catalogue("gtzan", _sorted(tracks.values()), notes=(note,) if short else ())
+    notes = []
+    if short:
+        notes.append(
+            f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
+        )
+    if others := [track.path for track in tracks.values() if track.id not in gtzan_facts()]:
+        notes.append(
+            f"Not named like tracks of GTZAN, so nothing is known of them: {len(others)}, such as {others[0]}."
+        )
+    return Catalogue("gtzan", _sorted(tracks.values()), notes=tuple(notes))
 
 
-def _gtzan_tracks(folder: Path, genre: str) -> Iterator[Track]:
-    facts = gtzan_facts()
-    for path in audio_files(folder):
-        number = path.stem.rpartition(".")[2]  # "hip-hop.00042" and "hiphop.00042" are one track
-        known = facts.get(f"{genre}.{number}", {})
-        facts_or_none = {key: known.get(key) or None for key in ("artist", "repeats", "fault", "part")}
-        yield Track(f"{genre}.{number}", path, genre, **facts_or_none)
+def _gtzan_track(path: Path, genre: str) -> Track:
+    """The track that a file's name tells: "hip-hop.00042", "hiphop_00042" and "42" are one in a folder of hip-hop."""
+    number = path.stem[len(path.stem.rstrip("0123456789")) :]
+    of = _plain(path.stem.removesuffix(number))
+    if number and of in GTZAN_GENRES and of != genre:
+        raise UserError(f"{path}: is a track of {of} by its name; move it there, or name it otherwise")
+    track = f"{genre}.{int(number):05}" if number and of in ("", genre) else f"{genre}.{path.stem}"
+    known = gtzan_facts().get(track, {})
+    return Track(track, path, genre, **{key: known.get(key) or None for key in ("artist", "repeats", "fault", "part")})
 
 
 @cache
@@ -210,7 +226,10 @@ def folder(root: str | None) -> Catalogue:
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
+    lost = [f"{entry.name} (to {entry.readlink()})" for entry in entries if entry.is_symlink() and not entry.exists()]
     notes = (*_folder_notes(empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(genres))
+    if lost:
+        notes = (f"Links to what is not there, ignored: {', '.join(lost)}.", *notes)
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 
@@ -278,6 +297,8 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
     for row in _rows(path):
         track = normpath(normalize("NFC", row["path"]))  # without ./
         fact = {name: (row.get(name) or "").strip() for name in ("artist", "exclude")}
+        if fact["artist"].lower() in NOBODY:
+            fact["artist"] = ""
         if facts.setdefault(track, fact) != fact:
             raise UserError(f"{path}: {track} is listed twice with different facts; keep one")
         if fact["exclude"] not in (*KEPT, *EXCLUDED):
@@ -299,7 +320,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             if twice := [name for name in ("path", "artist", "exclude") if reader.fieldnames.count(name) > 1]:
                 raise csv.Error(f"it has several columns {twice[0]}")
             rows = _strictly_read(reader)
-            if any(None in row for row in rows):
+            if any(any(row.get(None, ())) for row in rows):  # type: ignore[call-overload]  # more cells than columns
                 raise csv.Error(f"a name with a {'comma' if delimiter == ',' else 'semicolon'} needs quotes around it")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: must be UTF-8 CSV with a column path, and artist or exclude ({error})") from error
@@ -333,9 +354,10 @@ def demo(
     base = expanduser(cache_dir) / "demo" / key
     tracks = [Track(t.id, base / f"{t.id}.{t.seed}.wav", t.genre, t.artist) for t in plan]
     base.mkdir(parents=True, exist_ok=True)
-    with locked(base / ".lock", "demo set"):
-        todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
-        _synthesise_all(todo)
+    if not all(track.path.exists() for track in tracks):  # what is complete may be read-only
+        with locked(base / ".lock", "demo set"):
+            todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
+            _synthesise_all(todo)
     notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)
     return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
 

@@ -194,7 +194,7 @@ class FeatureCache:
 
 
 class Ledger:
-    """Digests of files by path, valid while a file's size and modification time are those recorded.
+    """Digests of files by path, valid while a file's size and the time of its last change are those recorded.
 
     It saves reading every file at every start. A cache entry that something else wrote, truncated or overwrote no
     longer matches its line, so it is extracted again.
@@ -226,7 +226,7 @@ class Ledger:
             return None
 
     def record(self, path: Path, digest: str) -> str:
-        """Record a file's digest with its present size and modification time, and return the digest."""
+        """Record a file's digest with its present size and time of change, and return the digest."""
         key = str(path.absolute())
         self._lines[key] = self._new[key] = [*_stamp(path), digest]
         return digest
@@ -314,7 +314,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], descr
 
 def _stamp(path: Path) -> list[int | str]:
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return [stat.st_size, stat.st_ctime_ns]  # unlike the time of modification, it tells that files were exchanged
 
 
 def _file_digest(path: Path) -> str:
