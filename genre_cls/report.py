@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 BROWSERS_PLAY = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 SETTINGS = sorted(("tracking", *REPORTED))
 CHOSEN_ON_GTZAN = (
-    "The default recipe was chosen on 639 of these tracks, so its scores are too high by an unknown amount."
+    "The default recipe was chosen on 639 of GTZAN's tracks, so its scores are too high by an unknown amount."
 )
 EXPERIMENT = "genre_cls reports"  # separate, so that the other experiments list configurations only
 
@@ -52,6 +53,8 @@ def _check_words(words: Sequence[str]) -> None:
         is_option = word.startswith("-")  # of Hydra, such as --cfg=job
         if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
             raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
+        if re.match(r"[^'\"\[{]*,", word.partition("=")[2]) and not is_option:
+            raise UserError(f"{word}: there is only one report of a store, so it takes one value")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
@@ -85,7 +88,7 @@ def write_newest(cfg: DictConfig, *, command_id: str | None = None) -> bool:
 
 def _tracker(cfg: DictConfig) -> "Tracker | None":
     """Return the tracking store; None if there is none, as connecting would create it."""
-    if not cfg.tracking.uri and not database.has_database(cfg.tracking.folder):
+    if not database.is_store(cfg.tracking.uri or cfg.tracking.folder):
         return None
     from genre_cls.tracking.tracker import Tracker
 
@@ -143,11 +146,13 @@ def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Map
 def _report(comparison: "Comparison", rope: float) -> "Report":
     """Return the report of a comparison; `rope` is half the width of the region of practical equivalence."""
     from genre_cls.evaluation.findings import Report, of_several_codes
-    from genre_cls.tracking.tracker import NOTE
+    from genre_cls.tracking.tracker import DESCRIPTION, NOTE
 
     tags = comparison.tags
     chose = tags["dataset"] == "gtzan" and tags["folds"] != "filtered"  # whose test tracks chose nothing
-    notes = tags.get(NOTE), CHOSEN_ON_GTZAN if chose else "", of_several_codes(comparison.results)
+    chose = chose and any(result.value("recipe") == "default" for result in comparison.results)
+    note = tags.get(NOTE, tags.get(DESCRIPTION))  # the latter until 2026-11-29
+    notes = note, CHOSEN_ON_GTZAN if chose else "", of_several_codes(comparison.results)
     return Report(
         title="Which features and which CNN classify music genres best?",
         dataset=_evaluated_on(comparison),
@@ -187,6 +192,8 @@ def _playable(tracks: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 def _provenance(comparison: "Comparison") -> dict[str, str]:
     """Return where the numbers come from, for the page's last table."""
+    from genre_cls.evaluation.comparisons import rank
+
     shown = {
         "machine": "machine",
         "dataset": "dataset",
@@ -196,7 +203,9 @@ def _provenance(comparison: "Comparison") -> dict[str, str]:
         "git commit": "mlflow.source.git.commit",
     }
     known = {label: comparison.tags[tag] for label, tag in shown.items() if tag in comparison.tags}
-    return _commands(comparison.commands) | {"finished": comparison.finished} | known
+    best = rank(comparison.results)[0].named
+    settings = {"settings of the best": ", ".join(f"{key}={value}" for key, value in best.items())}
+    return settings | _commands(comparison.commands) | {"finished": comparison.finished} | known
 
 
 def _commands(commands: Mapping[str, int]) -> dict[str, str]:

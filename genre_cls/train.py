@@ -144,7 +144,8 @@ def _evaluate_winner(config: DictConfig) -> None:
     from genre_cls.configuration.identity import identify
     from genre_cls.experiments.experiment import evaluate
 
-    log.info("chosen within fold=%d: %s", config.fold, " ".join(config.hydra.overrides.task))
+    chosen = " ".join(config.hydra.overrides.task)
+    log.info("chosen within fold=%d, the most accurate of this command's trials: %s", config.fold, chosen)
     log.info("tested on fold=%d, which was not used for selection:", config.fold)
     cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True

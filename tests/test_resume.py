@@ -575,7 +575,7 @@ def test_a_configuration_that_lacks_folds_is_not_reported_and_resumes_with_the_m
     assert none.code == 2 and lacking in none.err
     assert ended(fork(killed_in_training, "-m", *on_music, *ONE, "fold=1,2")) == -signal.SIGKILL
     done = command(train.main, "-m", *on_music, *ONE, "fold=0,1,2")
-    assert trained == [1, 0, 2] and "1 of 1 folds reused" in done.err and len(ranking(done)) == 3
+    assert trained == [1, 0, 2] and ": fold 1 reused (force=true retrains)" in done.err and len(ranking(done)) == 3
     assert [run.info.run_id for run in done.parents] == [parent.info.run_id]
     assert table(done) == undisturbed and open_runs(done) == []
 

@@ -252,7 +252,7 @@ def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(
     assert epochs_of == {"a": "30", "b": "30", "c": "60"}
     assert [[r.named[key] for key in ("experiment", "old")] for r in comparison.results][:2] == [
         ["best", "1"],
-        ["none", "?"],
+        ["none", "unset"],
     ]
 
 

@@ -436,7 +436,7 @@ def test_a_search_chooses_inside_a_fold_and_is_evaluated_on_its_held_out_tracks(
     best = max(run.data.metrics["accuracy_mean"] for run in trials)
     chosen = [run for run in trials if run.data.params["features"] == winner.data.params["features"]]
     assert chosen[0].data.metrics["accuracy_mean"] == best
-    assert f"chosen within fold=0: features={winner.data.params['features']}" in got.err
+    assert f"trials: features={winner.data.params['features']}" in got.err
 
 
 @pytest.mark.usefixtures("store_here")

@@ -1,5 +1,6 @@
 """Put results into words: what a report is made of, and its sentences, which `page` lays out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -59,9 +60,10 @@ ABOUT_CHOICE = (
     "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. In a "
     "search, inside=true, the trials' held-out tracks do select, so its winner is tested on a fold that no trial saw.)"
 )
-ABOUT_CURSE = (
-    f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}. Whether intervals overlap "
-    "says nothing about the order, as all are tested on the same tracks; see the paired comparisons."
+ABOUT_CURSE = f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}."
+ABOUT_ORDER = (
+    " Whether intervals overlap says nothing about the order, as the same tracks are compared; see the comparisons in "
+    "pairs."
 )
 GROUPS_INDEPENDENT = (
     "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
@@ -191,16 +193,18 @@ def _about_worst(report: Report) -> str:
     n = len(report.complete)
     if n == 1:
         return "The others lack folds"
-    if report.n_tied == len(report.names) - 1:
-        return "All have the same accuracy"
+    if report.n_tied == n - 1:
+        return (
+            "All have the same accuracy" if n == len(report.names) else "All that lack no fold have the same accuracy"
+        )
     worst = percent(report.complete[-1].estimate("accuracy").mean)
     return f"The worst, {report.names[n - 1]}, recognises {worst} %"
 
 
 def _shared(result: ConfigResult) -> str:
     """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
-    share = whole_percent(result.artist_overlap)
-    tracks = "All held-out tracks" if result.artist_overlap == 1 else f"At least {share} of the held-out tracks"
+    percentage = math.floor(100 * result.artist_overlap + 1e-9)  # as it is "at least"
+    tracks = "All held-out tracks" if percentage == 100 else f"At least {percentage} % of the held-out tracks"
     return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
 
 
@@ -283,13 +287,13 @@ def about_missed(report: Report) -> str:
     if len(report.complete) == 1:
         about = (
             'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
-            "its probability, the mean over the folds that tested the track."
+            "its probability without a temperature, the mean over the folds that tested the track."
         )
     else:
         about = (
             f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track '
             'wrong, "taken for" the wrong genre predicted most, "confidence" the mean probability that all of them '
-            "give that genre."
+            "give that genre, without a temperature."
         )
     return " ".join(filter(None, (about, known_faults(report))))
 
@@ -299,11 +303,12 @@ def how_to_read(report: Report) -> dict[str, str]:
     best = report.complete[0]
     trainings = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS
     about_verdicts = _about_verdicts(best, report.rope) if report.effects or report.pairs else ""
+    curse = ABOUT_CURSE + (ABOUT_ORDER if report.pairs else "")
     topics = {
         "Fold": f"{ABOUT_FOLDS} {trainings}",
         "The held-out part chose nothing": ABOUT_CHOICE,
         "Artists on both sides": _about_shared(best),
-        "Winner's curse": ABOUT_CURSE if len(report.results) > 1 else "",
+        "Winner's curse": curse if len(report.results) > 1 else "",
         **_about_intervals(report),
         "Beats, differ, practically equal, cannot be told apart": about_verdicts,
         "Accuracy and macro F1": ABOUT_SCORES,

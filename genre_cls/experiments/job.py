@@ -129,7 +129,8 @@ class Job:
     def _announce_reused(self) -> None:
         n, n_reused = len(self.task.to_train), len(self.task.to_train) - len(self._unfinished)
         if n_reused:
-            log.info("%s: %d of %d folds reused (force=true retrains them)", self.identity.title, n_reused, n)
+            reused = f"{n_reused} of {n} folds" if n > 1 else f"fold {self.task.to_train[0].index}"
+            log.info("%s: %s reused (force=true retrains)", self.identity.title, reused)
 
     @property
     def _unfinished(self) -> list[Fold]:

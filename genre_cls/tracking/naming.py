@@ -23,13 +23,16 @@ def of_one_experiment(parents: Sequence[Run]) -> list[Run]:
 
 
 def comparable(parents: Sequence[Run]) -> list[Run]:
-    """Return the last run of each configuration that can be compared with the newest one.
+    """Return the last run of each configuration that can be compared with the newest one, in the order they were begun.
+
+    That order breaks ties, and does not change when folds are reused.
 
     Args:
         parents: runs of configurations, newest first.
     """
     same = [run for run in parents if _same(run, parents[0], "comparison")]
-    return list({run.data.tags["identity"]: run for run in reversed(same)}.values())
+    last = {run.data.tags["identity"]: run for run in reversed(same)}
+    return sorted(last.values(), key=lambda run: run.info.start_time)
 
 
 def distinguishing_settings(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
@@ -59,8 +62,8 @@ def settings_of(run: Run, keys: Sequence[str] = ()) -> dict[str, str]:
         keys: of settings that other runs are named by, which this one may have by default.
     """
     given, params = json.loads(run.data.tags["named"]), run.data.params
-    defaults = {"experiment": "none"}  # the only optional choice; every setting has a value
-    return {key: params.get(legal(key), given.get(key, defaults.get(key, "?"))) for key in (*given, *keys)}
+    defaults = {"experiment": "none"}  # the only optional choice
+    return {key: params.get(legal(key), given.get(key, defaults.get(key, "unset"))) for key in (*given, *keys)}
 
 
 def has_its_tags(run: Run) -> bool:

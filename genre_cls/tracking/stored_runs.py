@@ -191,7 +191,7 @@ class StoredRuns:
             experiment: name of the experiment to look in; None for all.
         """
         runs = self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status != 'FINISHED'")
-        lacking = [run.info for run in runs if run.info.status in (WAITING, "KILLED")]
+        lacking = [run.info for run in runs if run.info.status in (WAITING, "KILLED", "RUNNING")]  # at work, or dead
         return [info.run_name for info in sorted(lacking, key=lambda info: info.start_time, reverse=True)]
 
     def model_files(self, run_id: str) -> list[Path]:
@@ -305,7 +305,9 @@ class StoredRuns:
 
     def _children(self, parent: Run) -> list[Run]:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
-        return self._search([parent.info.experiment_id], query)
+        newest_first = self._search([parent.info.experiment_id], query)
+        # Each fold once: one that was deleted, trained again and then restored is there twice.
+        return list({run.info.run_name: run for run in reversed(newest_first)}.values())
 
     def _fold(self, run: Run) -> FoldResult:
         return load_fold(self._files(run, RESULTS))

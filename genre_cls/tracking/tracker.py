@@ -29,7 +29,8 @@ from genre_cls.tracking.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Te
 
 log = logging.getLogger(__name__)
 
-NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
+NOTE = "note"  # the tag with what a report must say of the data
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's pages show, and let users write
 KEY = "resume_key"  # the tag that says which runs' folds are interchangeable
 LOCK = "lock"  # the tag that names the lock that a live run's process holds
 LAST_COMMAND_ID = "last_command_id"  # the tag with the id of the last command that worked on a run
@@ -263,7 +264,8 @@ class Tracker(StoredRuns):
         """
         began = int((time.time() - seconds) * 1000)
         tags = dict(tags) | {LAST_COMMAND_ID: command_id()}
-        run_id = run_id or self._client.create_run(experiment_id, began, tags, name).info.run_id
+        described = tags | {DESCRIPTION: tags.get(NOTE, "")}
+        run_id = run_id or self._client.create_run(experiment_id, began, described, name).info.run_id
         try:
             artifacts = self._reopen(run_id, tags, params)
             run = OpenRun(self._client, run_id)
