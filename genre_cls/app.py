@@ -149,10 +149,10 @@ class Controller:
 
     def _classify(self, path: Path) -> "tuple[Prediction, Clip | None]":
         """The prediction for a file, and its first clip unless that is silent."""
-        from genre_cls.tracks.audio import UnreadableAudio, duration
+        from genre_cls.tracks.audio import UnreadableAudio, header
 
         try:
-            if (minutes := duration(path) / 60) > LONGEST:
+            if (minutes := header(path).seconds / 60) > LONGEST:
                 raise UnreadableAudio(
                     f"lasts {minutes:.1f} min, more than the {LONGEST:g} min that the page takes; genre-cls takes more"
                 )

@@ -164,9 +164,13 @@ def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[P
     in_turn = progress_bar(files, "Classifying", total=len(files)) if len(files) > 1 else files
     for file in in_turn:
         try:
-            yield file, classifier.predict(file)
+            prediction = classifier.predict(file)
         except (UnreadableAudio, UserError) as error:
             _fail(failed, file, f"contains no audio files ({READABLE})" if file.is_dir() else str(error))
+            continue
+        if prediction.note:
+            _log(f"note: {file}: {prediction.note}")
+        yield file, prediction
 
 
 def _inputs(path: Path, failed: list[Path]) -> list[Path]:
@@ -264,6 +268,7 @@ def _as_json(path: Path, prediction: "Prediction", top: int | None) -> dict[str,
         "path": str(path),
         "seconds": prediction.seconds,
         "temperature": prediction.temperature,
+        "note": prediction.note,
         "genres": [{"genre": genre, "probability": probability} for genre, probability in prediction.ranked[:top]],
         "windows": [
             {"start": start, "end": end, "votes": dict(zip(prediction.genres, votes, strict=True))}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from genre_cls.tracks.audio import BLOCK, SILENT, UnreadableAudio, decode, duration, no_music, refusal, segments
+from genre_cls.tracks.audio import BLOCK, SILENT, UnreadableAudio, decode, header, no_music, refusal, segments
 from genre_cls.tracks.features import FeatureSpec, extract
 from genre_cls.tracks.listing import EXTENSIONS
 
@@ -313,7 +313,7 @@ def test_channels_that_cancel_each_other_out_are_found_wherever_they_sound(tmp_p
 
 def test_the_length_of_a_file_is_reported_without_decoding_it(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(440, 8000, 2.5), 8000)
-    assert duration(tmp_path / "a.wav") == 2.5
+    assert header(tmp_path / "a.wav") == (2.5, 8000)
 
 
 def test_a_pipe_and_an_absurd_sample_rate_are_refused(tmp_path: Path) -> None:

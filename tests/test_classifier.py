@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 from shared import GENRES, RATE, Compose
 
-from genre_cls import GenreClassifier, Prediction
+from genre_cls import GenreClassifier, OnnxClassifier, Prediction
 from genre_cls.configuration.identity import digest
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import tempered
@@ -621,6 +621,23 @@ def test_a_longer_file_is_classified_in_segments_with_similar_results(
     assert classifier.predict(path).probabilities == pytest.approx(segmented.probabilities, abs=0.02)
 
 
+@pytest.mark.parametrize("name", ["another rate", "odd"])
+@pytest.mark.parametrize("before", [True, False])
+def test_silent_windows_do_not_vote(name: str, before: bool, tmp_path: Path) -> None:
+    spec = SPECS[name]
+    classifier = a_classifier(spec, window=0.5)
+    heard = np.random.default_rng(0).normal(0, 0.2, 2 * spec.sample_rate)
+    silence = 1e-5 * np.random.default_rng(1).normal(size=6 * spec.sample_rate)  # as dither leaves it
+    soundfile.write(tmp_path / "a.wav", np.concatenate([silence, heard][:: 1 if before else -1]), spec.sample_rate)
+    prediction = classifier.predict(tmp_path / "a.wav")
+    first, last = (6, 8) if before else (0, 2)
+    assert first - 0.6 < prediction.starts[0] <= first and last <= prediction.ends[-1] < last + 0.6
+    assert len(prediction.windows) <= 6 and prediction.over_time(1)[4 if before else 3][2] is None
+    classifier.save(tmp_path / "a.onnx")
+    graph = OnnxClassifier.load(tmp_path / "a.onnx")
+    np.testing.assert_allclose(graph.predict(tmp_path / "a.wav").starts, prediction.starts)
+
+
 def test_a_silent_segment_does_not_count(model: Path, tmp_path: Path) -> None:
     classifier, random = GenreClassifier.load(model), np.random.default_rng(0)
     loud = random.normal(0, 0.2, 60 * RATE)
@@ -759,3 +776,23 @@ def test_no_model_of_the_package_on_fine_features_is_refused_as_too_large(
     model, usage = OmegaConf.to_container(composed(f"model={name}").model), usage_of(fine, seconds, 0.5)
     assert modelfile._largest_map(cast(Any, model), usage, "plain") < modelfile.LARGEST
     assert usage.windows_at_once == 1 or usage.windows_at_once * 256 * fine.n_frames(seconds) <= windows.AT_ONCE
+
+
+@pytest.mark.parametrize(("rate", "told"), [(8000, False), (7300, False), (4000, True), (192000, False)])
+def test_a_file_that_lacks_what_the_model_listens_to_is_noted(rate: int, told: bool, tmp_path: Path) -> None:
+    classifier = a_classifier(SPECS["another rate"])
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, rate), rate)
+    note = "recorded at 4000 Hz, it has nothing above 2000 Hz, where the model listens up to 4000 Hz; if its training "
+    assert classifier.predict(tmp_path / "a.wav").note.startswith(note if told else "")
+    assert bool(classifier.predict(tmp_path / "a.wav").note) == told
+
+
+@settings(max_examples=10, deadline=None)
+@given(decibels=st.floats(-60, -20))
+def test_quiet_recordings_are_classified_alike(decibels: float, tmp_path_factory: pytest.TempPathFactory) -> None:
+    classifier, path = a_classifier(SPECS["another rate"]), tmp_path_factory.getbasetemp() / "quiet.wav"
+    music, windows = np.random.default_rng(0).normal(0, 0.1, 16000), []
+    for level in (-30, decibels):
+        soundfile.write(path, 10 ** (level / 20) * music, 8000, subtype="FLOAT")
+        windows.append(classifier.predict(path).windows)
+    np.testing.assert_allclose(*windows, atol=1e-3)

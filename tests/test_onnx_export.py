@@ -27,7 +27,7 @@ from genre_cls import GenreClassifier, OnnxClassifier, Prediction, predict
 from genre_cls.configuration.settings import CONF
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
-from genre_cls.inference.onnx_export import exported
+from genre_cls.inference.onnx_export import TOLERANCE, exported
 from genre_cls.inference.onnx_model import session
 from genre_cls.models.modelfile import SavedModel
 from genre_cls.models.network import Network
@@ -67,10 +67,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Genr
     return of
 
 
-def assert_same(one: Prediction, other: Prediction) -> None:
+def assert_same(one: Prediction, other: Prediction, atol: float = 1e-4) -> None:
     assert one.genres == other.genres and one.seconds == other.seconds
-    np.testing.assert_allclose(one.windows, other.windows, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(one.windows, other.windows, atol=atol, rtol=0)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=atol, rtol=0)
     np.testing.assert_allclose(one.starts, other.starts, atol=1e-9)
     np.testing.assert_allclose(one.ends, other.ends, atol=1e-9)
 
@@ -124,7 +124,7 @@ def test_for_trained_models_of_every_kind_the_graph_gives_what_they_give(
         classifier.save(tmp_path / "a.onnx")
         graph = OnnxClassifier.load(tmp_path / "a.onnx")
         for path in sorted(tiny_music.rglob("*.wav"))[::3]:
-            assert_same(graph.predict(path), classifier.predict(path))
+            assert_same(graph.predict(path), classifier.predict(path), TOLERANCE)  # short windows: one bit may matter
 
 
 @pytest.mark.skipif(not GTZAN.is_dir(), reason="GTZAN_ROOT names no folder")
@@ -285,7 +285,7 @@ def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
     ],
 )
 def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str, tmp_path: Path) -> None:
-    description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000}}
+    description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000, "f_max": 4000}}
     description |= {"longest": 60, "temperature": 1}
     graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
     classifier = OnnxClassifier(graph, description)

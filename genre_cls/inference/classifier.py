@@ -29,7 +29,7 @@ from genre_cls.processes.device import in_threads, may_miscompute, one_thread
 from genre_cls.tracking import database
 from genre_cls.tracks.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.tracks.features import extract, mel_frequencies
-from genre_cls.tracks.windows import cover_starts, repeat_to
+from genre_cls.tracks.windows import repeat_to, voting_starts
 
 if TYPE_CHECKING:
     from genre_cls.tracking.stored_runs import StoredRuns
@@ -70,7 +70,14 @@ class GenreClassifier(Classifier):
             raise UserError(f"these models cannot vote together, as {reason}")
         usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
-        super().__init__(usage.genres, parts[0].dataset, usage.spec.sample_rate, usage.longest, temperature)
+        super().__init__(
+            usage.genres,
+            parts[0].dataset,
+            sample_rate=usage.spec.sample_rate,
+            longest=usage.longest,
+            temperature=temperature,
+            f_max=usage.spec.f_max,
+        )
         self._usage, self._parts = usage, tuple(parts)
         self._networks = [network for part in parts for network in part.networks]
 
@@ -199,7 +206,7 @@ class GenreClassifier(Classifier):
         (clip,) = extract(waveform, [usage.spec])
         n_frames = usage.spec.n_frames(usage.window)
         clip = repeat_to(clip, n_frames)
-        first_frames = cover_starts(clip.shape[1], n_frames, usage.overlap)
+        first_frames = voting_starts(clip, n_frames, usage.overlap, usage.spec)
         features = torch.from_numpy(np.stack([clip[None, :, first : first + n_frames] for first in first_frames]))
         level = torch.from_numpy(clip).float().mean(dim=1, keepdim=True)  # (n_bins, 1)
         starts = np.array(first_frames) * usage.spec.seconds_per_frame

@@ -47,7 +47,7 @@ def genres_over_time(prediction: Prediction) -> Figure:
     ranked = [genre for genre, _ in prediction.ranked[:ROWS]]
     bounds, shares = prediction.shares_over_time(max(1.0, prediction.seconds / STRETCHES))
     rows = shares[:, [prediction.genres.index(genre) for genre in ranked]].T  # (n_rows, n_stretches)
-    figure = new_figure(9.0, 1.1 + 0.2 * len(ranked), "", "Genres over time")
+    figure = new_figure(9.0, 1.1 + 0.2 * len(ranked), prediction.note, "Genres over time")
     axes = figure.subplots()
     image = axes.pcolormesh(bounds, range(len(ranked) + 1), rows, cmap="Blues", vmin=0, vmax=1, rasterized=True)
     label_rows(axes, np.arange(len(ranked)) + 0.5, [plain(genre) for genre in ranked], size=8)

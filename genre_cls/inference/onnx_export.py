@@ -22,7 +22,8 @@ from genre_cls.inference.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.models.modelfile import Usage
 from genre_cls.models.network import Network
 from genre_cls.tracks.audio import SHORTEST
-from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished
+from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished, unevenness
+from genre_cls.tracks.windows import EVERY, SILENT
 
 with needs("onnx"):
     import onnx
@@ -46,8 +47,8 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
     Returns:
         A graph that computes in float32. Its input is `waveform`, float32 `(n_samples,)`, a whole clip: mono at the
         metadata's `sample_rate`, full scale at +-1, 0.5 s to `longest_clip` s. Its outputs are `probabilities`
-        `(n_genres,)`; `windows` `(n_windows, n_genres)`, the ensemble's vote on each window; and their `starts` and
-        `ends`, float64 `(n_windows,)`, s.
+        `(n_genres,)`; `windows` `(n_windows, n_genres)`, the ensemble's vote on each window that is not silent; and
+        their `starts` and `ends`, float64 `(n_windows,)`, s.
 
     Raises:
         UserError: the export fails, or the graph does not compute what PyTorch does.
@@ -89,21 +90,28 @@ class TraceableClassifier(nn.Module):
         # A clip that is shorter than a window is repeated until it fills one.
         level = clip[:, _up_to(n_repeated) % clip.shape[1]].mean(dim=1, keepdim=True)  # (n_bins, 1)
         frames = (first[:, None] + torch.arange(self.n_frames)) % clip.shape[1]  # (n_windows, n_frames)
-        plain = clip[:, frames].permute(1, 0, 2)[:, None]  # (n_windows, 1, n_bins, n_frames)
-        votes = [
+        cover = clip[:, frames].permute(1, 0, 2)[:, None]  # (n_windows, 1, n_bins, n_frames)
+        votes = self._votes(cover)
+        plain, first = cover[votes], first[votes]
+        logits = [
             network(plain - level if levelled else plain)
             for network, levelled in zip(self.networks, self.levelled, strict=True)
         ]
-        windows = torch.stack(votes).mean(dim=0).softmax(dim=1)  # (n_windows, n_genres)
+        windows = torch.stack(logits).mean(dim=0).softmax(dim=1)  # (n_windows, n_genres)
         starts = first.double() * self.spec.seconds_per_frame
         ends = starts + self.n_frames * self.spec.seconds_per_frame
         length = torch.as_tensor(waveform.shape[0]).double()[None] / self.spec.sample_rate
         probabilities = (windows.mean(dim=0).log() / self.temperature).softmax(dim=0)
         return probabilities, windows, starts, torch.minimum(ends, length)
 
+    def _votes(self, cover: Tensor) -> Tensor:
+        """Which windows `(n_windows, 1, n_bins, n_frames)` vote, as in `windows.voting_starts`."""
+        heard = unevenness(cover[:, 0, :, ::EVERY], self.spec).mean(dim=1)
+        return (heard > SILENT) | (heard.amax() <= SILENT)
+
     def _features(self, waveform: Tensor) -> Tensor:
         """Compute the features `(n_bins, n_clip)` as `features.extract` does, with its rounding to float16."""
-        log_mel = decibels(filterbank(self.spec) @ self._power(waveform), self.spec.top_db)
+        log_mel = decibels(filterbank(self.spec) @ self._power(waveform), self.spec)
         return finished(log_mel, self.spec).float()
 
     def _power(self, waveform: Tensor) -> Tensor:

@@ -35,12 +35,15 @@ class OnnxClassifier(Classifier):
     """
 
     def __init__(self, graph: onnxruntime.InferenceSession, description: Mapping[str, Any]) -> None:
-        sample_rate, longest = int(description["features"]["sample_rate"]), float(description["longest"])
+        features, longest = description["features"], float(description["longest"])
+        sample_rate, f_max = int(features["sample_rate"]), float(features["f_max"])
         if not 1000 <= sample_rate <= 192000 or not 1 <= longest < np.inf:
             raise ValueError(f"rate {sample_rate} must be 1000 to 192000 Hz, length of clips {longest:g} at least 1 s")
         genres, dataset = tuple(map(str, description["genres"])), str(description["origin"]["dataset"])
         temperature = checked_temperature(description["temperature"])
-        super().__init__(genres, dataset, sample_rate, longest, temperature)
+        super().__init__(
+            genres, dataset, sample_rate=sample_rate, longest=longest, temperature=temperature, f_max=f_max
+        )
         self._graph = graph
 
     @classmethod

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from genre_cls.evaluation.calibration import Floats, tempered
 from genre_cls.files import expanduser
-from genre_cls.tracks.audio import UnreadableAudio, duration, no_music, path_noted, refusal, segments
+from genre_cls.tracks.audio import UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
+ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that nothing is missed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Prediction:
         ends: end of each window `(n_windows,)`, s.
         windows: the ensemble's vote on each window `(n_windows, n_genres)`, rows sum to 1.
         temperature: calibrates the mean over the windows.
+        note: why the prediction is doubtful, whatever its probabilities; empty if nothing is known.
     """
 
     genres: tuple[str, ...]
@@ -35,6 +37,7 @@ class Prediction:
     ends: Floats
     windows: Floats
     temperature: float = 1.0
+    note: str = ""
 
     @property
     def vote(self) -> Floats:
@@ -161,13 +164,21 @@ class Classifier(ABC):
         longest: length of the longest clip that it takes, s; a longer file is cut into the fewest equal clips that are
             not longer.
         temperature: applied to the mean over a file's windows.
+        f_max: highest frequency that it listens to, Hz.
     """
 
     def __init__(
-        self, genres: tuple[str, ...], dataset: str, sample_rate: int, longest: float, temperature: float
+        self,
+        genres: tuple[str, ...],
+        dataset: str,
+        *,
+        sample_rate: int,
+        longest: float,
+        temperature: float,
+        f_max: float,
     ) -> None:
         self.genres, self.dataset = genres, dataset
-        self._sample_rate, self._longest, self._temperature = sample_rate, longest, temperature
+        self._sample_rate, self._longest, self._temperature, self._f_max = sample_rate, longest, temperature, f_max
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(self.genres)}, trained on {self.dataset}>"
@@ -201,7 +212,8 @@ class Classifier(ABC):
 
     def _predict(self, path: Path) -> Prediction:
         parts, seconds, reason = [], 0.0, "has no samples"
-        if (hours := duration(path) / 3600) > LONGEST:
+        claimed = header(path)
+        if (hours := claimed.seconds / 3600) > LONGEST:
             raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
         for waveform in segments(path, self._sample_rate, self._longest):
             if not (reason := no_music(waveform, self._sample_rate)):
@@ -211,7 +223,16 @@ class Classifier(ABC):
         if not parts:
             raise refusal(path, reason)
         starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Prediction(self.genres, seconds, starts, ends, windows, self._temperature)
+        note = _about_rate(claimed.sample_rate, self._f_max)
+        return Prediction(self.genres, seconds, starts, ends, windows, self._temperature, note)
+
+
+def _about_rate(sample_rate: int, f_max: float) -> str:
+    """Return why a file's sample rate, Hz, makes a prediction doubtful; empty if it does not."""
+    if sample_rate / 2 > ENOUGH * f_max:
+        return ""
+    lacks = f"recorded at {sample_rate} Hz, it has nothing above {sample_rate / 2:g} Hz"
+    return f"{lacks}, where the model listens up to {f_max:g} Hz; if its training music has more, this is a guess"
 
 
 def is_onnx(path: str | Path) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -26,6 +27,13 @@ BLOCK = 1 << 20  # samples of all channels together that are read at once
 
 class UnreadableAudio(ValueError):
     """A file without usable audio; the message is the reason, without the path, which may be in a note."""
+
+
+class Header(NamedTuple):
+    """What a file claims: its duration, s, and its sample rate, Hz."""
+
+    seconds: float
+    sample_rate: int
 
 
 def decode(path: Path, sample_rate: int) -> NDArray[np.float32]:
@@ -109,14 +117,14 @@ def path_noted(path: str | Path) -> Iterator[None]:
         raise
 
 
-def duration(path: Path) -> float:
-    """Return the duration that a file claims, s.
+def header(path: Path) -> Header:
+    """Read what a file claims.
 
     Raises:
         UnreadableAudio: no such file, or no audio format.
     """
     with _opened(path) as file:
-        return float(file.frames / file.samplerate)
+        return Header(file.frames / file.samplerate, file.samplerate)
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Compute log-mel spectrograms and MFCCs of a waveform, with one STFT for all specs that can share it."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CPU = torch.device("cpu")
-AMIN = 1e-10  # least power in decibels, -100 dB; librosa's value
+TINY = 1e-20  # least power in decibels
+HEADROOM = 18.0  # dB; none of 639 tracks of GTZAN peaks lower, and models hardly notice that a clip is raised so far
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
 
@@ -103,7 +105,7 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
         sharing.setdefault((bands.n_fft, bands.hop_length), []).append(bands)
     with torch.inference_mode():
         log_mels = {
-            bands: decibels(energies, bands.top_db)
+            bands: decibels(energies, bands)
             for stft, all_bands in sharing.items()
             for bands, energies in _mel_energies(torch.from_numpy(waveform), *stft, all_bands)
         }
@@ -146,11 +148,36 @@ def _mel_energies(
         yield bands, energy.T
 
 
-def decibels(energies: Tensor, top_db: float) -> Tensor:
-    """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB, clamped to `top_db` below the clip's peak."""
-    levels = 10 * torch.log10(energies.clamp(min=AMIN))
-    # The floor is relative to this clip's own peak, so that no clip's features depend on another's.
-    return levels.clamp(min=levels.max() - top_db)
+def decibels(energies: Tensor, spec: FeatureSpec) -> Tensor:
+    """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB, clamped to `top_db` below the clip's peak.
+
+    Levels tell genres apart a little, but those of quiet recordings tell how they were made: a clip that peaks below
+    `quietest` is raised to it.
+    """
+    levels = 10 * torch.log10(energies.clamp(min=TINY))
+    # Both are relative to this clip's own peak, so that no clip's features depend on another's.
+    levels = levels + (quietest(spec) - levels.max()).clamp(min=0)
+    return levels.clamp(min=levels.max() - spec.top_db)
+
+
+@lru_cache
+def quietest(spec: FeatureSpec) -> float:
+    """Return the peak, dB, that no clip is below: `HEADROOM` below a full-scale tone where a band is most sensitive."""
+    return 10 * math.log10((spec.n_fft / 4) ** 2 * float(filterbank(spec).max())) - HEADROOM
+
+
+def unevenness(features: Tensor, spec: FeatureSpec) -> Tensor:
+    """Return how far the bands of each frame are from their mean, RMS, dB; 0 in silence, which has all at the floor.
+
+    Args:
+        features: `(..., n_bins, n_frames)`, float32; of MFCCs all but the 0th tell it, up to what is cut off.
+        spec: of the features.
+
+    Returns:
+        `(..., n_frames)`.
+    """
+    deviations = features[..., 1:, :] if spec.kind == "mfcc" else features - features.mean(dim=-2, keepdim=True)
+    return (deviations.square().sum(dim=-2) / spec.n_mels).sqrt()
 
 
 def finished(log_mel: Tensor, spec: FeatureSpec) -> Tensor:

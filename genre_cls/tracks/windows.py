@@ -1,9 +1,14 @@
-"""Where a clip's windows start, and how many are evaluated at once."""
+"""Where a clip's windows start, which of them vote, and how many are evaluated at once."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from genre_cls.tracks.features import FeatureSpec, unevenness
+
 AT_ONCE = 2**19  # values of windows in a batch that is only evaluated on a CPU: as many as fit a core's caches
+SILENT = 0.5  # dB, unevenness of a window that does not vote; white noise has 1 (of MFCCs) to 2, music 4 and more
+EVERY = 8  # of the frames of a window, which tell it
 
 
 def windows_at_once(n_bins: int, n_frames: int, n_values: int = AT_ONCE) -> int:
@@ -28,6 +33,23 @@ def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
     step = max(1, int(n_window * (1 - overlap)))
     n_windows = 1 + -(-(n_clip - n_window) // step)
     return [int(start) for start in np.linspace(0, n_clip - n_window, n_windows)]
+
+
+def voting_starts(clip: NDArray[np.float16], n_window: int, overlap: float, spec: FeatureSpec) -> list[int]:
+    """Return the first frames of the windows that cover a clip, without silent ones, unless all are.
+
+    Models know nothing of silence: they take it for any genre, and are sure of it.
+
+    Args:
+        clip: features `(n_bins, n_clip)`, at least `n_window` frames.
+        n_window: frames of a window.
+        overlap: least overlap of neighbours, share of a window, 0 to below 1.
+        spec: of the features.
+    """
+    starts = cover_starts(clip.shape[1], n_window, overlap)
+    some = (torch.from_numpy(clip[:, start : start + n_window : EVERY]).float() for start in starts)
+    heard = [float(unevenness(frames, spec).mean()) > SILENT for frames in some]
+    return [start for start, is_heard in zip(starts, heard, strict=True) if is_heard] or starts
 
 
 def repeat_to(clip: NDArray[np.float16], n_frames: int) -> NDArray[np.float16]:

@@ -13,7 +13,7 @@ from genre_cls.evaluation.scoring import WindowPredictions
 from genre_cls.models.views import view_of
 from genre_cls.tracks.feature_cache import Features
 from genre_cls.tracks.folds import Fold, Indices
-from genre_cls.tracks.windows import AT_ONCE, cover_starts, repeat_to, windows_at_once
+from genre_cls.tracks.windows import AT_ONCE, repeat_to, voting_starts, windows_at_once
 
 Batch = tuple[Tensor, Tensor]  # features (batch, 1, n_bins, n_frames), labels (batch,) int64
 Cut = tuple[int, int]  # track, first frame
@@ -60,8 +60,9 @@ class FoldData:
     def __init__(
         self, features: Features, labels: Indices, fold: Fold, windowing: Windowing, device: torch.device
     ) -> None:
-        clips = [torch.from_numpy(repeat_to(clip, windowing.n_frames)) for clip in features.clips]
-        self.clips = [clip.to(device) for clip in clips]
+        clips = [repeat_to(clip, windowing.n_frames) for clip in features.clips]
+        self.starts = [voting_starts(clip, windowing.n_frames, windowing.overlap, features.spec) for clip in clips]
+        self.clips = [torch.from_numpy(clip).to(device) for clip in clips]
         to_level = self.clips if is_levelled(windowing.view) else []
         self.levels = [clip.float().mean(dim=1, keepdim=True) for clip in to_level]
         self.seconds_per_frame = features.spec.seconds_per_frame
@@ -108,13 +109,8 @@ class FoldData:
         return [(int(track), self.last_start(track, self.windowing.n_frames) // 2) for track in tracks]
 
     def cover(self, tracks: Indices) -> list[Cut]:
-        """Return evenly spread windows that cover the tracks, the last one ending with the track."""
-        n_frames, overlap = self.windowing.n_frames, self.windowing.overlap
-        return [
-            (int(track), start)
-            for track in tracks
-            for start in cover_starts(self.clips[track].shape[1], n_frames, overlap)
-        ]
+        """Return evenly spread windows that cover the tracks, without silent ones."""
+        return [(int(track), start) for track in tracks for start in self.starts[track]]
 
     def predictions(self, probabilities: NDArray[np.float64]) -> WindowPredictions:
         """Assign the rows of a prediction to the windows of the held-out tracks.
