@@ -47,7 +47,11 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
     [
         ((0.9, 0.5), ("· seed 0, recognises the genre", "The worst, mel · cnn · batch 16 · seed 1, recognises 50.0 %")),
         ((0.9, 0.9, 0.5), ("· seed 0 (tied with 1 other), recognises the genre", "· seed 2, recognises 50.0 %")),
-        ((0.5, 0.5, None), ("· seed 0 (tied with 1 other), recognises the genre", "· seed 1, recognises 50.0 %")),
+        (
+            (0.5, 0.5, None),
+            ("· seed 0 (tied with 1 other), recognises", "All that lack no fold have the same accuracy"),
+        ),
+        ((0.5, 0.4, None), ("· seed 0, recognises the genre", "· seed 1, recognises 40.0 %")),
         ((0.5, 0.5, 0.5), ("· seed 0 (tied with 2 others), recognises the genre", "All have the same accuracy, and ")),
     ],
 )

@@ -37,7 +37,7 @@ from genre_cls.tracking import database, stored_runs
 from genre_cls.tracking.artifacts import fold_files, genre_means_file, tracks_file
 from genre_cls.tracking.connection import store_uri
 from genre_cls.tracking.stored_runs import PARENT, WAITING, changed_metrics
-from genre_cls.tracking.tracker import KEY, N_COMMAND_IDS, Tracker
+from genre_cls.tracking.tracker import DESCRIPTION, KEY, N_COMMAND_IDS, NOTE, Tracker
 
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
@@ -1020,3 +1020,33 @@ def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_anothe
         and [set(result.named) for result in comparison.results]
         == [{"features", "model", "batch_size", "recipe.lr"}] * 2
     )
+
+
+def test_of_two_that_are_equal_the_best_stays_the_best_whichever_is_confirmed(tracker: Tracker) -> None:
+    first, second = store(tracker, "z", 0.5, 0.5), store(tracker, "a", 0.5, 0.5)
+    for confirmed in (first, second, first):
+        assert tracker.best() == first and [*found(tracker)] == ["z", "a"]
+        tracker.confirm(confirmed)
+        time.sleep(0.005)
+
+
+def test_a_fold_that_was_restored_beside_its_successor_counts_once(tracker: Tracker) -> None:
+    parent = store(tracker, "a", 0.5, 0.5)
+    tags = {"kind": "fold", PARENT: parent}
+    with tracker.run(tracker.experiment("e"), "fold 1", tags, {}) as again:
+        fold = a_fold(1, 0.9)
+        again.log(fold.scores, fold_files(fold), fold.curves)
+    assert found(tracker) == {"a": pytest.approx(0.7)}
+    assert len(tracker.predictions_of(parent)[0]) == 2
+
+
+def test_a_description_that_a_user_writes_is_kept_and_is_no_note_of_the_data(tracker: Tracker) -> None:
+    where, client = tracker.experiment("e"), MlflowClient(tracker.uri)
+    with tracker.run(where, "a", {NOTE: "synthetic"}, {}) as opened:
+        pass
+    assert run(tracker, opened.run_id).data.tags[DESCRIPTION] == "synthetic"
+    client.set_tag(opened.run_id, DESCRIPTION, "ask Bob")
+    with tracker.run(where, "a", {NOTE: "still synthetic"}, {}, run_id=opened.run_id):
+        pass
+    tags = run(tracker, opened.run_id).data.tags
+    assert (tags[DESCRIPTION], tags[NOTE]) == ("ask Bob", "still synthetic")
