@@ -135,6 +135,10 @@ class Controller:
         if not upload:
             raise UserError("no file was uploaded; drop one, or record something")
         path = Path(upload)
+        if not path.exists():  # Gradio keeps uploads of equal content in one place
+            raise UserError(
+                f"{path.name}: was uploaded twice, and deleted when the first was classified; drop it again"
+            )
         try:
             prediction, kept = self._classify(path)
         finally:
@@ -231,6 +235,7 @@ def _music(gr: Any, controller: Controller) -> None:
     with gr.Row():
         upload = gr.Audio(type="filepath", label=f"up to {LONGEST:g} min and {LARGEST} MB", editable=False, buttons=[])
         genres = gr.Label(label="genres")
+    _refuse_addresses(gr, upload)
     over_time = gr.Plot(show_label=False)
     similar = gr.Dataframe(
         headers=COLUMNS, label="most similar tracks", interactive=False, visible=bool(controller.folds)
@@ -248,6 +253,18 @@ def _music(gr: Any, controller: Controller) -> None:
     one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "networks"}
     gr.on([upload.upload, upload.stop_recording], classify, upload, outputs, api_name="classify", **one_at_a_time)
     button.click(explain, [kept, genre], explanation, api_name="explain", **one_at_a_time)
+
+
+def _refuse_addresses(gr: Any, upload: Any) -> None:
+    """Let an input take uploads alone: Gradio would fetch an address that a request names instead of a file."""
+    move = upload.async_move_resource_to_block_cache
+
+    async def move_unless_address(path: Any) -> Any:
+        if "://" in str(path):
+            raise gr.Error("only uploads are classified, no addresses", duration=None, print_exception=False)
+        return await move(path)
+
+    upload.async_move_resource_to_block_cache = move_unless_address
 
 
 def _introduction(controller: Controller) -> str:

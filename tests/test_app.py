@@ -222,11 +222,22 @@ def test_a_file_that_was_not_uploaded_is_neither_read_nor_deleted(page: Page, tm
     assert answer.startswith(b"event: error") and b"confidence" not in answer and own.exists()
 
 
+@pytest.mark.parametrize("address", ["https://192.0.2.1/a.wav", "http://localhost/a.wav"])
+def test_an_address_instead_of_an_upload_is_not_requested(page: Page, address: str) -> None:
+    asked = {"data": [{"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}]}
+    request = Request(
+        page.address + "gradio_api/call/classify", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    event = json.load(urlopen(request, timeout=30))["event_id"]
+    answer = page.get(f"gradio_api/call/classify/{event}").read()
+    assert answer.startswith(b"event: error") and b"only uploads are classified, no addresses" in answer
+
+
 def test_names_of_files_are_escaped_in_html(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "<img src=x onerror=alert(1)>.wav").touch()
     assert "<" not in refusal(tmp_path / "<img src=x onerror=alert(1)>.wav")
     (tmp_path / "a & b.wav").touch()
-    with pytest.raises(UserError, match=r"^<b>\.wav: no such file"):
+    with pytest.raises(UserError, match=r"^<b>\.wav: was uploaded twice, and deleted when "):
         Controller(a_classifier(SPECS["another rate"]), "nowhere").classify(str(tmp_path / "<b>.wav"))
 
 

@@ -266,10 +266,10 @@ def _even_sets(genres: Sequence[str], groups: Indices, k: int, seed: Sequence[in
 def _check_even(genres: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
     fold, genre, share = _least_even(genres, tests)
     if not share or abs(share - 1 / k) > tolerance:
+        fewer = ", or take fewer folds (folds.k)" if k > 2 else ""
         raise SplitError(
             f"folds.tolerance={tolerance:g}: fold {fold} would test {100 * share:.0f} % of genre {genre} and "
-            f"not about {100 / k:.0f} %, since few artists have most of its tracks; allow more, or take fewer folds "
-            "(folds.k)"
+            f"not about {100 / k:.0f} %, since few artists have most of its tracks; allow more{fewer}"
         )
 
 
