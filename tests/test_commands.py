@@ -20,7 +20,8 @@ from shared import Command
 
 from genre_cls import extras, report, train
 from genre_cls.configuration.commands import as_command
-from genre_cls.configuration.overrides import as_word, error_message
+from genre_cls.configuration.messages import error_message
+from genre_cls.configuration.overrides import as_word
 from genre_cls.configuration.settings import CONF
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install, program

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from genre_cls.configuration.overrides import error_message
+from genre_cls.configuration.messages import error_message
 from genre_cls.errors import UserError
 from genre_cls.processes.interrupts import came_of_ctrl_c, raising_ctrl_c_again, terminated_likewise
 

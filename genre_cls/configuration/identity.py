@@ -29,7 +29,8 @@ SOURCES = {
 NO_EFFECT_ON_RESULTS = {
     "__init__", "__main__", "app", "download", "errors", "extras", "files", "inference", "predict", "progress",
     "report", "tracking", "train",
-    "configuration.arguments", "configuration.commands", "configuration.overrides", "configuration.provenance",
+    "configuration.arguments", "configuration.commands", "configuration.messages", "configuration.overrides",
+    "configuration.provenance",
     "evaluation.comparisons", "evaluation.estimates", "evaluation.figures", "evaluation.findings", "evaluation.page",
     "evaluation.plots", "evaluation.tables", "experiments.experiment", "experiments.logged_files", "experiments.outbox",
     "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",

@@ -1,0 +1,97 @@
+"""The one line that reports a user's mistake, be it this package's, Hydra's or the system's error."""
+
+import difflib
+import errno
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+
+from genre_cls.configuration.overrides import SEVERAL, holds_another, quoted, typed
+from genre_cls.configuration.settings import CONF, RULES, no_such_key
+from genre_cls.errors import UserError, in_short, place_of, system_reason
+from genre_cls.extras import how_to_install
+
+QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
+PLUGINS = {  # Hydra options, and the extra that installs each
+    "hydra/sweeper=optuna": "hpo",
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=submitit_slurm": "slurm",
+}
+
+
+def error_message(error: BaseException) -> str:
+    """Return the one line that reports a user's mistake."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {system_reason(error)}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk that the output goes to is full"
+    text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
+    if isinstance(error, MissingConfigException):
+        return _no_such_option(str(error.missing_cfg_file), error.options or [])
+    # Hydra's own errors for an unnamed option, or a list nested in a list of options, say nothing useful.
+    if isinstance(error, AssertionError) or text.startswith(("Config group override", "can only concatenate str")):
+        return "an option is chosen by its name, as in model=deep (--help lists them)"
+    if match := re.search(r"Environment variable '(\w+)' not found\W* full_key: (\S+)", text):
+        return f"{match[2]}: is taken from the environment variable {match[1]}, which is not set"
+    if match := re.match(r"Could not override '(.+?)'", text):
+        return no_such_key(match[1])
+    if match := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
+        return f"{match[1]}: several values need -m ({QUOTED}, if it is one with a comma)"
+    if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
+        return _needs_quotes(error.override)
+    if isinstance(error, InstantiationException) and error.__cause__:
+        return _bad_argument(error.__cause__, text)
+    match = re.match(r"(.+?) full_key: (\S+)", text)
+    return f"{match[2]}: {match[1]}" if match else text
+
+
+def _needs_quotes(word: str) -> str:
+    key, _, value = word.partition("=")
+    if holds_another(value):
+        return SEVERAL.format(word)
+    if " " in key:
+        return f'"{word}": has spaces around its equals sign; leave them out'
+    return f"{word}: contains a character special to Hydra, so it needs quotes: {typed([quoted(key, value)])}"
+
+
+def _no_such_option(config_file: str, options: Sequence[str]) -> str:
+    group, _, option = config_file.rpartition("/")
+    if not group:
+        return f"--config-name={option}: no such file in {CONF}"
+    if extra := PLUGINS.get(f"{group}={option}"):
+        return f"{group}={option}: its plugin is not installed; {how_to_install(extra)}"
+    options = options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))  # for lists Hydra gives none
+    return f"{group}={option}: no such option; {group} may be {', '.join(options)}"
+
+
+def _not_loaded(target: str, error: BaseException) -> str:
+    """Why a class cannot be loaded from an existing module; empty if there is no such module."""
+    module, _, name = target.rpartition(".")
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or module).name}, line {error.lineno}: {error.msg}"
+    if isinstance(error, ModuleNotFoundError) and error.name == target and module in sys.modules:
+        close = difflib.get_close_matches(name, vars(sys.modules[module]))
+        return f"{module} has no {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    place = place_of(error)
+    return in_short(error) + place if place else ""
+
+
+def _bad_argument(cause: BaseException, text: str) -> str:
+    reason = " ".join(str(cause).split())
+    if isinstance(cause, UserError):
+        return reason
+    if isinstance(cause, OSError):
+        return error_message(cause)
+    key = text.rpartition("full_key: ")[2]
+    if (match := re.match("Error loading '(.+?)'", reason)) and cause.__cause__:
+        hint = "" if "." in match[1] else "; write module.Class, such as mine.Net for the class Net in mine.py"
+        return f"{key}: {_not_loaded(match[1], cause.__cause__) or reason}{hint}"
+    if match := re.search(r"unexpected keyword argument '(\w+)'", reason):
+        hint = f"; '~{key}.{match[1]}' removes it" if f"{key}.{match[1]}" in RULES else ""
+        hint = "; its first argument must be n_genres" if match[1] == "n_genres" else hint
+        return f"{key}: {reason}{hint}"
+    return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"
