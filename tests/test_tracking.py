@@ -58,13 +58,13 @@ def tracker(folder: Path) -> Tracker:
     return Tracker(None, folder)
 
 
-def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
+def a_fold(index: int, accuracy: float = 1.0, groups: tuple[int, ...] | None = None) -> FoldResult:
     labels = np.repeat([0, 1], 5)
     predictions = np.where(np.arange(10) < round(10 * accuracy), labels, 1 - labels)
     probabilities = np.eye(2)[predictions] * 0.8 + 0.1
     curves = {"train_loss": [2.0, 1.0, 0.5], "held_out_loss": [2.5, 1.5, 1.0]}
     ids, windows = tuple(f"{index}/{i}" for i in range(10)), windows_of(probabilities)
-    return FoldResult(index, ids, labels, probabilities, GENRES, curves, 10, 0.5, windows)
+    return FoldResult(index, ids, labels, probabilities, GENRES, curves, 10, 0.5, windows, groups)
 
 
 def store(
@@ -75,6 +75,7 @@ def store(
     experiment: str = "e",
     split: str = "random",
     k: int = 5,
+    groups: tuple[int, ...] | None = None,
 ) -> str:
     """Log a configuration as training does and return the id of its run."""
     where = tracker.experiment(experiment)
@@ -84,7 +85,7 @@ def store(
     with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12", "folds.k": str(k)}) as parent:
         for index, accuracy in enumerate(accuracies):
             with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
-                fold = a_fold(index, accuracy)
+                fold = a_fold(index, accuracy, groups)
                 child.log(fold.scores, fold_files(fold), fold.curves)
         files = {"genre_means_mel.npz": genre_means_file(MEANS), "tracks.csv": tracks_file(TRACKS)}
         parent.log({"accuracy_mean": float(np.mean(accuracies))}, files)
@@ -1050,3 +1051,10 @@ def test_a_description_that_a_user_writes_is_kept_and_is_no_note_of_the_data(tra
         pass
     tags = run(tracker, opened.run_id).data.tags
     assert (tags[DESCRIPTION], tags[NOTE]) == ("ask Bob", "still synthetic")
+
+
+def test_artists_that_became_known_later_hold_for_all_configurations(tracker: Tracker) -> None:
+    store(tracker, "a", 0.5, 0.5)
+    store(tracker, "b", 0.5, 0.5, groups=(0,) * 10)
+    comparison = tracker.newest()
+    assert comparison and [result.artist_overlap for result in comparison.results] == [1, 1]

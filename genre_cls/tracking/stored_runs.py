@@ -367,13 +367,19 @@ def _warn_of_lost_tags(runs: Sequence[Run]) -> None:
 
 def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comparison:
     """Return the comparison of loaded configurations; `tags` are those of the newest."""
-    results = tuple(one.result for one in loaded)
     finished = datetime.fromtimestamp(max(one.run.info.end_time for one in loaded) / 1000)
     commands = Counter(filter(None, (one.run.data.tags.get("command") for one in loaded)))
-    by_age = sorted(loaded, key=lambda one: naming.moment(one.run))
-    means, tracks = _summaries([one.folder for one in by_age])  # what was found last about a track counts
+    by_age = sorted(loaded, key=lambda one: naming.moment(one.run))  # what was found last about a track counts
+    means, tracks = _summaries([one.folder for one in by_age])
+    groups = {fold.index: fold.groups for one in by_age for fold in one.result.folds}
+    results = tuple(_with_groups(one.result, groups) for one in loaded)
     moment = finished.isoformat(" ", "seconds")
     return Comparison(tags, moment, dict(commands.most_common()), results, means, tracks, n_left_out)
+
+
+def _with_groups(result: ConfigResult, groups: Mapping[int, tuple[int, ...] | None]) -> ConfigResult:
+    """Return a result with the groups of each fold's test tracks, by the fold's index."""
+    return replace(result, folds=tuple(replace(fold, groups=groups[fold.index]) for fold in result.folds))
 
 
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
