@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from genre_cls import __version__
 from genre_cls.configuration.arguments import OneLineParser, nonempty, whole_number
 from genre_cls.configuration.commands import as_command, find_modules_here
 from genre_cls.configuration.settings import at_least
@@ -322,6 +323,7 @@ def _parser() -> ArgumentParser:
     take("--explain", type=expanduser, metavar="FILE.png", help=evidence)
     version = "register the model as a version of NAME in MLflow, to be served"
     take("--register", type=nonempty, metavar="NAME", help=version)
+    take("--version", action="version", version=f"genre_cls {__version__}", help="print the version and end")
     return parser
 
 

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shared import GENRES, RATE, Command, lock
 
-from genre_cls import GenreClassifier, predict
+from genre_cls import GenreClassifier, __version__, predict
 from genre_cls.inference.prediction import Prediction
 from genre_cls.tracks.audio import UnreadableAudio
 
@@ -373,6 +373,15 @@ def test_with_a_progress_bar_on_the_terminal_the_results_still_go_to_their_file(
         b"loading the model" in shown and b"Classifying" in shown and b"missing.wav: no such file or directory" in shown
     )
     assert b"probability" not in shown
+
+
+def test_the_version_is_that_of_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["genre-cls", "--version"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        predict.main()
+    assert capsys.readouterr().out == f"genre_cls {__version__}\n"
 
 
 def test_help_is_quick(quick_help: Callable[[str], str]) -> None:
