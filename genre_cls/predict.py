@@ -112,6 +112,8 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         )
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
+    if set(arguments.register or "") & set("/:"):
+        raise UserError(f"--register {arguments.register}: MLflow takes no slash or colon in a model's name")
     if arguments.register and arguments.trust:
         raise UserError("--register: only models of genre_cls.models can be registered (not --trust)")
     if arguments.top and arguments.format == "csv":

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls.configuration.commands import as_command, one_line_errors
-from genre_cls.configuration.overrides import check_command_line
+from genre_cls.configuration.overrides import check_command_line, is_sweep
 from genre_cls.configuration.settings import CONF, REPORTED, check
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import expanduser, make_folder, write_atomically
@@ -53,7 +52,7 @@ def _check_words(words: Sequence[str]) -> None:
         is_option = word.startswith("-")  # of Hydra, such as --cfg=job
         if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
             raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
-        if re.match(r"[^'\"\[{]*,", word.partition("=")[2]) and not is_option:
+        if "=" in word and not is_option and is_sweep(word):
             raise UserError(f"{word}: there is only one report of a store, so it takes one value")
 
 

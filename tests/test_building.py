@@ -63,6 +63,17 @@ def test_an_optimizer_that_cannot_train_a_model_is_reported_before_the_work(comp
         check_buildable(cfg)
 
 
+def test_a_model_that_fails_in_training_alone_is_reported_as_such(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from genre_cls.models import GenreCNN\nclass Mine(GenreCNN):\n    def forward(self, features):\n"
+    code += "        logits = super().forward(features)\n        return (logits,) if self.training else logits\n"
+    (tmp_path / "fails_in_training.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"^model: fails in training: AttributeError: 'tuple' object has no"):
+        check_buildable(composed("model=basic", "model._target_=fails_in_training.Mine"))
+
+
 def test_pytorchs_compiler_is_imported_for_the_check_of_a_model_of_ones_own_alone(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{CONF.parent}"}

@@ -160,6 +160,13 @@ def test_a_track_of_another_genre_is_refused(tmp_path: Path) -> None:
     assert "rock.00077.wav: is a track of rock by its name" in told(lambda: gtzan(str(tmp_path)))
 
 
+def test_hidden_and_empty_folders_of_a_genre_are_passed_over(tmp_path: Path) -> None:
+    make_gtzan(tmp_path)
+    (tmp_path / "Rock").mkdir()
+    touch(tmp_path / ".rock" / "rock.00050.wav")
+    assert ids(gtzan(str(tmp_path))) == IDS
+
+
 def test_two_folders_of_one_genre_are_refused(tmp_path: Path) -> None:
     make_gtzan(tmp_path)
     touch(tmp_path / "hip-hop" / "hiphop.00050.wav")

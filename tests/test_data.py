@@ -211,3 +211,17 @@ def test_a_bin_that_never_changes_is_left_unscaled(value: float, lengths: list[i
     # The naive variance of such a bin is now and then 1e-29, and its reciprocal makes noise of everything else.
     _, deviation = mean_and_deviation_per_bin([torch.full((1, n), value).half() for n in lengths])
     assert deviation.item() == 1
+
+
+def test_silent_windows_are_neither_learned_from_nor_evaluated_unless_a_clip_has_no_others() -> None:
+    random = np.random.default_rng(0)
+    heard, still = random.normal(-30, 10, (4, 16)), np.full((4, 16), -80.0)
+    halves, short = np.concatenate([heard, still], axis=1), random.normal(-30, 10, (4, 3))
+    everyone = np.arange(6)
+    data = fold_data(
+        [halves, still, short, halves[:, ::-1], heard, still], range(6), Fold(0, everyone[3:], EMPTY, everyone[:3])
+    )
+    assert data.cover(data.fold.test) == [(0, 0), (0, 8), (1, 0), (1, 8), (2, 0)]
+    assert data.training_windows(100).windows == [(3, 16), (3, 24), (4, 0), (4, 8), (5, 0), (5, 8)]
+    votes = np.repeat([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], (2, 2, 1), axis=0)
+    np.testing.assert_array_equal(data.predictions(votes).per_track, [[1, 0], [0, 1], [0.5, 0.5]])

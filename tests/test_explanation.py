@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from matplotlib.image import imread
-from networks import GENRES, SPECS, a_classifier, a_network, music, unstandardised, usage_of
+from networks import GENRES, RATE, SPECS, a_classifier, a_network, music, sound, unstandardised, usage_of
 from torch import Tensor, nn
 
 from genre_cls import GenreClassifier, predict
@@ -213,3 +213,10 @@ def test_what_cannot_be_explained_is_reported_in_one_line(explain: Callable[...,
 def test_windows_that_fade_at_both_ends_overlap_by_half_at_least(view: str) -> None:
     fades = treatment(view) in ("modulation", "statistics")
     assert [overlap(view, least) for least in (0.0, 0.3, 0.8)] == ([0.5, 0.5, 0.8] if fades else [0.0, 0.3, 0.8])
+
+
+def test_silent_windows_are_not_explained(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.concatenate([sound(2, 0, RATE), np.zeros(6 * RATE)]), RATE)
+    evidence = a_classifier(SMALL).explain(path).evidence
+    assert evidence[:, : SMALL.n_frames(1.9)].any() and not evidence[:, SMALL.n_frames(3) :].any()

@@ -375,6 +375,18 @@ def test_with_a_progress_bar_on_the_terminal_the_results_still_go_to_their_file(
     assert b"probability" not in shown
 
 
+def test_a_file_of_a_low_sample_rate_is_classified_with_a_note(classify: Command, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(2, 2000), 2000)
+    done = classify(tmp_path / "a.wav", "--format", "json")
+    (one,) = json.loads(done.out)
+    assert done.code == 0 and one["note"].startswith("recorded at 2000 Hz, it has nothing above 1000 Hz, where ")
+    assert done.err.strip() == f"note: {tmp_path / 'a.wav'}: {one['note']}"
+
+
+def test_a_name_that_mlflow_cannot_hold_is_refused_before_the_work(classify: Command) -> None:
+    assert "--register a/b: MLflow takes no slash or colon" in classify("--register", "a/b").mistake
+
+
 def test_the_version_is_that_of_the_package(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,14 @@ def typed(words: Iterable[str]) -> str:
     return " ".join(f'"{word}"' if "'" in word and not SPECIAL.search(word) else shlex.quote(word) for word in words)
 
 
+def is_sweep(word: str) -> bool:
+    """Return whether Hydra reads several values from a word."""
+    try:
+        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+    except HydraException:
+        return False
+
+
 def _parsed(word: str) -> object:
     """The value that Hydra reads from a word, or the error that it raises."""
     try:

@@ -203,8 +203,10 @@ def _about_worst(report: Report) -> str:
 
 def _shared(result: ConfigResult) -> str:
     """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
+    n, n_all = round(result.artist_overlap * len(result.tracks.labels)), len(result.tracks.labels)
     percentage = math.floor(100 * result.artist_overlap + 1e-9)  # as it is "at least"
-    tracks = "All held-out tracks" if percentage == 100 else f"At least {percentage} % of the held-out tracks"
+    some = f"At least {percentage} %" if percentage else f"{n} of {n_all}"
+    tracks = "All held-out tracks" if percentage == 100 else f"{some} of the held-out tracks"
     return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
 
 

@@ -1,6 +1,7 @@
 """Explanations of predictions: integrated gradients over a clip's log-mel spectrogram."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from genre_cls.models.views import medians, mfccs
 from genre_cls.processes.device import in_threads
 from genre_cls.progress import progress_bar
 from genre_cls.tracks.features import FeatureSpec, cosines
-from genre_cls.tracks.windows import cover_starts
+from genre_cls.tracks.windows import voting_starts
 
 FIRST_STEP = 5  # decades from the first log-spaced step to the end of the path
 OVERLAP = 0.5  # least overlap of windows that fade at both ends, as those of modulation spectra do
@@ -47,7 +48,7 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
     levelled = mel - mel.mean(dim=1, keepdim=True)
-    windows = list(_windows(networks, usage.overlap, n_frames, mel.shape[1]))
+    windows = list(_windows(networks, usage, mel))
 
     def integrated(window: tuple[Network, int, float]) -> tuple[Tensor, float]:
         network, start, _ = window
@@ -63,12 +64,12 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     return Explanation(usage.genres[genre], clip, evidence.numpy(), difference, _baseline(networks))
 
 
-def _windows(
-    networks: Sequence[Network], least: float, n_frames: int, n_clip: int
-) -> Iterator[tuple[Network, int, float]]:
+def _windows(networks: Sequence[Network], usage: Usage, mel: Tensor) -> Iterator[tuple[Network, int, float]]:
     """Yield the windows of a clip that each network explains: the network, the first frame, the share in the mean."""
+    spec = replace(usage.spec, kind="mel")
     for network in networks:
-        starts = cover_starts(n_clip, n_frames, overlap(network.view, least))
+        least = overlap(network.view, usage.overlap)
+        starts = voting_starts(mel.numpy(), spec.n_frames(usage.window), least, spec)
         yield from ((network, start, 1 / (len(networks) * len(starts))) for start in starts)
 
 

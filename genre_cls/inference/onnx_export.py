@@ -47,8 +47,8 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
     Returns:
         A graph that computes in float32. Its input is `waveform`, float32 `(n_samples,)`, a whole clip: mono at the
         metadata's `sample_rate`, full scale at +-1, 0.5 s to `longest_clip` s. Its outputs are `probabilities`
-        `(n_genres,)`; `windows` `(n_windows, n_genres)`, the ensemble's vote on each window that is not silent; and
-        their `starts` and `ends`, float64 `(n_windows,)`, s.
+        `(n_genres,)`; `windows` `(n_windows, n_genres)`, the ensemble's vote on each window that is not silent, unless
+        all are; and their `starts` and `ends`, float64 `(n_windows,)`, s.
 
     Raises:
         UserError: the export fails, or the graph does not compute what PyTorch does.

@@ -14,7 +14,7 @@ from genre_cls.files import expanduser
 from genre_cls.tracks.audio import UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
-ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that nothing is missed
+ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that little is missed
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Prediction:
     Args:
         genres: names in the order of the columns.
         seconds: duration of the file, s.
-        starts: start of each window `(n_windows,)`, s; clips that are silent throughout have no windows.
+        starts: start of each window `(n_windows,)`, s; silent ones and those of silent clips are left out.
         ends: end of each window `(n_windows,)`, s.
         windows: the ensemble's vote on each window `(n_windows, n_genres)`, rows sum to 1.
         temperature: calibrates the mean over the windows.

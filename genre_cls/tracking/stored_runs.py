@@ -183,7 +183,7 @@ class StoredRuns:
         return bool(_finished(self._ended(experiment)))
 
     def incomplete(self, experiment: str | None) -> list[str]:
-        """Return the titles of configurations that lack folds, as they were stopped or wait for other jobs.
+        """Return the titles of configurations that lack folds: stopped, at work, or waiting for other jobs.
 
         The one that began last comes first.
 
@@ -371,14 +371,17 @@ def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comp
     commands = Counter(filter(None, (one.run.data.tags.get("command") for one in loaded)))
     by_age = sorted(loaded, key=lambda one: naming.moment(one.run))  # what was found last about a track counts
     means, tracks = _summaries([one.folder for one in by_age])
-    groups = {fold.index: fold.groups for one in by_age for fold in one.result.folds}
+    newest = max(reversed(by_age), key=lambda one: len(one.result.folds))  # of those with most folds
+    groups = {fold.index: fold.groups for fold in newest.result.folds}
     results = tuple(_with_groups(one.result, groups) for one in loaded)
     moment = finished.isoformat(" ", "seconds")
     return Comparison(tags, moment, dict(commands.most_common()), results, means, tracks, n_left_out)
 
 
 def _with_groups(result: ConfigResult, groups: Mapping[int, tuple[int, ...] | None]) -> ConfigResult:
-    """Return a result with the groups of each fold's test tracks, by the fold's index."""
+    """Return a result with the groups of each fold's test tracks, by the fold's index, unless it has other folds."""
+    if not groups.keys() >= {fold.index for fold in result.folds}:
+        return result
     return replace(result, folds=tuple(replace(fold, groups=groups[fold.index]) for fold in result.folds))
 
 

@@ -137,31 +137,31 @@ def _no_gtzan(base: Path) -> str:
     return f"{problem}. {GTZAN_HELP}"
 
 
-def _gtzan_genre_folders(place: Path) -> dict[str, list[Path]]:
-    """The audio files of each GTZAN genre that has a folder at a place."""
+def _gtzan_genre_folders(place: Path) -> dict[Path, list[Path]]:
+    """The folders of GTZAN's genres at a place, each with its audio files."""
     if not place.is_dir():
         return {}
-    folders: dict[str, Path] = {}
-    for entry in sorted(entry for entry in place.iterdir() if entry.is_dir()):
-        if (other := folders.setdefault(_plain(entry.name), entry)) != entry and _plain(entry.name) in GTZAN_GENRES:
-            raise UserError(f"{entry}: {other.name} beside it is the same genre; merge them, or move one away")
-    return {genre: audio_files(folders[genre]) for genre in GTZAN_GENRES if genre in folders}
+    folders = [entry for entry in sorted(place.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    return {entry: audio_files(entry) for entry in folders if _plain(entry.name) in GTZAN_GENRES}
 
 
 def _plain(name: str) -> str:
-    """A genre's folder or track in one spelling: "hip-hop", "Hip Hop"."""
+    """A genre's folder or track in one spelling: "hip-hop", "Hip Hop", "hip.hop"."""
     return re.sub("[-_. ]", "", name.lower())
 
 
-def _gtzan_from(folders: dict[str, list[Path]], root: Path) -> Catalogue:
+def _gtzan_from(folders: dict[Path, list[Path]], root: Path) -> Catalogue:
     tracks: dict[str, Track] = {}
-    for genre, paths in folders.items():
+    used: dict[str, Path] = {}
+    for folder, paths in folders.items():
+        if paths and (other := used.setdefault(genre := _plain(folder.name), folder)) != folder:
+            raise UserError(f"{folder}: {other.name} beside it is the same genre; merge them, or move one away")
         for path in paths:
             track = _gtzan_track(path, genre)
-            other = tracks.get(track.id, track)
-            if _plain(other.path.stem) != _plain(path.stem):
-                raise UserError(f"{path}: has the number of {other.path.name}; move one of them away")
-            if track is other or path.suffix.lower() == ".wav":  # of .au and .wav, the latter
+            same = tracks.get(track.id, track)
+            if _plain(same.path.stem) != _plain(path.stem):
+                raise UserError(f"{path}: has the number of {same.path.name}; move one of them away")
+            if track is same or path.suffix.lower() == ".wav":  # of .au and .wav, the latter
                 tracks[track.id] = track
     counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
     empty = [genre for genre, count in counts.items() if not count]
@@ -278,7 +278,7 @@ def _folder_notes(
 
 
 def _look_alike(genres: Collection[str]) -> Iterator[str]:
-    """Yield a note on genres whose names differ in case, spaces, hyphens or underscores alone."""
+    """Yield a note on genres whose names differ in case, spaces, hyphens, underscores or dots alone."""
     for _, group in groupby(sorted(genres, key=_plain), key=_plain):
         if len(names := list(group)) > 1:
             yield f"{' and '.join(names)} are {len(names)} genres; if they are one, put their tracks into one folder."

@@ -221,14 +221,14 @@ class Ledger:
         """Return a file's recorded digest, or None if there is none or the file has changed since."""
         line = self._lines.get(str(path.absolute()))
         try:
-            return str(line[2]) if line and line[:2] == _stamp(path) else None
+            return str(line[2]) if line and line[:2] == _stamp(path, is_ours=line[2] == EXTRACTED) else None
         except OSError:
             return None
 
     def record(self, path: Path, digest: str) -> str:
         """Record a file's digest with its present size and time of change, and return the digest."""
         key = str(path.absolute())
-        self._lines[key] = self._new[key] = [*_stamp(path), digest]
+        self._lines[key] = self._new[key] = [*_stamp(path, is_ours=digest == EXTRACTED), digest]
         return digest
 
     def save(self) -> None:
@@ -312,9 +312,10 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], descr
             yield from progress_bar(in_threads(function, items), description, total=len(items))
 
 
-def _stamp(path: Path) -> list[int | str]:
+def _stamp(path: Path, *, is_ours: bool = False) -> list[int | str]:
+    """Size and time of a file's last change, which tells that tracks were exchanged; a cache may be moved or copied."""
     stat = path.stat()
-    return [stat.st_size, stat.st_ctime_ns]  # unlike the time of modification, it tells that files were exchanged
+    return [stat.st_size, stat.st_mtime_ns if is_ours else stat.st_ctime_ns]
 
 
 def _file_digest(path: Path) -> str:

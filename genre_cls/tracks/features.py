@@ -21,7 +21,7 @@ HEADROOM = 18.0  # dB; none of 639 tracks of GTZAN peaks lower, and models hardl
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
 
-# Of empty bands `task` tells in one line. (Not where they are computed, as filters are the same for all threads.)
+# `preparation` tells of empty bands in one line. (Not where they are computed: filters are the same for all threads.)
 warnings.filterwarnings("ignore", "At least one mel filterbank")
 
 
@@ -162,8 +162,11 @@ def decibels(energies: Tensor, spec: FeatureSpec) -> Tensor:
 
 @lru_cache
 def quietest(spec: FeatureSpec) -> float:
-    """Return the peak, dB, that no clip is below: `HEADROOM` below a full-scale tone where a band is most sensitive."""
-    return 10 * math.log10((spec.n_fft / 4) ** 2 * float(filterbank(spec).max())) - HEADROOM
+    """Return the peak, dB, that no clip is below: `HEADROOM` below that of a full-scale tone where bands are narrowest.
+
+    Of the tone, its main frequency alone is counted; a band sums its neighbours, too, which adds a decibel or two.
+    """
+    return 10 * math.log10(max((spec.n_fft / 4) ** 2 * float(filterbank(spec).max()), TINY)) - HEADROOM
 
 
 def unevenness(features: Tensor, spec: FeatureSpec) -> Tensor:

@@ -52,26 +52,32 @@ def check_buildable(cfg: DictConfig) -> None:
             _say_left_as_trained(cfg.model._target_)
         # A first optimizer makes PyTorch import its compiler, which takes a second and 100 MB.
         if not (ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
-            _check_optimizer(cfg.recipe, model, windows)
+            _check_training(cfg, model, windows)
     augmentation(cfg)
 
 
-def _check_optimizer(recipe: DictConfig, model: nn.Module, windows: Tensor) -> None:
-    """Take a step, as some optimizers refuse only then how gradients are, or how they lie in memory."""
-    model.to(memory_format=layout_of(model))  # type: ignore[call-overload]
-    optimizer = instantiate(recipe.optimizer, model.parameters(), _partial_=False)
-    instantiate(recipe.schedule, optimizer, 100, _partial_=False)
+def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
+    """Take a step, as some models fail only in training, and some optimizers only on gradients as they are."""
+    device = resolve_device(cfg.trainer.device)
+    model.to(device, memory_format=layout_of(model)).train()  # type: ignore[call-overload]
+    optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
+    instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value: Tensor = model(windows).square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        try:
+            value: Tensor = model(windows.to(device)).square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise UserError(f"model: fails in training: {_with_place(error)}") from error
         return value
 
     try:
         optimizer.step(loss)
+    except UserError:
+        raise
     except Exception as error:  # any optimizer of the user's
-        raise UserError(f"recipe.optimizer: {recipe.optimizer._target_} fails: {_with_place(error)}") from error
+        raise UserError(f"recipe.optimizer: {cfg.recipe.optimizer._target_} fails: {_with_place(error)}") from error
 
 
 def _has_rules(settings: DictConfig) -> bool:
