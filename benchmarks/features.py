@@ -16,7 +16,7 @@ import soundfile
 import torch
 from common import OURS, Paths, Way, compared, in_turn
 
-from genre_cls.tracks.audio import duration
+from genre_cls.tracks.audio import header
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import FeatureCache
 from genre_cls.tracks.features import FeatureSpec
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = chosen(audio_files(options.folder or generated(Path(folder), options)), options.tracks)
         times = in_turn(available(Path(folder)), paths, options.rounds)
-        seconds = sum(map(duration, paths))
+        seconds = sum(header(path).seconds for path in paths)
     print(f"{len(paths)} files, {seconds:.0f} s of audio, {os.cpu_count()} cores, {options.rounds} rounds in turn\n")
     print(compared(times, "s", digits=2))
 
