@@ -132,7 +132,7 @@ def test_one_job_a_fold_on_one_server_is_one_configuration_on_one_thread_a_job(
         "from genre_cls.models import GenreCNN\n"
         "class Noting(GenreCNN):\n"
         "    def forward(self, features):\n"
-        "        if self.training:\n"
+        "        if self.training and len(features) > 2:\n"  # which is no trial
         "            with open(os.environ['NOTES'], 'a') as notes:\n"
         "                notes.write(f'{os.getpid()} {torch.get_num_threads()} {os.getppid()}\\n')\n"
         "        return super().forward(features)\n"
@@ -265,7 +265,7 @@ def test_a_job_of_rays_trains_as_many_models_at_once_as_it_has_cores_and_is_refu
         "class Counting(GenreCNN):\n"
         "    def forward(self, features):\n"
         "        with open('processes', 'a') as notes:\n"
-        "            self.training and notes.write(f'{os.getpid()}\\n')\n"
+        "            self.training and len(features) > 2 and notes.write(f'{os.getpid()}\\n')\n"
         "        return super().forward(features)\n"
     )
     one = ("-m", *on_music, "features=mel", "model=basic", "batch_size=4", "model._target_=counting.Counting")
