@@ -1058,3 +1058,14 @@ def test_artists_that_became_known_later_hold_for_all_configurations(tracker: Tr
     store(tracker, "b", 0.5, 0.5, groups=(0,) * 10)
     comparison = tracker.newest()
     assert comparison and [result.artist_overlap for result in comparison.results] == [1, 1]
+
+
+def test_genres_whose_names_differ_in_signs_alone_have_metrics_of_their_own(tracker: Tracker) -> None:
+    scores = {"recall_R&B": 0.5, "recall_R+B": 0.25, "recall_R_B": 0.75}
+    with tracker.run(tracker.experiment("e"), "n", {}, {}) as opened:
+        opened.log(scores, {})
+    logged = run(tracker, opened.run_id)
+    assert logged.data.metrics == {"recall_R_B": 0.5, "recall_R_B-2": 0.25, "recall_R_B-3": 0.75}
+    assert changed_metrics(logged, scores) == []
+    tracker.refresh(opened.run_id, scores | {"recall_R+B": 0.5}, {})
+    assert run(tracker, opened.run_id).data.metrics == logged.data.metrics | {"recall_R_B-2": 0.5}

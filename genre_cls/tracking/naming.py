@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from mlflow.entities import Run
 
@@ -94,6 +95,21 @@ def moment(run: Run) -> int:
 def legal(name: str) -> str:
     """Return a name that MLflow accepts for a metric or a parameter, from any text, such as a genre's name."""
     return re.sub(r"[^\w. -]", "_", name)[:250]
+
+
+def legal_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the names of a run's metrics in MLflow by their own; those that would become the same get numbers.
+
+    Args:
+        names: such as of the recalls of genres, in their order.
+    """
+    found: dict[str, str] = {}
+    n_like = Counter[str]()
+    for name in names:
+        n_like[legal(name)] += 1
+        n = n_like[legal(name)]
+        found[name] = legal(name) if n == 1 else f"{legal(name)[:240]}-{n}"
+    return found
 
 
 def _keys(runs: Sequence[Run]) -> list[str]:

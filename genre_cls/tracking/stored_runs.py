@@ -392,9 +392,7 @@ def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
         run: with the logged metrics.
         scores: as computed from its artifacts.
     """
-    legal = {name: naming.legal(name) for name in scores}
-    n_sharing = Counter(legal.values())  # genres whose names become the same metric, of which one was logged
-    logged = {name: run.data.metrics.get(key, scores[name]) for name, key in legal.items() if n_sharing[key] == 1}
+    logged = {name: run.data.metrics.get(key, scores[name]) for name, key in naming.legal_names(scores).items()}
     return [name for name, value in logged.items() if not np.isclose(value, scores[name])]
 
 

@@ -212,7 +212,7 @@ class Tracker(StoredRuns):
         return name in (file.path for file in self._client.list_artifacts(run_id))
 
     def refresh(self, run_id: str, metrics: Mapping[str, float], files: Files) -> None:
-        """Log those metrics and artifacts of a finished run that are not stored as they are now.
+        """Log a finished run's metrics if any is not stored as it is now, and those artifacts that are not.
 
         Args:
             run_id: of the run.
@@ -224,7 +224,7 @@ class Tracker(StoredRuns):
         folder = place or self._files(run, tuple(files))
         stored = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
         new_files = {name: content for name, content in files.items() if stored.get(name) != content}
-        new_metrics = {name: metrics[name] for name in changed_metrics(run, metrics)}
+        new_metrics = metrics if changed_metrics(run, metrics) else {}  # all, as names depend on each other
         if place:
             place.mkdir(parents=True, exist_ok=True)
             for name, content in new_files.items():
@@ -313,7 +313,8 @@ class OpenRun:
             curves: one value per epoch by name; the first epoch is step 1.
         """
         now = int(time.time() * 1000)
-        points = [Metric(naming.legal(name), value, now, 0) for name, value in metrics.items()]
+        names = naming.legal_names(metrics)
+        points = [Metric(names[name], value, now, 0) for name, value in metrics.items()]
         for name, curve in (curves or {}).items():
             points += [Metric(naming.legal(name), value, now, epoch) for epoch, value in enumerate(curve, 1)]
         for batch in (points[i : i + BATCH] for i in range(0, len(points), BATCH)):
