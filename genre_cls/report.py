@@ -48,11 +48,12 @@ def _check_words(words: Sequence[str]) -> None:
     for word in words:
         if word == "-m" or (word.startswith("--mu") and "--multirun".startswith(word)):
             raise UserError(f"{word}: there is only one report of a store; leave it out")
+        if "=" not in word or word.startswith("-"):  # an option of Hydra's, such as --cfg=job
+            continue
         key = word.lstrip("+~").partition("=")[0]
-        is_option = word.startswith("-")  # of Hydra, such as --cfg=job
-        if "=" in word and not is_option and key not in SETTINGS and not key.startswith("hydra"):
+        if key not in SETTINGS and not key.startswith("hydra"):
             raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
-        if "=" in word and not is_option and is_sweep(word):
+        if is_sweep(word):
             raise UserError(f"{word}: there is only one report of a store, so it takes one value")
 
 

@@ -22,8 +22,8 @@ from genre_cls.inference.onnx_model import INPUT, KEY, OUTPUTS, session
 from genre_cls.models.modelfile import Usage
 from genre_cls.models.network import Network
 from genre_cls.tracks.audio import SHORTEST
-from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished, unevenness
-from genre_cls.tracks.windows import EVERY, SILENT
+from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished
+from genre_cls.tracks.windows import voting
 
 with needs("onnx"):
     import onnx
@@ -91,7 +91,7 @@ class TraceableClassifier(nn.Module):
         level = clip[:, _up_to(n_repeated) % clip.shape[1]].mean(dim=1, keepdim=True)  # (n_bins, 1)
         frames = (first[:, None] + torch.arange(self.n_frames)) % clip.shape[1]  # (n_windows, n_frames)
         cover = clip[:, frames].permute(1, 0, 2)[:, None]  # (n_windows, 1, n_bins, n_frames)
-        votes = self._votes(cover)
+        votes = voting(cover[:, 0], self.spec)
         plain, first = cover[votes], first[votes]
         logits = [
             network(plain - level if levelled else plain)
@@ -103,11 +103,6 @@ class TraceableClassifier(nn.Module):
         length = torch.as_tensor(waveform.shape[0]).double()[None] / self.spec.sample_rate
         probabilities = (windows.mean(dim=0).log() / self.temperature).softmax(dim=0)
         return probabilities, windows, starts, torch.minimum(ends, length)
-
-    def _votes(self, cover: Tensor) -> Tensor:
-        """Which windows `(n_windows, 1, n_bins, n_frames)` vote, as in `windows.voting_starts`."""
-        heard = unevenness(cover[:, 0, :, ::EVERY], self.spec).mean(dim=1)
-        return (heard > SILENT) | (heard.amax() <= SILENT)
 
     def _features(self, waveform: Tensor) -> Tensor:
         """Compute the features `(n_bins, n_clip)` as `features.extract` does, with its rounding to float16."""

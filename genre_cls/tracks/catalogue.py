@@ -226,10 +226,8 @@ def folder(root: str | None) -> Catalogue:
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
     loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
-    lost = [f"{entry.name} (to {entry.readlink()})" for entry in entries if entry.is_symlink() and not entry.exists()]
-    notes = (*_folder_notes(empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(genres))
-    if lost:
-        notes = (f"Links to what is not there, ignored: {', '.join(lost)}.", *notes)
+    lost = [entry for entry in entries if entry.is_symlink() and not entry.exists()]
+    notes = (*_folder_notes(lost, empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(genres))
     return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
 
 
@@ -260,10 +258,18 @@ def _too_few_genres(base: Path, genres: Collection[str]) -> str:
 
 
 def _folder_notes(
-    empty: Sequence[str], loose: Sequence[Path], unread: Sequence[Path], n_excluded: int, unmatched: Sequence[str]
+    lost: Sequence[Path],
+    empty: Sequence[str],
+    loose: Sequence[Path],
+    unread: Sequence[Path],
+    n_excluded: int,
+    unmatched: Sequence[str],
 ) -> tuple[str, ...]:
-    """Notes on folders without tracks, files in no genre's folder or of other formats, and on metadata.csv."""
+    """Notes on broken links, folders without tracks, files in no genre's folder or unreadable, and on metadata.csv."""
     notes = []
+    if lost:
+        links = ", ".join(f"{link.name} (to {link.readlink()})" for link in lost)
+        notes.append(f"Links to what is not there, ignored: {links}.")
     if empty:
         notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
     if loose:

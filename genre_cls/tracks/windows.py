@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genre_cls.tracks.features import FeatureSpec, unevenness
 
@@ -47,9 +48,19 @@ def voting_starts(clip: NDArray[np.float16], n_window: int, overlap: float, spec
         spec: of the features.
     """
     starts = cover_starts(clip.shape[1], n_window, overlap)
-    some = (torch.from_numpy(clip[:, start : start + n_window : EVERY]).float() for start in starts)
-    heard = [float(unevenness(frames, spec).mean()) > SILENT for frames in some]
-    return [start for start, is_heard in zip(starts, heard, strict=True) if is_heard] or starts
+    windows = torch.from_numpy(np.stack([clip[:, start : start + n_window] for start in starts]))
+    return [start for start, votes in zip(starts, voting(windows, spec).tolist(), strict=True) if votes]
+
+
+def voting(windows: Tensor, spec: FeatureSpec) -> Tensor:
+    """Return which of a clip's windows vote `(n_windows,)`: those that are not silent, or all if all are.
+
+    Args:
+        windows: features `(n_windows, n_bins, n_frames)`.
+        spec: of the features.
+    """
+    heard = unevenness(windows[..., ::EVERY].float(), spec).mean(dim=1)
+    return (heard > SILENT) | (heard.amax() <= SILENT)
 
 
 def repeat_to(clip: NDArray[np.float16], n_frames: int) -> NDArray[np.float16]:
