@@ -210,10 +210,10 @@ def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
         many = replace(result, folds=tuple(folds)).estimate("accuracy")
         assert (many.mean, many.standard_error, many.df) == pytest.approx((few.mean, few.standard_error, few.df))
         unknown = replace(result, folds=tuple(replace(fold, groups=None) for fold in folds)).estimate("accuracy")
-        # Where all tracks fare alike over the trainings, these alone add to the error, whatever is known of artists.
-        alike = not np.ptp(np.mean([fold.hits for fold in folds], axis=0))
-        errors = unknown.standard_error, many.standard_error
-        assert errors[0] < errors[1] or (alike and errors[0] == pytest.approx(errors[1]))
+        if np.ptp(np.mean([fold.hits for fold in folds], axis=0)):
+            assert unknown.standard_error < many.standard_error
+        else:  # trainings alone add to the error, or it is that of the floor, which also moves the interval's centre
+            assert unknown.high <= many.high + 1e-9
 
 
 @settings(deadline=None, max_examples=20)
