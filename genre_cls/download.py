@@ -72,8 +72,8 @@ class Source:
 
 def main() -> None:
     """Get GTZAN (1.2 GB) from a mirror and unpack it; the same command resumes an interrupted download."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
     with as_command(AGAIN):
+        log.setLevel(logging.INFO)
         arguments = _parser().parse_args()
         source = configured()
         if arguments.mirror:

@@ -9,6 +9,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn
 
+from genre_cls.errors import without_credentials
+
 Item = TypeVar("Item")
 
 
@@ -45,8 +47,8 @@ def _progress(*columns: str | ProgressColumn, redirect_stderr: bool = True) -> P
 
 
 class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes log lines in the place of a bar, which is then drawn anew below."""
+    """Writes log lines, without passwords, in the place of a bar, which is then drawn anew below."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record's text, before which a terminal erases the bar."""
-        return ("\r\x1b[2K" if self.stream.isatty() else "") + super().format(record)
+        return ("\r\x1b[2K" if self.stream.isatty() else "") + without_credentials(super().format(record))

@@ -197,8 +197,8 @@ def _report_command(config: DictConfig) -> str:
     defaults.tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
     values = {key: OmegaConf.select(config, key) for key in REPORTED}
     others = {key: value for key, value in values.items() if value != OmegaConf.select(defaults, key)}
-    words = (without_credentials(as_word(key, value)) for key, value in others.items())
-    return f"{program('python')} -m genre_cls.report {typed(words)}".rstrip()
+    words = typed(as_word(key, value) for key, value in others.items())
+    return f"{program('python')} -m genre_cls.report {words}".rstrip()
 
 
 def _check_sweep(config: DictConfig) -> None:

@@ -34,6 +34,7 @@ def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_ma
     uri = store_uri(None, folder)
     assert "--host 127.0.0.1" in ui_command(uri)
     assert str(folder) in ui_command(uri) and f"'{uri}'" in ui_command(uri)
+    assert " --backend-store-uri postgresql://host/runs --host " in ui_command("postgresql://ann:hunter2@host/runs")
 
 
 def test_ctrl_c_breaks_off_no_call_to_a_database(

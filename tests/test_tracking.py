@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 import requests
 from filelock import Timeout
+from hypothesis import example, given
+from hypothesis import strategies as st
 from made import windows_of
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -36,6 +38,7 @@ from genre_cls.experiments.spool import Spool
 from genre_cls.tracking import database, stored_runs
 from genre_cls.tracking.artifacts import fold_files, genre_means_file, tracks_file
 from genre_cls.tracking.connection import store_uri
+from genre_cls.tracking.naming import legal_names
 from genre_cls.tracking.stored_runs import PARENT, WAITING, changed_metrics
 from genre_cls.tracking.tracker import DESCRIPTION, KEY, N_COMMAND_IDS, NOTE, Tracker
 
@@ -1069,3 +1072,11 @@ def test_genres_whose_names_differ_in_signs_alone_have_metrics_of_their_own(trac
     assert changed_metrics(logged, scores) == []
     tracker.refresh(opened.run_id, scores | {"recall_R+B": 0.5}, {})
     assert run(tracker, opened.run_id).data.metrics == logged.data.metrics | {"recall_R_B-2": 0.5}
+
+
+@example(["a&b", "a_b", "a_b-2"])
+@given(st.lists(st.text("ab&_-2", max_size=5).map(lambda end: "x" * 245 + end) | st.text("a&_-2"), unique=True))
+def test_no_two_metrics_have_the_same_name(names: list[str]) -> None:
+    found = legal_names(names)
+    assert list(found) == names and len(set(found.values())) == len(names)
+    assert all(len(name) <= 250 and "&" not in name for name in found.values())

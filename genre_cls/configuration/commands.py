@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from yaml import YAMLError
 from genre_cls.configuration.messages import error_message
 from genre_cls.errors import UserError
 from genre_cls.processes.interrupts import came_of_ctrl_c, raising_ctrl_c_again, terminated_likewise
+from genre_cls.progress import LogHandler
 
 AGAIN = "; the same command resumes it"  # after Ctrl-C
 
@@ -31,6 +33,7 @@ def as_command(interrupted: str = "") -> Iterator[None]:
         SystemExit: as there.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    logging.basicConfig(handlers=[LogHandler()], format="%(message)s")  # until Hydra, in commands that use it, does so
     atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
     before, sys.unraisablehook = sys.unraisablehook, raising_ctrl_c_again(sys.unraisablehook)
     _open_closed_streams()

@@ -69,7 +69,7 @@ def store_uri(uri: str | None, folder: Path) -> str:
 def ui_command(uri: str) -> str:
     """Return how to look at a store: a server's address, or the command that serves a database's pages, and theirs."""
     local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1\nthen open {PAGE}"
-    return local if uri.startswith("sqlite:") else without_credentials(uri)
+    return without_credentials(uri if uri.startswith("http") else local)
 
 
 def _prepare_mlflow() -> None:

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 
 from mlflow.entities import Run
 
@@ -104,11 +104,9 @@ def legal_names(names: Iterable[str]) -> dict[str, str]:
         names: such as of the recalls of genres, in their order.
     """
     found: dict[str, str] = {}
-    n_like = Counter[str]()
     for name in names:
-        n_like[legal(name)] += 1
-        n = n_like[legal(name)]
-        found[name] = legal(name) if n == 1 else f"{legal(name)[:240]}-{n}"
+        numbered = (f"{legal(name)[:240]}-{n}" for n in count(2))
+        found[name] = next(each for each in chain([legal(name)], numbered) if each not in found.values())
     return found
 
 
