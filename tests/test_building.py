@@ -14,7 +14,7 @@ from genre_cls.configuration.members import VIEWS, is_of_modulations
 from genre_cls.configuration.settings import CONF, RULES
 from genre_cls.errors import UserError
 from genre_cls.training import building
-from genre_cls.training.building import augmentation, check_buildable, crops_of
+from genre_cls.training.building import check_buildable, crops_of
 
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 CHECK = """
@@ -97,8 +97,3 @@ def test_crops_grow_to_whole_windows_but_those_of_modulations_are_whole_from_the
     whole = spec.n_frames(cfg.recipe.window)
     assert len(crops) == 12 and crops == sorted(crops) and crops[-1] == whole
     assert crops[0] == (whole if is_of_modulations(view) else round(whole / 4))
-
-
-@pytest.mark.parametrize(("features", "shift"), [("mel", 3), ("mfcc", 0)])
-def test_bins_are_shifted_where_that_is_a_shift_of_pitch(composed: Compose, features: str, shift: int) -> None:
-    assert augmentation(composed(f"features={features}", "recipe.augmentation.bin_shift=3")).bin_shift == shift

@@ -44,7 +44,7 @@ def test_each_fold_is_combined_when_it_is_complete_and_its_members_in_their_orde
 ) -> None:
     monkeypatch.setattr(ensembles.workers, "call", lambda n, train, *arguments: a_member(*arguments))
     monkeypatch.setattr(ensembles.workers, "results", lambda members: iter([members[place] for place in order]))
-    cfg = composed("recipe.members=[plain,levelled,statistics]", "trainer.device=cpu")
+    cfg = composed("recipe.members=[plain,modulation,statistics]", "trainer.device=cpu")
     combined = list(EnsembleTrainings(cfg, TASK, FOLDS, 2).results(""))  # type: ignore[arg-type]
     assert [result.index for result, _ in combined] == ([1, 0] if order[0] == 5 else [0, 1])
     for result, weights in combined:

@@ -55,9 +55,8 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     (features,) = extract(clip.waveform, [spec])
     n_frames = spec.n_frames(usage.window)
     repeated = torch.from_numpy(repeat_to(features, n_frames)).float()
-    levelled = repeated - repeated.mean(dim=1, keepdim=True) if treatment(view) == "levelled" else repeated
     starts = cover_starts(repeated.shape[1], n_frames, overlap(view, usage.overlap))
-    windows = torch.stack([levelled[None, :, start : start + n_frames] for start in starts])
+    windows = torch.stack([repeated[None, :, start : start + n_frames] for start in starts])
     mean = network.mean
     if treatment(view) == "modulation":
         mean = windows.mean(dim=3, keepdim=True)
@@ -121,15 +120,15 @@ def test_the_evidence_lies_in_the_bands_that_the_model_uses_and_has_its_sign(tmp
 
 def test_the_baseline_is_named_by_the_networks_views(tmp_path: Path) -> None:
     clip = a_clip(tmp_path, 2)
-    plain, levelled, modulation, statistics = (a_network(SMALL, n, view) for n, view in enumerate(TREATMENTS))
+    plain, modulation, statistics = (a_network(SMALL, n, view) for n, view in enumerate(TREATMENTS))
 
     def note(*networks: Network) -> str:
         return explained(networks, usage_of(SMALL), clip, 0).note
 
-    assert note(plain, levelled) == "Integrated gradients from the training tracks' mean, over the first 2 s."
+    assert note(plain, plain) == "Integrated gradients from the training tracks' mean, over the first 2 s."
     assert note(statistics).startswith("Integrated gradients from a still clip of the training tracks' medians, over")
     assert "tracks' mean (a still clip of the training tracks' medians, for kernel machines), " in note(
-        plain, levelled, statistics
+        plain, statistics
     )
     assert note(modulation) == "Integrated gradients from a clip in which nothing moves, over the first 2 s."
     assert "tracks' mean (a clip in which nothing moves, for networks that see modulations alone), " in note(

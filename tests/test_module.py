@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,7 @@ def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not support the meta device
     meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
-    module = a_module(fold_data(clips(), LABELS, FOLD, view=view), replace(FULL, bin_shift=1)).to(meta)
+    module = a_module(fold_data(clips(), LABELS, FOLD, view=view), FULL).to(meta)
     data = fold_data(clips(), LABELS, FOLD, device=meta, view=view)
     for batch in data.train_dataloader():
         module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]

@@ -103,7 +103,7 @@ def test_a_terminal_shows_settings_in_columns_only_if_they_are_the_axes() -> Non
 
 def test_eighty_columns_are_enough_for_any_number_of_settings() -> None:
     settings = {"model.dropout": "0.3", "recipe.optimizer.weight_decay": "0.001", "recipe.augmentation.mixup": "0.2"}
-    views = "[plain,levelled,modulation,statistics,mfcc_statistics]"
+    views = "[plain,modulation,statistics,mfcc_modulation,mfcc_statistics]"
     apart = {"recipe.window": "3.0", "other.window": "9.0", "recipe.members": views}
     others = (a_result(0.1, **settings), a_result(0.2, **settings, **apart))
     rows = in_terminal(replace(REPORT, results=(BEST, *others)), width=80).partition("The best of")[0]

@@ -8,7 +8,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import nn
 from torch.optim import Adagrad, AdamW
 
 from genre_cls.training.recipe import GROWING, Augmentation, crop_lengths, one_cycle
@@ -24,24 +23,6 @@ def test_masks_are_bands_of_each_window_within_their_share(bin_mask: float, fram
     if not (bins.all(dim=1) | frames.all(dim=1)).any():  # where all is masked, the two cannot be told apart
         assert bins.sum(dim=1).max() <= n_masks * int(bin_mask * 20)
         assert frames.sum(dim=1).max() <= n_masks * int(frame_mask * 30)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 12), st.integers(0, 1000))
-def test_a_shifted_window_is_the_window_some_bins_higher_or_lower(bin_shift: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    features = torch.randn(4, 1, 8, 5)
-    padded = nn.functional.pad(features, (0, 0, 12, 12), mode="replicate")
-    for shifted, window in zip(Augmentation(bin_shift=bin_shift).shift(features), padded, strict=True):
-        steps = [step for step in range(-12, 13) if torch.equal(shifted, window[:, 12 - step : 20 - step])]
-        assert steps and min(map(abs, steps)) <= bin_shift
-
-
-def test_every_window_is_shifted_independently() -> None:
-    torch.manual_seed(0)
-    ramp = torch.arange(20.0)[None, None, :, None].expand(60, 1, 20, 3)
-    steps = 10 - Augmentation(bin_shift=4).shift(ramp)[:, 0, 10, 0]
-    assert set(steps.int().tolist()) == set(range(-4, 5))
 
 
 def test_every_window_is_masked_independently() -> None:

@@ -1,9 +1,8 @@
 """The names of an ensemble's members in `recipe.members`, each that of the view of a window that it is given."""
 
-# What a model may get of a window: the window as it is; without the clip's mean spectrum and so the recording's overall
-# timbre (cepstral mean normalisation, where bins are MFCCs); its modulation spectrum alone; or statistics, which have
-# no neighbours to convolve, so that a kernel machine replaces the network. And the same of a mel spectrogram's MFCCs.
-TREATMENTS = ("plain", "levelled", "modulation", "statistics")
+# What a model may get of a window: the window as it is; its modulation spectrum alone; or statistics, which have no
+# neighbours to convolve, so that a kernel machine replaces the network. And the same of a mel spectrogram's MFCCs.
+TREATMENTS = ("plain", "modulation", "statistics")
 OF_MFCCS = "mfcc_"
 VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
 
@@ -11,11 +10,6 @@ VIEWS = (*TREATMENTS, *(OF_MFCCS + treatment for treatment in TREATMENTS))
 def treatment(view: str) -> str:
     """Return which of `TREATMENTS` a view is, whether of the window itself or of its MFCCs."""
     return view.removeprefix(OF_MFCCS)
-
-
-def is_levelled(view: str) -> bool:
-    """Return whether a view is without the clip's mean spectrum."""
-    return treatment(view) == "levelled"
 
 
 def is_of_mfccs(view: str) -> bool:

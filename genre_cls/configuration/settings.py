@@ -163,7 +163,6 @@ RULES: Mapping[str, Number | Text | Several | Switch] = {
     "recipe.optimizer.weight_decay": Number(0),
     "recipe.optimizer.fused": Switch(),
     "recipe.schedule.warmup": Number(0.01, 0.99),
-    "recipe.augmentation.bin_shift": at_least(0),
     "recipe.augmentation.bin_mask": SHARE,
     "recipe.augmentation.frame_mask": SHARE,
     "recipe.augmentation.n_masks": at_least(0),

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genre_cls.configuration.members import is_levelled
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import Floats
 from genre_cls.files import expanduser, write_atomically
@@ -208,32 +207,29 @@ class GenreClassifier(Classifier):
         clip = repeat_to(clip, n_frames)
         first_frames = voting_starts(clip, n_frames, usage.overlap, usage.spec)
         features = torch.from_numpy(np.stack([clip[None, :, first : first + n_frames] for first in first_frames]))
-        level = torch.from_numpy(clip).float().mean(dim=1, keepdim=True)  # (n_bins, 1)
         starts = np.array(first_frames) * usage.spec.seconds_per_frame
         ends = np.minimum(starts + n_frames * usage.spec.seconds_per_frame, len(waveform) / usage.spec.sample_rate)
-        return starts, ends, self._vote(features, level)
+        return starts, ends, self._vote(features)
 
-    def _vote(self, features: Tensor, level: Tensor) -> Floats:
+    def _vote(self, features: Tensor) -> Floats:
         """Return the softmax of the networks' mean logits for each window `(n_windows, n_genres)`.
 
         Args:
             features: windows `(n_windows, 1, n_bins, n_frames)`, as extracted.
-            level: the clip's mean spectrum `(n_bins, 1)`, which is subtracted for networks with a levelled view.
         """
         views = dict.fromkeys(network.view for network in self._networks)
         # Once for all networks with the same view.
-        seen = dict(zip(views, in_threads(partial(self._seen, features, level), views), strict=True))
+        seen = dict(zip(views, in_threads(partial(self._seen, features), views), strict=True))
         votes = in_threads(lambda network: self._logits(network, seen[network.view]), self._networks)
         probabilities: Floats = torch.stack([*votes]).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(probabilities).all():
             raise UserError("the model returns NaN for this file")
         return probabilities
 
-    def _seen(self, features: Tensor, level: Tensor, view: str) -> list[Tensor]:
+    def _seen(self, features: Tensor, view: str) -> list[Tensor]:
         """Return a view of the windows, in batches."""
         with self._as_evaluated():
-            windows = features - level if is_levelled(view) else features
-            return [view_of(batch, view) for batch in torch.split(windows, self._usage.windows_at_once)]
+            return [view_of(batch, view) for batch in torch.split(features, self._usage.windows_at_once)]
 
     def _logits(self, network: Network, batches: Sequence[Tensor]) -> Tensor:
         """Return a network's logits `(n_windows, n_genres)`, float64, for batches of its view."""

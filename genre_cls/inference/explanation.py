@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from genre_cls.configuration.members import (
-    is_levelled,
     is_of_mfccs,
     is_of_modulations,
     is_of_statistics,
@@ -47,13 +46,11 @@ def explained(networks: Sequence[Network], usage: Usage, clip: Clip, genre: int)
     frames = torch.arange(max(n_clip, n_frames)) % n_clip  # a short clip is repeated until it fills a window
     mel = torch.from_numpy(clip.mel)[:, frames]  # (n_mels, n_repeated)
     basis, evidence, difference = _basis(usage.spec), torch.zeros_like(mel), 0.0
-    levelled = mel - mel.mean(dim=1, keepdim=True)
     windows = list(_windows(networks, usage, mel))
 
     def integrated(window: tuple[Network, int, float]) -> tuple[Tensor, float]:
         network, start, _ = window
-        of_clip = levelled if is_levelled(network.view) else mel
-        return _integrated(network, basis, of_clip[:, start : start + n_frames], genre)
+        return _integrated(network, basis, mel[:, start : start + n_frames], genre)
 
     results = progress_bar(in_threads(integrated, windows), "Explaining", total=len(windows))
     for (_, start, weight), (window_evidence, gain) in zip(windows, results, strict=True):

@@ -1,7 +1,6 @@
 """Export of trained models, with their feature extraction, as one ONNX graph from waveform to genre probabilities.
 
-The graph takes a whole clip, not its windows, since the floor of the features and the mean spectrum that is subtracted
-for levelled views are the clip's own.
+The graph takes a whole clip, not its windows, since the floor of the features is the clip's own.
 """
 
 import io
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
-from genre_cls.configuration.members import is_levelled
 from genre_cls.errors import UserError, in_short
 from genre_cls.extras import needs
 from genre_cls.inference.onnx_model import INPUT, KEY, OUTPUTS, session
@@ -78,7 +76,6 @@ class TraceableClassifier(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.networks = nn.ModuleList(networks)
-        self.levelled = [is_levelled(network.view) for network in networks]
         self.spec, self.overlap = usage.spec, usage.overlap
         self.n_frames = usage.spec.n_frames(usage.window)
         self.register_buffer("basis", _basis(usage.spec))
@@ -86,18 +83,14 @@ class TraceableClassifier(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the outputs of the graph for a clip `(n_samples,)`, which `exported` describes."""
         clip = self._features(waveform)  # (n_bins, n_clip)
-        first, n_repeated = self._cover(torch.as_tensor(clip.shape[1]))  # first is (n_windows,)
+        first = self._cover(torch.as_tensor(clip.shape[1]))  # (n_windows,)
         # A clip that is shorter than a window is repeated until it fills one.
-        level = clip[:, _up_to(n_repeated) % clip.shape[1]].mean(dim=1, keepdim=True)  # (n_bins, 1)
         frames = (first[:, None] + torch.arange(self.n_frames)) % clip.shape[1]  # (n_windows, n_frames)
         cover = clip[:, frames].permute(1, 0, 2)[:, None]  # (n_windows, 1, n_bins, n_frames)
         votes = voting(cover[:, 0], self.spec)
-        plain, first = cover[votes], first[votes]
-        logits = [
-            network(plain - level if levelled else plain)
-            for network, levelled in zip(self.networks, self.levelled, strict=True)
-        ]
-        windows = torch.stack(logits).mean(dim=0).softmax(dim=1)  # (n_windows, n_genres)
+        cover, first = cover[votes], first[votes]
+        logits = torch.stack([network(cover) for network in self.networks])
+        windows = logits.mean(dim=0).softmax(dim=1)  # (n_windows, n_genres)
         starts = first.double() * self.spec.seconds_per_frame
         ends = starts + self.n_frames * self.spec.seconds_per_frame
         length = torch.as_tensor(waveform.shape[0]).double()[None] / self.spec.sample_rate
@@ -119,16 +112,15 @@ class TraceableClassifier(nn.Module):
         real, imaginary = conv1d(padded[None, None], self.basis, stride=hop)[0].square().chunk(2)
         return real + imaginary
 
-    def _cover(self, n_clip: Tensor) -> tuple[Tensor, Tensor]:
-        """First frames of the windows (`windows.cover_starts`), and number of frames after `windows.repeat_to`."""
-        n_repeated = n_clip.clamp(min=self.n_frames)
+    def _cover(self, n_clip: Tensor) -> Tensor:
+        """First frames of the windows `(n_windows,)`, as from `windows.cover_starts` of the repeated clip."""
         step = max(1, int(self.n_frames * (1 - self.overlap)))
-        last = n_repeated - self.n_frames  # first frame of the last window
+        last = (n_clip - self.n_frames).clamp(min=0)  # first frame of the last window
         steps = torch.div(last + (step - 1), step, rounding_mode="floor")
         index = _up_to(steps + 1)
         # Vectors, since the export divides 0-dimensional doubles in float32, which may be off by a frame.
         spread = index.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
-        return torch.where(index == steps, last, spread.long()), n_repeated
+        return torch.where(index == steps, last, spread.long())
 
 
 def _up_to(n: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ class Network(nn.Module):
 
     Args:
         model: from a standardised view to logits `(batch, n_genres)`; a `KernelMachine` for views of statistics.
-        view: one of `members.VIEWS`; for levelled views, the input comes without the clip's mean spectrum.
+        view: one of `members.VIEWS`.
         mean: of each value of the view, `shape_of(view, n_bins)`.
         deviation: standard deviation of each value, likewise.
 

@@ -20,15 +20,12 @@ QUIETEST = 1e-3  # dB², added to energies and variances so that the rounding of
 def view_of(features: Tensor, view: str) -> Tensor:
     """Compute a view of windows, not yet `standardised`.
 
-    For a levelled view, the caller has already subtracted the clip's mean spectrum.
-
     Args:
-        features: `(batch, 1, n_bins, n_frames)` as extracted; views that leave frames as they are take
-            `(..., n_bins, n_frames)`.
+        features: `(batch, 1, n_bins, n_frames)` as extracted; plain views are of any `(..., n_bins, n_frames)`.
         view: one of `members.VIEWS`.
 
     Returns:
-        Plain and levelled views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view, n_bins))`.
+        Plain views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view, n_bins))`.
     """
     values = mfccs(features) if is_of_mfccs(view) else features
     match treatment(view):

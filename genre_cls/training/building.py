@@ -1,7 +1,6 @@
 """Builds what a configuration trains, and checks beforehand that it can be built, trained and stored."""
 
 import logging
-from dataclasses import replace
 from functools import cache
 
 import torch
@@ -142,8 +141,7 @@ def augmentation(cfg: DictConfig) -> Augmentation:
     built = instantiate(settings)
     if not isinstance(built, Augmentation):
         raise of_other_kind("recipe.augmentation", settings.get("_target_"), "Augmentation", built)
-    # A shift of mel bands is one of pitch; cepstral coefficients have no such order.
-    return built if cfg.features.kind == "mel" else replace(built, bin_shift=0)
+    return built
 
 
 def _blank_windows(spec: FeatureSpec, n_frames: int, view: str) -> Tensor:

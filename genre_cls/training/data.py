@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genre_cls.configuration.members import is_levelled, is_of_modulations
+from genre_cls.configuration.members import is_of_modulations
 from genre_cls.evaluation.scoring import WindowPredictions
 from genre_cls.models.views import view_of
 from genre_cls.tracks.feature_cache import Features
@@ -63,8 +63,6 @@ class FoldData:
         clips = [repeat_to(clip, windowing.n_frames) for clip in features.clips]
         self.starts = [voting_starts(clip, windowing.n_frames, windowing.overlap, features.spec) for clip in clips]
         self.clips = [torch.from_numpy(clip).to(device) for clip in clips]
-        to_level = self.clips if is_levelled(windowing.view) else []
-        self.levels = [clip.float().mean(dim=1, keepdim=True) for clip in to_level]
         self.seconds_per_frame = features.spec.seconds_per_frame
         self.labels = torch.from_numpy(labels).to(device)
         self.fold, self.windowing, self.device = fold, windowing, device
@@ -100,8 +98,7 @@ class FoldData:
         if is_of_modulations(view):
             windows = Windows(self, self.centres(self.fold.train))
             return mean_and_deviation_per_value(torch.cat([view_of(features, view) for features, _ in windows]))
-        clips = (self.clips[i] - self.levels[i] if self.levels else self.clips[i] for i in self.fold.train)
-        mean, deviation = mean_and_deviation_per_bin(view_of(clip, view) for clip in clips)
+        mean, deviation = mean_and_deviation_per_bin(view_of(self.clips[i], view) for i in self.fold.train)
         return mean[:, None], deviation[:, None]
 
     def centres(self, tracks: Indices) -> list[Cut]:
@@ -128,8 +125,6 @@ class FoldData:
         for first in range(0, len(windows), size):
             batch = windows[first : first + size]
             features = torch.stack([self.clips[track][:, start : start + n_frames] for track, start in batch])
-            if self.levels:
-                features = features - torch.stack([self.levels[track] for track, _ in batch])
             yield features[:, None], labels[first : first + size]
 
     def labels_of(self, windows: Sequence[Cut]) -> Tensor:

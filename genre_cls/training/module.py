@@ -28,7 +28,7 @@ from genre_cls.training.recipe import Augmentation
 from genre_cls.training.refit import output_layer, refit
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeSchedule = Callable[[Optimizer, int], LRScheduler | None]
+MakeSchedule = Callable[[Optimizer, int], LRScheduler]
 
 
 class GenreModule(pl.LightningModule):
@@ -62,7 +62,7 @@ class GenreModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss, nats, of an augmented batch: features `(batch, 1, n_bins, n_frames)` and labels."""
-        features, labels = self.augmentation.shift(batch[0]), batch[1]
+        features, labels = batch
         if self.graphs:
             # Recorded steps can draw random numbers on the GPU only.
             weight = torch.full((), self.augmentation.draw_mixing_weight(), device=self.device)
@@ -76,7 +76,7 @@ class GenreModule(pl.LightningModule):
         """Mask and mix windows and compute their loss.
 
         Args:
-            features: `(batch, 1, n_bins, n_frames)` as extracted, perhaps shifted.
+            features: `(batch, 1, n_bins, n_frames)` as extracted.
             labels: `(batch,)` int64.
             weight: mixup's λ, a scalar; drawn if not given (`Augmentation.mix`).
 
@@ -117,8 +117,6 @@ class GenreModule(pl.LightningModule):
         """Return the optimiser, and the schedule to step once per batch."""
         optimizer = self.make_optimizer(self.parameters())
         schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        if schedule is None:
-            return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _count(self, part: str, sums: Tensor, n: int) -> None:

@@ -6,7 +6,7 @@ import torch
 import torchaudio.transforms as T
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 GROWING = 0.7  # share of the epochs in which crops grow
 
@@ -16,7 +16,6 @@ class Augmentation:
     """Augmentation of training batches, besides random crops.
 
     Args:
-        bin_shift: most bins that a window is shifted up or down, as if played higher or lower; 0 for none.
         bin_mask: widest band of bins that is masked, as a share of all bins; 0 for none.
         frame_mask: longest stretch of frames that is masked, as a share of the window; 0 for none.
         n_masks: masks of each kind.
@@ -26,27 +25,11 @@ class Augmentation:
     Sources: Park et al., SpecAugment, Interspeech 2019; Zhang et al., mixup, ICLR 2018.
     """
 
-    bin_shift: int = 0
     bin_mask: float = 0.0
     frame_mask: float = 0.0
     n_masks: int = 0
     mixup: float = 0.0
     label_smoothing: float = 0.0
-
-    def shift(self, features: Tensor) -> Tensor:
-        """Shift each window up or down independently; its outermost bin fills the gap.
-
-        Args:
-            features: `(batch, 1, n_bins, n_frames)`.
-
-        Returns:
-            Windows of the same shape.
-        """
-        if not self.bin_shift:
-            return features
-        steps = torch.randint(-self.bin_shift, self.bin_shift + 1, (len(features), 1))
-        bins = (torch.arange(features.shape[2]) + steps).clamp(0, features.shape[2] - 1).to(features.device)
-        return features.gather(2, bins[:, None, :, None].expand_as(features))
 
     def mask(self, features: Tensor) -> Tensor:
         """Mask each window's bins and frames independently with 0, the mean of standardised features.
@@ -123,5 +106,6 @@ def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float) -> LRSch
     return OneCycleLR(optimizer, peak, total_steps=total_steps, pct_start=rise, cycle_momentum=has_momentum)
 
 
-def constant(optimizer: Optimizer, total_steps: int) -> None:
+def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:
     """Keep the learning rate constant."""
+    return LambdaLR(optimizer, lambda _: 1.0)
