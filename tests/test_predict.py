@@ -219,9 +219,7 @@ def test_a_file_for_which_the_model_returns_nan_is_named_and_the_others_are_clas
     classify: Command, tiny_music: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, factors, vote = [track(tiny_music, place) for place in range(3)], iter((1, np.nan, 1)), GenreClassifier._vote
-    monkeypatch.setattr(
-        GenreClassifier, "_vote", lambda self, features, level: vote(self, next(factors) * features, level)
-    )
+    monkeypatch.setattr(GenreClassifier, "_vote", lambda self, features: vote(self, next(factors) * features))
     done = classify(*files, "--format", "json")
     assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(files[0]), str(files[2])]
     assert done.err.splitlines() == [f"{files[1]}: the model returns NaN for this file"]
