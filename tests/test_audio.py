@@ -127,6 +127,11 @@ def test_resampling_keeps_length_pitch_and_level(tmp_path: Path, native_rate: in
     assert rms(decoded[middle]) == pytest.approx(0.5 / np.sqrt(2), rel=1e-3)
 
 
+def test_a_tone_just_below_the_new_nyquist_frequency_keeps_its_level(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(10_000, 44100), 44100, subtype="FLOAT")
+    assert rms(decode(tmp_path / "a.wav", 22050)[2205:-2205]) == pytest.approx(0.5 / np.sqrt(2), rel=0.01)
+
+
 @pytest.mark.parametrize("native_rate", [44100, 48000, 192000])
 def test_a_tone_above_the_new_nyquist_frequency_vanishes(tmp_path: Path, native_rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", tone(15000, native_rate), native_rate, subtype="FLOAT")

@@ -13,6 +13,7 @@ from baycomp import two_on_single
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made import GENRES, on_the_same_tracks, results, windows_of
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
 from genre_cls.evaluation.comparisons import (
@@ -347,8 +348,22 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
     assert pair.accuracy.mean == np.mean([share] * n_folds)
     mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss as pseudo-values
     exact = np.sqrt(((n_folds + 2) / n - mean**2) / n)
-    assert exact < pair.accuracy.standard_error < exact + share - mean
+    shift = (share - mean) / stats.t.ppf(0.975, n - 1)  # of the interval's centre
+    assert (pair.accuracy.standard_error, pair.accuracy.df) == (pytest.approx(exact + shift), n - 1)
     assert pair.p_value > 0.05 and "cannot be told apart" in verdict(pair)
+
+
+def test_folds_that_agree_on_an_axis_are_as_sure_as_the_tracks_of_all_its_pairs() -> None:
+    tracks = np.arange(120).reshape(3, 40)
+    hits = {("basic", "mel"): 30, ("deep", "mel"): 20, ("basic", "mfcc"): 20, ("deep", "mfcc"): 20}
+    results = [
+        a_result(np.tile(np.arange(40) < n, (3, 1)), tracks, model=model, features=features)
+        for (model, features), n in hits.items()
+    ]
+    (effect,) = [one for one in main_effects(results, ROPE) if "basic" in one.better]
+    per_track = np.append(np.tile(np.where((np.arange(40) >= 20) & (np.arange(40) < 30), 0.5, 0), 3), [1, -1])
+    shift = (0.125 - per_track.mean()) / stats.t.ppf(0.975, 121)
+    assert effect.accuracy.standard_error == pytest.approx(per_track.std() / np.sqrt(122) + shift)
 
 
 @pytest.mark.parametrize(("n_tracks", "words"), [(8, "cannot be told apart"), (2000, "practically equal")])
@@ -375,10 +390,13 @@ def test_those_with_the_same_scores_in_another_order_of_folds_are_equally_accura
         assert list(map(id, rank(order))) == list(map(id, order))
 
 
+@pytest.mark.parametrize("lacking", [(0, 0, 1, 2), (2, 2, 1, 0), (1, 1, 0, 2)])
 @given(st.permutations(range(4)))
-def test_configurations_that_lack_other_folds_come_after_those_that_most_share_in_any_order(order: list[int]) -> None:
+def test_configurations_that_lack_other_folds_come_after_those_that_most_share_in_any_order(
+    lacking: tuple[int, ...], order: list[int]
+) -> None:
+    """The last two are tested on tracks that no other has."""
     whole = [made.a_result(accuracy, accuracy, accuracy) for accuracy in (0.9, 0.2, 0.8, 0.7)]
-    lacking = (0, 0, 1, 2)  # the last two are tested on tracks that no other has
     some = [replace(r, folds=r.folds[:lack] + r.folds[lack + 1 :]) for r, lack in zip(whole, lacking, strict=True)]
     ranked = rank([some[place] for place in order])
     assert list(map(id, ranked)) == list(map(id, some))

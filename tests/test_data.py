@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shared import fold_data
 
@@ -35,16 +35,17 @@ def noise(n_clips: int, n_bins: int = 5) -> list[np.ndarray]:
 @st.composite
 def covers(draw: st.DrawFn) -> tuple[int, int, float]:
     n_window = draw(st.integers(1, 60))
-    return draw(st.integers(n_window, 400)), n_window, draw(st.floats(0, 0.95))
+    return draw(st.integers(n_window, 400)), n_window, draw(st.integers(0, 95)) / 100
 
 
 @settings(deadline=None, max_examples=300)
+@example((135, 25, 0.56))  # floating point gives a little less than 11 frames
 @given(covers())
 def test_a_cover_has_every_frame_and_the_overlap_asked_for_in_the_fewest_windows(case: tuple[int, int, float]) -> None:
     n_clip, n_window, overlap = case
     starts = cover_starts(n_clip, n_window, overlap)
     assert starts[0] == 0 and starts[-1] + n_window == n_clip
-    step = max(1, int(n_window * (1 - overlap)))  # longest that keeps the overlap
+    step = max(1, n_window * (100 - round(100 * overlap)) // 100)  # longest that keeps the overlap
     assert all(0 < after - before <= step for before, after in pairwise(starts))
     assert len(starts) == 1 or (len(starts) - 2) * step < n_clip - n_window  # one window fewer could not reach the end
 

@@ -185,6 +185,7 @@ def test_where_one_artist_has_most_tracks_nothing_is_known_of_others(others: int
     values = np.append(np.tile([0.0, 1.0], 50), np.ones(others))
     for got in (sampled(values, artists), crossed(np.stack([values, values]), artists)):
         assert got.share_interval == (0, 1)
+    assert (sampled(values, artists).standard_error, sampled(values, artists).df) == (1, 1)
 
 
 @settings(deadline=None, max_examples=50)

@@ -97,7 +97,7 @@ def unrounded(waveform: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.fl
 @st.composite
 def specs(draw: st.DrawFn) -> FeatureSpec:
     kind: Literal["mel", "mfcc"] = draw(st.sampled_from(["mel", "mfcc"]))
-    sample_rate = draw(st.sampled_from([8000, 16000, 22050, 44100, 48000]))
+    sample_rate = draw(st.sampled_from([8000, 8001, 11025, 16000, 22050, 44100, 48000]))
     n_fft = draw(st.sampled_from([256, 401, 512, 1023, 2048]))
     n_mels = draw(st.integers(1, min(128, n_fft // 8)))
     f_min = draw(st.floats(0, sample_rate / 8))
@@ -213,6 +213,30 @@ def test_bands_are_uneven_in_noise_and_music_and_even_in_silence(kind: Literal["
     assert heard[0].min() > 4 and heard[1].mean() > 1 and heard[2].max() < 0.01
 
 
+def test_mfccs_without_their_higher_coefficients_are_no_more_uneven_than_the_bands() -> None:
+    waveform = (0.1 * np.random.default_rng(0).normal(size=8000)).astype(np.float32)
+    mel, mfcc = (
+        unevenness(torch.from_numpy(feature).float(), spec)
+        for spec in (SMALL, replace(SMALL, kind="mfcc"))
+        for feature in extract(waveform, [spec])
+    )
+    assert (mfcc <= mel + 0.01).all() and mfcc.mean() > mel.mean() / 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(spec=specs())
+def test_a_full_scale_tone_is_some_18_decibels_above_the_peak_to_which_quiet_clips_are_raised(
+    spec: FeatureSpec,
+) -> None:
+    spec, bank = replace(spec, kind="mel"), filterbank(spec)
+    place = int(bank.max(dim=0).values.argmax())
+    if not 3 < place < bank.shape[1] - 4:  # where the tone's mirror image is added
+        return
+    time = np.arange(20 * spec.n_fft)
+    (feature,) = extract(np.cos(2 * np.pi * place * time / spec.n_fft).astype(np.float32), [spec])
+    assert 17.9 < feature[:, 8:-8].max() - quietest(spec) < 20.1
+
+
 @settings(max_examples=20, deadline=None)
 @given(hops=st.integers(1, 20), seed=st.integers(0, 99))
 def test_a_later_clip_has_the_same_spectrogram_some_frames_on(hops: int, seed: int) -> None:
@@ -238,11 +262,19 @@ def test_silence_is_finite_and_constant(kind: Literal["mel", "mfcc"], n_samples:
 
 
 @settings(max_examples=50, deadline=None)
-@given(n_samples=st.integers(1, 40000), hop_length=st.integers(1, 512), rate=st.sampled_from([8000, 8001, 11025]))
-def test_the_frames_of_a_duration_are_those_that_extract_gives(n_samples: int, hop_length: int, rate: int) -> None:
-    spec = replace(SMALL, sample_rate=rate, hop_length=max(hop_length, n_samples // 200 + 1))
+@example(n_samples=1024, hop_length=256, n_fft=511, rate=8000)
+@given(
+    n_samples=st.integers(1, 40000),
+    hop_length=st.integers(1, 500),
+    n_fft=st.sampled_from([512, 501]),
+    rate=st.sampled_from([8000, 8001, 11025]),
+)
+def test_the_frames_of_a_duration_are_those_that_extract_gives(
+    n_samples: int, hop_length: int, n_fft: int, rate: int
+) -> None:
+    spec = replace(SMALL, sample_rate=rate, n_fft=n_fft, hop_length=max(hop_length, n_samples // 200 + 1))
     (feature,) = extract(np.zeros(n_samples, np.float32), [spec])
-    assert spec.n_frames(n_samples / rate) == feature.shape[1] == 1 + n_samples // spec.hop_length
+    assert spec.n_frames(n_samples / rate) == feature.shape[1] == 1 + (n_samples - n_fft % 2) // spec.hop_length
     assert spec.seconds_per_frame == spec.hop_length / rate
 
 

@@ -176,6 +176,21 @@ def test_artists_of_a_few_tracks_leave_the_genres_nearly_even() -> None:
         assert all(9 <= shares[genre] <= 15 for genre in set(labels))
 
 
+def test_artists_of_many_sizes_leave_the_folds_of_equal_size() -> None:
+    sizes = np.tile(np.arange(1, 9), 6)
+    groups, labels = np.repeat(np.arange(48), sizes), [f"genre {n % 3}" for n in np.repeat(np.arange(48), sizes)]
+    splits = [folds.artist(Facts(labels, groups), k=5, seed=seed) for seed in range(30)]
+    assert np.mean([np.ptp([len(fold.test) for fold in split]) for split in splits]) < 3
+
+
+@pytest.mark.parametrize("fraction", [0.15, 0.29, 0.4, 0.41, 0.5])
+def test_validation_tracks_by_artist_are_about_the_share_asked_for(fraction: float) -> None:
+    labels, groups = ["rock", "jazz"] * 200, np.arange(400)
+    (fold, *_) = folds.artist(Facts(labels, groups), k=5, seed=0, val_fraction=fraction)
+    share = len(fold.val) / (len(fold.val) + len(fold.train))
+    assert abs(share - fraction) <= min(abs(1 / k - fraction) for k in (2, 3, 4, 5, 6, 7)) + 0.01
+
+
 def test_an_artist_with_most_of_a_genre_is_refused_unless_tolerated() -> None:
     groups = np.array([0] * 14 + [*range(1, 7)] + [*range(7, 27)])
     labels = ["reggae"] * 20 + ["rock"] * 20
@@ -328,6 +343,7 @@ def test_a_fold_that_would_test_no_track_of_a_genre_is_refused_whatever_is_toler
             split = folds.artist(Facts(labels, groups), k=4, seed=seed, tolerance=tolerance)
         except SplitError as error:
             n_refused += " would test 0 % of genre " in str(error)
+            assert "allow more" not in str(error) or " test 0 % " not in str(error)  # which would not help
         else:
             assert all({labels[i] for i in fold.test} == {"rock", "jazz"} for fold in split)
     assert n_refused

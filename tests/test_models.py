@@ -210,6 +210,7 @@ def test_one_number_for_all_blocks_is_refused(composed: Compose) -> None:
     [
         ("basic", "model.channels=[16,0,8]", "channels: 0 must be at least 1"),
         ("basic", "model.kernel_sizes=[5,3,-3]", "kernel_sizes: -3 must be at least 1"),
+        ("basic", "model.kernel_sizes=[5,4,3]", "kernel_sizes: 4 must be odd"),
         ("basic", "model.channels=[]", r"channels=\[\]: must have a value for each block"),
         ("tutorial_basic", "model.channels=[]", r"channels=\[\]: must have a value for each block"),
         ("tutorial_basic", "model.channels=[32,0]", "channels: 0 must be at least 1"),

@@ -88,6 +88,12 @@ def test_one_cycle_takes_optimisers_without_momentum() -> None:
     assert 0 < optimizer.param_groups[0]["lr"] < 0.5
 
 
+@pytest.mark.parametrize("mixup", [0.001, -1.0, 1e39])
+def test_mixing_weights_that_float32_would_round_to_a_half_are_refused(mixup: float) -> None:
+    with pytest.raises(ValueError, match="must be 0, or from"):
+        Augmentation(mixup=mixup)
+
+
 @pytest.mark.parametrize("mixup", [0.3, 4.0])
 def test_the_weights_of_blends_are_the_larger_parts_of_a_symmetric_beta_distribution(mixup: float) -> None:
     torch.manual_seed(0)

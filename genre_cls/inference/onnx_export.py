@@ -21,7 +21,7 @@ from genre_cls.models.modelfile import Usage
 from genre_cls.models.network import Network
 from genre_cls.tracks.audio import SHORTEST
 from genre_cls.tracks.features import FeatureSpec, decibels, filterbank, finished
-from genre_cls.tracks.windows import voting
+from genre_cls.tracks.windows import longest_step, voting
 
 with needs("onnx"):
     import onnx
@@ -114,7 +114,7 @@ class TraceableClassifier(nn.Module):
 
     def _cover(self, n_clip: Tensor) -> Tensor:
         """First frames of the windows `(n_windows,)`, as from `windows.cover_starts` of the repeated clip."""
-        step = max(1, int(self.n_frames * (1 - self.overlap)))
+        step = longest_step(self.n_frames, self.overlap)
         last = (n_clip - self.n_frames).clamp(min=0)  # first frame of the last window
         steps = torch.div(last + (step - 1), step, rounding_mode="floor")
         index = _up_to(steps + 1)

@@ -22,14 +22,15 @@ class GenreCNN(nn.Module):
     Args:
         n_genres: classes.
         channels: output channels of each block; its length is the depth.
-        kernel_sizes: side of each block's square kernels.
+        kernel_sizes: side of each block's square kernels, odd.
         strides: of each block, in (bins, frames).
         bands: slices of the bin axis of each block's maps that stay separate, so that the classifier can tell low from
             high.
         dropout: share of the last block's statistics that is zeroed in training.
 
     Raises:
-        ValueError: channels, kernel sizes, strides and bands differ in number, are no lists or empty, or not positive.
+        ValueError: channels, kernel sizes, strides and bands differ in number, are no lists or empty, or not positive;
+            or a kernel size is even.
 
     Source: Choi, Fazekas, Sandler & Cho, Transfer learning for music classification and regression tasks, ISMIR 2017:
     a classifier of a trained network's features of all layers.
@@ -48,6 +49,8 @@ class GenreCNN(nn.Module):
         super().__init__()
         _check_one_per_block(channels=channels, kernel_sizes=kernel_sizes, strides=strides, bands=bands)
         _check_positive(channels=channels, kernel_sizes=kernel_sizes)
+        if even := [size for size in kernel_sizes if size % 2 == 0]:
+            raise ValueError(f"kernel_sizes: {even[0]} must be odd")
         inputs = (1, *channels[:-1])
         self.blocks = nn.Sequential(
             *(_conv_block(*shape) for shape in zip(inputs, channels, kernel_sizes, strides, strict=True))

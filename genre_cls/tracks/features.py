@@ -81,7 +81,7 @@ class FeatureSpec:
 
     def n_frames(self, seconds: float) -> int:
         """Return the number of frames that cover a duration, s."""
-        return 1 + round(seconds * self.sample_rate) // self.hop_length
+        return 1 + (round(seconds * self.sample_rate) - self.n_fft % 2) // self.hop_length
 
     @property
     def seconds_per_frame(self) -> float:
@@ -209,11 +209,11 @@ def _groups(bands: FeatureSpec) -> list[tuple[slice, slice, Tensor]]:
 @lru_cache
 def filterbank(spec: FeatureSpec) -> Tensor:
     """Return the weights `(n_mels, n_fft // 2 + 1)` that sum a power spectrum into mel bands."""
-    # torchaudio spaces frequencies up to half the rate, which is none of an odd FFT's, but one halfway between such.
-    step = 1 + spec.n_fft % 2
-    n_freqs = step * spec.n_fft // 2 + 1
-    mels = (spec.f_min, spec.f_max, spec.n_mels, spec.sample_rate)
-    return F.melscale_fbanks(n_freqs, *mels, norm="slaney", mel_scale="slaney")[::step].T.contiguous()
+    # torchaudio spaces frequencies up to half the rate, rounded down, which suits neither odd rates nor odd FFTs. The
+    # first half of those up to the rate itself are the FFT's.
+    mels = (spec.f_min, spec.f_max, spec.n_mels, 2 * spec.sample_rate)
+    bank = F.melscale_fbanks(spec.n_fft + 1, *mels, norm="slaney", mel_scale="slaney")
+    return bank[: spec.n_fft // 2 + 1].T.contiguous()
 
 
 @lru_cache

@@ -266,10 +266,12 @@ def _even_sets(genres: Sequence[str], groups: Indices, k: int, seed: Sequence[in
 def _check_even(genres: Sequence[str], tests: Sequence[Indices], k: int, tolerance: float) -> None:
     fold, genre, share = _least_even(genres, tests)
     if not share or abs(share - 1 / k) > tolerance:
-        fewer = ", or take fewer folds (folds.k)" if k > 2 else ""
+        more = ["allow more"] if share else []
+        fewer = ["take fewer folds (folds.k)"] if k > 2 else []
+        hint = ", or ".join(more + fewer) or "add tracks by other artists"
         raise SplitError(
             f"folds.tolerance={tolerance:g}: fold {fold} would test {100 * share:.0f} % of genre {genre} and "
-            f"not about {100 / k:.0f} %, since few artists have most of its tracks; allow more{fewer}"
+            f"not about {100 / k:.0f} %, since few artists have most of its tracks; {hint}"
         )
 
 
@@ -302,7 +304,9 @@ def _train_val(train: Indices, *, facts: Facts, fraction: float, seed: int) -> t
         if groups is None:
             _, val = train_test_split(train, test_size=fraction, stratify=genres, random_state=seed)
         else:
-            val = train[_most_even_set(genres, groups, max(2, round(1 / fraction)), seed)]
+            fewer = int(1 / fraction)
+            n_sets = min(fewer, fewer + 1, key=lambda n: abs(1 / n - fraction))
+            val = train[_most_even_set(genres, groups, n_sets, seed)]
     except ValueError as error:
         least = math.ceil(100 * len(set(genres)) / len(genres)) / 100
         raise SplitError(

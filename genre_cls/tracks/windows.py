@@ -31,9 +31,18 @@ def cover_starts(n_clip: int, n_window: int, overlap: float) -> list[int]:
         n_window: frames of a window.
         overlap: least overlap of neighbours, share of a window, 0 to below 1.
     """
-    step = max(1, int(n_window * (1 - overlap)))
-    n_windows = 1 + -(-(n_clip - n_window) // step)
+    n_windows = 1 + -(-(n_clip - n_window) // longest_step(n_window, overlap))
     return [int(start) for start in np.linspace(0, n_clip - n_window, n_windows)]
+
+
+def longest_step(n_window: int, overlap: float) -> int:
+    """Return the most frames from one window to the next that keep an overlap, at least one.
+
+    Args:
+        n_window: frames of a window.
+        overlap: share of a window, 0 to below 1.
+    """
+    return max(1, int(n_window * (1 - overlap) + 1e-9))  # 90 * 0.7 is a little less than 63
 
 
 def voting_starts(clip: NDArray[np.float16], n_window: int, overlap: float, spec: FeatureSpec) -> list[int]:

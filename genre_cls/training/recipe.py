@@ -16,11 +16,14 @@ class Augmentation:
     """Augmentation of training batches, besides random crops.
 
     Args:
-        bin_mask: widest band of bins that is masked, as a share of all bins; 0 for none.
-        frame_mask: longest stretch of frames that is masked, as a share of the window; 0 for none.
+        bin_mask: bands of bins that are masked are narrower than this share of all bins; 0 for none.
+        frame_mask: stretches of frames that are masked are shorter than this share of the window; 0 for none.
         n_masks: masks of each kind.
         mixup: parameter α of the Beta(α, α) distribution of mixing weights; 0 for no mixing.
         label_smoothing: share of the target that is spread over all genres.
+
+    Raises:
+        ValueError: α is so small that float32 rounds weights to 1/2, or so large that they all are.
 
     Sources: Park et al., SpecAugment, Interspeech 2019; Zhang et al., mixup, ICLR 2018.
     """
@@ -30,6 +33,10 @@ class Augmentation:
     n_masks: int = 0
     mixup: float = 0.0
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mixup and not 0.01 <= self.mixup <= 1000:
+            raise ValueError(f"mixup={self.mixup}: must be 0, or from 0.01 to 1000")
 
     def mask(self, features: Tensor) -> Tensor:
         """Mask each window's bins and frames independently with 0, the mean of standardised features.
