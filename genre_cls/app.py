@@ -63,7 +63,7 @@ def _serve(arguments: Namespace) -> None:
         os.environ |= dict.fromkeys(TEMPORARY, folder)
         with needs("app"):
             import gradio  # noqa: F401  # so that it is reported before a model is loaded in vain
-        controller = _controller(arguments.model, arguments.tracking, trust=arguments.trust)
+        controller = _controller(arguments.model, arguments.tracking, arguments.experiment, trust=arguments.trust)
         page = _page(controller)
         address = _launch(page, arguments.host, arguments.port)
         with suppress(KeyboardInterrupt):
@@ -81,7 +81,7 @@ def _check_address(host: str, port: int) -> None:
         raise UserError(f"{host}:{port}: {reason}; choose another --port or --host") from error
 
 
-def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
+def _controller(model: str, tracking: str, experiment: str | None, *, trust: bool) -> "Controller":
     from genre_cls.inference.prediction import is_onnx
 
     if is_onnx(model):
@@ -90,7 +90,7 @@ def _controller(model: str, tracking: str, *, trust: bool) -> "Controller":
 
     if trust:
         find_modules_here()
-    if not (run := run_of(model, tracking)):
+    if not (run := run_of(model, tracking, experiment)):
         return Controller(GenreClassifier.load(model, trust=trust), tracking)
     runs, run_id = run
     return Controller(GenreClassifier.of_run(*run, trust=trust), tracking, *runs.predictions_of(run_id))
@@ -154,6 +154,7 @@ class Controller:
     def _classify(self, path: Path) -> "tuple[Prediction, Clip | None]":
         """The prediction for a file, and its first clip unless that is silent."""
         from genre_cls.tracks.audio import UnreadableAudio, header
+        from genre_cls.tracks.listing import conversion
 
         try:
             if (minutes := header(path).seconds / 60) > LONGEST:
@@ -162,7 +163,7 @@ class Controller:
                 )
             prediction = self.classifier.predict(path)
         except (UnreadableAudio, UserError) as error:
-            raise UserError(f"{path.name}: {error}") from error
+            raise UserError(f"{path.name}: {error}{conversion(path)}") from error
         with suppress(UnreadableAudio):
             return prediction, self.classifier.first_clip(path)
         return prediction, None

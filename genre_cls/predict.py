@@ -25,7 +25,7 @@ from genre_cls.files import expanduser, followed, write_atomically
 from genre_cls.inference.prediction import is_onnx
 from genre_cls.progress import progress_bar, waiting
 from genre_cls.tracks.audio import UnreadableAudio
-from genre_cls.tracks.listing import EXTENSIONS, audio_files, other_files
+from genre_cls.tracks.listing import EXTENSIONS, audio_files, conversion, other_files
 
 if TYPE_CHECKING:
     from genre_cls.inference.prediction import Classifier, Prediction
@@ -139,7 +139,9 @@ def _classifier(arguments: Namespace) -> "Classifier":
 
     if arguments.trust:
         find_modules_here()
-    classifier = GenreClassifier.load(arguments.model, tracking=arguments.tracking, trust=arguments.trust)
+    classifier = GenreClassifier.load(
+        arguments.model, tracking=arguments.tracking, experiment=arguments.experiment, trust=arguments.trust
+    )
     if arguments.model == BEST and classifier.configuration:  # another one may be best tomorrow
         _log(f"best: {classifier.configuration}, of {classifier.dataset}")
     return classifier
@@ -169,7 +171,8 @@ def _predictions(classifier: "Classifier", files: Sequence[Path], failed: list[P
         try:
             prediction = classifier.predict(file)
         except (UnreadableAudio, UserError) as error:
-            _fail(failed, file, f"contains no audio files ({READABLE})" if file.is_dir() else str(error))
+            reason = f"contains no audio files ({READABLE})" if file.is_dir() else f"{error}{conversion(file)}"
+            _fail(failed, file, reason)
             continue
         if prediction.note:
             _log(f"note: {file}: {prediction.note}")

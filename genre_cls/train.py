@@ -21,7 +21,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from genre_cls.configuration.commands import AGAIN, as_command, find_modules_here, one_line_errors
@@ -30,7 +29,6 @@ from genre_cls.configuration.provenance import name_command
 from genre_cls.configuration.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import how_to_install, program
-from genre_cls.files import expanduser
 from genre_cls.processes.interrupts import ends_at_once, raise_again
 from genre_cls.processes.workers import end_with, import_ahead, stop, stopped_by_failure
 from genre_cls.progress import waiting
@@ -187,8 +185,10 @@ def _check_settings(cfg: DictConfig) -> None:
 
 def _check_root(cfg: DictConfig) -> None:
     """Let a data set say what is wrong with its folder before all else is imported, which takes seconds."""
-    if "root" in cfg.dataset and not (cfg.dataset.root and expanduser(cfg.dataset.root).is_dir()):
-        instantiate(cfg.dataset)
+    if "root" in cfg.dataset:
+        from genre_cls.training.dataset import catalogue_of, data_settings
+
+        catalogue_of(data_settings(cfg))
 
 
 def _report_command(config: DictConfig) -> str:

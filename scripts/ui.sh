@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
 # Open MLflow on a folder of runs, on this machine only: scripts/ui.sh [FOLDER, default mlruns] [--port 5000]
 set -euo pipefail
+if [[ ${1:-} =~ ^(-h|--help)$ ]]; then
+    sed -n '2s/^# //p' "$0"
+    exit
+fi
 . "$(dirname "$0")/environment.sh"
 folder=mlruns
 [[ ${1:--} != -* ]] && folder=$1 && shift
+if [ -f "${!#}/mlflow.db" ]; then
+    echo "error: ${!#}: must come before the options: scripts/ui.sh ${!#} --port 5000" >&2
+    exit 2
+fi
 [ -f "$folder/mlflow.db" ] || { echo "error: $folder: has no mlflow.db; scripts/train.sh makes one in mlruns" >&2; exit 2; }
 folder=$(CDPATH='' cd -- "$folder" && pwd -P)
 python -c 'import sys; from pathlib import Path; from genre_cls.tracking.database import rewrite_locations; rewrite_locations(Path(sys.argv[1]))' "$folder"

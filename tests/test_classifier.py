@@ -135,6 +135,18 @@ def test_a_configuration_is_the_ensemble_of_its_folds(trained: Any, tiny_music: 
         assert together.probabilities == pytest.approx(tempered(together.windows.mean(axis=0), temperature))
 
 
+def test_the_best_may_be_that_of_an_experiment(trained: Any) -> None:
+    store = trained.folder / "mlruns"
+    client = trained.client
+    (name,) = {client.get_experiment(run.info.experiment_id).name for run in trained.parents}
+    found = GenreClassifier.load(tracking=store, experiment=name)
+    assert found.configuration == GenreClassifier.load(tracking=store).configuration
+    with pytest.raises(UserError, match="no configuration has finished there in experiment trials"):
+        GenreClassifier.load(tracking=store, experiment="trials")
+    with pytest.raises(UserError, match=f"experiment {name}: chooses the best of its .* leave out model 0"):
+        GenreClassifier.load("0" * 32, tracking=store, experiment=name)
+
+
 def test_best_is_the_most_accurate_configuration_not_the_last(trained: Any, tiny_music: Path) -> None:
     track = tiny_music / GENRES[0] / "0.wav"
     accuracy = {run.info.run_id: run.data.metrics["accuracy_mean"] for run in trained.parents}

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, fresh_store: Path) -> Path:
 
 def test_the_command_that_opens_mlflows_pages_names_the_store_and_serves_this_machine_only(folder: Path) -> None:
     uri = store_uri(None, folder)
-    assert "--host 127.0.0.1" in ui_command(uri)
+    assert "--host 127.0.0.1" in ui_command(uri) and ui_command(uri).startswith("env MLFLOW_DISABLE_TELEMETRY=true ")
     assert str(folder) in ui_command(uri) and f"'{uri}'" in ui_command(uri)
     assert " --backend-store-uri postgresql://host/runs --host " in ui_command("postgresql://ann:hunter2@host/runs")
 

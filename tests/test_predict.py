@@ -215,6 +215,12 @@ def test_a_bad_input_is_reported_in_one_line_and_the_others_are_classified(
     assert alone.code == 1 and json.loads(alone.out) == [] and alone.err == done.err
 
 
+def test_a_file_in_a_format_that_ffmpeg_converts_is_refused_with_its_command(classify: Command, tmp_path: Path) -> None:
+    (tmp_path / "song.m4a").write_text("music")
+    done = classify(tmp_path / "song.m4a")
+    assert done.code == 1 and done.err.endswith("Format not recognised (ffmpeg -i SONG.m4a SONG.flac converts one)\n")
+
+
 def test_a_file_for_which_the_model_returns_nan_is_named_and_the_others_are_classified(
     classify: Command, tiny_music: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,4 +67,15 @@ def test_the_ui_opens_any_folder_of_runs(clone: Path) -> None:
         port = taken.getsockname()[1]
     done = ui(clone, port, "my runs")
     assert done.returncode == 0 and f"sqlite:///{clone}/my runs/mlflow.db" in done.stdout
+    late = subprocess.run(
+        ["bash", "scripts/ui.sh", "--port", str(port), "my runs"], cwd=clone, capture_output=True, text=True
+    )
+    assert late.returncode == 2 and late.stderr.startswith("error: my runs: must come before the options")
     assert ui(clone, port).stderr == "error: mlruns: has no mlflow.db; scripts/train.sh makes one in mlruns\n"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_help_on_the_ui_needs_neither_runs_nor_an_environment(tmp_path: Path) -> None:
+    asked = ["bash", SCRIPTS / "ui.sh", "--help"]
+    done = subprocess.run(asked, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "scripts/ui.sh [FOLDER" in done.stdout and not done.stderr

@@ -609,6 +609,19 @@ def _wait_for_a_run(database: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError("no run within a minute")
 
 
+def test_a_wrong_folder_of_tracks_is_reported_before_all_is_imported_that_takes_seconds(tmp_path: Path) -> None:
+    (tmp_path / "music" / "rock").mkdir(parents=True)
+    code = (
+        "import sys\nfrom genre_cls.train import main\n"
+        "try:\n    main()\nfinally:\n    print({'torch', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "dataset=folder", f"dataset.root={tmp_path / 'music'}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "set()\n") and "no genre folder with audio" in done.stderr
+
+
 def test_help_is_quick_shows_the_options_and_five_examples(quick_help: Callable[[str], str]) -> None:
     shown = quick_help("genre_cls.train")
     assert shown.count("python -m genre_cls.train ") >= 5

@@ -81,7 +81,14 @@ class GenreClassifier(Classifier):
         self._networks = [network for part in parts for network in part.networks]
 
     @classmethod
-    def load(cls, source: str | Path = BEST, *, tracking: str | Path = "mlruns", trust: bool = False) -> Self:
+    def load(
+        cls,
+        source: str | Path = BEST,
+        *,
+        tracking: str | Path = "mlruns",
+        experiment: str | None = None,
+        trust: bool = False,
+    ) -> Self:
         """Load trained models.
 
         Args:
@@ -89,12 +96,13 @@ class GenreClassifier(Classifier):
                 run, a configuration's (its folds' models form an ensemble) or a fold's; a .safetensors file; or a
                 folder of such files, which form an ensemble.
             tracking: the tracking store: its folder, or a server's address.
+            experiment: name of MLflow's experiment whose best configuration is meant; None for the newest one's.
             trust: whether a model file may name any class as its model, and so run any code.
 
         Raises:
             UserError: there is no such model, or a file cannot be used.
         """
-        if run := run_of(source, tracking):
+        if run := run_of(source, tracking, experiment):
             return cls.of_run(*run, trust=trust)
         return cls(_read(_model_files(source), trust=trust))
 
@@ -261,16 +269,20 @@ def _edited(model: SavedModel) -> str:
     return target if is_edited(target, json.loads(model.description["origin"].get("sources", "{}"))) else ""
 
 
-def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] | None":
+def run_of(source: str | Path, tracking: str | Path, experiment: str | None = None) -> "tuple[StoredRuns, str] | None":
     """Return the tracking store and the id of the run that a source of models names; None if it names files.
 
     Args:
         source: as `GenreClassifier.load` takes it.
         tracking: likewise.
+        experiment: likewise.
 
     Raises:
-        UserError: there is no store, or nothing in it has finished.
+        UserError: there is no store, or nothing in it has finished; an experiment is named, but another source than
+            `best`.
     """
+    if experiment and source != BEST:
+        raise UserError(f"experiment {experiment}: chooses the best of its configurations; leave out model {source}")
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not database.is_store(tracking):
@@ -280,10 +292,11 @@ def run_of(source: str | Path, tracking: str | Path) -> "tuple[StoredRuns, str] 
 
     runs = StoredRuns.at(str(tracking))
     with runs.failures_in_one_line():
-        run_id = runs.best() if source == BEST else str(source)
+        run_id = runs.best(experiment) if source == BEST else str(source)
     if not run_id:
-        hint = "run python -m genre_cls.train first"
-        raise UserError(f"tracking {tracking}: no configuration has finished there; {hint}")
+        where = f" in experiment {experiment}" if experiment else ""
+        hint = "look for its name in MLflow" if experiment else "run python -m genre_cls.train first"
+        raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {hint}")
     return runs, run_id
 
 
@@ -300,7 +313,7 @@ def _model_files(source: str | Path) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(
-            f"model {source}: no such file; must be best, the full id of a run, a .safetensors file or a folder of "
-            "them (genre_cls.predict takes an .onnx file, too)"
+            f"model {source}: no such file; must be best, the full id of a run (32 letters and digits), a "
+            ".safetensors file, a folder of them or, to predict with, an .onnx file"
         )
     return [path]

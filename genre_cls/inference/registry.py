@@ -20,6 +20,7 @@ import genre_cls
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import program
 from genre_cls.inference.classifier import GenreClassifier
+from genre_cls.tracking.connection import SILENT
 from genre_cls.tracking.tracker import Tracker
 
 EXPERIMENT = "genre_cls models"
@@ -50,7 +51,7 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
         raise UserError(f"register {name} in {tracker.uri}: {error}") from error
     store, model = shlex.quote(f"MLFLOW_TRACKING_URI={without_credentials(tracker.uri)}"), shlex.quote(address)
     serve = f"{program('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
-    return address, f"env {store} {serve}"
+    return address, f"env {SILENT} {store} {serve}"
 
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:

@@ -25,6 +25,7 @@ from genre_cls.processes.interrupts import held_back
 from genre_cls.tracking import database
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+SILENT = "MLFLOW_DISABLE_TELEMETRY=true"  # for programs of MLflow's own that a user starts
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
@@ -68,8 +69,10 @@ def store_uri(uri: str | None, folder: Path) -> str:
 
 def ui_command(uri: str) -> str:
     """Return how to look at a store: a server's address, or the command that serves a database's pages, and theirs."""
-    local = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1\nthen open {PAGE}"
-    return without_credentials(uri if uri.startswith("http") else local)
+    if uri.startswith("http"):
+        return without_credentials(uri)
+    serve = f"env {SILENT} {program('mlflow')} ui --backend-store-uri {shlex.quote(without_credentials(uri))}"
+    return f"{serve} --host 127.0.0.1\nthen open {PAGE}"
 
 
 def _prepare_mlflow() -> None:

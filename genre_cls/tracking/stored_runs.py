@@ -155,13 +155,16 @@ class StoredRuns:
         loaded = [self._with_other_splits(one, others[one.run.info.run_id]) for one in loaded]
         return _comparison(parents[0].data.tags, loaded, _n_left_out(parents, reported, command_id))
 
-    def best(self) -> str | None:
+    def best(self, experiment: str | None = None) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
 
         Configurations of which folds were deleted come last. Those that were trained on shuffled genres are left out;
         None if there are no others.
+
+        Args:
+            experiment: name of the experiment to look in; None for that of the configuration that finished last.
         """
-        finished = [run for run in _finished(self._ended(None)) if not _is_shuffled(run)]
+        finished = [run for run in _finished(self._ended(experiment)) if not _is_shuffled(run)]
         runs = naming.comparable(naming.of_one_experiment(finished))
         if not runs:
             return None

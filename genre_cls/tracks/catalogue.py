@@ -25,13 +25,12 @@ from genre_cls.files import expanduser, locked, write_atomically
 from genre_cls.processes import workers
 from genre_cls.progress import progress_bar
 from genre_cls.tracks import synthesiser
-from genre_cls.tracks.listing import EXTENSIONS, audio_files, other_files
+from genre_cls.tracks.listing import EXTENSIONS, audio_files, conversion, other_files
 
 SYNTHESISER = inspect.getsource(synthesiser)  # as it was when this process began
 GTZAN_GENRES = synthesiser.GENRES  # the demo set has the same
 GTZAN_TRACKS_PER_GENRE = 100
 GTZAN_FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
-CONVERT = "(ffmpeg -i SONG.m4a SONG.flac converts one)"
 NOBODY = ("unknown", "unknown artist", "various", "various artists", "nan", "none", "n/a", "?", "-")  # no artist's name
 KEPT, EXCLUDED = ("", "0", "0.0"), ("1", "1.0")  # values of `exclude`; pandas writes integers beside gaps as floats
 GTZAN_HELP = (
@@ -253,7 +252,8 @@ def _too_few_genres(base: Path, genres: Collection[str]) -> str:
     found = f"only 1 genre folder with audio, {next(iter(genres))}" if genres else "no genre folder with audio"
     text = f"{found} ({', '.join(EXTENSIONS)}); at least two are needed"
     if unread := other_files(base):
-        text += f"; files in unreadable formats: {len(unread)}, such as {unread[0].relative_to(base)} {CONVERT}"
+        such = f"{unread[0].relative_to(base)}{conversion(unread[0])}"
+        text += f"; files in unreadable formats: {len(unread)}, such as {such}"
     return text
 
 
@@ -275,7 +275,8 @@ def _folder_notes(
     if loose:
         notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
     if unread:
-        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {unread[0].name} {CONVERT}.")
+        such = f"{unread[0].name}{conversion(unread[0])}"
+        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {such}.")
     if n_excluded:
         notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
     if unmatched:

@@ -33,6 +33,12 @@ def other_files(folder: Path) -> list[Path]:
     return _files(folder, OTHERS, lambda _: None)
 
 
+def conversion(path: Path) -> str:
+    """Return how a file in such a format is converted, in brackets after a space; empty if it is in none."""
+    ending = path.suffix.lower()
+    return f" (ffmpeg -i SONG{ending} SONG.flac converts one)" if ending in OTHERS else ""
+
+
 def _files(folder: Path, endings: tuple[str, ...], unlisted: Callable[[OSError], None]) -> list[Path]:
     visible = _visible(folder, unlisted)
     return sorted(path for path in visible if path.suffix.lower() in endings and _is_file_or_lost(path))

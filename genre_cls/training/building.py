@@ -107,7 +107,7 @@ def new_model(cfg: DictConfig, n_genres: int, view: str) -> nn.Module:
         UserError: it is no model, or fails on the window.
     """
     if "_target_" not in cfg.model:
-        raise UserError("model: its file in conf/model lacks a line _target_: module.Class")
+        raise UserError("model: its file lacks a line _target_: module.Class")
     model = instantiate(cfg.model, n_genres=n_genres)
     if not isinstance(model, nn.Module):
         raise of_other_kind("model", cfg.model["_target_"], "torch.nn.Module", model)

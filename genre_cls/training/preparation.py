@@ -18,10 +18,10 @@ from genre_cls.tracks.duplicates import FINGERPRINT
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import filterbank
 from genre_cls.tracks.folds import Facts, SplitError, describe
+from genre_cls.training.dataset import data_settings
 from genre_cls.training.task import (
     Task,
     data_of,
-    data_settings,
     features_of,
     load,
     log_skipped,

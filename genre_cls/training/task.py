@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from genre_cls.configuration.identity import digest, is_part
 from genre_cls.configuration.settings import CONF, as_yaml
-from genre_cls.errors import UserError, in_one_line, of_other_kind
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import expanduser, make_folder
 from genre_cls.tracks.artists import artist_groups
 from genre_cls.tracks.catalogue import Catalogue
@@ -21,6 +21,7 @@ from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError, share_test_set, within
+from genre_cls.training.dataset import catalogue_of, data_settings
 
 log = logging.getLogger(__name__)
 
@@ -215,26 +216,12 @@ def data_of(cfg: DictConfig) -> Data:
     Raises:
         UserError: there is none.
     """
-    return _load_dataset(data_settings(cfg))
+    return _data(data_settings(cfg))
 
 
-def data_settings(cfg: DictConfig) -> str:
-    """Return all settings that decide which tracks there are and how they are labelled."""
-    keys = ["dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres"]
-    return as_yaml(cfg, *keys, *(["seed"] if cfg.shuffle_genres else []))
-
-
-@cache  # a process looks once, so that all configurations of a sweep have the same tracks
-def _load_dataset(settings: str) -> Data:
-    cfg = OmegaConf.create(settings)
-    if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
-        make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
-    catalogue = instantiate(cfg.dataset)
-    if not isinstance(catalogue, Catalogue):
-        raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)
-    if cfg.drop_faults:
-        catalogue = catalogue.without_faults()
-    return Data(catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue)
+@cache
+def _data(settings: str) -> Data:
+    return Data(catalogue_of(settings))
 
 
 def features_of(cfg: DictConfig, data: Data, specs: Sequence[FeatureSpec]) -> list[Features]:

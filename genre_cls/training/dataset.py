@@ -1,0 +1,35 @@
+"""The dataset that settings describe, which a process reads once for all configurations, before it imports PyTorch."""
+
+from functools import cache
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from genre_cls.configuration.settings import as_yaml
+from genre_cls.errors import of_other_kind
+from genre_cls.files import expanduser, make_folder
+from genre_cls.tracks.catalogue import Catalogue
+
+
+def data_settings(cfg: DictConfig) -> str:
+    """Return all settings that decide which tracks there are and how they are labelled."""
+    keys = ["dataset", "cache_dir", "max_unreadable", "drop_faults", "shuffle_genres"]
+    return as_yaml(cfg, *keys, *(["seed"] if cfg.shuffle_genres else []))
+
+
+@cache  # so that all configurations of a sweep have the same tracks
+def catalogue_of(settings: str) -> Catalogue:
+    """Return the tracks that `data_settings` describe.
+
+    Raises:
+        UserError: there are none, or the dataset is something else.
+    """
+    cfg = OmegaConf.create(settings)
+    if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
+        make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
+    catalogue = instantiate(cfg.dataset)
+    if not isinstance(catalogue, Catalogue):
+        raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)
+    if cfg.drop_faults:
+        catalogue = catalogue.without_faults()
+    return catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue
