@@ -112,7 +112,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
     """Print the configurations' table, write the page and log it."""
     with waiting("drawing the report"):
         from genre_cls.evaluation import page
-        from genre_cls.evaluation.findings import of_several_codes
+        from genre_cls.evaluation.findings import warnings
         from genre_cls.tracking.artifacts import REPORT
         from genre_cls.tracking.connection import ui_command
         from genre_cls.tracking.stored_runs import FAILURES
@@ -120,8 +120,8 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
         report = _report(comparison, cfg.rope)
         files = {REPORT: page.html(report).encode(), "report.md": page.markdown(report).encode()}
     Console().print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
-    if code_warning := of_several_codes(comparison.results):  # the terminal's table has no notes
-        log.warning(code_warning)
+    for warning in warnings(comparison.results):  # the terminal's table has no notes
+        log.warning(warning)
     if n := comparison.n_left_out:
         were = "configurations of this command were" if n > 1 else "configuration of this command was"
         log.warning("not in this report: %d %s tested on other tracks or folds (dataset, seed, folds, fold)", n, were)
@@ -145,14 +145,13 @@ def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Map
 
 def _report(comparison: "Comparison", rope: float) -> "Report":
     """Return the report of a comparison; `rope` is half the width of the region of practical equivalence."""
-    from genre_cls.evaluation.findings import Report, of_several_codes
-    from genre_cls.tracking.tracker import DESCRIPTION, NOTE
+    from genre_cls.evaluation.findings import Report, warnings
+    from genre_cls.tracking.tracker import NOTE
 
     tags = comparison.tags
     chose = tags["dataset"] == "gtzan" and tags["folds"] != "filtered"  # whose test tracks chose nothing
     chose = chose and any(result.value("recipe") == "default" for result in comparison.results)
-    note = tags.get(NOTE, tags.get(DESCRIPTION))  # the latter until 2026-11-29
-    notes = note, CHOSEN_ON_GTZAN if chose else "", of_several_codes(comparison.results)
+    notes = tags.get(NOTE), CHOSEN_ON_GTZAN if chose else "", *warnings(comparison.results)
     return Report(
         title="Which features and which CNN classify music genres best?",
         dataset=_evaluated_on(comparison),

@@ -332,3 +332,14 @@ def test_lost_recall_is_in_the_order_of_the_first_configuration() -> None:
 def test_how_small_a_difference_counts_as_none_is_told_in_points(rope: float, told: str) -> None:
     about = findings.how_to_read(replace(REPORT, rope=rope))
     assert told in about["Beats, differ, practically equal, cannot be told apart"]
+
+
+@pytest.mark.parametrize(("as_trained", "tracks", "warned"), [(0.5, 0.9, True), (0.9, 0.9, False), (0.5, 0.5, False)])
+def test_networks_that_have_learned_nothing_are_named_though_the_accuracy_is_good(
+    as_trained: float, tracks: float, warned: bool
+) -> None:
+    usual, other = a_result(*[0.9] * 5), a_result(*[tracks] * 5, model="other")
+    curve = {"held_out_accuracy": [0.4, as_trained]}
+    untrained = replace(other, folds=tuple(replace(fold, curves=curve) for fold in other.folds))
+    said = findings.warnings([usual, untrained])
+    assert len(said) == warned and all("The networks of mel · other · batch 16 have learned nothing" in s for s in said)

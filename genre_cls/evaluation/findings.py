@@ -222,10 +222,27 @@ def _spans_nearly_all(result: ConfigResult) -> bool:
     return len(result.folds) == 2 and high - low > 0.5
 
 
+def warnings(results: Sequence[ConfigResult]) -> list[str]:
+    """Return sentences that warn of what makes some configurations' accuracies misleading."""
+    return [warning for warning in (of_several_codes(results), _of_untrained(results)) if warning]
+
+
 def of_several_codes(results: Sequence[ConfigResult]) -> str:
     """Return a sentence that warns that the code changed between configurations; empty if it did not."""
     warning = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
     return warning if CODE in differing(results) else ""
+
+
+def _of_untrained(results: Sequence[ConfigResult]) -> str:
+    """Return a sentence that warns of networks that have learned nothing, though last layers are fitted to them."""
+    untrained = [name for name, result in zip(names(results), results, strict=True) if result.is_untrained]
+    if not untrained:
+        return ""
+    several = f" and {len(untrained) - 1} more" if len(untrained) > 1 else ""
+    return (
+        f"The networks of {untrained[0]}{several} have learned nothing: by themselves, before their last layers are "
+        "fitted again (recipe.ridge), they recognise no more than chance. The accuracy is that of random features."
+    )
 
 
 def verdicts(report: Report) -> list[str]:
