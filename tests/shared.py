@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import forkserver
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -30,8 +31,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import DictConfig
 
+from genre_cls import train
 from genre_cls.configuration.settings import CONF
 from genre_cls.evaluation import figures
+from genre_cls.processes import workers
 from genre_cls.tracking.tracker import Tracker
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import Features
@@ -110,6 +113,13 @@ def one_thread() -> None:
     """What the tests and the commands that they start compute is too small to be shared among threads."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_import_once() -> None:
+    """The process that workers are forked from lives as long as this one, whichever test starts it."""
+    if workers.METHOD == "forkserver":
+        forkserver.set_forkserver_preload(["genre_cls.processes.die_with_parent", *train.IMPORTED_AHEAD])
 
 
 @pytest.fixture(scope="session")

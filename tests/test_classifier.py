@@ -274,8 +274,8 @@ def test_a_model_predicts_in_the_precision_of_its_evaluation_whatever_is_fast_he
     [
         ("0" * 32, "no store of runs there"),
         ("best", "no store of runs there"),
-        ("here.safetensors", "no such file; must be best, the full id of a run, "),
-        ("wo\nrd", "no such file; must be best, the full id of a run, "),
+        ("here.safetensors", "no such file; must be best, the full id of a run (32 letters and digits), "),
+        ("wo\nrd", "no such file; must be best, the full id of a run (32 letters and digits), "),
         (".", "no .safetensors file in this folder"),
         ("", "an empty name is no model"),
     ],

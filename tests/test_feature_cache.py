@@ -23,7 +23,6 @@ from shared import held_for_a_second
 
 from genre_cls import files
 from genre_cls.errors import UserError
-from genre_cls.processes.workers import import_ahead
 from genre_cls.tracks import audio, feature_cache, features
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import FeatureCache, Features, Ledger, spec_key
@@ -560,8 +559,6 @@ def _load_at_once(start: Any, answers: Any, cache: Path, tracks: list[Track]) ->
 
 def test_processes_that_fill_one_cache_at_once_all_get_the_right_features(tmp_path: Path, cache: Path) -> None:
     tracks = [Track(f"t{i:02d}", write(tmp_path / f"{i}.wav", i % 25, 20_000), "a") for i in range(30)]
-    # PyTorch once, not three times, by a server that other tests may take over.
-    import_ahead("genre_cls.tracks.feature_cache")
     context = multiprocessing.get_context("forkserver")
     start, answers = context.Barrier(3), context.Queue()
     processes = [context.Process(target=_load_at_once, args=(start, answers, cache, tracks)) for _ in range(3)]
