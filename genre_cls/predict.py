@@ -72,7 +72,7 @@ def _run(arguments: Namespace) -> int:
         return 1  # without loading a model, which takes seconds
     with waiting("loading the model"):
         classifier = _classifier(arguments)
-    _keep(classifier, arguments)
+    _export_and_register(classifier, arguments)
     if classifier.dataset == "demo":
         _log("note: this model was trained on the synthetic demo set only, never on real music")
     predictions = _predictions(classifier, files, failed)
@@ -147,7 +147,7 @@ def _classifier(arguments: Namespace) -> "Classifier":
     return classifier
 
 
-def _keep(classifier: "Classifier", arguments: Namespace) -> None:
+def _export_and_register(classifier: "Classifier", arguments: Namespace) -> None:
     """Export and register the model, if requested."""
     if not (arguments.export or arguments.register):
         return

@@ -8,6 +8,7 @@ from genre_cls.evaluation.scoring import ConfigResult, FoldResult, WindowPredict
 CURVE = [2.0, 1.0]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)  # commas, quotes, line ends, …
 GENRES = ("a", "b", "c")
+HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")  # to a figure
 
 
 def a_result(*accuracies: float, genres: tuple[str, ...] = ("blues", "rock"), **params: str) -> ConfigResult:

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made import HOSTILE
 from matplotlib.text import Text
 
 from genre_cls.inference import clip_plots
 from genre_cls.inference.prediction import Clip, Explanation, Prediction
 
 GENRES = ("blues", "jazz", "rock")
-HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")
 
 
 def a_prediction(seconds: float, *shares: tuple[float, ...]) -> Prediction:

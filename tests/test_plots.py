@@ -24,7 +24,6 @@ from genre_cls.evaluation.estimates import Estimate
 from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans
 
 GENRES = ("blues", "jazz", "rock")
-HOSTILE = ("$\\frac{1$", "a genre with a name far too long for any figure", "_x\n$y$")
 
 
 def a_fold(index: int = 0, accuracy: float = 0.8, genres: Sequence[str] = GENRES, n_epochs: int = 4) -> FoldResult:
@@ -340,17 +339,17 @@ def test_letters_that_the_usual_font_lacks_come_from_another_font(monkeypatch: p
 
 
 def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning() -> None:
-    result, note = a_result(0.8, 0.6, genres=HOSTILE, model="$x"), "synthetic at 3$ and 4$"
+    result, note = a_result(0.8, 0.6, genres=made.HOSTILE, model="$x"), "synthetic at 3$ and 4$"
     drawn = [
         plots.loss_curves(result.folds, title="$a$ $", note=note),
         plots.compare_loss_curves(result, result, note=note),
-        plots.confusion_matrix(result.confusion, HOSTILE, title="$", note=note),
-        plots.genre_means(some_means("mel", HOSTILE), note=note),
-        plots.recall_bars(result.per_genre.recall, HOSTILE, note=note),
+        plots.confusion_matrix(result.confusion, made.HOSTILE, title="$", note=note),
+        plots.genre_means(some_means("mel", made.HOSTILE), note=note),
+        plots.recall_bars(result.per_genre.recall, made.HOSTILE, note=note),
         plots.intervals([result], note=note),
         plots.differences([a_difference(0.1, 0.01, better="$x_", worse="_y\n$\\frac{" * 9)], note=note),
         plots.reliability(result.calibration, note=note),
-        plots.split_comparison({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=HOSTILE[:2])}, note=note),
+        plots.split_comparison({"_$x\n": result, "$\\frac{1": a_result(0.2, genres=made.HOSTILE[:2])}, note=note),
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

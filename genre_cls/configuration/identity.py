@@ -35,7 +35,7 @@ NO_EFFECT_ON_RESULTS = {
     "evaluation.plots", "evaluation.tables", "experiments.experiment", "experiments.logged_files", "experiments.outbox",
     "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",
     "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracks.duplicates",
-    "tracks.listing", "tracks.synthesiser", "training.preparation",
+    "tracks.listing", "tracks.synthesiser", "training.dataset", "training.preparation",
 }  # fmt: skip
 NAMING = ("recipe", "folds", "experiment")  # groups whose options name a configuration, after the axes
 LONGEST_TITLE, LONGEST_VALUE = 80, 24  # characters
@@ -180,16 +180,12 @@ def _text(value: object) -> str:
 def _sources(targets: Iterable[str]) -> dict[str, str]:
     """Return digests of the code that computes, by package or `_target_`."""
     own = {target: digest(source) for target in sorted(targets) if (source := _source(target))}
-    return {genre_cls.__name__: digest(_package())} | own
-
-
-def _package() -> list[tuple[str, str]]:
-    """Return the package's sources that a result can depend on, by module."""
-    return sorted((name, text) for name, text in SOURCES.items() if _can_affect_results(name))
-
-
-def _can_affect_results(module: str) -> bool:
-    return NO_EFFECT_ON_RESULTS.isdisjoint((module, module.partition(".")[0]))
+    of_package = sorted(
+        (name, text)
+        for name, text in SOURCES.items()
+        if NO_EFFECT_ON_RESULTS.isdisjoint((name, name.partition(".")[0]))
+    )
+    return {genre_cls.__name__: digest(of_package)} | own
 
 
 def is_edited(target: str, sources: Mapping[str, str]) -> bool:

@@ -192,10 +192,8 @@ def holm(p_values: Sequence[float]) -> Floats:
     """
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(values)
-    raised = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
-    return adjusted
+    raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(raised, 1.0)[np.argsort(order)]
 
 
 def _sum_of_errors(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:

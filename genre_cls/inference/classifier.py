@@ -227,14 +227,14 @@ class GenreClassifier(Classifier):
         """
         views = dict.fromkeys(network.view for network in self._networks)
         # Once for all networks with the same view.
-        seen = dict(zip(views, in_threads(partial(self._seen, features), views), strict=True))
+        seen = dict(zip(views, in_threads(partial(self._view_in_batches, features), views), strict=True))
         votes = in_threads(lambda network: self._logits(network, seen[network.view]), self._networks)
         probabilities: Floats = torch.stack([*votes]).mean(dim=0).softmax(dim=1).numpy()
         if not np.isfinite(probabilities).all():
             raise UserError("the model returns NaN for this file")
         return probabilities
 
-    def _seen(self, features: Tensor, view: str) -> list[Tensor]:
+    def _view_in_batches(self, features: Tensor, view: str) -> list[Tensor]:
         """Return a view of the windows, in batches."""
         with self._as_evaluated():
             return [view_of(batch, view) for batch in torch.split(features, self._usage.windows_at_once)]

@@ -14,7 +14,7 @@ N_BANDS, N_RATES = 32, 12  # of a modulation spectrum
 SLOWEST = 2  # cycles per window: the lowest modulation rate
 FINEST = 4  # bins per cycle of the narrowest wavelets
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of each bin's levels
-QUIETEST = 1e-3  # dB², added to energies and variances so that the rounding of what is constant does not count
+EPSILON = 1e-3  # dB², added to energies and variances so that the rounding of what is constant does not count
 
 
 def view_of(features: Tensor, view: str) -> Tensor:
@@ -70,7 +70,7 @@ def modulation_spectrum(features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):  # a Fourier transform in bfloat16 would be noise
         centred = features - features.mean(dim=3, keepdim=True)
         energies = (filters @ (centred @ waves)).square()  # (batch, 1, n_patterns, 2 * n_cycles)
-        return (rows @ (energies @ rates) + QUIETEST).log()
+        return (rows @ (energies @ rates) + EPSILON).log()
 
 
 def statistics(features: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _correlations(features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         bands = averages(int(features.shape[2]), n_bands, features.device) @ features
         centred = bands - bands.mean(dim=3, keepdim=True)
-        normalised = centred / (centred.square().mean(dim=3, keepdim=True) + QUIETEST).sqrt()
+        normalised = centred / (centred.square().mean(dim=3, keepdim=True) + EPSILON).sqrt()
         return (normalised @ normalised.transpose(2, 3) / features.shape[3]).flatten(2)[..., _pairs(n_bands)]
 
 

@@ -164,10 +164,10 @@ class FeatureCache:
         except OSError as error:
             return error
 
-    def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Job"]:
+    def _missing(self, digests: dict[Track, str], specs: Sequence[FeatureSpec]) -> list["_Extraction"]:
         """One job per content with missing entries: files of equal bytes share entries, which only one may write."""
         paths = {digest: track.path for track, digest in digests.items()}
-        jobs = (_Job(digest, path, self._lacking(digest, specs)) for digest, path in paths.items())
+        jobs = (_Extraction(digest, path, self._lacking(digest, specs)) for digest, path in paths.items())
         return [job for job in jobs if job.wanted]
 
     def _lacking(self, digest: str, specs: Sequence[FeatureSpec]) -> tuple[tuple[FeatureSpec, Path], ...]:
@@ -175,7 +175,7 @@ class FeatureCache:
         entries = ((spec, self.entry(spec, digest)) for spec in specs)
         return tuple((spec, entry) for spec, entry in entries if not self._ledger.digest(entry))
 
-    def _extract(self, jobs: Sequence["_Job"]) -> dict[str, str]:
+    def _extract(self, jobs: Sequence["_Extraction"]) -> dict[str, str]:
         """Fill the cache, and return the digests of the files that could not be read, each with the reason."""
         faults, saved = {}, monotonic()
         for job, reason in zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True):
@@ -251,7 +251,7 @@ def spec_key(spec: FeatureSpec) -> str:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Extraction:
     """What to extract: the digest of a content, a file that has it, and its missing entries."""
 
     digest: str
@@ -259,7 +259,7 @@ class _Job:
     wanted: tuple[tuple[FeatureSpec, Path], ...]
 
 
-def _fill(job: _Job) -> str | None:
+def _fill(job: _Extraction) -> str | None:
     """Extract and write the missing entries of one file; return the reason if it cannot be read."""
     try:
         for rate in {spec.sample_rate for spec, _ in job.wanted}:
