@@ -110,6 +110,8 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError(
             f"model {arguments.model}: an .onnx file cannot be {requested[0]}; name the run or file it comes from"
         )
+    if is_onnx(arguments.model) and arguments.experiment:
+        raise UserError(f"experiment {arguments.experiment}: chooses a model by itself; leave out {arguments.model}")
     if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
         raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
     if set(arguments.register or "") & set("/:"):

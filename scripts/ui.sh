@@ -9,7 +9,7 @@ fi
 folder=mlruns
 [[ ${1:--} != -* ]] && folder=$1 && shift
 if [ -f "${!#}/mlflow.db" ]; then
-    echo "error: ${!#}: must come before the options: scripts/ui.sh ${!#} --port 5000" >&2
+    echo "error: ${!#}: must come before the options, as in scripts/ui.sh FOLDER --port 5000" >&2
     exit 2
 fi
 [ -f "$folder/mlflow.db" ] || { echo "error: $folder: has no mlflow.db; scripts/train.sh makes one in mlruns" >&2; exit 2; }

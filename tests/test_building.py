@@ -63,6 +63,11 @@ def test_an_optimizer_that_cannot_train_a_model_is_reported_before_the_work(comp
         check_buildable(cfg)
 
 
+def test_a_schedule_that_is_none_is_reported_before_the_work(composed: Compose) -> None:
+    with pytest.raises(UserError, match=r"^recipe.schedule._target_=builtins.print: makes no LRScheduler but a None"):
+        check_buildable(composed("recipe.schedule._target_=builtins.print", "~recipe.schedule.warmup"))
+
+
 def test_a_model_that_fails_in_training_alone_is_reported_as_such(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,7 @@ def test_no_artist_is_on_two_sides_and_every_track_is_tested_once(
     try:
         split = folds.artist(Facts(labels, groups), k=k, seed=seed, tolerance=0.3, val_fraction=val_fraction)
     except SplitError as error:
-        uneven = r"folds\.tolerance=0\.3: fold \d would test \d+ % of genre genre \d"
+        uneven = r"folds\.(tolerance=0\.3|k=\d): fold \d would test \d+ % of genre genre \d"
         few = r"|recipe\..*val_fraction=0\.3: (too few artists of genre genre \d|\d+ training tracks are too few)"
         assert re.match(uneven + few, str(error))
         return

@@ -219,6 +219,8 @@ def test_a_file_in_a_format_that_ffmpeg_converts_is_refused_with_its_command(cla
     (tmp_path / "song.m4a").write_text("music")
     done = classify(tmp_path / "song.m4a")
     assert done.code == 1 and done.err.endswith("Format not recognised (ffmpeg -i SONG.m4a SONG.flac converts one)\n")
+    lost = classify(tmp_path / "song.m4a", tmp_path / "lost.m4a")
+    assert f"{tmp_path / 'lost.m4a'}: no such file or directory" in lost.err.splitlines()
 
 
 def test_a_file_for_which_the_model_returns_nan_is_named_and_the_others_are_classified(
@@ -310,6 +312,10 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
         (("--export", "/no/m.onnx"), "--export /no/m.onnx: no such folder"),
         ((__file__,), "tracking mlruns: no store of runs there"),
         ((__file__, "--model", "worst"), "model worst: no such file; must be best, "),
+        (
+            (__file__, "--model", "a.onnx", "--experiment", "e"),
+            "experiment e: chooses a model by itself; leave out a.onnx",
+        ),
         ((__file__, "--model", "0" * 32, "--tracking", "there"), "tracking there: no store of runs"),
         ((__file__, "--tracking", "http://127.0.0.1:9"), "tracking.uri=http://127.0.0.1:9: "),
         ((__file__, "--tracking", "sqlite:///runs.db"), "tracking sqlite:///runs.db: no store of runs"),

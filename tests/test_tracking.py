@@ -32,7 +32,7 @@ from mlflow.exceptions import MlflowException
 from genre_cls.configuration.provenance import COMMAND_ID
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import best_temperature
-from genre_cls.evaluation.findings import of_several_codes
+from genre_cls.evaluation.findings import warnings
 from genre_cls.evaluation.scoring import FoldResult, GenreMeans
 from genre_cls.experiments.spool import Spool
 from genre_cls.tracking import database, stored_runs
@@ -290,7 +290,7 @@ def test_configurations_are_distinguished_by_code_that_has_changed_between_them(
         store_of(tracker, sources, identity, 1.0)
     comparison = tracker.newest()
     assert comparison is not None and [result.named.get("code") for result in comparison.results] == codes
-    assert bool(of_several_codes(comparison.results)) == (codes[0] is not None)
+    assert bool(warnings(comparison.results)) == (codes[0] is not None)
 
 
 @pytest.mark.parametrize(("sources", "found"), [(PACKAGE, {"artist"}), (None, {"artist"}), (EDITED, set())])

@@ -16,7 +16,7 @@ class OneLineParser(ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
     def add_model(self, help: str) -> None:
-        """Add the options that choose a model: `--model`, which defaults to `best`, `--tracking`, and two others.
+        """Add the options that choose a model: `--model` (by default `best`), `--tracking`, `--experiment`, `--trust`.
 
         Args:
             help: on `--model`.
@@ -24,8 +24,8 @@ class OneLineParser(ArgumentParser):
         self.add_argument("--model", type=nonempty, default="best", help=help)
         place = "tracking store (default: mlruns)"
         self.add_argument("--tracking", default="mlruns", metavar="FOLDER|ADDRESS", help=place)
-        apart = "take the best of this one (default: of what was trained last)"
-        self.add_argument("--experiment", type=nonempty, metavar="NAME", help=apart)
+        of_one = "take the best of this one (default: of what was trained last)"
+        self.add_argument("--experiment", type=nonempty, metavar="NAME", help=of_one)
         code = "let a model file name any class, which may run any code here"
         self.add_argument("--trust", action="store_true", help=code)
 

@@ -33,10 +33,10 @@ def as_command(interrupted: str = "") -> Iterator[None]:
         SystemExit: as there.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
-    logging.basicConfig(handlers=[LogHandler()], format="%(message)s")  # until Hydra, in commands that use it, does so
     atexit.register(gc.freeze)  # skip the final garbage collection at exit, which takes seconds
     before, sys.unraisablehook = sys.unraisablehook, raising_ctrl_c_again(sys.unraisablehook)
     _open_closed_streams()
+    logging.basicConfig(handlers=[LogHandler()], format="%(message)s")  # until Hydra, in commands that use it, does so
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:

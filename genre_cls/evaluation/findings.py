@@ -224,10 +224,10 @@ def _spans_nearly_all(result: ConfigResult) -> bool:
 
 def warnings(results: Sequence[ConfigResult]) -> list[str]:
     """Return sentences that warn of what makes some configurations' accuracies misleading."""
-    return [warning for warning in (of_several_codes(results), _of_untrained(results)) if warning]
+    return [warning for warning in (_of_several_codes(results), _of_untrained(results)) if warning]
 
 
-def of_several_codes(results: Sequence[ConfigResult]) -> str:
+def _of_several_codes(results: Sequence[ConfigResult]) -> str:
     """Return a sentence that warns that the code changed between configurations; empty if it did not."""
     warning = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
     return warning if CODE in differing(results) else ""
@@ -240,8 +240,8 @@ def _of_untrained(results: Sequence[ConfigResult]) -> str:
         return ""
     several = f" and {len(untrained) - 1} more" if len(untrained) > 1 else ""
     return (
-        f"The networks of {untrained[0]}{several} have learned nothing: by themselves, before their last layers are "
-        "fitted again (recipe.ridge), they recognise no more than chance. The accuracy is that of random features."
+        f"The networks of {untrained[0]}{several} have learned nothing: each by itself, before last layers are fitted "
+        "again (recipe.ridge), recognises no more than chance. The accuracy comes from that fit or kernel machines."
     )
 
 

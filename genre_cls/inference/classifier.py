@@ -282,7 +282,7 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
             `best`.
     """
     if experiment and source != BEST:
-        raise UserError(f"experiment {experiment}: chooses the best of its configurations; leave out model {source}")
+        raise UserError(f"experiment {experiment}: chooses a model by itself; leave out {source}")
     if source != BEST and (not re.fullmatch("[0-9a-f]{32}", str(source)) or Path(source).exists()):
         return None
     if not database.is_store(tracking):
@@ -295,7 +295,7 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
         run_id = runs.best(experiment) if source == BEST else str(source)
     if not run_id:
         where = f" in experiment {experiment}" if experiment else ""
-        hint = "look for its name in MLflow" if experiment else "run python -m genre_cls.train first"
+        hint = "scripts/ui.sh shows the names" if experiment else "run python -m genre_cls.train first"
         raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {hint}")
     return runs, run_id
 

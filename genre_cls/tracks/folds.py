@@ -269,8 +269,9 @@ def _check_even(genres: Sequence[str], tests: Sequence[Indices], k: int, toleran
         more = ["allow more"] if share else []
         fewer = ["take fewer folds (folds.k)"] if k > 2 else []
         hint = ", or ".join(more + fewer) or "add tracks by other artists"
+        setting = f"folds.tolerance={tolerance:g}" if share else f"folds.k={k}"
         raise SplitError(
-            f"folds.tolerance={tolerance:g}: fold {fold} would test {100 * share:.0f} % of genre {genre} and "
+            f"{setting}: fold {fold} would test {100 * share:.0f} % of genre {genre} and "
             f"not about {100 / k:.0f} %, since few artists have most of its tracks; {hint}"
         )
 

@@ -34,9 +34,10 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def conversion(path: Path) -> str:
-    """Return how a file in such a format is converted, in brackets after a space; empty if it is in none."""
+    """Return how a file in such a format is converted, in brackets after a space; empty if there is none."""
     ending = path.suffix.lower()
-    return f" (ffmpeg -i SONG{ending} SONG.flac converts one)" if ending in OTHERS else ""
+    convertible = ending in OTHERS and path.is_file()
+    return f" (ffmpeg -i SONG{ending} SONG.flac converts one)" if convertible else ""
 
 
 def _files(folder: Path, endings: tuple[str, ...], unlisted: Callable[[OSError], None]) -> list[Path]:

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.configuration.members import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
 from genre_cls.errors import UserError, in_short, of_other_kind, place_of
@@ -60,7 +61,9 @@ def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
     device = resolve_device(cfg.trainer.device)
     model.to(device, memory_format=layout_of(model)).train()  # type: ignore[call-overload]
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
-    instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+    schedule = instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+    if not isinstance(schedule, LRScheduler):
+        raise of_other_kind("recipe.schedule", cfg.recipe.schedule.get("_target_"), "LRScheduler", schedule)
 
     def loss() -> Tensor:
         optimizer.zero_grad()

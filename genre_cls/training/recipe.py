@@ -23,7 +23,7 @@ class Augmentation:
         label_smoothing: share of the target that is spread over all genres.
 
     Raises:
-        ValueError: α is so small that float32 rounds weights to 1/2, or so large that they all are.
+        ValueError: α is below 0.01, where float32 makes a weight of 1 into 1/2, or above 1000, where all nearly are.
 
     Sources: Park et al., SpecAugment, Interspeech 2019; Zhang et al., mixup, ICLR 2018.
     """
