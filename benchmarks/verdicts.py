@@ -260,15 +260,16 @@ def cross_validate(condition: Condition, random: np.random.Generator) -> list[Co
     predictions = [predict(condition.learner, features, labels, fold.train, fold.test, random) for fold in split]
 
     def result(place: int, fold: Fold, genre: Ints) -> FoldResult:
-        ids, by = tuple(f"{track:04}" for track in fold.test), tuple(artists[fold.test].tolist())
+        ids = tuple(f"{track:04}" for track in fold.test)
         one_hot = np.eye(len(GENRES))[genre[place]]
         windows = WindowPredictions(np.arange(len(ids)), np.zeros(len(ids)), one_hot)  # one of each track
-        return AccuracyOnly(fold.index, ids, labels[fold.test], one_hot, GENRES, {}, len(fold.train), 0.0, windows, by)
+        return AccuracyOnly(fold.index, ids, labels[fold.test], one_hot, GENRES, {}, len(fold.train), 0.0, windows)
 
     def results(place: int) -> tuple[FoldResult, ...]:
         return tuple(result(place, fold, genre) for fold, genre in zip(split, predictions, strict=True))
 
-    return [ConfigResult(params, results(place), 1) for place, params in enumerate(GRID)]
+    groups = {f"{track:04}": str(artist) for track, artist in enumerate(artists)}
+    return [ConfigResult(params, results(place), 1, groups) for place, params in enumerate(GRID)]
 
 
 def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:

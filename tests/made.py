@@ -55,7 +55,6 @@ def folds(draw: st.DrawFn, index: int = 0, genres: tuple[str, ...] = ()) -> Fold
         n_train=draw(st.integers(1, 100)),
         seconds=draw(st.floats(0, 1e5)),
         windows=cover,
-        groups=draw(st.none() | st.just(tuple(range(n_tracks)))),
     )
 
 

@@ -26,7 +26,6 @@ TASK = SimpleNamespace(
     features=SimpleNamespace(tracks=[Track(f"track {n}", Path(), "") for n in range(6)]),
     labels=np.arange(6) % 3,
     catalogue=SimpleNamespace(genres=GENRES),
-    groups_of=lambda fold: tuple(fold.test.tolist()),
 )
 
 
@@ -56,6 +55,6 @@ def test_each_fold_is_combined_when_it_is_complete_and_its_members_in_their_orde
         means = [expected[:2].mean(axis=0), expected[2], expected[3:].mean(axis=0)]
         np.testing.assert_allclose(result.probabilities, means)
         assert result.seconds == 33 and result.curves == {"train_loss": [1.5, 1.0]}
-        assert result.track_ids == tuple(f"track {n}" for n in fold.test) and result.groups == tuple(fold.test)
+        assert result.track_ids == tuple(f"track {n}" for n in fold.test)
         assert result.labels.tolist() == TASK.labels[fold.test].tolist() and result.genres == GENRES
         assert result.n_train == len(fold.train) + len(fold.val)

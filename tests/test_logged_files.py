@@ -32,9 +32,9 @@ def test_what_is_known_of_tracks_is_logged_with_paths_that_are_good_from_any_fol
     task = Task(Catalogue("mine", tracks), features, np.array([0, 1]), (), (), None, (), "")
     assert {name: content.decode().splitlines() for name, content in of_tracks(task).items()} == {
         "tracks.csv": [
-            "track,genre,artist,fault,path",
-            f"1,a,Ann,,{tmp_path}/a/1.wav",
-            f"2,b,,distorted,{tmp_path}/b/2.wav",
+            "track,genre,artist,group,fault,path",
+            f"1,a,Ann,,,{tmp_path}/a/1.wav",
+            f"2,b,,,distorted,{tmp_path}/b/2.wav",
         ]
     }
     unreadable = (Unreadable(Track("3", Path("c.wav"), "b"), "is silent, all of it"),)

@@ -25,7 +25,7 @@ def spool(tmp_path: Path) -> Spool:
 
 def an_outbox(spool: Spool, tracker: mock.Mock) -> Outbox:
     pictures = mock.Mock(spec=Pictures, **{"of.return_value": {}, "pending.return_value": False})
-    return Outbox(spool, pictures, tracker, "0", {}, {}, dict.fromkeys(range(3)))
+    return Outbox(spool, pictures, tracker, "0", {}, {})
 
 
 def left(spool: Spool) -> list[str]:

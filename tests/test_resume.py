@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import json
 import os
 import shutil
 import signal
@@ -35,6 +34,7 @@ from genre_cls.experiments import outbox, spool, upcoming
 from genre_cls.experiments.job import Job
 from genre_cls.experiments.upcoming import Upcoming
 from genre_cls.processes import workers
+from genre_cls.tracking.artifacts import load_tracks
 from genre_cls.training import ensembles, task
 
 Table = dict[tuple[str, str], Any]
@@ -543,9 +543,8 @@ def test_folds_that_could_not_be_logged_are_logged_with_the_artists_that_are_kno
     name_artists(music, {path.relative_to(music).as_posix(): "one" for path in music.rglob("*.wav")})
     done = command(train.main, "-m", *own, f"dataset.root={music}", *ONE)
     assert done.code == 0 and sorted(trained) == [0, 1, 2], done.err
-    children = finished(done.children(done.parents[0]))
-    folds = [json.loads(done.files(child)["fold.json"].read_text()) for child in children]
-    assert len(folds) == 3 and all(set(fold["groups"]) == {0} for fold in folds)
+    facts = load_tracks(done.files(done.parents[0])["tracks.csv"])
+    assert len(facts) == 12 and {each["group"] for each in facts.values()} == {"0"}
 
 
 @pytest.mark.usefixtures("store_here")

@@ -207,9 +207,10 @@ def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
     for result in some:
         folds = [_with_copies(fold, times) for fold in (result.folds[:1] if one else result.folds)]
         few = replace(result, folds=result.folds[: len(folds)]).estimate("accuracy")
-        many = replace(result, folds=tuple(folds)).estimate("accuracy")
+        copied = replace(result, folds=tuple(folds))
+        groups = {copy: copy.rpartition(" ")[0] for fold in folds for copy in fold.track_ids}
+        many, unknown = replace(copied, groups=groups).estimate("accuracy"), copied.estimate("accuracy")
         assert (many.mean, many.standard_error, many.df) == pytest.approx((few.mean, few.standard_error, few.df))
-        unknown = replace(result, folds=tuple(replace(fold, groups=None) for fold in folds)).estimate("accuracy")
         if np.ptp(np.mean([fold.hits for fold in folds], axis=0)):
             assert unknown.standard_error < many.standard_error
         else:  # trainings alone add to the error, or it is that of the floor, which also moves the interval's centre
@@ -222,39 +223,31 @@ def test_more_tracks_by_the_same_artists_make_folds_by_artist_that_agree_no_sure
     n_artists: int, times: int, right: bool
 ) -> None:
     def by_artist(times: int, *, shared: bool = False) -> ConfigResult:
-        folds = []
+        folds, groups = [], {}
         for index in range(3):
             artist = np.repeat(np.arange(n_artists), times)
             probabilities = np.eye(2)[artist % 2 if right else 1 - artist % 2]
             ids = tuple(f"{index} {place}" for place in range(len(artist)))
-            groups = tuple((artist + (0 if shared else index * n_artists)).tolist())
+            groups |= dict(zip(ids, map(str, artist + (0 if shared else index * n_artists)), strict=True))
             windows = windows_of(probabilities)
-            folds.append(
-                FoldResult(index, ids, artist % 2, probabilities, ("a", "b"), {}, 2 * len(ids), 1, windows, groups)
-            )
-        return ConfigResult({}, tuple(folds), 1)
+            folds.append(FoldResult(index, ids, artist % 2, probabilities, ("a", "b"), {}, 2 * len(ids), 1, windows))
+        return ConfigResult({}, tuple(folds), 1, groups)
 
     def interval(result: ConfigResult) -> tuple[float, float]:
         return result.estimate("accuracy").share_interval
 
     few, many = by_artist(1), by_artist(times)
     assert interval(many) == pytest.approx(interval(few))
-    unknown = replace(many, folds=tuple(replace(fold, groups=None) for fold in many.folds))
+    unknown = replace(many, groups={})
     assert np.ptp(interval(unknown)) < np.ptp(interval(many))
     assert interval(by_artist(times, shared=True)) == interval(unknown)  # folds that share artists are of tracks
 
 
 def _with_copies(fold: FoldResult, times: int) -> FoldResult:
-    """The same if it had judged every track several times, in any order: each with its copies is a group."""
+    """The same if it had judged every track several times, in any order."""
     places = np.random.default_rng(times).permutation(np.tile(np.arange(len(fold.labels)), times))
     ids = tuple(f"{fold.track_ids[place]} {copy}" for copy, place in enumerate(places))
-    return replace(
-        fold,
-        track_ids=ids,
-        labels=fold.labels[places],
-        probabilities=fold.probabilities[places],
-        groups=tuple(places.tolist()),
-    )
+    return replace(fold, track_ids=ids, labels=fold.labels[places], probabilities=fold.probabilities[places])
 
 
 @settings(deadline=None, max_examples=40)

@@ -138,16 +138,6 @@ def test_splits_that_differ_in_early_stopping_are_each_tried(cfg: Callable[..., 
             preparation.prepare_data(sweep)
 
 
-def test_shared_artists_matter_to_a_single_test_set_as_its_error_depends_on_them(
-    cfg: Callable[..., DictConfig],
-) -> None:
-    several, single = task.load(cfg("folds=random")), task.load(cfg("folds=random", "fold=0", "alone=true"))
-    assert several and single
-    groups = np.zeros(len(single.labels), dtype=np.int64)
-    assert replace(several, groups=groups).inputs == several.inputs
-    assert replace(single, groups=groups).inputs != replace(single, groups=None).inputs
-
-
 @pytest.mark.parametrize(
     ("settings", "note"),
     [

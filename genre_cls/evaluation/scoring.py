@@ -110,7 +110,6 @@ class FoldResult(_Predicted):
         n_train: number of tracks that its models learned from or, with early stopping, were stopped by.
         seconds: sum of its models' times of training and prediction, s, though they run in parallel.
         windows: the predictions that the tracks' probabilities are the means of.
-        groups: equal numbers for tracks that share an artist or a recording, one per track; None if no artist is known.
     """
 
     index: int
@@ -122,7 +121,6 @@ class FoldResult(_Predicted):
     n_train: int
     seconds: float
     windows: WindowPredictions
-    groups: tuple[int, ...] | None = None
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -196,12 +194,14 @@ class ConfigResult:
         named: the settings that name it: features, model, batch_size and others that were set.
         folds: results of its folds, by index.
         n_parameters: trainable weights of its networks; kernel machines have none.
+        groups: by track, equal for tracks that share an artist or a recording; empty if no artist is known.
         other_splits: by the name of the split, what the same configuration scored on the same dataset under other ones.
     """
 
     named: Mapping[str, str]
     folds: tuple[FoldResult, ...]
     n_parameters: int
+    groups: Mapping[str, str] = field(default_factory=dict)
     other_splits: Mapping[str, "ConfigResult"] = field(default_factory=dict)
 
     def value(self, key: str) -> str:
@@ -359,12 +359,13 @@ class ConfigResult:
     @property
     def has_groups(self) -> bool:
         """Whether it is known which test tracks share an artist or a recording."""
-        return all(fold.groups for fold in self.folds)
+        return self.groups.keys() >= set(self._pooled("track_ids").tolist())
 
     @cached_property
     def _groups(self) -> Ints:
         """Number of each pooled prediction's group: of one artist or recording, or else of the track alone."""
-        return _numbered(self._pooled("groups" if self.has_groups else "track_ids"))
+        ids = self._pooled("track_ids")
+        return _numbered(np.array([self.groups[track] for track in ids.tolist()]) if self.has_groups else ids)
 
     @property
     def summary(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ from genre_cls.experiments.outbox import Outbox, Pictures
 from genre_cls.experiments.spool import Spool
 from genre_cls.models.cnn import n_parameters
 from genre_cls.processes.device import resolve_device, resolve_precision
-from genre_cls.tracking.artifacts import GENRE_MEANS, Files, fold_files
+from genre_cls.tracking.artifacts import GENRE_MEANS, Files
 from genre_cls.tracking.stored_runs import FAILURES, PARENT, WAITING, Texts
 from genre_cls.tracking.tracker import NOTE, Earlier, OpenRun, Tracker
 from genre_cls.tracks.folds import Fold
@@ -53,7 +53,6 @@ class Job:
         graphs = str(cfg.trainer.graphs) if device.type == "cuda" else ""
         self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), graphs)
         self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), Pictures(identity.title, task.note)
-        self.groups = {fold.index: task.groups_of(fold) for fold in task.folds}
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
         self.n_parameters = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)
@@ -68,9 +67,8 @@ class Job:
     @property
     def result(self) -> ConfigResult:
         """The finished folds."""
-        return ConfigResult(
-            self.identity.named, tuple(self.done[index] for index in sorted(self.done)), self.n_parameters
-        )
+        folds = tuple(self.done[index] for index in sorted(self.done))
+        return ConfigResult(self.identity.named, folds, self.n_parameters, self.task.group_of)
 
     def begin(self, n_at_once: int) -> bool:
         """Start training before the job's turn; return False if another process holds its locks, or the store fails.
@@ -188,11 +186,7 @@ class Job:
         earlier = self.tracker.earlier(experiment, self.key, force=self.cfg.force)
         if self.cfg.force and not earlier.run_id:
             self.spool.clear()
-        done = {**earlier.folds, **self.spool.folds(earlier.folds)}
-        self.done = {index: replace(result, groups=self.groups[index]) for index, result in done.items()}
-        for index, result in earlier.folds.items():
-            if result.groups != self.groups[index]:  # artists have become known, or others, since it was trained
-                self.tracker.refresh(earlier.fold_runs[index], {}, fold_files(self.done[index]))
+        self.done = {**earlier.folds, **self.spool.folds(earlier.folds)}
         return earlier
 
     @contextmanager
@@ -205,7 +199,7 @@ class Job:
         parent_tags = tags | {"kind": "config"}
         with self.tracker.run(experiment, identity.title, parent_tags, params, run_id=earlier.run_id) as parent:
             fold_tags = tags | {"kind": "fold", PARENT: parent.run_id}
-            yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params, self.groups)
+            yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
 
     def _end(self, parent: OpenRun) -> None:
         """Log the whole configuration, or leave it waiting for folds that other jobs train."""

@@ -99,7 +99,9 @@ def of_tracks(task: Task) -> Files:
     They may change while the folds stay as they are, such as when artists become known or a folder is moved.
     """
     ids = [track.id for track in task.features.tracks]
-    files = {TRACKS: tracks_file({track.id: _facts(track) for track in task.features.tracks})}
+    groups = task.group_of
+    facts = {track.id: _facts(track, groups.get(track.id, "")) for track in task.features.tracks}
+    files = {TRACKS: tracks_file(facts)}
     if unreadable := [(str(each.track.path), each.reason) for each in task.features.unreadable]:
         files["unreadable.csv"] = csv_file([("path", "reason"), *unreadable])
     if duplicates := [(ids[pair.first], ids[pair.second], pair.similarity) for pair in task.duplicates]:
@@ -107,8 +109,8 @@ def of_tracks(task: Task) -> Files:
     return files
 
 
-def _facts(track: Track) -> dict[str, str]:
-    facts = {"genre": track.genre, "artist": track.artist or "", "fault": track.fault or ""}
+def _facts(track: Track, group: str) -> dict[str, str]:
+    facts = {"genre": track.genre, "artist": track.artist or "", "group": group, "fault": track.fault or ""}
     return facts | {"path": str(track.path.absolute())}
 
 

@@ -1,9 +1,8 @@
 """Finished folds on their way from the spool to the tracking store, with the pictures that go with them."""
 
 import logging
-from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +11,7 @@ from genre_cls.evaluation.scoring import FoldResult
 from genre_cls.experiments import logged_files
 from genre_cls.experiments.spool import Spool
 from genre_cls.processes import workers
-from genre_cls.tracking.artifacts import Files, fold_files, load_fold
+from genre_cls.tracking.artifacts import Files, load_fold
 from genre_cls.tracking.stored_runs import FAILURES, Texts
 from genre_cls.tracking.tracker import Tracker
 
@@ -61,7 +60,6 @@ class Outbox:
         experiment_id: of the experiment that gets the folds' runs.
         tags: of these runs.
         params: of these runs.
-        groups: of each fold's test tracks, as they are known now, by index.
         away: whether the store was unreachable.
     """
 
@@ -71,7 +69,6 @@ class Outbox:
     experiment_id: str
     tags: Texts
     params: Texts
-    groups: Mapping[int, tuple[int, ...] | None]
     away: bool = False
 
     def flush(self) -> None:
@@ -93,8 +90,7 @@ class Outbox:
 
     def _log(self, folder: Path) -> None:
         fold = load_fold(folder)
-        fold = replace(fold, groups=self.groups[fold.index])
-        files = {**self.spool.files(folder), **fold_files(fold), **self.pictures.of(fold)}
+        files = {**self.spool.files(folder), **self.pictures.of(fold)}
         name = f"fold {fold.index}"
         with self.tracker.run(self.experiment_id, name, self.tags, self.params, seconds=fold.seconds) as child:
             child.log(fold.scores | {"seconds": fold.seconds}, files, fold.curves)

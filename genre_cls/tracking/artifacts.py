@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genre_cls.evaluation.calibration import Ints
 from genre_cls.evaluation.scoring import FoldResult, GenreMeans, WindowPredictions
 
-FACTS = ("genre", "artist", "fault", "path")  # about each track
+FACTS = ("genre", "artist", "group", "fault", "path")  # about each track
 RESULTS = FOLD, PREDICTIONS, WINDOWS = "fold.json", "predictions.csv", "windows.npz"  # that `load_fold` reads
 MODEL, REPORT = "model.safetensors", "report.html"
 TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
@@ -28,7 +28,7 @@ def fold_files(fold: FoldResult) -> Files:
     """Return a fold's result as artifacts, from which `load_fold` restores it exactly."""
     rest = {
         "index": fold.index, "genres": fold.genres, "curves": fold.curves,
-        "n_train": fold.n_train, "seconds": fold.seconds, "groups": fold.groups,
+        "n_train": fold.n_train, "seconds": fold.seconds,
     }  # fmt: skip
     return {
         FOLD: json.dumps(rest, indent=1).encode(),
@@ -52,7 +52,7 @@ def load_fold(folder: Path) -> FoldResult:
         OSError: a file is missing or cannot be read.
     """
     rest = json.loads((folder / FOLD).read_text())
-    rows, genres = _rows(folder / PREDICTIONS), tuple(rest["genres"])
+    (_, *rows), genres = _rows(folder / PREDICTIONS), tuple(rest["genres"])
     return FoldResult(
         index=rest["index"],
         track_ids=tuple(row[0] for row in rows),
@@ -63,7 +63,6 @@ def load_fold(folder: Path) -> FoldResult:
         n_train=rest["n_train"],
         seconds=rest["seconds"],
         windows=WindowPredictions(**_arrays(folder / WINDOWS)),
-        groups=tuple(rest["groups"]) if rest["groups"] else None,
     )
 
 
@@ -84,16 +83,17 @@ def load_tracks(path: Path) -> dict[str, dict[str, str]]:
         ValueError, csv.Error: the file is damaged.
         OSError: it is missing or cannot be read.
     """
-    return {track: dict(zip(FACTS, facts, strict=True)) for track, *facts in _rows(path)}
+    (_, *names), *rows = _rows(path)
+    none = dict.fromkeys(FACTS, "")  # in case of a file that lacks one
+    return {track: none | dict(zip(names, facts, strict=True)) for track, *facts in rows}
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Read the rows of a file of `csv_file`, without its head."""
+    """Read the rows of a file of `csv_file`, the header first."""
     text = path.read_bytes().decode()
     if not text.endswith("\n"):
         raise ValueError(f"{path.name}: the last line is cut short")
-    _, *rows = csv.reader(io.StringIO(text, newline=""))
-    return rows
+    return list(csv.reader(io.StringIO(text, newline="")))
 
 
 def genre_means_file(means: GenreMeans) -> bytes:

@@ -63,7 +63,7 @@ class Comparison:
         commands: command lines, each with the number of configurations that it was the last to write, most first.
         results: one per configuration.
         means: average features per genre, one per kind of feature.
-        tracks: `genre`, `artist`, `fault` and `path` of each track by its id, empty where unknown.
+        tracks: `artifacts.FACTS` of each track by its id, empty where unknown.
         n_left_out: the command's configurations that were tested on other tracks or folds, and are in none of these.
     """
 
@@ -78,11 +78,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A configuration's run, its result, and the folder of its own files."""
+    """A configuration's run, its result, average features and what is known of each track."""
 
     run: Run
     result: ConfigResult
-    folder: Path
+    means: Mapping[str, GenreMeans]
+    tracks: Mapping[str, Texts]
 
 
 class StoredRuns:
@@ -286,7 +287,7 @@ class StoredRuns:
         return _all_pages(partial(self._client.search_runs, experiment_ids, query, order_by=newest_first))
 
     def _load(self, parent: Run, named: Texts) -> _Loaded | None:
-        """Load a configuration's result from its fold runs, and the folder of its own files; None if one is missing.
+        """Load a configuration's result from its fold runs, and its own files; None if any are missing.
 
         Args:
             parent: the configuration's run.
@@ -296,15 +297,15 @@ class StoredRuns:
             folds = _in_order([self._fold(child) for child in self._children(parent)])
             if not folds:
                 return None
-            n_parameters = int(parent.data.params["n_parameters"])
-            result, folder = ConfigResult(named, folds, n_parameters), self._files(parent, SUMMARIES)
+            means, tracks = _summaries(self._files(parent, SUMMARIES))
+            result = ConfigResult(named, folds, int(parent.data.params["n_parameters"]), _groups(tracks))
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:
             log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
             return None
         if changed := changed_metrics(parent, figures):
             log.warning("%s: %s differ from what was logged", parent.info.run_name, ", ".join(changed))
-        return _Loaded(parent, result, folder)
+        return _Loaded(parent, result, means, tracks)
 
     def _children(self, parent: Run) -> list[Run]:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
@@ -373,19 +374,16 @@ def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comp
     finished = datetime.fromtimestamp(max(one.run.info.end_time for one in loaded) / 1000)
     commands = Counter(filter(None, (one.run.data.tags.get("command") for one in loaded)))
     by_age = sorted(loaded, key=lambda one: naming.moment(one.run))  # what was found last about a track counts
-    means, tracks = _summaries([one.folder for one in by_age])
-    newest = max(reversed(by_age), key=lambda one: len(one.result.folds))  # of those with most folds
-    groups = {fold.index: fold.groups for fold in newest.result.folds}
-    results = tuple(_with_groups(one.result, groups) for one in loaded)
+    means = {kind: mean for one in by_age for kind, mean in one.means.items()}
+    tracks = {track: facts for one in by_age for track, facts in one.tracks.items()}
+    results = tuple(replace(one.result, groups=_groups(tracks)) for one in loaded)
     moment = finished.isoformat(" ", "seconds")
-    return Comparison(tags, moment, dict(commands.most_common()), results, means, tracks, n_left_out)
+    return Comparison(tags, moment, dict(commands.most_common()), results, tuple(means.values()), tracks, n_left_out)
 
 
-def _with_groups(result: ConfigResult, groups: Mapping[int, tuple[int, ...] | None]) -> ConfigResult:
-    """Return a result with the groups of each fold's test tracks, by the fold's index, unless it has other folds."""
-    if not groups.keys() >= {fold.index for fold in result.folds}:
-        return result
-    return replace(result, folds=tuple(replace(fold, groups=groups[fold.index]) for fold in result.folds))
+def _groups(tracks: Mapping[str, Texts]) -> Texts:
+    """Return the groups of tracks that share an artist or a recording, by track; empty if none is known."""
+    return {track: group for track, facts in tracks.items() if (group := facts.get("group"))}
 
 
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
@@ -404,17 +402,16 @@ def _in_order(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
     return tuple(fold for _, fold in sorted({fold.index: fold for fold in folds}.items()))
 
 
-def _summaries(folders: Sequence[Path]) -> tuple[tuple[GenreMeans, ...], dict[str, dict[str, str]]]:
-    """Load average features, one per kind, and what is known of each track, from some configurations' files."""
+def _summaries(folder: Path) -> tuple[dict[str, GenreMeans], dict[str, dict[str, str]]]:
+    """Load average features by kind and what is known of each track, as far as a configuration's files are sound."""
     means: dict[str, GenreMeans] = {}
     tracks: dict[str, dict[str, str]] = {}
-    for folder in folders:
-        try:
-            means |= {mean.kind: mean for mean in map(load_genre_means, folder.glob(GENRE_MEANS.format("*")))}
-            tracks |= load_tracks(folder / TRACKS) if (folder / TRACKS).exists() else {}
-        except DAMAGED as error:
-            log.warning("%s: average features or facts of tracks are damaged: %s", folder, in_one_line(error))
-    return tuple(means.values()), tracks
+    try:
+        means |= {mean.kind: mean for mean in map(load_genre_means, folder.glob(GENRE_MEANS.format("*")))}
+        tracks |= load_tracks(folder / TRACKS) if (folder / TRACKS).exists() else {}
+    except DAMAGED as error:
+        log.warning("%s: average features or facts of tracks are damaged: %s", folder, in_one_line(error))
+    return means, tracks
 
 
 def _is_complete(one: _Loaded) -> bool:

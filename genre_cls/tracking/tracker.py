@@ -47,14 +47,12 @@ class Earlier:
         experiment_id: of the experiment that has, or will have, its run.
         run_id: of its run; None if there is none.
         folds: those that are done, by index.
-        fold_runs: ids of their runs by index.
         finished: whether the run has finished.
     """
 
     experiment_id: str
     run_id: str | None = None
     folds: Mapping[int, FoldResult] = field(default_factory=dict)
-    fold_runs: Mapping[int, str] = field(default_factory=dict)
     finished: bool = False
 
 
@@ -184,11 +182,8 @@ class Tracker(StoredRuns):
         if not closed:
             return Earlier(experiment_id)
         newest = max(closed, key=lambda run: run.info.start_time)
-        folds, fold_runs = {}, {}
-        for child in self._children(newest):
-            if fold := self._complete_fold(child):
-                folds[fold.index], fold_runs[fold.index] = fold, child.info.run_id
-        return Earlier(experiment_id, newest.info.run_id, folds, fold_runs, newest.info.status == "FINISHED")
+        folds = {fold.index: fold for child in self._children(newest) if (fold := self._complete_fold(child))}
+        return Earlier(experiment_id, newest.info.run_id, folds, newest.info.status == "FINISHED")
 
     def _complete_fold(self, child: Run) -> FoldResult | None:
         """Load a fold from its run, which is closed as FAILED if its files are damaged."""

@@ -100,5 +100,4 @@ def _result(task: Task, members: Sequence[Member]) -> FoldResult:
         n_train=len(fold.known),
         seconds=sum(member.seconds for member in members),
         windows=windows,
-        groups=task.groups_of(fold),
     )

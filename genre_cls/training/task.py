@@ -20,7 +20,7 @@ from genre_cls.tracks.catalogue import Catalogue
 from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError, share_test_set, within
+from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError, within
 from genre_cls.training.dataset import catalogue_of, data_settings
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,11 @@ class Task:
         is_taken = name != option and name in (*options, *RESERVED)
         return f"{option} {name}" if is_taken else name or option
 
-    def groups_of(self, fold: Fold) -> tuple[int, ...] | None:
-        """Return the group of each of a fold's test tracks; None if no artist or recording is known to be shared."""
-        return None if self.groups is None else tuple(self.groups[fold.test].tolist())
+    @property
+    def group_of(self) -> dict[str, str]:
+        """The group of each track by its id; empty if no artist or recording is known to be shared."""
+        groups = () if self.groups is None else self.groups.tolist()
+        return {track.id: str(group) for track, group in zip(self.features.tracks, groups, strict=False)}
 
     @property
     def digest(self) -> str:
@@ -76,14 +78,9 @@ class Task:
 
     @property
     def inputs(self) -> str:
-        """Digest that is equal for tasks with the same tracks, genres and training, validation and test tracks.
-
-        On a single test set it depends on who shares an artist, too, as the standard error does. (That of several
-        folds may, where they agree; it is refreshed when they are reused.)
-        """
+        """Digest that is equal for tasks with the same tracks, genres and training, validation and test tracks."""
         parts = [(fold.train.tolist(), fold.val.tolist()) for fold in self.folds]
-        groups = self.groups.tolist() if self.groups is not None and share_test_set(self.folds) else None
-        return digest(self.digest, self.catalogue.genres, parts, groups)
+        return digest(self.digest, self.catalogue.genres, parts)
 
 
 def load(cfg: DictConfig) -> Task | None:
