@@ -228,9 +228,12 @@ def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
 
 def as_yaml(cfg: DictConfig, *keys: str) -> str:
     """Return some settings, or groups of them, as resolved YAML: equal for configurations that agree in them."""
-    # All are resolved, since a group may refer to others.
-    resolved = OmegaConf.create(OmegaConf.to_container(without_hydra(cfg), resolve=True))
-    return OmegaConf.to_yaml({key: OmegaConf.select(resolved, key) for key in keys})
+    values = {key: OmegaConf.select(cfg, key) for key in keys}
+    resolved = {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+    }
+    return OmegaConf.to_yaml(resolved)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
