@@ -171,8 +171,7 @@ class Report:
 def answer(report: Report) -> str:
     """Return a sentence that says which configuration is best and how good it is."""
     best, configurations = report.ranked[0], report.names
-    tracks = best.confusion.sum(axis=1)
-    chance = f"always predicting the largest genre would score {percent(tracks.max() / tracks.sum())} %"
+    chance = f"always predicting the largest genre would score {percent(best.largest_genre)} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval_text(best)})"
     caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
     if shared := _shared(best):

@@ -342,6 +342,12 @@ class ConfigResult:
         return float(np.concatenate([np.isin(own, other) for own, other in zip(by_fold, others, strict=True)]).mean())
 
     @property
+    def largest_genre(self) -> float:
+        """Share of the held-out tracks of the largest genre, which always predicting it would recognise."""
+        n_tracks = self.confusion.sum(axis=1)
+        return float(n_tracks.max() / n_tracks.sum())
+
+    @property
     def is_untrained(self) -> bool:
         """Whether its networks recognise no more centre windows, one a held-out track, than chance, though it does.
 
@@ -351,8 +357,7 @@ class ConfigResult:
         ends = [curve[-1] for fold in self.folds if (curve := fold.curves.get("held_out_accuracy"))]
         if not ends or len(self.tracks.track_ids) < TELLING:
             return False
-        shares = self.per_genre.n_tracks / self.per_genre.n_tracks.sum()
-        chance, n_tracks = float(shares.max()), len(self.tracks.track_ids)
+        chance, n_tracks = self.largest_genre, len(self.tracks.track_ids)
         most = chance + 2 * (chance * (1 - chance) / n_tracks) ** 0.5  # that chance may well come to
         return float(np.mean(ends)) <= most < self.estimate("accuracy").low
 

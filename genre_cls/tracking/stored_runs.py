@@ -383,7 +383,7 @@ def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comp
 
 def _groups(tracks: Mapping[str, Texts]) -> Texts:
     """Return the groups of tracks that share an artist or a recording, by track; empty if none is known."""
-    return {track: group for track, facts in tracks.items() if (group := facts.get("group"))}
+    return {track: group for track, facts in tracks.items() if (group := facts["group"])}
 
 
 def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:

@@ -195,14 +195,14 @@ def describe(facts: Facts, folds: Sequence[Fold]) -> str:
     tests = [fold.test for fold in folds]
     if len(folds) == 1:
         return f"1 fold of {len(tests[0])} test tracks"
-    if share_test_set(folds):
+    if _share_test_set(folds):
         return f"{len(folds)} trainings on one split: {_present(facts.parts)}"
     sizes = sorted({len(test) for test in tests})
     how_many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
     return f"{len(folds)} folds of {how_many} test tracks{_unevenness(facts.genres, tests)}"
 
 
-def share_test_set(folds: Sequence[Fold]) -> bool:
+def _share_test_set(folds: Sequence[Fold]) -> bool:
     """Return whether all folds test the same tracks, as several trainings on a published split and a single fold do."""
     return all(np.array_equal(fold.test, folds[0].test) for fold in folds)
 
