@@ -4,6 +4,7 @@ set -euo pipefail
 extra=test
 . "$(dirname "$0")/environment.sh"
 cd "$repository"
+unset PYTHONDONTWRITEBYTECODE  # the tests start dozens of commands, which would all compile the package again
 selection=(-m "not slow")
 if [ "${1:-}" = "--all" ]; then
     selection=()

@@ -115,7 +115,7 @@ def test_no_library_reports_its_use_to_its_maker(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*onnxruntime*")), "where it keeps the id of the machine"
 
 
-@pytest.mark.parametrize("known", [("HOME",), ("USER",), ()])
+@pytest.mark.parametrize("known", [(), *(pytest.param((name,), marks=pytest.mark.slow) for name in ("HOME", "USER"))])
 def test_a_user_id_without_a_name_is_no_obstacle_to_torch_and_mlflow(tmp_path: Path, known: tuple[str, ...]) -> None:
     code = (
         "import pwd\n"

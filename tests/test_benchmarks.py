@@ -199,7 +199,7 @@ def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> Non
 def test_the_simulations_of_verdicts_print_shares() -> None:
     script = BENCHMARKS / "verdicts.py"
     done = subprocess.run(
-        [sys.executable, script, "--simulations", "2"], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, script, "--simulations", "1"], capture_output=True, text=True, check=True, timeout=300
     )
     lines = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
     assert len(lines) == 2 * 16 + 2 * 9

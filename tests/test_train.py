@@ -568,7 +568,7 @@ def test_the_tutorials_networks_train_on_whole_clips(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_command_soon_quietly_and_with_its_runs_killed(
     store_here: Path, on_music: tuple[str, ...], number: signal.Signals
 ) -> None:

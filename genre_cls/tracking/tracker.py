@@ -260,28 +260,30 @@ class Tracker(StoredRuns):
         began = int((time.time() - seconds) * 1000)
         tags = dict(tags) | {LAST_COMMAND_ID: command_id()}
         described = tags | {DESCRIPTION: tags.get(NOTE, "")}
-        run_id = run_id or self._client.create_run(experiment_id, began, described, name).info.run_id
+        if run_id:
+            stored = self._client.get_run(run_id)
+        else:
+            stored = self._client.create_run(experiment_id, began, described, name)
+        run = OpenRun(self._client, stored.info.run_id)
         try:
-            artifacts = self._reopen(run_id, tags, params)
-            run = OpenRun(self._client, run_id)
+            self._continue(stored, tags, params)
             yield run
-            _sync_artifacts(artifacts)
+            _sync_artifacts(stored.info.artifact_uri)
         except BaseException as error:
             with suppress(*FAILURES, HTTPException):  # the store may be what has failed
                 check_answers(self.uri, timeout=3)
-                self._client.set_terminated(run_id, "KILLED" if came_of_ctrl_c(error) else "FAILED")
+                self._client.set_terminated(run.run_id, "KILLED" if came_of_ctrl_c(error) else "FAILED")
             raise
-        self._client.set_terminated(run_id, run.status)
+        self._client.set_terminated(run.run_id, run.status)
 
-    def _reopen(self, run_id: str, tags: Texts, params: Texts) -> str:
-        """Reopen a run with these tags and params, and return the URI of its artifacts."""
-        run = self._client.get_run(run_id)
+    def _continue(self, run: Run, tags: Texts, params: Texts) -> None:
+        """Give a run the tags and params that it lacks, and open it if it has ended."""
         legal = [(naming.legal(key), value) for key, value in params.items()]
         new = [Param(key, value) for key, value in legal if key not in run.data.params]
         changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
-        self._client.log_batch(run_id, params=new, tags=changed)
-        self._client.update_run(run_id, "RUNNING")
-        return str(run.info.artifact_uri)
+        self._client.log_batch(run.info.run_id, params=new, tags=changed)
+        if run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, "RUNNING")
 
 
 class OpenRun:
