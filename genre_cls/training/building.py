@@ -15,7 +15,7 @@ from genre_cls.errors import UserError, in_short, of_other_kind, place_of
 from genre_cls.models.modelfile import serialised
 from genre_cls.models.network import layout_of
 from genre_cls.models.views import view_of
-from genre_cls.processes.device import is_ours, resolve_device
+from genre_cls.processes.device import is_ours, one_thread, resolve_device
 from genre_cls.tracks.features import FeatureSpec
 from genre_cls.training.recipe import Augmentation, crop_lengths
 from genre_cls.training.refit import WIDEST, output_layer
@@ -30,6 +30,7 @@ OF_RECIPES = {  # conf/recipe: optimizers and schedules with their arguments
 }
 
 
+@one_thread()  # the cores are busy with what workers import
 def check_buildable(cfg: DictConfig) -> None:
     """Build once what training will build, so that a wrong argument is reported before the work, not after.
 
