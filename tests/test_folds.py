@@ -106,7 +106,7 @@ def test_the_seed_decides_the_folds(seed: int) -> None:
         (HALF, 1, 0.0, ["folds.k=1"]),
         ((*HALF, "polka", "polka"), 3, 0.0, ["folds.k=3", "polka", "2 tracks"]),
         ((), 2, 0.0, ["no track"]),
-        (HALF[:4], 2, 0.15, ["val_fraction=0.15", "2 training tracks"]),
+        (HALF[:4], 2, 0.15, ["val_fraction=0.15", "single training track"]),
     ],
 )
 def test_an_impossible_split_is_reported_with_its_cause(
@@ -334,16 +334,37 @@ def test_a_split_within_some_tracks_is_told_what_is_known_of_these_and_no_others
 
 @pytest.mark.parametrize("tolerance", [0.3, 1.0])
 def test_a_fold_that_would_test_no_track_of_a_genre_is_refused_whatever_is_tolerated(tolerance: float) -> None:
-    """As may happen where artists play several genres."""
+    """As may happen where artists play several genres: of these four no three sets have all genres each."""
+    labels, groups = ["rock", "jazz", "pop", "rock", "jazz", "rock", "pop", "jazz", "pop"], [1, 1, 1, 2, 2, 3, 3, 4, 4]
+    for seed in range(20):
+        # To allow more would not help.
+        with pytest.raises(SplitError, match=r"^folds\.k=3: fold \d would test 0 % of genre .*; take fewer folds"):
+            folds.artist(Facts(labels, np.array(groups)), k=3, seed=seed, tolerance=tolerance)
+
+
+def test_sets_in_which_a_genre_is_missing_by_chance_are_drawn_again() -> None:
     labels = ["rock", *["jazz"] * 4, *["rock"] * 4, "jazz", "rock", "jazz"]
     groups = np.array([1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5])
-    n_refused = 0
-    for seed in range(20):
-        try:
-            split = folds.artist(Facts(labels, groups), k=4, seed=seed, tolerance=tolerance)
-        except SplitError as error:
-            n_refused += " would test 0 % of genre " in str(error)
-            assert "allow more" not in str(error) or " test 0 % " not in str(error)  # which would not help
-        else:
-            assert all({labels[i] for i in fold.test} == {"rock", "jazz"} for fold in split)
-    assert n_refused
+    drawn = [folds._even_sets(labels, groups, 4, [seed, 0]) for seed in range(20)]
+    full = [all({labels[track] for track in test} == {"rock", "jazz"} for test in tests) for tests in drawn]
+    assert set(full) == {True, False}
+    for seed, tests in enumerate(drawn):
+        split = folds.artist(Facts(labels, groups), k=4, seed=seed, tolerance=1.0)
+        assert all({labels[i] for i in fold.test} == {"rock", "jazz"} for fold in split)
+        if full[seed]:
+            assert [fold.test.tolist() for fold in split] == [test.tolist() for test in tests]
+
+
+def test_validation_tracks_that_cannot_be_had_are_refused_with_what_helps() -> None:
+    for labels, k, share, told in (
+        (["rock"] * 2 + ["jazz"] * 50, 2, 0.15, "genre rock has a single training track, .*; add tracks of it"),
+        (
+            ["rock"] * 20 + ["jazz"] * 20,
+            2,
+            0.01,
+            "20 training tracks are too few .*; take at least 0.10, or add tracks",
+        ),
+    ):
+        with pytest.raises(SplitError, match=rf"^recipe\.early_stopping\.val_fraction={share:g}: {told}$"):
+            folds.random(Facts(labels), k=k, seed=0, val_fraction=share)
+        folds.random(Facts(labels * 2), k=k, seed=0, val_fraction=max(share, 0.1))

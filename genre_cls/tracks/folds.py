@@ -1,6 +1,7 @@
 """Split tracks into training, validation and test sets by genres, artists and published parts; reads no audio."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from genre_cls.errors import UserError
 Indices = NDArray[np.int64]
 
 FILTERED = {"train": 443, "valid": 197, "test": 290}  # tracks of GTZAN in each part of the published split
+ATTEMPTS = 20  # to find sets with tracks of every genre
 SEEDS_APART = 10_000  # between repetitions, or members of an ensemble, so that none repeats another `seed`'s results
 
 
@@ -127,7 +129,7 @@ def artist(
     _check(facts, k, "folds=artist")
     train_val = partial(_train_val, facts=facts, fraction=val_fraction, seed=seed)
     genres, tracks = facts.genres, np.arange(len(facts.genres))
-    tests = [test for repeat in range(repeats) for test in _even_sets(genres, facts.groups, k, [seed, repeat])]
+    tests = [test for repeat in range(repeats) for test in _full_sets(genres, facts.groups, k, [seed, repeat])]
     _check_even(genres, tests, k, tolerance)
     return [Fold(index, *train_val(np.setdiff1d(tracks, test)), test) for index, test in enumerate(tests)]
 
@@ -244,6 +246,16 @@ def _units(facts: Facts) -> dict[str, int]:
     return {genre: len(np.unique(groups[genres == genre])) for genre in sorted(set(facts.genres))}
 
 
+def _full_sets(genres: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
+    """Assign groups to k sets as `_even_sets` does, some times more if a set lacks a genre, which may be chance."""
+    sets = _even_sets(genres, groups, k, seed)
+    for attempt in range(1, ATTEMPTS):
+        if _shares(genres, sets).all():
+            break
+        sets = _even_sets(genres, groups, k, [*seed, attempt])
+    return sets
+
+
 def _even_sets(genres: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
     """Assign whole groups at random to k sets, as stratified and as equal in size as that allows.
 
@@ -309,11 +321,7 @@ def _train_val(train: Indices, *, facts: Facts, fraction: float, seed: int) -> t
             n_sets = min(fewer, fewer + 1, key=lambda n: abs(1 / n - fraction))
             val = train[_most_even_set(genres, groups, n_sets, seed)]
     except ValueError as error:
-        least = math.ceil(100 * len(set(genres)) / len(genres)) / 100
-        raise SplitError(
-            f"recipe.early_stopping.val_fraction={fraction:g}: {len(genres)} training tracks are too few for "
-            f"validation tracks of each genre; take at least {least:.2f}, or add tracks"
-        ) from error
+        raise SplitError(f"recipe.early_stopping.val_fraction={fraction:g}: {_why_no_val(genres)}") from error
     kept = np.setdiff1d(train, val)
     if missing := set(genres) - set(facts.of(kept).genres):
         raise SplitError(
@@ -321,6 +329,17 @@ def _train_val(train: Indices, *, facts: Facts, fraction: float, seed: int) -> t
             "training tracks to hold one back; take more folds (folds.k), or recipe.early_stopping.patience=0"
         )
     return kept, np.sort(val)
+
+
+def _why_no_val(genres: Sequence[str]) -> str:
+    """Why training tracks of these genres cannot be split with tracks of each genre on both sides, and what helps."""
+    counts = Counter(genres)
+    rarest = min(counts, key=lambda genre: counts[genre])
+    if counts[rarest] == 1:
+        return f"genre {rarest} has a single training track, which cannot be held back; add tracks of it"
+    least = math.ceil(100 * len(counts) / len(genres)) / 100
+    few = f"{len(genres)} training tracks are too few for validation tracks of each genre"
+    return f"{few}; take at least {least:.2f}, or add tracks"
 
 
 def _most_even_set(genres: Sequence[str], groups: Indices, k: int, seed: int) -> Indices:
