@@ -205,6 +205,13 @@ def test_a_title_stays_short(identity_of: Callable[..., Identity]) -> None:
     assert len(title) == LONGEST_TITLE and title.startswith("mel deep 32 some_setting_0=xxx") and title.endswith("…")
 
 
+@pytest.mark.parametrize(("preset", "named"), [("leak_gap", False), ("smoke", True), ("best", True), ("search", True)])
+def test_a_preset_names_a_configuration_only_if_it_sets_what_results_depend_on(
+    identity_of: Callable[..., Identity], preset: str, named: bool
+) -> None:
+    assert identity_of(f"experiment={preset}", "dataset=demo").named.get("experiment") == (preset if named else None)
+
+
 def test_several_experiments_at_once_are_named_as_requested(identity_of: Callable[..., Identity]) -> None:
     identity = identity_of("experiment=[best,smoke]", "dataset=demo")
     assert identity.named["experiment"] == "[best,smoke]" and "[plain," in identity.params["recipe.members"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
+from pathlib import Path
 
-from hydra.conf import HydraConf
+from hydra.conf import HydraConf, RuntimeConf
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,7 +52,8 @@ class Identity:
     """A configuration's name and fingerprint.
 
     Args:
-        named: the settings that readers see: the three axes, then recipe, folds, experiment and every overridden value.
+        named: the settings that readers see: the three axes, then recipe, folds, a preset that sets what results depend
+            on, and every overridden value.
         params: every setting by its dotted key, for MLflow's table.
         dataset: the chosen option of the setting `dataset`; once the data are loaded, the dataset's name.
         yaml: the resolved configuration.
@@ -107,7 +109,7 @@ def identify(cfg: DictConfig, hydra_config: HydraConf) -> Identity:
     choices, overrides = hydra_config.runtime.choices, _overrides(hydra_config)
     if cfg.fold is None:
         overrides.pop("fold", None)
-    named = _named(cfg, choices, overrides)
+    named = _named(cfg, hydra_config.runtime, overrides)
     settings = {key: without_credentials(_text(value)) for key, value in leaves(cfg)}
     computed = sorted((key, value) for key, value in settings.items() if not is_incidental(key))
     sources = _sources(value for key, value in settings.items() if key.endswith("_target_"))
@@ -131,12 +133,24 @@ def _overrides(hydra_config: HydraConf) -> dict[str, str]:
     return {key: without_credentials(value) for key, value in pairs}
 
 
-def _named(cfg: DictConfig, choices: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
+def _named(cfg: DictConfig, runtime: RuntimeConf, overrides: Mapping[str, str]) -> dict[str, str]:
     """Return the settings that name a configuration (`Identity.named`)."""
+    choices = dict(runtime.choices)
+    if (preset := choices.get("experiment")) and not _sets_results(preset, runtime):
+        choices["experiment"] = None
     named = {"features": choices["features"], "model": choices["model"], "batch_size": str(cfg.batch_size)}
     # Of several experiments Hydra records no choice; they are named among the overrides, as they were typed.
     named |= {group: choices[group] for group in NAMING if choices.get(group)}
     return named | {key: value for key, value in overrides.items() if key not in choices and not is_incidental(key)}
+
+
+def _sets_results(preset: str, runtime: RuntimeConf) -> bool:
+    """Whether a preset itself sets what results depend on, and not only which configurations a command compares."""
+    folders = [Path(source.path) / "experiment" for source in runtime.config_sources if source.schema == "file"]
+    for path in (folder / f"{preset}.yaml" for folder in folders):
+        if path.exists():
+            return not all(key in ("defaults", "hydra") or is_incidental(str(key)) for key in OmegaConf.load(path))
+    return True
 
 
 def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, str]) -> str:
