@@ -166,8 +166,8 @@ def _report(comparison: "Comparison", rope: float) -> "Report":
 
 
 def _evaluated_on(comparison: "Comparison") -> str:
-    most = max(comparison.results, key=lambda result: len(result.tracks.track_ids))  # others may lack folds
-    tracks = f"{len(most.tracks.track_ids)} tested tracks in {len(most.genres)} genres"
+    one = comparison.results[0]  # all were tested on the same tracks
+    tracks = f"{len(one.tracks.track_ids)} tested tracks in {len(one.genres)} genres"
     return f"{comparison.tags['dataset']}, {tracks}, folds={comparison.tags['folds']}"
 
 

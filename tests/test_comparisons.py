@@ -18,7 +18,6 @@ from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmode
 
 from genre_cls.evaluation.comparisons import (
     Difference,
-    complete,
     each_pair,
     main_effects,
     mcnemar,
@@ -242,27 +241,6 @@ def test_configurations_that_differ_in_two_axes_show_the_effect_of_neither(grid:
 
 
 @settings(deadline=None, max_examples=10)
-@given(grids(), st.integers(0, 7), st.data())
-def test_a_configuration_of_which_a_fold_is_missing_is_left_out(
-    grid: list[ConfigResult], place: int, data: st.DataObject
-) -> None:
-    gone = data.draw(st.integers(0, len(grid[0].folds) - 1))
-    folds = grid[place].folds
-    partial = list(grid)
-    partial[place] = replace(grid[place], folds=folds[:gone] + folds[gone + 1 :])
-    others = grid[:place] + grid[place + 1 :]
-    for compare in (each_pair, main_effects):
-        assert compare(partial, ROPE) == compare(others, ROPE)
-
-
-def test_configurations_that_miss_different_folds_are_not_compared() -> None:
-    hits = np.tile([1.0, 0.0], (4, 4))
-    first, second = a_result(hits), a_result(1 - hits, model="basic")
-    partial = [replace(first, folds=first.folds[1:]), replace(second, folds=second.folds[:-1])]
-    assert each_pair(partial, ROPE) == main_effects(partial, ROPE) == []
-
-
-@settings(deadline=None, max_examples=10)
 @given(grids())
 def test_one_fold_compares_nothing(grid: list[ConfigResult]) -> None:
     single = [replace(result, folds=result.folds[:1]) for result in grid]
@@ -374,11 +352,9 @@ def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_trac
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(results(), min_size=1, max_size=6))
-def test_the_ranking_is_by_folds_then_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
-    shared = set(map(id, complete(some)))
+def test_the_ranking_is_by_mean_accuracy_then_f1(some: list[ConfigResult]) -> None:
     scores = [[rounded(r.estimate(score).mean) for score in ("accuracy", "macro_f1")] for r in rank(some)]
-    keys = [(id(r) in shared, len(r.folds), *pair) for r, pair in zip(rank(some), scores, strict=True)]
-    assert keys == sorted(keys, reverse=True) and len(keys) == len(some)
+    assert scores == sorted(scores, reverse=True) and len(scores) == len(some)
 
 
 def test_those_with_the_same_scores_in_another_order_of_folds_are_equally_accurate() -> None:
@@ -387,29 +363,6 @@ def test_those_with_the_same_scores_in_another_order_of_folds_are_equally_accura
     assert one.estimate("accuracy").mean != other.estimate("accuracy").mean
     for order in ([one, other], [other, one]):
         assert list(map(id, rank(order))) == list(map(id, order))
-
-
-@pytest.mark.parametrize("lacking", [(0, 0, 1, 2), (2, 2, 1, 0), (1, 1, 0, 2)])
-@given(st.permutations(range(4)))
-def test_configurations_that_lack_other_folds_come_after_those_that_most_share_in_any_order(
-    lacking: tuple[int, ...], order: list[int]
-) -> None:
-    """The last two are tested on tracks that no other has."""
-    whole = [made.a_result(accuracy, accuracy, accuracy) for accuracy in (0.9, 0.2, 0.8, 0.7)]
-    some = [replace(r, folds=r.folds[:lack] + r.folds[lack + 1 :]) for r, lack in zip(whole, lacking, strict=True)]
-    ranked = rank([some[place] for place in order])
-    assert list(map(id, ranked)) == list(map(id, some))
-    assert list(map(id, complete(ranked))) == list(map(id, some[:2]))
-
-
-def test_a_configuration_that_lacks_a_fold_counts_for_no_missed_track_though_others_tested_its_tracks() -> None:
-    labels = np.array([0, 1])
-    right, wrong = np.eye(3)[labels], np.eye(3)[1 - labels]
-    windows = windows_of(right)
-    twice = [FoldResult(index, ("1", "2"), labels, right, GENRES, {}, 9, 1.0, windows) for index in range(2)]
-    lacking = ConfigResult({}, (replace(twice[0], probabilities=wrong),), 1)
-    assert most_missed([ConfigResult({}, tuple(twice), 1), lacking]) == []
-    assert len(most_missed([lacking])) == 2
 
 
 @settings(deadline=None, max_examples=40)

@@ -47,19 +47,12 @@ def test_the_verdicts_are_those_on_the_axes() -> None:
     [
         ((0.9, 0.5), ("· seed 0, recognises the genre", "The worst, mel · cnn · batch 16 · seed 1, recognises 50.0 %")),
         ((0.9, 0.9, 0.5), ("· seed 0 (tied with 1 other), recognises the genre", "· seed 2, recognises 50.0 %")),
-        (
-            (0.5, 0.5, None),
-            ("· seed 0 (tied with 1 other), recognises", "All that lack no fold have the same accuracy"),
-        ),
-        ((0.5, 0.4, None), ("· seed 0, recognises the genre", "· seed 1, recognises 40.0 %")),
+        ((0.9, 0.5, 0.5), ("· seed 0, recognises the genre", "· seed 2 (tied with 1 other), recognises 50.0 %")),
         ((0.5, 0.5, 0.5), ("· seed 0 (tied with 2 others), recognises the genre", "All have the same accuracy, and ")),
     ],
 )
-def test_equals_are_called_so(accuracies: tuple[float | None, ...], told: tuple[str, str]) -> None:
-    """None stands for one that lacks a fold."""
-    results = tuple(
-        a_result(*([0.9] if accuracy is None else [accuracy] * 2), seed=str(n)) for n, accuracy in enumerate(accuracies)
-    )
+def test_equals_are_called_so(accuracies: tuple[float, ...], told: tuple[str, str]) -> None:
+    results = tuple(a_result(accuracy, accuracy, seed=str(n)) for n, accuracy in enumerate(accuracies))
     assert all(words in findings.answer(replace(REPORT, results=results)) for words in told)
 
 
@@ -74,6 +67,15 @@ def test_the_table_of_confidence_counts_every_track_once_however_often_it_is_tes
     hits = sum(int(share.split()[0]) * float(n) / 100 for share, n in zip(right, tracks, strict=True))
     assert hits == pytest.approx(sum(fold.hits.sum() for fold in uneven) / repeats, abs=1)
     assert "0" not in tracks
+
+
+def test_of_very_many_comparisons_the_first_are_listed_and_the_others_counted() -> None:
+    report = replace(REPORT, results=tuple(a_result(n / 100, n / 90, seed=str(n)) for n in range(21)))
+    assert len(tables.each_against_each(report).rows) == 200 and len(report.effects) == 50
+    told = findings.verdicts(report)
+    assert len(told) == 51 and told[-1] == "160 more comparisons of this kind are not listed."
+    assert findings.about_pairs(report).endswith(" 10 more comparisons of this kind are not listed.")
+    assert report.pairs[0].n_comparisons == report.effects[0].n_comparisons == 210
 
 
 def test_each_against_each_lists_every_pair_once() -> None:
@@ -128,14 +130,6 @@ def test_a_drop_to_the_published_split_is_attributed_to_other_tracks_too() -> No
     own, other = a_result(0.5, 0.6, folds="filtered"), a_result(0.8, 0.9, folds="random")
     (line,) = findings.verdicts(under("random", own, other))
     assert line.endswith("; folds=filtered also trains on fewer tracks and tests on others.")
-
-
-def test_a_configuration_that_lacks_folds_is_not_compared_with_itself_under_other_splits() -> None:
-    own, few = a_result(0.5, 0.6, folds="artist"), a_result(0.5, folds="artist", model="few")
-    beside = {"random": a_result(0.8, 0.9, folds="random")}
-    results = tuple(replace(each, other_splits=beside) for each in (few, own))
-    report = Report("t", "d", (), results, (), {}, 0.01)
-    assert list(report.splits) == ["mel · cnn · batch 16"]
 
 
 def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
@@ -218,12 +212,6 @@ def test_a_genre_lists_the_three_genres_that_it_is_most_often_taken_for(some: li
         listed = re.findall(r"(\w+) (\d+) %", shown)
         assert [counts[other] for other, _ in listed] == [count for _, count in mistakes.most_common(3)]
         assert all(share == f"{100 * mistakes[other] / n:.0f}" for other, share in listed)
-
-
-@pytest.mark.parametrize("n_folds", [1, 2])
-def test_the_ranking_counts_folds_only_where_they_differ(n_folds: int) -> None:
-    results = (a_result(*[0.5] * n_folds), a_result(0.4, 0.4, model="other"))
-    assert ("folds" in tables.ranking(replace(REPORT, results=results)).columns) == (n_folds == 1)
 
 
 @pytest.mark.parametrize(("folds", "told"), [((0.2, 0.9), True), ((0.5, 0.5, 0.6), False), ((0.5,), False)])

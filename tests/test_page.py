@@ -80,9 +80,9 @@ def test_intervals_end_where_accuracies_do() -> None:
 
 
 def test_parameters_are_columns_only_if_they_differ() -> None:
-    assert "recipe.epochs" not in columns(REPORT) and "folds" not in columns(REPORT)
-    other = replace(REPORT, results=(BEST, a_result(0.1, **{"recipe.epochs": "9"})))
-    assert {"recipe.epochs", "folds"} <= set(columns(other))
+    assert "recipe.epochs" not in columns(REPORT)
+    other = replace(REPORT, results=(BEST, a_result(0.1, 0.1, 0.1, **{"recipe.epochs": "9"})))
+    assert "recipe.epochs" in columns(other)
     assert columns(TINY)[:4] == ["rank", "features", "model", "batch size"]
 
 
@@ -111,12 +111,6 @@ def test_eighty_columns_are_enough_for_any_number_of_settings() -> None:
     for words in ("dropout 0.3", "weight_decay 0.001", "mixup 0.2", "recipe.window 3.0", "other.window 9.0"):
         assert words in " ".join(rows.split())
     assert views in "".join(rows.split())
-
-
-def test_unequal_numbers_of_folds_are_reported() -> None:
-    unequal = replace(REPORT, results=(BEST, a_result(0.5, 0.5)))
-    rows = [line for line in page.markdown(unequal).splitlines() if line.startswith(("| 1 |", "| 2 |"))]
-    assert [row.split(" | ")[4] for row in rows] == ["3", "2"]
 
 
 def test_the_answer_names_best_worst_and_chance(html: str) -> None:
@@ -173,17 +167,6 @@ def test_hostile_names_stay_text_everywhere() -> None:
     markdown = page.markdown(report)
     assert not re.search(r"(?<!\\)[<>\[]", re.sub(r"(?m)^> ", "", markdown))
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 10 for row in markdown.splitlines() if row.startswith("| 1 "))
-
-
-def test_a_configuration_that_lacks_folds_is_not_the_worst() -> None:
-    few = a_result(1.0, model="few")
-    answer = findings.answer(replace(REPORT, results=(few, BEST, WORST)))
-    assert answer.startswith("The best of 3 configurations, mel · best · batch 16, ") and "· few" not in answer
-    assert "The worst, mfcc · worst · batch 16, recognises 30.0 %" in answer
-    report = replace(REPORT, results=(few, BEST))
-    assert ". The others lack folds, and" in findings.answer(report)
-    assert "worst" not in findings.answer(report) and "the worst configuration" not in page.html(report)
-    assert "the worst configuration" in page.html(replace(REPORT, results=(few, BEST, WORST)))
 
 
 def test_both_pages_state_the_limits_of_mcnemars_test_and_of_other_splits(html: str) -> None:

@@ -82,16 +82,6 @@ def test_it_says_of_gtzan_that_the_recipe_was_chosen_on_it(store: Path, dataset:
     assert report._report(on_dataset, 0.01).notes.count(report.CHOSEN_ON_GTZAN) == told
 
 
-def test_it_counts_the_tracks_of_a_configuration_that_lacks_no_fold(store: Path) -> None:
-    comparison = StoredRuns(None, store).newest()
-    assert comparison is not None
-    whole = comparison.results[0]
-    for results in ([whole, replace(whole, folds=whole.folds[:1])], [replace(whole, folds=whole.folds[1:]), whole]):
-        n_tracks = len(whole.tracks.track_ids)
-        dataset = report._report(replace(comparison, results=results), 0.01).dataset
-        assert dataset == f"my music, {n_tracks} tested tracks in 2 genres, folds=random"
-
-
 def test_only_audio_that_this_machine_can_read_can_be_played_on_the_page(tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir()

@@ -89,9 +89,9 @@ def store(
         for index, accuracy in enumerate(accuracies):
             with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
                 fold = a_fold(index, accuracy)
-                child.log(fold.scores, fold_files(fold), fold.curves)
+                child.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
         files = {"genre_means_mel.npz": genre_means_file(MEANS), "tracks.csv": tracks_file(tracks)}
-        parent.log({"accuracy_mean": float(np.mean(accuracies))}, files)
+        parent.log({"accuracy_mean": float(np.mean(accuracies)), "seconds": 0.5 * len(accuracies)}, files)
     time.sleep(0.005)  # MLflow orders by milliseconds
     return parent.run_id
 
@@ -213,7 +213,6 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
 
 def test_a_configuration_that_lost_a_fold_is_not_compared_as_another_split(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.9, comparison="r")
-    MlflowClient(tracker.uri).log_metric(parent, "seconds", 1.0)  # of two folds, half a second each
     store(tracker, "A", 0.6, comparison="s", split="artist")
     whole, broken = tracker.newest(), children(tracker, parent)[0]
     MlflowClient(tracker.uri).set_terminated(broken, "FAILED")
@@ -387,16 +386,21 @@ def test_a_configuration_trained_on_shuffled_genres_is_never_the_best(tracker: T
     assert tracker.best() == best
 
 
-def test_a_configuration_of_which_folds_were_deleted_is_not_the_best(tracker: Tracker) -> None:
+def test_a_configuration_of_which_a_fold_was_deleted_is_neither_reported_nor_the_best(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
     whole, broken = store(tracker, "a", 0.5, 0.5), store(tracker, "b", 1.0, 1.0)
-    assert tracker.best() == broken
+    assert tracker.best() == broken and found(tracker) == {"a": 0.5, "b": 1.0} and not caplog.messages
     MlflowClient(tracker.uri).delete_run(children(tracker, broken)[0])
-    assert tracker.best() == whole
+    assert tracker.best() == whole and found(tracker) == {"a": 0.5}
+    assert caplog.messages == ["left out b: lacks a fold, which its command trains again"]
     client, (left,) = MlflowClient(tracker.uri), children(tracker, broken)
     tags, name = {"kind": "fold", PARENT: broken}, run(tracker, left).info.run_name
     twice = client.create_run(run(tracker, broken).info.experiment_id, tags=tags, run_name=name)
     client.set_terminated(twice.info.run_id)
     assert tracker.best() == whole  # the fold that is there twice counts once
+    MlflowClient(tracker.uri).delete_run(children(tracker, whole)[0])
+    assert tracker.best() is None and tracker.newest() is None
 
 
 def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None:
@@ -894,7 +898,7 @@ def test_a_fold_that_is_stored_twice_counts_once(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.8)
     fold = a_fold(1, 0.8)
     with tracker.run(tracker.experiment("e"), "fold 1", {"kind": "fold", PARENT: parent}, {}) as child:
-        child.log(fold.scores, fold_files(fold), fold.curves)
+        child.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
     comparison = tracker.newest()
     assert comparison is not None and [len(result.folds) for result in comparison.results] == [2]
 
@@ -1039,7 +1043,7 @@ def test_a_fold_that_was_restored_beside_its_successor_counts_once(tracker: Trac
     tags = {"kind": "fold", PARENT: parent}
     with tracker.run(tracker.experiment("e"), "fold 1", tags, {}) as again:
         fold = a_fold(1, 0.9)
-        again.log(fold.scores, fold_files(fold), fold.curves)
+        again.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
     assert found(tracker) == {"a": pytest.approx(0.7)}
     assert len(tracker.predictions_of(parent)[0]) == 2
 

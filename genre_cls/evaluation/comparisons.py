@@ -67,7 +67,7 @@ def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     Returns:
         One difference per pair, those of the best configuration first; none if there are fewer than two folds.
     """
-    ranked = rank(_with_folds(results))
+    ranked = rank(results) if len(results[0].folds) > 1 else []
     labels = names(ranked)
     pairs = list(combinations(range(len(ranked)), 2))
     differences = _adjusted([_difference(labels[i], labels[j], [(ranked[i], ranked[j])], rope) for i, j in pairs])
@@ -85,13 +85,14 @@ def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Differenc
     Returns:
         One difference per pair of settings of an axis; none if there are fewer than two folds.
     """
-    compared = _with_folds(results)
+    if len(results[0].folds) < 2:
+        return []
     differences = []
-    for axis in (*AXES, *differing(compared)):
-        settings = sorted({result.value(axis) for result in compared})
+    for axis in (*AXES, *differing(results)):
+        settings = sorted({result.value(axis) for result in results})
         for one, other in combinations(settings, 2):
-            if pairs := _differ_in(compared, axis, one, other):
-                n_alone = sum(result.value(axis) in (one, other) for result in compared) - 2 * len(pairs)
+            if pairs := _differ_in(results, axis, one, other):
+                n_alone = sum(result.value(axis) in (one, other) for result in results) - 2 * len(pairs)
                 difference = _difference(setting(axis, one), setting(axis, other), pairs, rope)
                 differences.append(replace(difference, n_alone=n_alone))
     return _adjusted(differences)
@@ -110,11 +111,6 @@ def mcnemar(first: ConfigResult, second: ConfigResult) -> float:
     if not only_first + only_second:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
-
-
-def _with_folds(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Return the results of which no fold is missing; none if they have a single fold."""
-    return [result for result in complete(results) if len(result.folds) > 1]
 
 
 def _differ_in(results: Sequence[ConfigResult], axis: str, one: str, other: str) -> list[Pair]:
@@ -149,24 +145,11 @@ def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
     return [replace(one, p_value=float(p), n_comparisons=n) for one, p in zip(differences, p_values, strict=True)]
 
 
-def complete(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Return the results of which no fold is missing, so that all have the same test tracks, fold by fold.
-
-    If all lack folds, those with the most folds count and, among these, those with the folds that most of them have.
-    """
-    tested = [tuple(fold.track_ids for fold in result.folds) for result in results]
-    # The ids break ties, so that the order of the results does not matter.
-    shared = max(tested, key=lambda ids: (len(ids), tested.count(ids), ids), default=())
-    return [result for result, ids in zip(results, tested, strict=True) if ids == shared]
-
-
 def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
-    """Sort configurations by mean accuracy, best first, with macro F1 for ties; those with missing folds come last."""
-    whole = set(map(id, complete(results)))
+    """Sort configurations by mean accuracy, best first, with macro F1 for ties."""
 
-    def key(result: ConfigResult) -> tuple[bool, int, float, float]:
-        accuracy, macro_f1 = (rounded(result.estimate(score).mean) for score in ("accuracy", "macro_f1"))
-        return id(result) not in whole, -len(result.folds), -accuracy, -macro_f1
+    def key(result: ConfigResult) -> tuple[float, ...]:
+        return tuple(-rounded(result.estimate(score).mean) for score in ("accuracy", "macro_f1"))
 
     return sorted(results, key=key)
 
@@ -213,9 +196,9 @@ def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
     """Return the tracks that any configuration misclassifies, those that most do, and most confidently, first.
 
     Args:
-        results: configurations on the same tracks; those with missing folds are left out.
+        results: of configurations that were tested on the same tracks.
     """
-    compared, genres = [result.tracks for result in complete(results)], results[0].genres
+    compared, genres = [result.tracks for result in results], results[0].genres
     ids, labels = compared[0].track_ids, compared[0].labels
     predictions = np.stack([tracks.predictions for tracks in compared])  # (n_results, n_tracks)
     confidence = np.mean([tracks.probabilities for tracks in compared], axis=0)

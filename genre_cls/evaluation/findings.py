@@ -11,7 +11,6 @@ from genre_cls.evaluation.comparisons import (
     SURE,
     Difference,
     MissedTrack,
-    complete,
     differing,
     each_pair,
     main_effects,
@@ -23,7 +22,7 @@ from genre_cls.evaluation.estimates import Estimate, rounded, unpaired
 from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
-N_MISSED = 50  # to list
+N_MISSED, N_EFFECTS, N_PAIRS = 50, 50, 200  # to list
 ABOUT_SELECTION = (
     "optimistic by an unknown amount (some points where tracks are few), because the configuration was selected on "
     "these same tracks; its interval does not account for that"
@@ -128,30 +127,24 @@ class Report:
         return rank(self.results)
 
     @cached_property
-    def complete(self) -> list[ConfigResult]:
-        """Those with all folds, or with the same ones; the others were tested on other tracks."""
-        return complete(self.ranked)
-
-    @cached_property
     def names(self) -> list[str]:
         """The names of the configurations, best first."""
         return names(self.ranked)
 
     @cached_property
-    def n_tied(self) -> int:
-        """How many others that lack no fold are as accurate as the best."""
-        best, *others = (rounded(result.estimate("accuracy").mean) for result in self.complete)
-        return others.count(best)
+    def accuracies(self) -> list[float]:
+        """Their mean accuracies over the folds, such that those of equals are equal."""
+        return [rounded(result.estimate("accuracy").mean) for result in self.ranked]
 
     @cached_property
     def effects(self) -> list[Difference]:
-        """The differences between the settings of each axis."""
-        return main_effects(self.results, self.rope)
+        """The differences between the settings of each axis, the first ones if they are many."""
+        return main_effects(self.results, self.rope)[:N_EFFECTS]
 
     @cached_property
     def pairs(self) -> list[Difference]:
-        """The differences between each configuration and those that rank below it."""
-        return each_pair(self.results, self.rope)
+        """The differences between each configuration and those that rank below it, the first ones if they are many."""
+        return each_pair(self.results, self.rope)[:N_PAIRS]
 
     @cached_property
     def missed(self) -> list[MissedTrack]:
@@ -162,7 +155,7 @@ class Report:
     def splits(self) -> dict[str, Mapping[str, ConfigResult]]:
         """Results of each configuration with several splits, by its name and by split, the most flattering first."""
         results = {}
-        for name, result in zip(self.names, self.complete, strict=False):  # the complete ones come first
+        for name, result in zip(self.names, self.ranked, strict=True):
             by_split = {result.value("folds"): result, **result.other_splits}
             results[name] = {split: by_split[split] for split in sorted(by_split, key=split_order)}
         return {name: by_split for name, by_split in results.items() if len(by_split) > 1}
@@ -178,26 +171,24 @@ def answer(report: Report) -> str:
         caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
-    name, last = configurations[0] + _tied(report.n_tied), _about_worst(report)
-    first = f"The best of {len(configurations)} configurations, {name}, recognises the genre of {score}"
-    return f"{first}. This is {ABOUT_SELECTION}. {last}, and {chance}.{caveat}"
+    first = (
+        f"The best of {len(configurations)} configurations, {_with_ties(report, 0)}, recognises the genre of {score}"
+    )
+    return f"{first}. This is {ABOUT_SELECTION}. {_about_worst(report)}, and {chance}.{caveat}"
 
 
-def _tied(n_others: int) -> str:
-    return f" (tied with {n_others} other{'s' if n_others > 1 else ''})" if n_others else ""
+def _with_ties(report: Report, place: int) -> str:
+    """Return the name of a configuration, and how many others are as accurate."""
+    n_others = report.accuracies.count(report.accuracies[place]) - 1
+    tied = f" (tied with {n_others} other{'s' if n_others > 1 else ''})" if n_others else ""
+    return report.names[place] + tied
 
 
 def _about_worst(report: Report) -> str:
     """What is said of the worst of several configurations, without the full stop."""
-    n = len(report.complete)
-    if n == 1:
-        return "The others lack folds"
-    if report.n_tied == n - 1:
-        return (
-            "All have the same accuracy" if n == len(report.names) else "All that lack no fold have the same accuracy"
-        )
-    worst = percent(report.complete[-1].estimate("accuracy").mean)
-    return f"The worst, {report.names[n - 1]}, recognises {worst} %"
+    if len(set(report.accuracies)) == 1:
+        return "All have the same accuracy"
+    return f"The worst, {_with_ties(report, -1)}, recognises {percent(report.accuracies[-1])} %"
 
 
 def _shared(result: ConfigResult) -> str:
@@ -246,8 +237,23 @@ def _of_untrained(results: Sequence[ConfigResult]) -> str:
 
 def verdicts(report: Report) -> list[str]:
     """Return a sentence for each comparison on an axis, and for each configuration under several splits."""
-    drops = [_drop_in_words(name, by_split) for name, by_split in report.splits.items()]
-    return [verdict(effect) for effect in report.effects] + drops
+    return on_axes(report) + [_drop_in_words(name, by_split) for name, by_split in report.splits.items()]
+
+
+def on_axes(report: Report) -> list[str]:
+    """Return a sentence for each comparison on an axis, and how many are not listed."""
+    return [*map(verdict, report.effects), *_not_listed(report.effects)]
+
+
+def about_pairs(report: Report) -> str:
+    """Return an explanation of `tables.each_against_each`."""
+    return " ".join((ABOUT_PAIRS, *_not_listed(report.pairs)))
+
+
+def _not_listed(differences: Sequence[Difference]) -> list[str]:
+    """Return a sentence on the comparisons of a kind beyond those that are listed, if there are any."""
+    n = differences[0].n_comparisons - len(differences) if differences else 0
+    return [f"{n} more comparisons of this kind are not listed."] if n else []
 
 
 def verdict(difference: Difference) -> str:
@@ -302,14 +308,14 @@ def trust(report: Report) -> str:
 
 def about_missed(report: Report) -> str:
     """Return an explanation of the columns of `tables.missed_tracks`, with the sentence on known faults."""
-    if len(report.complete) == 1:
+    if len(report.ranked) == 1:
         about = (
             'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
             "its probability without a temperature, the mean over the folds that tested the track."
         )
     else:
         about = (
-            f'Pooled over the {len(report.complete)} configurations. "Missed by" is the share that gets the track '
+            f'Pooled over the {len(report.ranked)} configurations. "Missed by" is the share that gets the track '
             'wrong, "taken for" the wrong genre predicted most, "confidence" the mean probability that all of them '
             "give that genre, without a temperature."
         )
@@ -318,7 +324,7 @@ def about_missed(report: Report) -> str:
 
 def how_to_read(report: Report) -> dict[str, str]:
     """Return what a reader has to know about the numbers, by topic."""
-    best = report.complete[0]
+    best = report.ranked[0]
     trainings = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS
     about_verdicts = _about_verdicts(best, report.rope) if report.effects or report.pairs else ""
     curse = ABOUT_CURSE + (ABOUT_ORDER if report.pairs else "")
@@ -336,9 +342,9 @@ def how_to_read(report: Report) -> dict[str, str]:
 
 
 def _about_intervals(report: Report) -> dict[str, str]:
-    best = report.complete[0]
+    best = report.ranked[0]
     independence = GROUPS_INDEPENDENT if best.has_groups else TRACKS_INDEPENDENT
-    if max(len(result.folds) for result in report.results) == 1:
+    if len(best.folds) == 1:
         return {"95 % CI": f"It covers the choice of test tracks alone, as there is one training. {independence}"}
     return {"± and 95 % CI": f"{ABOUT_TRAININGS} {independence}" if best.single_test_set else ABOUT_INTERVALS}
 

@@ -42,7 +42,7 @@ def markdown(report: Report) -> str:
         ("Recall lost in each genre", tables.drops_by_genre(report), findings.ABOUT_DROPS),
         ("Which tracks are missed most", tables.missed_tracks(report), findings.about_missed(report)),
         ("How far its probabilities can be trusted", tables.confidence(report), findings.trust(report)),
-        ("Each against each", tables.each_against_each(report), findings.ABOUT_PAIRS),
+        ("Each against each", tables.each_against_each(report), findings.about_pairs(report)),
     )
     reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
     blocks = [

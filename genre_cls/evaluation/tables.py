@@ -41,14 +41,12 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
     """
     more = differing(report.results)
     axes = [*AXES, *more]
-    unequal = len(report.complete) < len(report.results)
     rows = []
     for place, result in enumerate(report.ranked, start=1):
         settings = {axis.replace("batch_size", "batch size"): result.value(axis) for axis in axes}
         if narrow and more:
             settings = {"configuration": _in_short(result, axes)}
-        folds = {"folds": str(len(result.folds))} if unequal else {}
-        scores = folds | _scores(result)
+        scores = _scores(result)
         rows.append([str(place), *settings.values(), *scores.values()])
     return Sheet(dict.fromkeys(["rank", *settings], "left") | dict.fromkeys(scores, "right"), rows)
 
@@ -80,7 +78,7 @@ def drops_by_genre(report: Report) -> Sheet:
         lost.append(100 * (by_split[first].per_genre.recall - by_split[last].per_genre.recall))
     if not lost:
         return Sheet(columns, [])
-    by_genre = sorted(zip(report.complete[0].genres, np.transpose(lost), strict=True), key=lambda row: -row[1][0])
+    by_genre = sorted(zip(report.ranked[0].genres, np.transpose(lost), strict=True), key=lambda row: -row[1][0])
     return Sheet(columns, [[genre, *(f"{points:z.0f}" for points in drops)] for genre, drops in by_genre])
 
 

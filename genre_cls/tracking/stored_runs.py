@@ -159,24 +159,24 @@ class StoredRuns:
     def best(self, experiment: str | None = None) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
 
-        Configurations of which folds were deleted come last. Those that were trained on shuffled genres are left out;
-        None if there are no others.
+        Those that were trained on shuffled genres are left out; None if there are no others.
 
         Args:
             experiment: name of the experiment to look in; None for that of the configuration that finished last.
         """
         finished = [run for run in _finished(self._ended(experiment)) if not _is_shuffled(run)]
-        runs = naming.comparable(naming.of_one_experiment(finished))
-        if not runs:
+        if not finished:
             return None
-        folds = self._search([runs[0].info.experiment_id], "tags.kind = 'fold' and attributes.status = 'FINISHED'")
-        n_folds = Counter(parent for parent, _ in {(run.data.tags[PARENT], run.info.run_name) for run in folds})
+        runs = naming.comparable(naming.of_one_experiment(finished))
+        of_folds: dict[str, list[Run]] = {}
+        for fold in self._search([runs[0].info.experiment_id], "tags.kind = 'fold' and attributes.status = 'FINISHED'"):
+            of_folds.setdefault(fold.data.tags[PARENT], []).append(fold)
+        whole = [run for run in runs if _is_whole(run, _each_once(of_folds.get(run.info.run_id, [])))]
 
-        def key(run: Run) -> list[float]:
-            scores = ("accuracy_mean", "macro_f1_mean")  # the second one breaks ties, as in the ranking
-            return [n_folds[run.info.run_id], *(rounded(run.data.metrics.get(score, 0)) for score in scores)]
+        def scores(run: Run) -> list[float]:  # the second one breaks ties, as in the ranking
+            return [rounded(run.data.metrics.get(score, 0)) for score in ("accuracy_mean", "macro_f1_mean")]
 
-        return max(runs, key=key).info.run_id
+        return max(whole, key=scores).info.run_id if whole else None
 
     def any_finished(self, experiment: str | None) -> bool:
         """Return whether any configuration has finished, readable or not.
@@ -277,9 +277,9 @@ class StoredRuns:
         return [e.experiment_id for e in found if experiment in (None, e.name)]
 
     def _with_other_splits(self, one: _Loaded, by_split: Mapping[str, Run]) -> _Loaded:
-        """Add the results of the same configuration under other splits, unless they lack a fold."""
+        """Add the results of the same configuration under other splits."""
         others = {split: self._load(run, naming.settings_of(run)) for split, run in by_split.items()}
-        results = {split: other.result for split, other in others.items() if other and _is_complete(other)}
+        results = {split: other.result for split, other in others.items() if other}
         return replace(one, result=replace(one.result, other_splits=results))
 
     def _search(self, experiment_ids: list[str], query: str) -> list[Run]:
@@ -287,16 +287,18 @@ class StoredRuns:
         return _all_pages(partial(self._client.search_runs, experiment_ids, query, order_by=newest_first))
 
     def _load(self, parent: Run, named: Texts) -> _Loaded | None:
-        """Load a configuration's result from its fold runs, and its own files; None if any are missing.
+        """Load a configuration's result from its fold runs, and its own files; None if a fold or its files are missing.
 
         Args:
             parent: the configuration's run.
             named: the settings that name it.
         """
         try:
-            folds = _in_order([self._fold(child) for child in self._children(parent)])
-            if not folds:
+            children = self._children(parent)
+            if not _is_whole(parent, children):
+                log.warning("left out %s: lacks a fold, which its command trains again", parent.info.run_name)
                 return None
+            folds = _in_order([self._fold(child) for child in children])
             means, tracks = _summaries(self._files(parent, SUMMARIES))
             result = ConfigResult(named, folds, int(parent.data.params["n_parameters"]), _groups(tracks))
             figures = result.summary
@@ -309,9 +311,7 @@ class StoredRuns:
 
     def _children(self, parent: Run) -> list[Run]:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
-        newest_first = self._search([parent.info.experiment_id], query)
-        # Each fold once: one that was deleted, trained again and then restored is there twice.
-        return list({run.info.run_name: run for run in reversed(newest_first)}.values())
+        return _each_once(self._search([parent.info.experiment_id], query))
 
     def _fold(self, run: Run) -> FoldResult:
         return load_fold(self._files(run, RESULTS))
@@ -414,10 +414,15 @@ def _summaries(folder: Path) -> tuple[dict[str, GenreMeans], dict[str, dict[str,
     return means, tracks
 
 
-def _is_complete(one: _Loaded) -> bool:
-    """Whether all folds of a run still exist: their durations add up to what was logged."""
-    seconds = sum(fold.seconds for fold in one.result.folds)
-    return bool(np.isclose(seconds, one.run.data.metrics.get("seconds", seconds)))
+def _each_once(newest_first: Sequence[Run]) -> list[Run]:
+    """Return each fold's run once: one that was deleted, trained again and then restored is there twice."""
+    return list({run.info.run_name: run for run in reversed(newest_first)}.values())
+
+
+def _is_whole(parent: Run, children: Sequence[Run]) -> bool:
+    """Whether no fold's run was deleted in MLflow: their durations add up to the configuration's."""
+    seconds = sum(child.data.metrics.get("seconds", 0) for child in children)
+    return bool(children) and bool(np.isclose(seconds, parent.data.metrics.get("seconds", seconds)))
 
 
 def _n_left_out(parents: Sequence[Run], reported: Sequence[Run], command_id: str | None) -> int:
