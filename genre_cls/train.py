@@ -24,7 +24,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from genre_cls.configuration.commands import AGAIN, as_command, find_modules_here, one_line_errors
-from genre_cls.configuration.overrides import as_word, check_command_line, typed
+from genre_cls.configuration.overrides import as_word, check_command_line, is_sweep, typed
 from genre_cls.configuration.provenance import name_command
 from genre_cls.configuration.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.errors import UserError, without_credentials
@@ -35,6 +35,7 @@ from genre_cls.progress import waiting
 
 log = logging.getLogger(__name__)
 
+NOT_SEARCHED = ("dataset", "drop_faults", "fold", "folds", "inside", "max_unreadable", "seed", "shuffle_genres")
 IMPORTED_AHEAD = ("genre_cls.training.member", "genre_cls.training.module")  # by workers, which takes seconds
 
 
@@ -91,6 +92,7 @@ class Sweep(Callback):
         with one_line_errors(AGAIN):
             _check_sweep(config)
             if config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+                _check_search(config)
                 _silence_optuna()
             _prepare(config, _expand(config) or [config])
         Sweep._under_way = config, name_command()
@@ -132,9 +134,12 @@ class Sweep(Callback):
         stop()  # workers keep what memory they once had, and the report takes some
         write_newest(config, command_id=command_id)
         best, cls._best = cls._best, {}
-        if complete:
-            for _, winner in best.values():
-                _evaluate_winner(winner)
+        if not complete:
+            return
+        if config.inside and not best:
+            raise UserError("no trial of this search could be trained, so it has no winner to test")
+        for _, winner in best.values():
+            _evaluate_winner(winner)
 
 
 def _evaluate_winner(config: DictConfig) -> None:
@@ -203,9 +208,6 @@ def _report_command(config: DictConfig) -> str:
 
 def _check_sweep(config: DictConfig) -> None:
     """Refuse a sweep that would fail only after all the preparation, such as by a launcher that cannot work here."""
-    n_trials = config.hydra.sweeper.get("n_trials", 1)
-    if not at_least(1).allows(n_trials):
-        raise UserError(f"hydra.sweeper.n_trials={n_trials}: must be {at_least(1)}")
     if config.inside and not _runs_here(config):
         raise UserError("inside=true: a search runs with hydra/launcher=basic alone")
     launcher = str(config.hydra.launcher._target_)
@@ -214,6 +216,20 @@ def _check_sweep(config: DictConfig) -> None:
         raise UserError(f"hydra/launcher=submitit_slurm: {hint}")
     if launcher.endswith(".RayLauncher") and not find_spec("ray"):
         raise UserError(f"hydra/launcher=ray: Ray is not installed; {how_to_install('ray')} installs it")
+
+
+def _check_search(config: DictConfig) -> None:
+    """Refuse what Optuna fails on in many lines, and to search for the fold or the data that are easiest."""
+    sweeper = config.hydra.sweeper
+    if not at_least(1).allows(sweeper.n_trials):
+        raise UserError(f"hydra.sweeper.n_trials={sweeper.n_trials}: must be {at_least(1)}")
+    if (direction := str(sweeper.direction).rpartition(".")[2]) != "maximize":  # the plugin has an enumeration for it
+        raise UserError(f"hydra.sweeper.direction={direction}: must be maximize, as trials return their accuracy")
+    if sweeper.storage:
+        raise UserError("hydra.sweeper.storage: is not supported; the same command takes up its trials without it")
+    for word in (*(sweeper.params or ()), *filter(is_sweep, config.hydra.overrides.task)):
+        if word.lstrip("+").partition("=")[0].partition(".")[0] in NOT_SEARCHED:
+            raise UserError(f"{word}: a search compares trials on the same tracks; run one command for each")
 
 
 def _silence_optuna() -> None:
@@ -240,6 +256,9 @@ def _expand(config: DictConfig) -> list[DictConfig]:
     params = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    if not jobs:
+        word = next((word for word in config.hydra.overrides.task if "glob(" in word), "")
+        raise UserError(f"{word}: matches no option, so that there is nothing to train")
     return [loader.load_sweep_config(config, job) for job in jobs]
 
 

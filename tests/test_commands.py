@@ -38,6 +38,13 @@ class Doubled(torch.nn.Module):
         return features, features
 
 
+class Unbuildable(torch.nn.Module):
+    """A model whose constructor fails."""
+
+    def __init__(self, **settings: object) -> None:
+        raise KeyError("width")
+
+
 class OnlyInTraining(torch.nn.Module):
     """A model with a layer that evaluation does not call."""
 
@@ -272,6 +279,10 @@ MISTAKES = {
         [f"model._target_={__name__}.OfOneSize", "recipe.members=[plain,modulation]"],
         ["x 12 frames, as the member modulation sees it", "'recipe.members=[plain]'"],
     ),
+    "a model that cannot be built": (
+        [f"model._target_={__name__}.Unbuildable"],
+        ["model: KeyError: 'width' (test_commands.py, line "],
+    ),
     "a layer without a size": (
         [f"model._target_={__name__}.OnlyInTraining"],
         ["model: auxiliary.weight has no size", "not called in evaluation"],
@@ -298,6 +309,10 @@ MISTAKES = {
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
     "a setting of another split": (["folds.tolerance=1"], ["folds.tolerance", "folds=artist has it"]),
     "folds of a split that is fixed": (["folds=filtered"], ["folds.k=2: the split of folds=filtered is fixed; leave"]),
+    "an address for a folder": (
+        ["tracking.folder=http://bob:secret@127.0.0.1:5000"],
+        ["tracking.folder=http://127.0.0.1:5000: is an address and no folder; give it as tracking.uri"],
+    ),
     "a store that is a file": ([f"tracking.folder={__file__}"], [f"tracking.folder={__file__}: ", "is not a folder"]),
     "a store that no disk takes": (
         ["tracking.folder=/dev/null/a"],
@@ -349,6 +364,14 @@ def test_a_gpu_that_is_not_there_is_reported_in_one_line_before_any_work(
         (["model=basic", "model.dropout=0.1,7"], ["model: dropout"]),
         (["batch_size=16,'x'"], ["batch_size=x"]),
         (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"], ["hydra.sweeper.n_trials=0", "at least 1"]),
+        (["hydra/sweeper=optuna", "hydra.sweeper.direction=up"], ["hydra.sweeper.direction=up", "must be maximize"]),
+        (["experiment=search", "hydra.sweeper.storage=sqlite:///o.db"], ["hydra.sweeper.storage: is not supported"]),
+        (["experiment=search", "fold=0,1"], ["fold=0,1: a search", "one command for each"]),
+        (["experiment=search", "folds.seed=range(3)"], ["folds.seed=range(3): a search", "one command for each"]),
+        (["experiment=search", "hydra.sweeper.search_space=3"], ["hydra.sweeper.search_space=3: Cannot assign int"]),
+        (["recipe.window=choice(1.0,9.0"], ["recipe.window=choice(1.0,9.0: contains", "needs quotes"]),
+        (["model=glob(foo*)"], ["model=glob(foo*): matches no option"]),
+        (["experiment=tutorial,smoke"], ["experiment=tutorial,smoke: a preset", "'experiment=[tutorial,smoke]'"]),
         (["--cfg", "job"], ["--multirun, --cfg"]),
     ],
 )

@@ -447,6 +447,16 @@ def test_a_trial_that_cannot_be_built_is_refused_before_it_is_trained(
     assert got.err.splitlines()[-1].startswith("error: recipe.members: mfcc_plain needs features=mel")
 
 
+@pytest.mark.usefixtures("store_here")
+def test_a_search_whose_trials_all_diverge_says_that_it_has_no_winner(
+    command: Command, on_music: tuple[str, ...]
+) -> None:
+    space = ("features=mfcc", "model=basic", "batch_size=4", "fold=0", "inside=true", "trainer.workers=1")
+    got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=1e30")
+    assert got.code == 2 and "training has diverged" in got.err
+    assert got.err.splitlines()[-1] == "error: no trial of this search could be trained, so it has no winner to test"
+
+
 @pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_search_inside_several_folds_evaluates_each_winner_on_its_fold(
     command: Command, on_music: tuple[str, ...]
@@ -490,7 +500,7 @@ def test_an_interrupted_search_evaluates_no_winner_on_the_held_out_tracks(
     monkeypatch.setattr(ensembles, "train_member", breaking_off)
     space = ("features=mfcc", "model=basic", "batch_size=4", "fold=0", "inside=true", "trainer.workers=1")
     got = command(train.main, "-m", *on_music, *space, "recipe.optimizer.lr=0.003,0.002")
-    assert got.code == 2 and "the memory is too small" in got.err and "chosen" not in got.err
+    assert got.code == 2 and "the memory is too small" in got.err and "chosen within" not in got.err
     assert [(run.data.params["inside"], run.info.status) for run in got.parents] == [
         ("True", "FINISHED"),
         ("True", "FAILED"),

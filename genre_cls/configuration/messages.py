@@ -41,10 +41,14 @@ def error_message(error: BaseException) -> str:
         return no_such_key(match[1])
     if match := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
         return f"{match[1]}: several values need -m ({QUOTED}, if it is one with a comma)"
-    if isinstance(error, OverrideParseException) and re.match("LexerNoViableAltException|mismatched input", text):
+    if isinstance(error, OverrideParseException) and re.match(
+        "LexerNoViableAltException|mismatched input|no viable", text
+    ):
         return _needs_quotes(error.override)
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)
+    if (match := re.match("Error merging override (.*)", text)) and error.__cause__:
+        return f"{match[1]}: {str(error.__cause__).partition(chr(10))[0]}"
     match = re.match(r"(.+?) full_key: (\S+)", text)
     return f"{match[2]}: {match[1]}" if match else text
 
@@ -94,4 +98,6 @@ def _bad_argument(cause: BaseException, text: str) -> str:
         hint = f"; '~{key}.{match[1]}' removes it" if f"{key}.{match[1]}" in RULES else ""
         hint = "; its first argument must be n_genres" if match[1] == "n_genres" else hint
         return f"{key}: {reason}{hint}"
+    if place := place_of(cause):
+        return f"{key}: {in_short(cause)}{place}"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -58,8 +58,11 @@ def store_uri(uri: str | None, folder: Path) -> str:
     """Return the URI of a store: the server's, or that of the database in a folder.
 
     Raises:
-        UserError: MLflow would mistake the folder's path for another one.
+        UserError: the folder is an address, or MLflow would mistake its path for another one.
     """
+    if not uri and re.match(r"[a-z]+:/", str(folder)):  # of whose two slashes a path keeps one
+        address = without_credentials(str(folder).replace(":/", "://", 1))
+        raise UserError(f"tracking.folder={address}: is an address and no folder; give it as tracking.uri")
     path = expanduser(folder).resolve() / database.DATABASE
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
