@@ -112,16 +112,17 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
     """Print the configurations' table, write the page and log it."""
     with waiting("drawing the report"):
         from genre_cls.evaluation import page
-        from genre_cls.evaluation.findings import warnings
         from genre_cls.tracking.artifacts import REPORT
         from genre_cls.tracking.connection import ui_command
         from genre_cls.tracking.stored_runs import FAILURES
 
         report = _report(comparison, cfg.rope)
         files = {REPORT: page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    Console().print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
-    for warning in warnings(comparison.results):  # the terminal's table has no notes
-        log.warning(warning)
+    console = Console()
+    console.width = max(console.width, 80)  # a narrower table would lose digits
+    console.print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
+    for note in report.notes:  # the terminal's table has none
+        log.warning(note)
     if n := comparison.n_left_out:
         were = "configurations of this command were" if n > 1 else "configuration of this command was"
         log.warning("not in this report: %d %s tested on other tracks or folds (dataset, seed, folds, fold)", n, were)

@@ -1,6 +1,7 @@
 """Test the report command, which reports from stored runs what training has reported."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from genre_cls import report, train
 from genre_cls.evaluation import page
 from genre_cls.tracking.connection import store_uri
 from genre_cls.tracking.stored_runs import StoredRuns
+from genre_cls.tracking.tracker import NOTE
 
 
 @pytest.fixture
@@ -80,6 +82,20 @@ def test_it_says_of_gtzan_that_the_recipe_was_chosen_on_it(store: Path, dataset:
     assert comparison is not None
     on_dataset = replace(comparison, tags={**comparison.tags, "dataset": dataset, "folds": folds})
     assert report._report(on_dataset, 0.01).notes.count(report.CHOSEN_ON_GTZAN) == told
+
+
+def test_notes_are_shown_on_a_terminal_too_and_no_digit_is_cut_off_on_a_narrow_one(
+    command: Command, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(store_uri(None, store))
+    (experiment,) = (e for e in client.search_experiments() if "music" in e.name)
+    for run in client.search_runs([experiment.experiment_id]):
+        client.set_tag(run.info.run_id, NOTE, "Genres were permuted.")
+    monkeypatch.setenv("COLUMNS", "40")
+    done = command(report.main, f"tracking.folder={store}")
+    assert "Genres were permuted." in done.err.splitlines()
+    rows = [line for line in done.out.splitlines() if re.match(r"\d ", line)]
+    assert len(rows) == 8 and all(re.search(r" \d+\.\d ± \d+\.\d .*–\d+\.\d ", row) for row in rows)
 
 
 def test_only_audio_that_this_machine_can_read_can_be_played_on_the_page(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ class StoredRuns:
         Args:
             experiment: name of the experiment to look in; None for all.
         """
-        return bool(_finished(self._ended(experiment)))
+        return bool(self._ended(experiment))
 
     def incomplete(self, experiment: str | None) -> list[str]:
         """Return the titles of configurations that lack folds: stopped, at work, or waiting for other jobs.
