@@ -16,12 +16,13 @@ from genre_cls import train
 PATIENCE = 300  # s, after which a command that stands still says where, and ends
 
 
-def fork(prepare: Callable[[], None], *arguments: str) -> int:
+def fork(prepare: Callable[[], None], *arguments: str, main: Callable[[], None] = train.main) -> int:
     """Start the command in a process of its own and return the process id.
 
     Args:
         prepare: called first in that process.
         arguments: of the command.
+        main: the command.
     """
     child = os.fork()
     if child:
@@ -33,7 +34,7 @@ def fork(prepare: Callable[[], None], *arguments: str) -> int:
         GlobalHydra.instance().clear()
         sys.argv = ["genre_cls/train.py", *arguments]
         prepare()
-        train.main()
+        main()
         os._exit(0)
     except SystemExit as end:
         os._exit(int(end.code or 0))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import ended, fork
 from mlflow import MlflowClient
 from shared import Command
 
@@ -140,10 +141,13 @@ def test_a_read_only_store_is_reported_though_the_report_cannot_be_logged(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_a_full_disk_that_the_output_goes_to_is_not_taken_for_the_stores(store: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "genre_cls.report", f"tracking.folder={store}", f"report_dir={tmp_path}"]
-    with Path("/dev/full").open("w") as output:
-        done = subprocess.run(arguments, cwd=tmp_path, stdout=output, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and done.stderr == "error: the disk that the output goes to is full\n"
+    def redirect() -> None:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), (tmp_path / "told").open("w", buffering=1)
+
+    code = ended(fork(redirect, f"tracking.folder={store}", f"report_dir={tmp_path}", main=report.main))
+    told = (tmp_path / "told").read_text().splitlines()
+    assert code == 2 and told == ["error: the disk that the output goes to is full"]
 
 
 @pytest.mark.usefixtures("store_here")

@@ -259,6 +259,7 @@ def test_modules_imported_ahead_are_loaded_when_workers_begin(modules: tuple[str
 def test_garbage_collections_of_workers_leave_out_what_was_imported() -> None:
     (n_left_out,) = results([call(1, gc.get_freeze_count)])
     assert n_left_out > 1000
+    assert list(results([call(1, gc.isenabled)])) == [True]
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "TEMP", "TMP"])

@@ -200,6 +200,7 @@ def _exit_once_reparented(parent: int) -> None:
 
 def _begin(environment: dict[str, str]) -> None:
     gc.freeze()  # collections write to each object that they visit, and what was imported is shared until it is written
+    gc.enable()
     threading.Thread(target=_exit_after_parent, daemon=True).start()
     os.environ |= environment  # the main process's now, rather than when the fork server started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the main process, which ends the workers
