@@ -100,8 +100,8 @@ def _why_none(cfg: DictConfig) -> str:
     if tracker := _tracker(cfg):
         with tracker.failures_in_one_line():
             if tracker.any_finished(cfg.tracking.experiment):
-                hint = "restore its files, train it again with force=true, or name another experiment"
-                return f"what finished last cannot be read there; {hint} (tracking.experiment=NAME)"
+                hint = "restore its files, train it again, or name another experiment (tracking.experiment=NAME)"
+                return f"what finished last cannot be reported; {hint}"
             if titles := tracker.incomplete(cfg.tracking.experiment):
                 hint = f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
                 return f"no configuration has finished there; {hint}"

@@ -137,7 +137,9 @@ class Sweep(Callback):
         if not complete:
             return
         if config.inside and not best:
-            raise UserError("no trial of this search could be trained, so it has no winner to test")
+            raise UserError(
+                "every trial of this search has diverged or recognises nothing, so it has no winner to test"
+            )
         for _, winner in best.values():
             _evaluate_winner(winner)
 
@@ -225,8 +227,9 @@ def _check_search(config: DictConfig) -> None:
         raise UserError(f"hydra.sweeper.n_trials={sweeper.n_trials}: must be {at_least(1)}")
     if (direction := str(sweeper.direction).rpartition(".")[2]) != "maximize":  # the plugin has an enumeration for it
         raise UserError(f"hydra.sweeper.direction={direction}: must be maximize, as trials return their accuracy")
-    if sweeper.storage:
-        raise UserError("hydra.sweeper.storage: is not supported; the same command takes up its trials without it")
+    for option in ("storage", "search_space", "custom_search_space"):
+        if sweeper.get(option):
+            raise UserError(f"hydra.sweeper.{option}: is not supported; leave it out")
     for word in (*(sweeper.params or ()), *filter(is_sweep, config.hydra.overrides.task)):
         if word.lstrip("+").partition("=")[0].partition(".")[0] in NOT_SEARCHED:
             raise UserError(f"{word}: a search compares trials on the same tracks; run one command for each")
@@ -257,8 +260,9 @@ def _expand(config: DictConfig) -> list[DictConfig]:
     overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     if not jobs:
-        word = next((word for word in config.hydra.overrides.task if "glob(" in word), "")
-        raise UserError(f"{word}: matches no option, so that there is nothing to train")
+        swept = [override for override in overrides if override.is_sweep_override()]
+        word = next(override.input_line for override in swept if not list(override.sweep_string_iterator()))
+        raise UserError(f"{word}: gives no value, so that there is nothing to train")
     return [loader.load_sweep_config(config, job) for job in jobs]
 
 

@@ -357,7 +357,7 @@ def test_sets_in_which_a_genre_is_missing_by_chance_are_drawn_again() -> None:
 
 def test_validation_tracks_that_cannot_be_had_are_refused_with_what_helps() -> None:
     for labels, k, share, told in (
-        (["rock"] * 2 + ["jazz"] * 50, 2, 0.15, "genre rock has a single training track, .*; add tracks of it"),
+        (["rock"] * 2 + ["jazz"] * 50, 2, 0.15, "genre rock has a single training track, .*; add some, .*"),
         (
             ["rock"] * 20 + ["jazz"] * 20,
             2,

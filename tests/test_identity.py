@@ -212,6 +212,23 @@ def test_a_preset_names_a_configuration_only_if_it_sets_what_results_depend_on(
     assert identity_of(f"experiment={preset}", "dataset=demo").named.get("experiment") == (preset if named else None)
 
 
+@pytest.mark.parametrize(
+    ("preset", "named"),
+    [
+        ("defaults: [best]", True),
+        ("folds: {tolerance: 0.5}\ntrainer: {workers: 1}", False),
+        ("folds: {tolerance: 0.5, k: 3}", True),
+        ("defaults: [override /model: basic, _self_]\nrope: 0.02", False),
+    ],
+)
+def test_so_does_a_preset_of_a_users_own(composed: Compose, tmp_path: Path, preset: str, named: bool) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{preset}\n")
+    identity = identify(*as_job(composed("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", "folds=artist")))
+    assert identity.named.get("experiment") == ("mine" if named else None)
+    assert ("mine" in identity.title) == named
+
+
 def test_several_experiments_at_once_are_named_as_requested(identity_of: Callable[..., Identity]) -> None:
     identity = identity_of("experiment=[best,smoke]", "dataset=demo")
     assert identity.named["experiment"] == "[best,smoke]" and "[plain," in identity.params["recipe.members"]

@@ -8,6 +8,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.conf import HydraConf, RuntimeConf
 from hydra.utils import get_object
@@ -149,8 +150,18 @@ def _sets_results(preset: str, runtime: RuntimeConf) -> bool:
     folders = [Path(source.path) / "experiment" for source in runtime.config_sources if source.schema == "file"]
     for path in (folder / f"{preset}.yaml" for folder in folders):
         if path.exists():
-            return not all(key in ("defaults", "hydra") or is_incidental(str(key)) for key in OmegaConf.load(path))
+            own = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+            others = [each for each in own.pop("defaults", []) if isinstance(each, str) and each != "_self_"]
+            own.pop("hydra", None)
+            return bool(others) or not all(map(_is_incidental_throughout, own, own.values()))
     return True
+
+
+def _is_incidental_throughout(key: str, value: object) -> bool:
+    """Whether a setting, or every setting of a group, says only where or how a run happens."""
+    if isinstance(value, dict) and not is_incidental(key):
+        return all(_is_incidental_throughout(f"{key}.{name}", each) for name, each in value.items())
+    return is_incidental(key)
 
 
 def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, str]) -> str:
@@ -163,7 +174,8 @@ def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, st
     """
     no_network = all(map(is_of_statistics, cfg.recipe.members))  # so neither model nor batch size matters
     axes = [named[axis] for axis in (AXES[:1] if no_network else AXES)]
-    more = {key: value for key, value in overrides.items() if key not in (*AXES, "dataset") and not is_incidental(key)}
+    shown = [key for key in overrides if key not in (*AXES, "dataset") and not is_incidental(key)]
+    more = {key: overrides[key] for key in shown if key in named or key not in NAMING}
     short = dict(zip(more, short_keys(list(more)), strict=True))
     short |= dict.fromkeys(NAMING, "")  # of a group's option the name is enough
     return _cut(" ".join([*axes, *(_word(short[key], value) for key, value in more.items())]), LONGEST_TITLE)

@@ -57,6 +57,10 @@ def _needs_quotes(word: str) -> str:
     key, _, value = word.partition("=")
     if holds_another(value):
         return SEVERAL.format(word)
+    if re.match(r"\w+\(|\[|{", value) and any(
+        value.count(one) > value.count(other) for one, other in ("()", "[]", "{}")
+    ):
+        return f"{word}: has a bracket that is not closed"
     if " " in key:
         return f'"{word}": has spaces around its equals sign; leave them out'
     return f"{word}: contains a character special to Hydra, so it needs quotes: {typed([quoted(key, value)])}"
@@ -94,10 +98,10 @@ def _bad_argument(cause: BaseException, text: str) -> str:
     if (match := re.match("Error loading '(.+?)'", reason)) and cause.__cause__:
         hint = "" if "." in match[1] else "; write module.Class, such as mine.Net for the class Net in mine.py"
         return f"{key}: {_not_loaded(match[1], cause.__cause__) or reason}{hint}"
+    if place := place_of(cause):
+        return f"{key}: {in_short(cause)}{place}"
     if match := re.search(r"unexpected keyword argument '(\w+)'", reason):
         hint = f"; '~{key}.{match[1]}' removes it" if f"{key}.{match[1]}" in RULES else ""
         hint = "; its first argument must be n_genres" if match[1] == "n_genres" else hint
         return f"{key}: {reason}{hint}"
-    if place := place_of(cause):
-        return f"{key}: {in_short(cause)}{place}"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

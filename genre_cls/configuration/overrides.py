@@ -58,10 +58,10 @@ def _check_words(words: Sequence[str]) -> None:
     n_folds = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
     if n_folds and "folds=filtered" in words:
         raise UserError(f"{n_folds}: the split of folds=filtered is fixed; leave folds.k out")
-    presets = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
-    if several := next((preset for preset in presets if "," in preset and not preset.startswith("[")), ""):
-        hint = f"run one command for each, or take both at once: 'experiment=[{several}]'"
-        raise UserError(f"experiment={several}: a preset may bring a grid of its own; {hint}")
+    chosen = [word for word in words if word.lstrip("+").startswith("experiment=")]
+    presets = [word.partition("=")[2] for word in chosen]
+    if swept := next(filter(is_sweep, chosen), ""):
+        raise UserError(f"{swept}: a preset may bring a grid of its own; run one command for each")
     if len(presets) > 1:
         each = dict.fromkeys(name for preset in presets for name in preset.strip("[]").split(","))
         raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(each)}]' takes both")

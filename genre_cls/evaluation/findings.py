@@ -253,7 +253,8 @@ def about_pairs(report: Report) -> str:
 def _not_listed(differences: Sequence[Difference]) -> list[str]:
     """Return a sentence on the comparisons of a kind beyond those that are listed, if there are any."""
     n = differences[0].n_comparisons - len(differences) if differences else 0
-    return [f"{n} more comparisons of this kind are not listed."] if n else []
+    comparisons = f"{n} more comparisons of this kind are" if n > 1 else "1 more comparison of this kind is"
+    return [f"{comparisons} not listed."] if n else []
 
 
 def verdict(difference: Difference) -> str:

@@ -292,12 +292,14 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
 
     runs = StoredRuns.at(str(tracking))
     with runs.failures_in_one_line():
-        run_id = runs.best(experiment) if source == BEST else str(source)
-    if not run_id:
+        if run_id := runs.best(experiment) if source == BEST else str(source):
+            return runs, run_id
         where = f" in experiment {experiment}" if experiment else ""
-        hint = "scripts/ui.sh shows the names" if experiment else "run python -m genre_cls.train first"
-        raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {hint}")
-    return runs, run_id
+        if runs.any_finished(experiment):
+            reason = "what has finished there lacks a fold, which its command trains again, or has shuffled genres"
+            raise UserError(f"tracking {tracking}: {reason}{where}")
+    hint = "scripts/ui.sh shows the names" if experiment else "run python -m genre_cls.train first"
+    raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {hint}")
 
 
 def _model_files(source: str | Path) -> list[Path]:

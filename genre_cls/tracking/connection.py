@@ -60,9 +60,8 @@ def store_uri(uri: str | None, folder: Path) -> str:
     Raises:
         UserError: the folder is an address, or MLflow would mistake its path for another one.
     """
-    if not uri and re.match(r"[a-z]+:/", str(folder)):  # of whose two slashes a path keeps one
-        address = without_credentials(str(folder).replace(":/", "://", 1))
-        raise UserError(f"tracking.folder={address}: is an address and no folder; give it as tracking.uri")
+    if not uri and (match := re.match(r"[A-Za-z]{2,}:/", str(folder))):  # there may be a password behind it
+        raise UserError(f"tracking.folder={match[0]}…: is an address and no folder; give it as tracking.uri")
     path = expanduser(folder).resolve() / database.DATABASE
     if not uri and unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"

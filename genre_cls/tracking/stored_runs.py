@@ -146,15 +146,19 @@ class StoredRuns:
             return None
         together = naming.of_one_experiment(parents)
         _warn_of_lost_tags(naming.of_one_experiment([together[0], *ended]))
-        comparable = naming.comparable(together)
+        whole = self._whole(together)
+        _warn_of_lost_folds([run for run in naming.comparable(together) if run not in whole])
+        if not whole:
+            return None
+        comparable = naming.comparable(whole)
         named = naming.distinguishing_settings(comparable)
         loaded = [one for run in comparable if (one := self._load(run, named[run.info.run_id]))]
         if not loaded:
             return None
-        others = {run.info.run_id: naming.under_other_splits(run, together) for run in comparable}
+        others = {run.info.run_id: naming.under_other_splits(run, whole) for run in comparable}
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
         loaded = [self._with_other_splits(one, others[one.run.info.run_id]) for one in loaded]
-        return _comparison(parents[0].data.tags, loaded, _n_left_out(parents, reported, command_id))
+        return _comparison(whole[0].data.tags, loaded, _n_left_out(parents, reported, command_id))
 
     def best(self, experiment: str | None = None) -> str | None:
         """Return the run id of the best configuration by mean accuracy among those that `newest` compares.
@@ -165,18 +169,18 @@ class StoredRuns:
             experiment: name of the experiment to look in; None for that of the configuration that finished last.
         """
         finished = [run for run in _finished(self._ended(experiment)) if not _is_shuffled(run)]
-        if not finished:
-            return None
-        runs = naming.comparable(naming.of_one_experiment(finished))
-        of_folds: dict[str, list[Run]] = {}
-        for fold in self._search([runs[0].info.experiment_id], "tags.kind = 'fold' and attributes.status = 'FINISHED'"):
-            of_folds.setdefault(fold.data.tags[PARENT], []).append(fold)
-        whole = [run for run in runs if _is_whole(run, _each_once(of_folds.get(run.info.run_id, [])))]
+        whole = self._whole(naming.of_one_experiment(finished)) if finished else []
 
         def scores(run: Run) -> list[float]:  # the second one breaks ties, as in the ranking
             return [rounded(run.data.metrics.get(score, 0)) for score in ("accuracy_mean", "macro_f1_mean")]
 
-        return max(whole, key=scores).info.run_id if whole else None
+        return max(naming.comparable(whole), key=scores).info.run_id if whole else None
+
+    def _whole(self, parents: Sequence[Run]) -> list[Run]:
+        """Return those configurations of one experiment of which no fold was deleted in MLflow."""
+        folds = self._search([parents[0].info.experiment_id], "tags.kind = 'fold' and attributes.status = 'FINISHED'")
+        n_folds = Counter(parent for parent, _ in {(run.data.tags[PARENT], run.info.run_name) for run in folds})
+        return [run for run in parents if n_folds[run.info.run_id] == _n_folds(run)]
 
     def any_finished(self, experiment: str | None) -> bool:
         """Return whether any configuration has finished, readable or not.
@@ -287,18 +291,14 @@ class StoredRuns:
         return _all_pages(partial(self._client.search_runs, experiment_ids, query, order_by=newest_first))
 
     def _load(self, parent: Run, named: Texts) -> _Loaded | None:
-        """Load a configuration's result from its fold runs, and its own files; None if a fold or its files are missing.
+        """Load a configuration's result from its fold runs, and its own files; None if any are missing.
 
         Args:
             parent: the configuration's run.
             named: the settings that name it.
         """
         try:
-            children = self._children(parent)
-            if not _is_whole(parent, children):
-                log.warning("left out %s: lacks a fold, which its command trains again", parent.info.run_name)
-                return None
-            folds = _in_order([self._fold(child) for child in children])
+            folds = _in_order([self._fold(child) for child in self._children(parent)])
             means, tracks = _summaries(self._files(parent, SUMMARIES))
             result = ConfigResult(named, folds, int(parent.data.params["n_parameters"]), _groups(tracks))
             figures = result.summary
@@ -311,7 +311,9 @@ class StoredRuns:
 
     def _children(self, parent: Run) -> list[Run]:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
-        return _each_once(self._search([parent.info.experiment_id], query))
+        newest_first = self._search([parent.info.experiment_id], query)
+        # Each fold once: one that was deleted, trained again and then restored is there twice.
+        return list({run.info.run_name: run for run in reversed(newest_first)}.values())
 
     def _fold(self, run: Run) -> FoldResult:
         return load_fold(self._files(run, RESULTS))
@@ -369,6 +371,11 @@ def _warn_of_lost_tags(runs: Sequence[Run]) -> None:
             log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
 
 
+def _warn_of_lost_folds(runs: Sequence[Run]) -> None:
+    for run in runs:
+        log.warning("left out %s: lacks a fold, which its command trains again", run.info.run_name)
+
+
 def _comparison(tags: Texts, loaded: Sequence[_Loaded], n_left_out: int) -> Comparison:
     """Return the comparison of loaded configurations; `tags` are those of the newest."""
     finished = datetime.fromtimestamp(max(one.run.info.end_time for one in loaded) / 1000)
@@ -414,15 +421,10 @@ def _summaries(folder: Path) -> tuple[dict[str, GenreMeans], dict[str, dict[str,
     return means, tracks
 
 
-def _each_once(newest_first: Sequence[Run]) -> list[Run]:
-    """Return each fold's run once: one that was deleted, trained again and then restored is there twice."""
-    return list({run.info.run_name: run for run in reversed(newest_first)}.values())
-
-
-def _is_whole(parent: Run, children: Sequence[Run]) -> bool:
-    """Whether no fold's run was deleted in MLflow: their durations add up to the configuration's."""
-    seconds = sum(child.data.metrics.get("seconds", 0) for child in children)
-    return bool(children) and bool(np.isclose(seconds, parent.data.metrics.get("seconds", seconds)))
+def _n_folds(parent: Run) -> int:
+    """Return how many folds a configuration had when it was complete; 0 if that was not logged."""
+    seconds, per_fold = (parent.data.metrics.get(name, 0) for name in ("seconds", "seconds_per_fold"))
+    return round(seconds / per_fold) if per_fold else 0
 
 
 def _n_left_out(parents: Sequence[Run], reported: Sequence[Run], command_id: str | None) -> int:

@@ -247,7 +247,10 @@ def _units(facts: Facts) -> dict[str, int]:
 
 
 def _full_sets(genres: Sequence[str], groups: Indices, k: int, seed: Sequence[int]) -> list[Indices]:
-    """Assign groups to k sets as `_even_sets` does, some times more if a set lacks a genre, which may be chance."""
+    """Assign groups to k sets as `_even_sets` does, some times more if a set lacks a genre, which may be chance.
+
+    Only then, as results must not depend on `tolerance`.
+    """
     sets = _even_sets(genres, groups, k, seed)
     for attempt in range(1, ATTEMPTS):
         if _shares(genres, sets).all():
@@ -336,7 +339,8 @@ def _why_no_val(genres: Sequence[str]) -> str:
     counts = Counter(genres)
     rarest = min(counts, key=lambda genre: counts[genre])
     if counts[rarest] == 1:
-        return f"genre {rarest} has a single training track, which cannot be held back; add tracks of it"
+        hint = "add some, or take more folds (folds.k)"
+        return f"genre {rarest} has a single training track, which cannot be held back; {hint}"
     least = math.ceil(100 * len(counts) / len(genres)) / 100
     few = f"{len(genres)} training tracks are too few for validation tracks of each genre"
     return f"{few}; take at least {least:.2f}, or add tracks"
