@@ -15,6 +15,7 @@ from genre_cls.errors import UserError, in_short, place_of, system_reason
 from genre_cls.extras import how_to_install
 
 QUOTED = """put the value in quotes of its own: "key='~/my music'\""""
+UNREADABLE = "LexerNoViableAltException|mismatched input|no viable"  # what Hydra's parser says of special characters
 PLUGINS = {  # Hydra options, and the extra that installs each
     "hydra/sweeper=optuna": "hpo",
     "hydra/launcher=joblib": "joblib",
@@ -41,9 +42,7 @@ def error_message(error: BaseException) -> str:
         return no_such_key(match[1])
     if match := re.match(r"Ambiguous value for argument '(.+?)' 1\.", text):
         return f"{match[1]}: several values need -m ({QUOTED}, if it is one with a comma)"
-    if isinstance(error, OverrideParseException) and re.match(
-        "LexerNoViableAltException|mismatched input|no viable", text
-    ):
+    if isinstance(error, OverrideParseException) and re.match(UNREADABLE, text):
         return _needs_quotes(error.override)
     if isinstance(error, InstantiationException) and error.__cause__:
         return _bad_argument(error.__cause__, text)
@@ -57,9 +56,8 @@ def _needs_quotes(word: str) -> str:
     key, _, value = word.partition("=")
     if holds_another(value):
         return SEVERAL.format(word)
-    if re.match(r"\w+\(|\[|{", value) and any(
-        value.count(one) > value.count(other) for one, other in ("()", "[]", "{}")
-    ):
+    unclosed = any(value.count(one) > value.count(other) for one, other in ("()", "[]", "{}"))
+    if unclosed and re.match(r"\w+\(|\[|{", value):  # a function, a list or a mapping, rather than a path
         return f"{word}: has a bracket that is not closed"
     if " " in key:
         return f'"{word}": has spaces around its equals sign; leave them out'
