@@ -74,6 +74,8 @@ def _serve(arguments: Namespace) -> None:
 
 def _check_address(host: str, port: int) -> None:
     """Refuse an address that cannot be bound, before a model is loaded in vain."""
+    if ":" in host:
+        raise UserError(f"--host {host}: must be a name or an IPv4 address")
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

@@ -29,7 +29,7 @@ from genre_cls.configuration.arguments import OneLineParser, nonempty
 from genre_cls.configuration.commands import AGAIN, as_command
 from genre_cls.configuration.overrides import as_word, typed
 from genre_cls.configuration.settings import CONF
-from genre_cls.errors import UserError, in_one_line, system_reason
+from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
 from genre_cls.files import disk_failure, expanduser, locked
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def configured() -> Source:
 def _address(text: str) -> str:
     if not text.startswith(SCHEMES):
         raise UserError(f"--mirror {text}: {NO_ADDRESS}")
+    if text != (open_address := without_credentials(text)):
+        raise UserError(f"--mirror {open_address}: must have no name and password before it, which are not sent")
     return text
 
 

@@ -303,6 +303,7 @@ def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_pic
         (("--port", "high"), "--port: high: must be a whole number"),
         (("song.mp3",), "unrecognized arguments: song.mp3"),
         (("--host", "no.such.host.invalid"), "no.such.host.invalid:7860: "),
+        (("--host", "::1"), "--host ::1: must be a name or an IPv4 address"),
         (("--model", "a.onnx"), "an .onnx file cannot be explained"),
         ((), "tracking mlruns: no store of runs there"),
         (("--model", "worst"), "model worst: no such file"),

@@ -475,6 +475,15 @@ def test_the_command_reports_in_one_line_that_nothing_can_be_downloaded(
         assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_an_address_with_a_password_is_refused_without_showing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), "--mirror", "http://bob:secret@127.0.0.1:9/a.tar.gz"])
+    with pytest.raises(SystemExit):
+        download.main()
+    assert capsys.readouterr().err.startswith("error: --mirror http://127.0.0.1:9/a.tar.gz: must have no name and pass")
+
+
 def test_the_configured_source_has_mirrors_a_checksum_and_limits() -> None:
     known = configured()
     assert all(address.startswith("http") for address in known.mirrors) and len(known.mirrors) == 2
