@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hydra.conf import HydraConf, RuntimeConf
 from hydra.utils import get_object
@@ -150,18 +150,10 @@ def _sets_results(preset: str, runtime: RuntimeConf) -> bool:
     folders = [Path(source.path) / "experiment" for source in runtime.config_sources if source.schema == "file"]
     for path in (folder / f"{preset}.yaml" for folder in folders):
         if path.exists():
-            own = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+            own = cast(DictConfig, OmegaConf.load(path))
             others = [each for each in own.pop("defaults", []) if isinstance(each, str) and each != "_self_"]
-            own.pop("hydra", None)
-            return bool(others) or not all(map(_is_incidental_throughout, own, own.values()))
+            return bool(others) or not all(is_incidental(key) for key, _ in leaves(own, resolve=False))
     return True
-
-
-def _is_incidental_throughout(key: str, value: object) -> bool:
-    """Whether a setting, or every setting of a group, says only where or how a run happens."""
-    if isinstance(value, dict) and not is_incidental(key):
-        return all(_is_incidental_throughout(f"{key}.{name}", each) for name, each in value.items())
-    return is_incidental(key)
 
 
 def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, str]) -> str:

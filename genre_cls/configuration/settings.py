@@ -221,9 +221,9 @@ def is_incidental(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
 
 
-def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yield every setting as (dotted key, resolved value); lists are values, and so is whatever has a rule."""
-    yield from _flatten(OmegaConf.to_container(without_hydra(cfg), resolve=True), "")
+def leaves(cfg: DictConfig, *, resolve: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield every setting as (dotted key, value), resolved or not; lists are values, and so is whatever has a rule."""
+    yield from _flatten(OmegaConf.to_container(without_hydra(cfg), resolve=resolve), "")
 
 
 def as_yaml(cfg: DictConfig, *keys: str) -> str:

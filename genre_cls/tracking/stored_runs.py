@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs
 WAITING = "SCHEDULED"  # the status of a configuration that waits for folds that other jobs train
+FOLDS = "tags.kind = 'fold' and attributes.status = 'FINISHED'"  # the query for all folds that are done
 PAGE_SIZE = 5000  # runs or experiments that a store is asked for at once; MLflow gives 50,000 at most
 COMMAND_IDS = "command_ids"  # the tag with the ids of the last commands that included a configuration
 
@@ -146,18 +147,19 @@ class StoredRuns:
             return None
         together = naming.of_one_experiment(parents)
         _warn_of_lost_tags(naming.of_one_experiment([together[0], *ended]))
-        whole = self._whole(together)
+        folds = self._folds_of_whole(together)
+        whole = [run for run in together if run.info.run_id in folds]
         _warn_of_lost_folds([run for run in naming.comparable(together) if run not in whole])
         if not whole:
             return None
         comparable = naming.comparable(whole)
         named = naming.distinguishing_settings(comparable)
-        loaded = [one for run in comparable if (one := self._load(run, named[run.info.run_id]))]
+        loaded = [one for run in comparable if (one := self._load(run, named[run.info.run_id], folds))]
         if not loaded:
             return None
         others = {run.info.run_id: naming.under_other_splits(run, whole) for run in comparable}
         reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-        loaded = [self._with_other_splits(one, others[one.run.info.run_id]) for one in loaded]
+        loaded = [self._with_other_splits(one, others[one.run.info.run_id], folds) for one in loaded]
         return _comparison(whole[0].data.tags, loaded, _n_left_out(parents, reported, command_id))
 
     def best(self, experiment: str | None = None) -> str | None:
@@ -169,18 +171,25 @@ class StoredRuns:
             experiment: name of the experiment to look in; None for that of the configuration that finished last.
         """
         finished = [run for run in _finished(self._ended(experiment)) if not _is_shuffled(run)]
-        whole = self._whole(naming.of_one_experiment(finished)) if finished else []
+        if not finished:
+            return None
+        together = naming.of_one_experiment(finished)
+        folds = self._folds_of_whole(together)
+        whole = [run for run in together if run.info.run_id in folds]
 
         def scores(run: Run) -> list[float]:  # the second one breaks ties, as in the ranking
             return [rounded(run.data.metrics.get(score, 0)) for score in ("accuracy_mean", "macro_f1_mean")]
 
         return max(naming.comparable(whole), key=scores).info.run_id if whole else None
 
-    def _whole(self, parents: Sequence[Run]) -> list[Run]:
-        """Return those configurations of one experiment of which no fold was deleted in MLflow."""
-        folds = self._search([parents[0].info.experiment_id], "tags.kind = 'fold' and attributes.status = 'FINISHED'")
-        n_folds = Counter(parent for parent, _ in {(run.data.tags[PARENT], run.info.run_name) for run in folds})
-        return [run for run in parents if n_folds[run.info.run_id] == _n_folds(run)]
+    def _folds_of_whole(self, parents: Sequence[Run]) -> dict[str, list[Run]]:
+        """Return the fold runs, by configuration, of those of one experiment of which none was deleted in MLflow."""
+        folds: dict[str, list[Run]] = {}
+        for run in self._search([parents[0].info.experiment_id], FOLDS):
+            folds.setdefault(run.data.tags.get(PARENT, ""), []).append(run)
+        each_once = {run_id: _each_once(runs) for run_id, runs in folds.items()}
+        n_folds = {parent.info.run_id: _n_folds(parent) for parent in parents}
+        return {run_id: runs for run_id, runs in each_once.items() if len(runs) == n_folds.get(run_id)}
 
     def any_finished(self, experiment: str | None) -> bool:
         """Return whether any configuration has finished, readable or not.
@@ -280,9 +289,11 @@ class StoredRuns:
         found = _all_pages(self._client.search_experiments)
         return [e.experiment_id for e in found if experiment in (None, e.name)]
 
-    def _with_other_splits(self, one: _Loaded, by_split: Mapping[str, Run]) -> _Loaded:
+    def _with_other_splits(
+        self, one: _Loaded, by_split: Mapping[str, Run], folds: Mapping[str, Sequence[Run]]
+    ) -> _Loaded:
         """Add the results of the same configuration under other splits."""
-        others = {split: self._load(run, naming.settings_of(run)) for split, run in by_split.items()}
+        others = {split: self._load(run, naming.settings_of(run), folds) for split, run in by_split.items()}
         results = {split: other.result for split, other in others.items() if other}
         return replace(one, result=replace(one.result, other_splits=results))
 
@@ -290,17 +301,18 @@ class StoredRuns:
         newest_first = ["attributes.end_time DESC"]
         return _all_pages(partial(self._client.search_runs, experiment_ids, query, order_by=newest_first))
 
-    def _load(self, parent: Run, named: Texts) -> _Loaded | None:
+    def _load(self, parent: Run, named: Texts, folds: Mapping[str, Sequence[Run]]) -> _Loaded | None:
         """Load a configuration's result from its fold runs, and its own files; None if any are missing.
 
         Args:
             parent: the configuration's run.
             named: the settings that name it.
+            folds: the runs of its folds, by its id.
         """
         try:
-            folds = _in_order([self._fold(child) for child in self._children(parent)])
+            results = _in_order([self._fold(run) for run in folds[parent.info.run_id]])
             means, tracks = _summaries(self._files(parent, SUMMARIES))
-            result = ConfigResult(named, folds, int(parent.data.params["n_parameters"]), _groups(tracks))
+            result = ConfigResult(named, results, int(parent.data.params["n_parameters"]), _groups(tracks))
             figures = result.summary
         except (*FAILURES, *DAMAGED) as error:
             log.warning("left out %s: %s", parent.info.run_name, in_one_line(error))
@@ -311,9 +323,7 @@ class StoredRuns:
 
     def _children(self, parent: Run) -> list[Run]:
         query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'FINISHED'"
-        newest_first = self._search([parent.info.experiment_id], query)
-        # Each fold once: one that was deleted, trained again and then restored is there twice.
-        return list({run.info.run_name: run for run in reversed(newest_first)}.values())
+        return _each_once(self._search([parent.info.experiment_id], query))
 
     def _fold(self, run: Run) -> FoldResult:
         return load_fold(self._files(run, RESULTS))
@@ -419,6 +429,11 @@ def _summaries(folder: Path) -> tuple[dict[str, GenreMeans], dict[str, dict[str,
     except DAMAGED as error:
         log.warning("%s: average features or facts of tracks are damaged: %s", folder, in_one_line(error))
     return means, tracks
+
+
+def _each_once(newest_first: Sequence[Run]) -> list[Run]:
+    """Return each fold's run once: one that was deleted, trained again and then restored is there twice."""
+    return list({run.info.run_name: run for run in reversed(newest_first)}.values())
 
 
 def _n_folds(parent: Run) -> int:
