@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,11 +93,10 @@ def random(
     """
     ungrouped = Facts(facts.genres)
     _check(ungrouped, k, "folds=random")
-    train_val = partial(_train_val, facts=ungrouped, fraction=val_fraction, seed=seed)
     seeds = (seed + SEEDS_APART * repeat for repeat in range(repeats))
     shuffles = (StratifiedKFold(k, shuffle=True, random_state=each) for each in seeds)
-    splits = [split for shuffle in shuffles for split in shuffle.split(facts.genres, facts.genres)]
-    return [Fold(index, *train_val(train), test) for index, (train, test) in enumerate(splits)]
+    tests = [test for shuffle in shuffles for _, test in shuffle.split(facts.genres, facts.genres)]
+    return _folds(ungrouped, tests, val_fraction, seed)
 
 
 def artist(
@@ -127,11 +125,9 @@ def artist(
     if facts.groups is None:
         raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
     _check(facts, k, "folds=artist")
-    train_val = partial(_train_val, facts=facts, fraction=val_fraction, seed=seed)
-    genres, tracks = facts.genres, np.arange(len(facts.genres))
-    tests = [test for repeat in range(repeats) for test in _full_sets(genres, facts.groups, k, [seed, repeat])]
-    _check_even(genres, tests, k, tolerance)
-    return [Fold(index, *train_val(np.setdiff1d(tracks, test)), test) for index, test in enumerate(tests)]
+    tests = [test for repeat in range(repeats) for test in _full_sets(facts.genres, facts.groups, k, [seed, repeat])]
+    _check_even(facts.genres, tests, k, tolerance)
+    return _folds(facts, tests, val_fraction, seed)
 
 
 def filtered(
@@ -197,16 +193,11 @@ def describe(facts: Facts, folds: Sequence[Fold]) -> str:
     tests = [fold.test for fold in folds]
     if len(folds) == 1:
         return f"1 fold of {len(tests[0])} test tracks"
-    if _share_test_set(folds):
+    if all(np.array_equal(test, tests[0]) for test in tests):
         return f"{len(folds)} trainings on one split: {_present(facts.parts)}"
     sizes = sorted({len(test) for test in tests})
     how_many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
     return f"{len(folds)} folds of {how_many} test tracks{_unevenness(facts.genres, tests)}"
-
-
-def _share_test_set(folds: Sequence[Fold]) -> bool:
-    """Return whether all folds test the same tracks, as several trainings on a published split and a single fold do."""
-    return all(np.array_equal(fold.test, folds[0].test) for fold in folds)
 
 
 def _unevenness(genres: Sequence[str], tests: Sequence[Indices]) -> str:
@@ -310,7 +301,16 @@ def _counts(genres: Sequence[str], parts: Sequence[Indices]) -> Indices:
     return np.array([np.bincount(codes[part], minlength=len(names)) for part in parts])
 
 
-def _train_val(train: Indices, *, facts: Facts, fraction: float, seed: int) -> tuple[Indices, Indices]:
+def _folds(facts: Facts, tests: Sequence[Indices], val_fraction: float, seed: int) -> list[Fold]:
+    """Return a fold for each test set, which learns from all other tracks."""
+    tracks = np.arange(len(facts.genres))
+    return [
+        Fold(index, *_train_val(np.setdiff1d(tracks, test), facts, val_fraction, seed), test)
+        for index, test in enumerate(tests)
+    ]
+
+
+def _train_val(train: Indices, facts: Facts, fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Split training tracks into those to train on and the inner validation tracks."""
     if not fraction:
         return train, np.array([], dtype=np.int64)
