@@ -273,15 +273,6 @@ def test_a_broken_link_is_listed_as_a_track(tmp_path: Path, load: Callable[[str]
     assert lost == {"self.wav", "broken.wav"}
 
 
-@pytest.mark.parametrize("load", [gtzan, folder])
-def test_a_genre_may_be_a_link_to_a_folder(tmp_path: Path, load: Callable[[str], Catalogue]) -> None:
-    make_gtzan(tmp_path / "music")
-    before = ids(load(str(tmp_path / "music")))
-    (tmp_path / "music" / "pop").rename(tmp_path / "elsewhere")
-    (tmp_path / "music" / "pop").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert ids(load(str(tmp_path / "music"))) == before
-
-
 # Any folder of music
 
 
