@@ -48,7 +48,7 @@ class GenreCNN(nn.Module):
     ) -> None:
         super().__init__()
         _check_one_per_block(channels=channels, kernel_sizes=kernel_sizes, strides=strides, bands=bands)
-        _check_positive(channels=channels, kernel_sizes=kernel_sizes)
+        _check_positive(channels=channels, kernel_sizes=kernel_sizes, bands=bands)
         if even := [size for size in kernel_sizes if size % 2 == 0]:
             raise ValueError(f"kernel_sizes: {even[0]} must be odd")
         inputs = (1, *channels[:-1])
@@ -167,8 +167,6 @@ class TimeStatistics(nn.Module):
 
     def __init__(self, bands: int) -> None:
         super().__init__()
-        if bands < 1:
-            raise ValueError(f"bands={bands}: must be at least 1")
         self.bands = bands
 
     def forward(self, maps: Tensor) -> Tensor:
