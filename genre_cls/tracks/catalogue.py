@@ -4,13 +4,14 @@ import csv
 import inspect
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -150,6 +151,15 @@ def _plain(name: str) -> str:
 
 
 def _gtzan_from(folders: dict[Path, list[Path]], root: Path) -> Catalogue:
+    tracks = _gtzan_tracks(folders)
+    counts = Counter(track.genre for track in tracks)
+    if empty := [genre for genre in GTZAN_GENRES if not counts[genre]]:
+        raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
+    return Catalogue("gtzan", _sorted(tracks), notes=tuple(_gtzan_notes(tracks, counts)))
+
+
+def _gtzan_tracks(folders: dict[Path, list[Path]]) -> list[Track]:
+    """The tracks in the genres' folders, each once."""
     tracks: dict[str, Track] = {}
     used: dict[str, Path] = {}
     for folder, paths in folders.items():
@@ -162,21 +172,14 @@ def _gtzan_from(folders: dict[Path, list[Path]], root: Path) -> Catalogue:
                 raise UserError(f"{path}: has the number of {same.path.name}; move one of them away")
             if track is same or path.suffix.lower() == ".wav":  # of .au and .wav, the latter
                 tracks[track.id] = track
-    counts = {genre: sum(track.genre == genre for track in tracks.values()) for genre in GTZAN_GENRES}
-    empty = [genre for genre, count in counts.items() if not count]
-    if empty:
-        raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
-    short = [f"{genre} {count}" for genre, count in counts.items() if count != GTZAN_TRACKS_PER_GENRE]
-    notes = []
-    if short:
-        notes.append(
-            f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
-        )
-    if others := [track.path for track in tracks.values() if track.id not in gtzan_facts()]:
-        notes.append(
-            f"Not named like tracks of GTZAN, so nothing is known of them: {len(others)}, such as {others[0]}."
-        )
-    return Catalogue("gtzan", _sorted(tracks.values()), notes=tuple(notes))
+    return list(tracks.values())
+
+
+def _gtzan_notes(tracks: Sequence[Track], counts: Mapping[str, int]) -> Iterator[str]:
+    if short := [f"{genre} {counts[genre]}" for genre in GTZAN_GENRES if counts[genre] != GTZAN_TRACKS_PER_GENRE]:
+        yield f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
+    if others := [track.path for track in tracks if track.id not in gtzan_facts()]:
+        yield f"Not named like tracks of GTZAN, so nothing is known of them: {len(others)}, such as {others[0]}."
 
 
 def _gtzan_track(path: Path, genre: str) -> Track:
@@ -224,10 +227,8 @@ def folder(root: str | None) -> Catalogue:
     if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
-    loose = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]
-    lost = [entry for entry in entries if entry.is_symlink() and not entry.exists()]
-    notes = (*_folder_notes(lost, empty, loose, other_files(base), n_excluded, unmatched), *_look_alike(genres))
-    return Catalogue(base.resolve().name, _sorted(tracks), notes=notes)
+    notes = _notes_on_files(base, entries, empty), _notes_on_metadata(n_excluded, unmatched), _look_alike(genres)
+    return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(chain(*notes)))
 
 
 def _folder_root(root: str | None) -> Path:
@@ -257,31 +258,25 @@ def _too_few_genres(base: Path, genres: Collection[str]) -> str:
     return text
 
 
-def _folder_notes(
-    lost: Sequence[Path],
-    empty: Sequence[str],
-    loose: Sequence[Path],
-    unread: Sequence[Path],
-    n_excluded: int,
-    unmatched: Sequence[str],
-) -> tuple[str, ...]:
-    """Notes on broken links, folders without tracks, files in no genre's folder or unreadable, and on metadata.csv."""
-    notes = []
-    if lost:
+def _notes_on_files(base: Path, entries: Sequence[Path], empty: Sequence[str]) -> Iterator[str]:
+    """Yield notes on what is ignored: broken links, genres without tracks, files in no genre's folder or unreadable."""
+    if lost := [entry for entry in entries if entry.is_symlink() and not entry.exists()]:
         links = ", ".join(f"{link.name} (to {link.readlink()})" for link in lost)
-        notes.append(f"Links to what is not there, ignored: {links}.")
+        yield f"Links to what is not there, ignored: {links}."
     if empty:
-        notes.append(f"Folders without tracks, ignored: {', '.join(empty)}.")
-    if loose:
-        notes.append(f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0].name}.")
-    if unread:
+        yield f"Folders without tracks, ignored: {', '.join(empty)}."
+    if loose := [entry.name for entry in entries if entry.suffix.lower() in EXTENSIONS and entry.is_file()]:
+        yield f"Files outside of the genres' folders, ignored: {len(loose)}, such as {loose[0]}."
+    if unread := other_files(base):
         such = f"{unread[0].name}{conversion(unread[0])}"
-        notes.append(f"Files in unreadable formats, ignored: {len(unread)}, such as {such}.")
+        yield f"Files in unreadable formats, ignored: {len(unread)}, such as {such}."
+
+
+def _notes_on_metadata(n_excluded: int, unmatched: Sequence[str]) -> Iterator[str]:
     if n_excluded:
-        notes.append(f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv.")
+        yield f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv."
     if unmatched:
-        notes.append(f"metadata.csv: {_unmatched(unmatched)}.")
-    return tuple(notes)
+        yield f"metadata.csv: {_unmatched(unmatched)}."
 
 
 def _look_alike(genres: Collection[str]) -> Iterator[str]:
