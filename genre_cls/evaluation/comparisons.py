@@ -67,11 +67,13 @@ def each_pair(results: Sequence[ConfigResult], rope: float) -> list[Difference]:
     Returns:
         One difference per pair, those of the best configuration first; none if there are fewer than two folds.
     """
-    ranked = rank(results) if len(results[0].folds) > 1 else []
-    labels = names(ranked)
-    pairs = list(combinations(range(len(ranked)), 2))
-    differences = _adjusted([_difference(labels[i], labels[j], [(ranked[i], ranked[j])], rope) for i, j in pairs])
-    p_values = holm([mcnemar(ranked[i], ranked[j]) for i, j in pairs])
+    if len(results[0].folds) < 2:
+        return []
+    ranked = rank(results)
+    pairs = list(combinations(ranked, 2))
+    named = zip(combinations(names(ranked), 2), pairs, strict=True)
+    differences = _adjusted([_difference(*both, [pair], rope) for both, pair in named])
+    p_values = holm([mcnemar(*pair) for pair in pairs])
     return [replace(one, mcnemar=float(p)) for one, p in zip(differences, p_values, strict=True)]
 
 
@@ -88,7 +90,7 @@ def main_effects(results: Sequence[ConfigResult], rope: float) -> list[Differenc
     if len(results[0].folds) < 2:
         return []
     differences = []
-    for axis in (*AXES, *differing(results)):
+    for axis in axes_of(results):
         settings = sorted({result.value(axis) for result in results})
         for one, other in combinations(settings, 2):
             if pairs := _differ_in(results, axis, one, other):
@@ -155,8 +157,8 @@ def rank(results: Sequence[ConfigResult]) -> list[ConfigResult]:
 
 
 def names(results: Sequence[ConfigResult]) -> list[str]:
-    """Name configurations by features, model, batch size and other settings that differ between them."""
-    axes = (*AXES, *differing(results))
+    """Name configurations by their values on the axes."""
+    axes = axes_of(results)
     return [" · ".join(setting(axis, result.value(axis)) for axis in axes) for result in results]
 
 
@@ -167,10 +169,10 @@ def setting(axis: str, value: str) -> str:
     return f"{'batch' if axis == 'batch_size' else axis} {value}"
 
 
-def differing(results: Sequence[ConfigResult]) -> list[str]:
-    """Return the settings, other than features, model and batch size, that differ between configurations."""
+def axes_of(results: Sequence[ConfigResult]) -> list[str]:
+    """Return features, model, batch size and whatever other settings differ between configurations."""
     keys = {key for result in results for key in result.named}.difference(AXES)
-    return [key for key in sorted(keys) if len({result.named.get(key) for result in results}) > 1]
+    return [*AXES, *(key for key in sorted(keys) if len({result.named.get(key) for result in results}) > 1)]
 
 
 @dataclass(frozen=True)

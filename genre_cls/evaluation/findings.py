@@ -11,7 +11,7 @@ from genre_cls.evaluation.comparisons import (
     SURE,
     Difference,
     MissedTrack,
-    differing,
+    axes_of,
     each_pair,
     main_effects,
     most_missed,
@@ -220,7 +220,7 @@ def warnings(results: Sequence[ConfigResult]) -> list[str]:
 def _of_several_codes(results: Sequence[ConfigResult]) -> str:
     """Return a sentence that warns that the code changed between configurations; empty if it did not."""
     warning = "The code has changed between these runs (code 1 is the oldest), which may be why they differ."
-    return warning if CODE in differing(results) else ""
+    return warning if CODE in axes_of(results) else ""
 
 
 def _of_untrained(results: Sequence[ConfigResult]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from genre_cls.configuration.settings import AXES, short_keys
 from genre_cls.evaluation.calibration import N_BINS
-from genre_cls.evaluation.comparisons import Difference, differing, setting
+from genre_cls.evaluation.comparisons import Difference, axes_of, setting
 from genre_cls.evaluation.findings import (
     Report,
     accuracy_text,
@@ -39,12 +39,10 @@ def ranking(report: Report, *, narrow: bool = False) -> Sheet:
         report: with the configurations.
         narrow: whether all settings share a column if more than features, model and batch size differ.
     """
-    more = differing(report.results)
-    axes = [*AXES, *more]
-    rows = []
+    axes, rows = axes_of(report.results), []
     for place, result in enumerate(report.ranked, start=1):
         settings = {axis.replace("batch_size", "batch size"): result.value(axis) for axis in axes}
-        if narrow and more:
+        if narrow and len(axes) > len(AXES):
             settings = {"configuration": _in_short(result, axes)}
         scores = _scores(result)
         rows.append([str(place), *settings.values(), *scores.values()])
