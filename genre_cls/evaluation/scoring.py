@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def _means(rows: Floats, places: Ints) -> Floats:
     return sums / np.bincount(places)[:, None]
 
 
-def _numbered(values: NDArray[Any]) -> Ints:
+def _numbered(values: Sequence[str] | Ints) -> Ints:
     """Return a number for each of some values, from 0, the same for equal ones."""
     return np.asarray(np.unique(values, return_inverse=True)[1])
 
@@ -154,12 +154,12 @@ class GenreScores:
 
 @dataclass(frozen=True)
 class TrackPredictions(_Predicted):
-    """One configuration's predictions for every test track, in the order of their ids.
+    """One configuration's predictions for test tracks.
 
     Args:
         track_ids: the test tracks.
         labels: their true genres `(n_tracks,)`.
-        probabilities: mean over the folds that tested a track `(n_tracks, n_genres)`.
+        probabilities: of each genre `(n_tracks, n_genres)`.
     """
 
     track_ids: tuple[str, ...]
@@ -220,27 +220,27 @@ class ConfigResult:
 
     @cached_property
     def tracks(self) -> TrackPredictions:
-        """The folds' predictions, one per track."""
-        ids, first, place = np.unique(self._pooled("track_ids"), return_index=True, return_inverse=True)
-        probabilities = _means(self._pooled("probabilities"), place)
-        return TrackPredictions(tuple(ids.tolist()), self._pooled("labels")[first], probabilities)
+        """The folds' predictions, their mean for each track, in the order of ids."""
+        pooled, first = self._pooled, self._first
+        probabilities = _means(pooled.probabilities, _numbered(pooled.track_ids))
+        return TrackPredictions(tuple(pooled.track_ids[i] for i in first), pooled.labels[first], probabilities)
 
     @cached_property
     def first_hits(self) -> Floats:
         """1 for each track that the first fold to test it classified correctly, else 0, in the order of ids."""
-        return self._pooled("hits")[self._first]
+        return self._pooled.hits[self._first]
 
     @property
     def per_genre(self) -> GenreScores:
         """Precision, recall and F1 of each genre, pooled over the folds."""
-        labels, predictions, columns = self._pooled("labels"), self._pooled("predictions"), range(len(self.genres))
-        scores = precision_recall_fscore_support(labels, predictions, labels=columns, zero_division=0)
+        pooled, columns = self._pooled, range(len(self.genres))
+        scores = precision_recall_fscore_support(pooled.labels, pooled.predictions, labels=columns, zero_division=0)
         return GenreScores(*scores)
 
     @cached_property
     def temperature(self) -> float:
         """The temperature fitted to all held-out tracks (`calibration.best_temperature`)."""
-        return best_temperature(self._pooled("probabilities"), self._pooled("labels"))
+        return best_temperature(self._pooled.probabilities, self._pooled.labels)
 
     @cached_property
     def tempered(self) -> "ConfigResult":
@@ -253,26 +253,28 @@ class ConfigResult:
     @cached_property
     def calibration(self) -> Calibration:
         """Confidence against accuracy, pooled over the folds."""
-        confidence = self._pooled("probabilities").max(axis=1)
-        return calibration(confidence, self._pooled("hits"), len(self.tracks.track_ids))
+        return calibration(self._pooled.probabilities.max(axis=1), self._pooled.hits, len(self.tracks.track_ids))
 
     def _tempered(self, fold: FoldResult) -> FoldResult:
         others = self._others(fold.track_ids)
-        fitted = best_temperature(self._pooled("probabilities")[others], self._pooled("labels")[others])
+        fitted = best_temperature(self._pooled.probabilities[others], self._pooled.labels[others])
         return replace(fold, probabilities=tempered(fold.probabilities, fitted))
 
     def _others(self, track_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Which of the pooled predictions are of other tracks."""
-        return ~np.isin(self._pooled("track_ids"), track_ids)
+        return ~np.isin(self._pooled.track_ids, track_ids)
 
     @cached_property
     def _first(self) -> Ints:
         """The first of the pooled predictions of each track `(n_tracks,)`, in the order of ids."""
-        return np.unique(self._pooled("track_ids"), return_index=True)[1]
+        return np.unique(self._pooled.track_ids, return_index=True)[1]
 
-    def _pooled(self, part: str) -> NDArray[Any]:
-        """Return an attribute of all folds, concatenated."""
-        return np.concatenate([getattr(fold, part) for fold in self.folds])
+    @cached_property
+    def _pooled(self) -> TrackPredictions:
+        """The predictions of all folds, one fold after the other; a track may come several times."""
+        ids = tuple(chain.from_iterable(fold.track_ids for fold in self.folds))
+        labels = np.concatenate([fold.labels for fold in self.folds])
+        return TrackPredictions(ids, labels, np.concatenate([fold.probabilities for fold in self.folds]))
 
     @cached_property
     def test_share(self) -> float:
@@ -364,13 +366,13 @@ class ConfigResult:
     @property
     def has_groups(self) -> bool:
         """Whether it is known which test tracks share an artist or a recording."""
-        return self.groups.keys() >= set(self._pooled("track_ids").tolist())
+        return self.groups.keys() >= set(self._pooled.track_ids)
 
     @cached_property
     def _groups(self) -> Ints:
         """Number of each pooled prediction's group: of one artist or recording, or else of the track alone."""
-        ids = self._pooled("track_ids")
-        return _numbered(np.array([self.groups[track] for track in ids.tolist()]) if self.has_groups else ids)
+        ids = self._pooled.track_ids
+        return _numbered([self.groups[track] for track in ids] if self.has_groups else ids)
 
     @property
     def summary(self) -> dict[str, float]:
