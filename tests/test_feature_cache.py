@@ -25,8 +25,9 @@ from genre_cls import files
 from genre_cls.errors import UserError
 from genre_cls.tracks import audio, feature_cache, features
 from genre_cls.tracks.catalogue import Track
-from genre_cls.tracks.feature_cache import FeatureCache, Features, Ledger, spec_key
+from genre_cls.tracks.feature_cache import FeatureCache, Features, spec_key
 from genre_cls.tracks.features import FeatureSpec
+from genre_cls.tracks.ledger import Ledger, _file_digest
 
 MEL = FeatureSpec(kind="mel", sample_rate=8000, n_fft=256, hop_length=128, n_mels=16, n_mfcc=5, f_max=4000.0)
 MFCC = replace(MEL, kind="mfcc")
@@ -380,7 +381,7 @@ def test_a_file_that_was_repaired_or_has_gone_is_noticed(tracks: list[Track], ca
 def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils_nothing(
     tracks: list[Track], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, digest = audio.decode, feature_cache._file_digest
+    decode, digest = audio.decode, _file_digest
     contents = [track.path.read_bytes() for track in tracks]
 
     def meddled(path: Path, rate: int) -> NDArray[np.float32]:
@@ -399,7 +400,7 @@ def test_a_file_that_changes_or_vanishes_while_it_is_read_is_reported_and_spoils
 
     with monkeypatch.context() as patch:
         patch.setattr(audio, "decode", meddled)
-        patch.setattr(feature_cache, "_file_digest", meddled_earlier)
+        patch.setattr("genre_cls.tracks.ledger._file_digest", meddled_earlier)
         (part,) = FeatureCache(cache).load(tracks, [MEL])
     reasons = {each.track.id: each.reason for each in part.unreadable}
     assert part.tracks == tuple(tracks[3:]) and reasons.pop("t1") == "no such file or directory"

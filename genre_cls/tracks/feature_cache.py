@@ -6,11 +6,9 @@ Below the cache's folder: `features/<key of spec and code>/<digest of the file's
 import inspect
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cache, cached_property, partial
-from hashlib import blake2b, file_digest
+from functools import cache, cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -29,12 +27,10 @@ from genre_cls.tracks import audio, features
 from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.features import FeatureSpec
+from genre_cls.tracks.ledger import CHANGED, DIGEST, EXTRACTED, Ledger
 
-CHANGED = "changed while it was read; the next start reads it again"
 TOO_MANY = "as the system limits how many files a process maps; sudo sysctl vm.max_map_count=1000000 allows more"
 SAVE_EVERY = 10.0  # s between two saves of the ledger: the most work that a kill during extraction loses
-DIGEST = partial(blake2b, digest_size=10)
-EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
 # As it was when this process began; edits made meanwhile do not change what is running.
 CODE = inspect.getsource(audio) + inspect.getsource(features)
 
@@ -97,7 +93,7 @@ class FeatureCache:
         self.root.mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def _ledger(self) -> "Ledger":
+    def _ledger(self) -> Ledger:
         return Ledger(self.root / "ledger.json")
 
     def load(self, tracks: Sequence[Track], specs: Sequence[FeatureSpec]) -> list[Features]:
@@ -145,7 +141,7 @@ class FeatureCache:
         known = {track: self._ledger.digest(track.path) for track in tracks}
         unknown = [track for track, digest in known.items() if not digest]
         faults = {}
-        for track, digest in zip(unknown, _in_threads(self._digest_of, unknown, "Reading the files"), strict=True):
+        for track, digest in _each(self._read, unknown, "Reading the files"):
             if isinstance(digest, OSError):
                 faults[track] = system_reason(digest)
             else:
@@ -153,14 +149,10 @@ class FeatureCache:
         self._ledger.save()
         return {track: digest for track, digest in known.items() if digest}, faults
 
-    def _digest_of(self, track: Track) -> str | OSError:
-        """The digest of a file's bytes, which is recorded; or the error, so that the other files are still read."""
+    def _read(self, track: Track) -> str | OSError:
+        """The digest of a file's bytes; or the error, so that the other files are still read."""
         try:
-            before = _stamp(track.path)
-            digest = _file_digest(track.path)
-            if _stamp(track.path) != before:
-                return OSError(CHANGED)
-            return self._ledger.record(track.path, digest)
+            return self._ledger.read(track.path)
         except OSError as error:
             return error
 
@@ -178,7 +170,7 @@ class FeatureCache:
     def _extract(self, jobs: Sequence["_Extraction"]) -> dict[str, str]:
         """Fill the cache, and return the digests of the files that could not be read, each with the reason."""
         faults, saved = {}, monotonic()
-        for job, reason in zip(jobs, _in_threads(_fill, jobs, "Extracting features"), strict=True):
+        for job, reason in _each(_fill, jobs, "Extracting features"):
             if not reason and self._ledger.digest(job.path) != job.digest:
                 reason = CHANGED  # its features may not belong to this digest, so they are not recorded
             if reason:
@@ -191,54 +183,6 @@ class FeatureCache:
                 saved = monotonic()
         self._ledger.save()
         return faults
-
-
-class Ledger:
-    """Digests of files by path, valid while a file's size and the time of its last change are those recorded.
-
-    It saves reading every file at every start. A cache entry that something else wrote, truncated or overwrote no
-    longer matches its line, so it is extracted again.
-
-    Args:
-        path: of the ledger.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: dict[str, list[int | str]] = {}
-        self._new: dict[str, list[int | str]] = {}
-        self.load()
-
-    def load(self) -> None:
-        """Read what other processes have saved; treat a damaged ledger as empty."""
-        try:
-            saved = json.loads(self._path.read_text())
-            self._lines = {path: [size, time, digest] for path, (size, time, digest) in saved.items()} | self._new
-        except (OSError, ValueError, TypeError, AttributeError):  # no file, no JSON, or JSON of another structure
-            self._lines = dict(self._new)
-
-    def digest(self, path: Path) -> str | None:
-        """Return a file's recorded digest, or None if there is none or the file has changed since."""
-        line = self._lines.get(str(path.absolute()))
-        try:
-            return str(line[2]) if line and line[:2] == _stamp(path, is_ours=line[2] == EXTRACTED) else None
-        except OSError:
-            return None
-
-    def record(self, path: Path, digest: str) -> str:
-        """Record a file's digest with its present size and time of change, and return the digest."""
-        key = str(path.absolute())
-        self._lines[key] = self._new[key] = [*_stamp(path, is_ours=digest == EXTRACTED), digest]
-        return digest
-
-    def save(self) -> None:
-        """Merge the new lines into the ledger's file; in a read-only folder they are found anew each time."""
-        if not self._new or not os.access(self._path.parent, os.W_OK):
-            return
-        with locked(self._path.with_suffix(".lock"), str(self._path)):
-            self.load()
-            write_atomically(self._path, json.dumps(self._lines).encode(), durable=False)
-        self._new.clear()
 
 
 @cache
@@ -305,22 +249,12 @@ def _layout(head: bytes) -> tuple[int, int, int]:
     return n_bins, n_frames, file.tell() // 2
 
 
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
-    """Map a function in a thread per core, each with one torch thread; yield results in order, with a progress bar."""
+def _each(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with a function's result, in order, with a progress bar; a thread per core has one of torch's."""
     if items:
         with one_thread():
-            yield from progress_bar(in_threads(function, items), description, total=len(items))
-
-
-def _stamp(path: Path, *, is_ours: bool = False) -> list[int | str]:
-    """Size and time of a file's last change, which tells that tracks were exchanged; a cache may be moved or copied."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns if is_ours else stat.st_ctime_ns]
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, DIGEST).hexdigest()
+            results = progress_bar(in_threads(function, items), description, total=len(items))
+            yield from zip(items, results, strict=True)
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -1,0 +1,83 @@
+"""Digests of files, valid while these are as they were when recorded."""
+
+import json
+import os
+from functools import partial
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+from genre_cls.files import locked, write_atomically
+
+CHANGED = "changed while it was read; the next start reads it again"
+DIGEST = partial(blake2b, digest_size=10)
+EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
+
+
+class Ledger:
+    """Digests of files by path, valid while a file's size and the time of its last change are those recorded.
+
+    It saves reading every file at every start. A cache entry that something else wrote, truncated or overwrote no
+    longer matches its line, so it is extracted again.
+
+    Args:
+        path: of the ledger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, list[int | str]] = {}
+        self._new: dict[str, list[int | str]] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read what other processes have saved; treat a damaged ledger as empty."""
+        try:
+            saved = json.loads(self._path.read_text())
+            self._lines = {path: [size, time, digest] for path, (size, time, digest) in saved.items()} | self._new
+        except (OSError, ValueError, TypeError, AttributeError):  # no file, no JSON, or JSON of another structure
+            self._lines = dict(self._new)
+
+    def digest(self, path: Path) -> str | None:
+        """Return a file's recorded digest, or None if there is none or the file has changed since."""
+        line = self._lines.get(str(path.absolute()))
+        try:
+            return str(line[2]) if line and line[:2] == _stamp(path, is_ours=line[2] == EXTRACTED) else None
+        except OSError:
+            return None
+
+    def read(self, path: Path) -> str:
+        """Return the digest of a file's bytes, and record it.
+
+        Raises:
+            OSError: the file cannot be read, or changes meanwhile.
+        """
+        before, digest = _stamp(path), _file_digest(path)
+        if _stamp(path) != before:
+            raise OSError(CHANGED)
+        self.record(path, digest)
+        return digest
+
+    def record(self, path: Path, digest: str) -> None:
+        """Record a file's digest with its present size and time of change."""
+        key = str(path.absolute())
+        self._lines[key] = self._new[key] = [*_stamp(path, is_ours=digest == EXTRACTED), digest]
+
+    def save(self) -> None:
+        """Merge the new lines into the ledger's file; in a read-only folder they are found anew each time."""
+        if not self._new or not os.access(self._path.parent, os.W_OK):
+            return
+        with locked(self._path.with_suffix(".lock"), str(self._path)):
+            self.load()
+            write_atomically(self._path, json.dumps(self._lines).encode(), durable=False)
+        self._new.clear()
+
+
+def _stamp(path: Path, *, is_ours: bool = False) -> list[int | str]:
+    """Size and time of a file's last change, which tells that tracks were exchanged; a cache may be moved or copied."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns if is_ours else stat.st_ctime_ns]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, DIGEST).hexdigest()
