@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from made import a_result, on_the_same_tracks
 
-from genre_cls.evaluation import findings, tables
+from genre_cls.evaluation import findings, reading, tables
 from genre_cls.evaluation.comparisons import each_pair, main_effects
 from genre_cls.evaluation.findings import Report
 from genre_cls.evaluation.scoring import ConfigResult
@@ -74,7 +74,7 @@ def test_of_very_many_comparisons_the_first_are_listed_and_the_others_counted() 
     assert len(tables.each_against_each(report).rows) == 200 and len(report.effects) == 50
     told = findings.verdicts(report)
     assert len(told) == 51 and told[-1] == "160 more comparisons of this kind are not listed."
-    assert findings.about_pairs(report).endswith(" 10 more comparisons of this kind are not listed.")
+    assert reading.about_pairs(report).endswith(" 10 more comparisons of this kind are not listed.")
     assert report.pairs[0].n_comparisons == report.effects[0].n_comparisons == 210
 
 
@@ -169,10 +169,10 @@ def test_the_most_missed_tracks_come_first_with_what_is_known_of_them() -> None:
         "Tracks with a known fault: 2 in all, 1 among these 8, where 0.4 would be by chance."
     )
     assert findings.known_faults(REPORT) == ""
-    assert findings.about_missed(report).startswith('Pooled over the 2 configurations. "Missed by" is the share')
+    assert reading.about_missed(report).startswith('Pooled over the 2 configurations. "Missed by" is the share')
     alone = replace(report, results=(good,))
     assert set(column(tables.missed_tracks(alone), "missed by")) == {"100 %"}
-    assert findings.about_missed(alone).startswith('Of one configuration, so "missed by" is always 100 %.')
+    assert reading.about_missed(alone).startswith('Of one configuration, so "missed by" is always 100 %.')
 
 
 def test_a_report_states_how_much_a_temperature_helps_or_that_there_is_none() -> None:
@@ -235,8 +235,8 @@ def test_a_report_states_how_many_tracks_are_by_artists_of_training_tracks(group
     report = replace(REPORT, results=(with_artists(0.5, 0.6, groups=groups),))
     sentence = f" At least {told} of the held-out tracks share an artist or a recording with training tracks."
     assert (sentence in findings.answer(report)) == bool(told)
-    assert findings.how_to_read(report).get("Artists on both sides", "").startswith(f"At least {told}" if told else "")
-    assert ("Artists on both sides" in findings.how_to_read(report)) == bool(told)
+    assert reading.how_to_read(report).get("Artists on both sides", "").startswith(f"At least {told}" if told else "")
+    assert ("Artists on both sides" in reading.how_to_read(report)) == bool(told)
 
 
 def test_a_report_says_all_where_every_track_is_by_an_artist_of_training_tracks() -> None:
@@ -320,7 +320,7 @@ def test_lost_recall_is_in_the_order_of_the_first_configuration() -> None:
 
 @pytest.mark.parametrize(("rope", "told"), [(0.01, "below 1 point with"), (0.025, "below 2.5 points with")])
 def test_how_small_a_difference_counts_as_none_is_told_in_points(rope: float, told: str) -> None:
-    about = findings.how_to_read(replace(REPORT, rope=rope))
+    about = reading.how_to_read(replace(REPORT, rope=rope))
     assert told in about["Beats, differ, practically equal, cannot be told apart"]
 
 

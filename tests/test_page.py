@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from genre_cls.evaluation import figures, findings, page
+from genre_cls.evaluation import figures, findings, page, reading
 from genre_cls.evaluation.findings import Report
 from genre_cls.evaluation.scoring import GenreMeans
 
@@ -175,8 +175,8 @@ def test_both_pages_state_the_limits_of_mcnemars_test_and_of_other_splits(html: 
     report = replace(REPORT, results=(elsewhere, *others))
     for text in (html, page.html(report), page.markdown(report)):
         plain = " ".join(Reader(text).text.split()) if text.startswith("<!") else text
-        assert findings.ABOUT_PAIRS in plain
-        assert (findings.ABOUT_SPLITS in plain) == (text is not html)
+        assert reading.ABOUT_PAIRS in plain
+        assert (reading.ABOUT_SPLITS in plain) == (text is not html)
     assert "McNemar" not in page.markdown(TINY)
 
 
@@ -192,11 +192,11 @@ def test_the_report_states_what_an_interval_treats_as_independent(one: bool) -> 
 def test_both_pages_say_how_to_read_them(html: str) -> None:
     markdown = page.markdown(REPORT).replace("\\", "")
     text = " ".join(Reader(html).text.split())
-    for term, told in findings.how_to_read(REPORT).items():
+    for term, told in reading.how_to_read(REPORT).items():
         assert f"- **{term}.** {told}" in markdown and f"{term}. {told}" in text
-    about = findings.about_missed(REPORT)
+    about = reading.about_missed(REPORT)
     assert "missed by" in markdown and about in markdown and about in text
-    assert {"± and 95 % CI", "Winner's curse"} < findings.how_to_read(REPORT).keys()
+    assert {"± and 95 % CI", "Winner's curse"} < reading.how_to_read(REPORT).keys()
 
 
 def test_the_best_one_stands_out_in_a_terminal() -> None:

@@ -34,8 +34,8 @@ NO_EFFECT_ON_RESULTS = {
     "configuration.arguments", "configuration.commands", "configuration.messages", "configuration.overrides",
     "configuration.provenance",
     "evaluation.comparisons", "evaluation.estimates", "evaluation.figures", "evaluation.findings", "evaluation.page",
-    "evaluation.plots", "evaluation.tables", "experiments.experiment", "experiments.logged_files", "experiments.outbox",
-    "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",
+    "evaluation.plots", "evaluation.reading", "evaluation.tables", "experiments.experiment", "experiments.logged_files",
+    "experiments.outbox", "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",
     "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracks.duplicates",
     "tracks.listing", "tracks.synthesiser", "training.dataset", "training.preparation",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Put results into words: what a report is made of, and its sentences, which `page` lays out."""
+"""Put results into words: what a report is made of, and what it found, which `page` lays out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from genre_cls.evaluation.comparisons import (
-    ALPHA,
     CODE,
-    SURE,
     Difference,
     MissedTrack,
     axes_of,
@@ -28,71 +26,6 @@ ABOUT_SELECTION = (
     "these same tracks; its interval does not account for that"
 )
 TWO_FOLDS = " Two folds are too few for an interval to say much (the default is five)."
-ABOUT_PAIRS = (
-    "Differences of accuracy in points, paired fold by fold. p-values are adjusted for all these comparisons (Holm). "
-    'With so many only very large differences are detected: "cannot be told apart" is no evidence of equality. '
-    "The corrected t-test allows for retraining. McNemar's test compares the models as trained, track by track (if "
-    "several classified a track, the first). It treats tracks as independent: where artists have several, it finds a "
-    "difference where there is none in a fifth to two thirds of all simulated grids. No verdict uses it. Practically "
-    "equal: the probability that their accuracies differ by less than the setting rope, a point by default."
-)
-ABOUT_SPLITS = (
-    "random: training and test tracks may share artists and recordings, so models partly recognise these. artist: they "
-    "share no artist or recording. filtered: the published fault-filtered split, with no artist in common by Sturm's "
-    "index except for one joint credit; it trains on fewer tracks than the others and tests on other ones, so a "
-    "difference to it is not the artists' alone. The drop's interval treats the splits as independent, which is "
-    "conservative where they test the same tracks, and is not adjusted for several configurations."
-)
-
-ABOUT_DROPS = (
-    "In points, the genre that loses most in the first configuration first. Where a genre has few tracks, it may be "
-    "chance. folds=filtered also trains on fewer tracks and tests on others."
-)
-ABOUT_FOLDS = (
-    "The tracks are split into parts. In each fold one part is held out: a model is trained on the others and tested "
-    "on the part that it never saw."
-)
-SEVERAL_FOLDS = "Each configuration was trained from scratch in every fold."
-ONE_FOLD = "This report has a single fold, so it does not show how much results vary between trainings."
-ABOUT_CHOICE = (
-    "In this run it set no weight, no number of epochs and no setting; it was only used for testing. (If you chose "
-    "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. In a "
-    "search, inside=true, the trials' held-out tracks do select, so its winner is tested on a fold that no trial saw.)"
-)
-ABOUT_CURSE = f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}."
-ABOUT_ORDER = (
-    " Whether intervals overlap says nothing about the order, as the same tracks are compared; see the comparisons in "
-    "pairs."
-)
-GROUPS_INDEPENDENT = (
-    "Tracks that share an artist or a recording count as one group, and groups as independent (tracks of unknown "
-    "artists as groups of their own)."
-)
-TRACKS_INDEPENDENT = (
-    "Tracks are treated as independent, as nothing is known of their artists: where several are by one, the interval "
-    "is too narrow."
-)
-ABOUT_TRAININGS = (
-    "± is the standard deviation over the folds, which all test the same tracks. The 95 % confidence interval is for "
-    "the mean; its standard error adds the variance between trainings and that between tracks."
-)
-ABOUT_INTERVALS = (
-    "± is the standard deviation over the folds. The 95 % confidence interval is for the mean. Folds (if more than "
-    "two) share training tracks, so their scores are not independent and the usual standard error is too small. The "
-    "interval uses the corrected one of Nadeau and Bengio (2003): with k folds and standard deviation s it is s · "
-    "√(1/k + test/training tracks), times Student's t with k − 1 degrees of freedom. Where folds differ by less than "
-    "one track, it is widened to what the tracks alone give, or the artists if none has tracks both in a fold and "
-    "outside it."
-)
-ABOUT_SCORES = (
-    "Accuracy is the share of tracks recognised. Macro F1 balances recall and precision and counts every genre "
-    "equally, however many tracks it has. Both are means over the folds, not over all tracks at once, so where a fold "
-    "has few tracks of a genre, macro F1 is lower than the F1 of genres below."
-)
-ABOUT_SECONDS = (
-    "The time that a fold's models took to train and predict, in seconds, added up as if one had come after the other. "
-    "Several are trained at once, so a command takes less; features, figures and logging are not included."
-)
 
 
 @dataclass(frozen=True)
@@ -167,7 +100,7 @@ def answer(report: Report) -> str:
     chance = f"always predicting the largest genre would score {percent(best.largest_genre)} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval_text(best)})"
     caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
-    if shared := _shared(best):
+    if shared := shared_artists(best):
         caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:
         return f"{configurations[0]} recognises the genre of {score}; {chance}.{caveat}"
@@ -191,19 +124,13 @@ def _about_worst(report: Report) -> str:
     return f"The worst, {_with_ties(report, -1)}, recognises {percent(report.accuracies[-1])} %"
 
 
-def _shared(result: ConfigResult) -> str:
+def shared_artists(result: ConfigResult) -> str:
     """How many tracks are by artists of training tracks, without the full stop; empty if none is known to be."""
     n, n_all = round(result.artist_overlap * len(result.tracks.labels)), len(result.tracks.labels)
     percentage = math.floor(100 * result.artist_overlap + 1e-9)  # as it is "at least"
     some = f"At least {percentage} %" if percentage else f"{n} of {n_all}"
     tracks = "All held-out tracks" if percentage == 100 else f"{some} of the held-out tracks"
     return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
-
-
-def _about_shared(result: ConfigResult) -> str:
-    consequence = "so models partly recognise these instead of the genre; folds=artist keeps each on one side."
-    shared = _shared(result)
-    return f"{shared}, {consequence}" if shared else ""
 
 
 def _spans_nearly_all(result: ConfigResult) -> bool:
@@ -242,15 +169,10 @@ def verdicts(report: Report) -> list[str]:
 
 def on_axes(report: Report) -> list[str]:
     """Return a sentence for each comparison on an axis, and how many are not listed."""
-    return [*map(verdict, report.effects), *_not_listed(report.effects)]
+    return [*map(verdict, report.effects), *not_listed(report.effects)]
 
 
-def about_pairs(report: Report) -> str:
-    """Return an explanation of `tables.each_against_each`."""
-    return " ".join((ABOUT_PAIRS, *_not_listed(report.pairs)))
-
-
-def _not_listed(differences: Sequence[Difference]) -> list[str]:
+def not_listed(differences: Sequence[Difference]) -> list[str]:
     """Return a sentence on the comparisons of a kind beyond those that are listed, if there are any."""
     n = differences[0].n_comparisons - len(differences) if differences else 0
     comparisons = f"{n} more comparisons of this kind are" if n > 1 else "1 more comparison of this kind is"
@@ -304,66 +226,6 @@ def trust(report: Report) -> str:
     return (
         "Shown with a temperature, fitted for each fold on the other folds' tracks: expected calibration error "
         f"{before} without, {after} with it; log loss {' and '.join(losses)} nats. {used}"
-    )
-
-
-def about_missed(report: Report) -> str:
-    """Return an explanation of the columns of `tables.missed_tracks`, with the sentence on known faults."""
-    if len(report.ranked) == 1:
-        about = (
-            'Of one configuration, so "missed by" is always 100 %. "Taken for" is the genre predicted, "confidence" '
-            "its probability without a temperature, the mean over the folds that tested the track."
-        )
-    else:
-        about = (
-            f'Pooled over the {len(report.ranked)} configurations. "Missed by" is the share that gets the track '
-            'wrong, "taken for" the wrong genre predicted most, "confidence" the mean probability that all of them '
-            "give that genre, without a temperature."
-        )
-    return " ".join(filter(None, (about, known_faults(report))))
-
-
-def how_to_read(report: Report) -> dict[str, str]:
-    """Return what a reader has to know about the numbers, by topic."""
-    best = report.ranked[0]
-    trainings = ONE_FOLD if len(best.folds) == 1 else SEVERAL_FOLDS
-    about_verdicts = _about_verdicts(best, report.rope) if report.effects or report.pairs else ""
-    curse = ABOUT_CURSE + (ABOUT_ORDER if report.pairs else "")
-    topics = {
-        "Fold": f"{ABOUT_FOLDS} {trainings}",
-        "The held-out part chose nothing": ABOUT_CHOICE,
-        "Artists on both sides": _about_shared(best),
-        "Winner's curse": curse if len(report.results) > 1 else "",
-        **_about_intervals(report),
-        "Beats, differ, practically equal, cannot be told apart": about_verdicts,
-        "Accuracy and macro F1": ABOUT_SCORES,
-        "s per fold": ABOUT_SECONDS,
-    }
-    return {topic: text for topic, text in topics.items() if text}
-
-
-def _about_intervals(report: Report) -> dict[str, str]:
-    best = report.ranked[0]
-    independence = GROUPS_INDEPENDENT if best.has_groups else TRACKS_INDEPENDENT
-    if len(best.folds) == 1:
-        return {"95 % CI": f"It covers the choice of test tracks alone, as there is one training. {independence}"}
-    return {"± and 95 % CI": f"{ABOUT_TRAININGS} {independence}" if best.single_test_set else ABOUT_INTERVALS}
-
-
-def _about_verdicts(best: ConfigResult, rope: float) -> str:
-    points = f"{100 * rope:g} point{'' if rope == 0.01 else 's'}"
-    test, posterior = "the corrected resampled t-test", "Bayesian correlated t-test, Corani and Benavoli 2015"
-    if best.single_test_set:
-        test = "a t-test with the standard error of that interval"
-        posterior = "by the posterior with the same standard error"
-    return (
-        "Two things are compared on the same folds, two settings over all pairs of configurations that differ in "
-        f"nothing else. One beats the other if {test} gives p < {ALPHA:g} after Holm's correction (1979) for all "
-        f"comparisons of its kind, which keeps the chance of any false one below {100 * ALPHA:g} %, as far as tracks "
-        f"are independent. They are practically equal if the difference is below {points} with a probability of "
-        f"at least {100 * SURE:g} % ({posterior}). "
-        "Otherwise the data do not decide: they differ, but not significantly, if the interval of that single "
-        "comparison lies above zero, else they cannot be told apart. Intervals are not adjusted."
     )
 
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from genre_cls.evaluation import figures, findings, plots, tables
+from genre_cls.evaluation import figures, findings, plots, reading, tables
 from genre_cls.evaluation.findings import Report
 from genre_cls.evaluation.tables import Sheet
 
@@ -38,13 +38,13 @@ def markdown(report: Report) -> str:
     provenance = Sheet({"what": "left", "value": "left"}, list(report.provenance.items()))
     sections = (
         ("Which genres the best one recognises", tables.genres(report), ""),
-        ("The same under other splits", tables.under_other_splits(report), findings.ABOUT_SPLITS),
-        ("Recall lost in each genre", tables.drops_by_genre(report), findings.ABOUT_DROPS),
-        ("Which tracks are missed most", tables.missed_tracks(report), findings.about_missed(report)),
+        ("The same under other splits", tables.under_other_splits(report), reading.ABOUT_SPLITS),
+        ("Recall lost in each genre", tables.drops_by_genre(report), reading.ABOUT_DROPS),
+        ("Which tracks are missed most", tables.missed_tracks(report), reading.about_missed(report)),
         ("How far its probabilities can be trusted", tables.confidence(report), findings.trust(report)),
-        ("Each against each", tables.each_against_each(report), findings.about_pairs(report)),
+        ("Each against each", tables.each_against_each(report), reading.about_pairs(report)),
     )
-    reading = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in findings.how_to_read(report).items()]
+    topics = [f"- **{_escaped(term)}.** {_escaped(text)}" for term, text in reading.how_to_read(report).items()]
     blocks = [
         f"# {_escaped(report.title)}",
         f"Data: {_escaped(report.dataset)}",
@@ -53,7 +53,7 @@ def markdown(report: Report) -> str:
         *(f"> {_escaped(note)}" for note in report.notes),
         _pipes(tables.ranking(report)),
         *(f"## {title}\n\n{_pipes(sheet)}\n\n{_escaped(about)}".rstrip() for title, sheet, about in sections if sheet),
-        "## How to read this\n\n" + "\n".join(reading),
+        "## How to read this\n\n" + "\n".join(topics),
         f"## Where the numbers come from\n\n{_pipes(provenance)}",
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
@@ -70,7 +70,8 @@ def html(report: Report) -> str:
     )
     environment.filters["data_uri"] = _data_uri
     template = environment.get_template("report.html.j2")
-    return template.render(report=report, findings=findings, tables=tables, plots=plots, note=" ".join(report.notes))
+    parts = {"findings": findings, "plots": plots, "reading": reading, "tables": tables}
+    return template.render(report=report, note=" ".join(report.notes), **parts)
 
 
 def _data_uri(figure: Figure) -> str:
