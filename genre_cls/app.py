@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from genre_cls.configuration.arguments import OneLineParser, whole_number
+from genre_cls.configuration.arguments import OneLineParser, nonempty, whole_number
 from genre_cls.configuration.commands import as_command, find_modules_here
 from genre_cls.configuration.settings import Number
 from genre_cls.errors import UserError, in_one_line, system_reason, without_credentials
@@ -70,6 +70,8 @@ def _serve(arguments: Namespace) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGTERM is heeded as in any command
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
             Event().wait()  # the server ends with the process; closing it would wait for every open page
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # it has come, and need not break off the end
 
 
 def _check_address(host: str, port: int) -> None:
@@ -333,7 +335,13 @@ def _parser() -> ArgumentParser:
     parser = OneLineParser(prog="genre-cls app", description="Opens a page that classifies your own music by genre.")
     take = parser.add_argument
     parser.add_model("as genre_cls.predict takes it, but no .onnx file (default: best)")
-    take("--host", default=LOOPBACK[0], metavar="ADDRESS", help="to listen on (default: this machine only)")
+    take(
+        "--host",
+        type=nonempty,
+        default=LOOPBACK[0],
+        metavar="ADDRESS",
+        help="to listen on (default: this machine only)",
+    )
     take("--port", type=whole_number(Number(1, 65535, integer=True)), default=7860, metavar="N", help="default: 7860")
     return parser
 

@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, cycle
 from pathlib import Path
 from string import ascii_letters
 from typing import TYPE_CHECKING
@@ -64,10 +65,8 @@ def _run(arguments: Namespace) -> int:
     failed: list[Path] = []
     files = list(dict.fromkeys(file for path in arguments.inputs for file in _inputs(path, failed)))
     _check(arguments, files)
-    reasons = [_why_missing(file) for file in files]
-    if arguments.inputs and all(reasons) and not (arguments.export or arguments.register):
-        for file, reason in zip(files, reasons, strict=True):
-            _log(f"{file}: {reason}")
+    files = [file for file in files if _exists(file, failed)]
+    if arguments.inputs and not (files or arguments.export or arguments.register):
         FORMATS[arguments.format]((), (), arguments.top)
         return 1  # without loading a model, which takes seconds
     with waiting("loading the model"):
@@ -97,7 +96,7 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
     except UnreadableAudio as error:  # though the rest could be classified
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
     n_models = classifier.n_networks
-    _log(f"explaining {clip.seconds:.0f} s of {file}, which takes some seconds for each of {n_models} models")
+    _log(f"explaining {clip.part} of {file}, which takes some seconds for each of {n_models} models")
     explanation = classifier.explain_clip(clip, genre)
     write_atomically(picture, figures.png(clip_plots.explanation(explanation)))
     _log(f"explained: {picture}")
@@ -199,13 +198,14 @@ def _fail(failed: list[Path], path: Path, reason: str) -> None:
     _log(f"{path}: {reason}")
 
 
-def _why_missing(file: Path) -> str:
-    """The reason why a file does not exist; empty if it does."""
+def _exists(file: Path, failed: list[Path]) -> bool:
+    """Whether a file exists; else, log why it does not, and add it to `failed`."""
     try:
         file.stat()
     except OSError as error:
-        return system_reason(error)
-    return ""
+        _fail(failed, file, system_reason(error))
+        return False
+    return True
 
 
 def _log(text: str) -> None:
@@ -228,32 +228,23 @@ def _print_table(predictions: Predictions, genres: Sequence[str], top: int | Non
 
 def _strip(prediction: "Prediction", genres: Sequence[str]) -> Iterator[Text]:
     """Rows with a letter for the genre of each stretch of time, and a legend."""
-    stretches = prediction.over_time(STRETCH)
-    letters = _letters(genres)
+    stretches, letters = prediction.over_time(STRETCH), _letters(genres)
     for row in (stretches[first : first + PER_ROW] for first in range(0, len(stretches), PER_ROW)):
-        shown = (_letter(genre, letters) for _, _, genre in row)
+        shown = (letters[genre] for *_, genre in row)
         yield Text.assemble(f"  {_clock(row[0][0]):>8} ", *shown, f" {_clock(row[-1][1])}")
     present = {genre for *_, genre in stretches}
-    listed = [genre for genre in genres if genre in present]
-    legend = [part for genre in listed for part in (_letter(genre, letters), f" {in_one_line(genre)}  ")]
-    if None in present:
-        legend += [_letter(None, letters), " silence  "]
-    yield Text.assemble(" " * 11, *legend, f"(a letter stands for {STRETCH:g} s)")
+    legend = [(letters[genre], f" {in_one_line(genre or 'silence')}  ") for genre in letters if genre in present]
+    yield Text.assemble(" " * 11, *chain(*legend), f"(a letter stands for {STRETCH:g} s)")
 
 
-def _letter(genre: str | None, letters: dict[str, str]) -> tuple[str, str]:
-    if genre is None:
-        return "·", ""
-    return letters[genre], f"reverse {COLOURS[list(letters).index(genre) % len(COLOURS)]}"
-
-
-def _letters(genres: Sequence[str]) -> dict[str, str]:
-    """Give each genre a unique letter, if possible the first of its name that is free."""
-    letters: dict[str, str] = {}
-    for genre in genres:
-        free = (c for c in genre + ascii_letters if c.isalnum() and c not in letters.values())
-        letters[genre] = next(free, "?")
-    return letters
+def _letters(genres: Sequence[str]) -> dict[str | None, tuple[str, str]]:
+    """A unique letter and its style for each genre, if possible the first of its name that is free; a dot for None."""
+    letters: dict[str | None, tuple[str, str]] = {}
+    for genre, colour in zip(genres, cycle(COLOURS), strict=False):
+        taken = {letter for letter, _ in letters.values()}
+        free = (c for c in genre + ascii_letters if c.isalnum() and c not in taken)
+        letters[genre] = next(free, "?"), f"reverse {colour}"
+    return letters | {None: ("·", "")}
 
 
 def _clock(seconds: float) -> str:

@@ -165,7 +165,7 @@ def test_a_file_that_is_not_audio_is_refused_under_any_name(tmp_path: Path, exte
     path = tmp_path / f"song{extension}"
     path.write_bytes(content)
     text = reason(path)
-    if extension in EXTENSIONS:
+    if extension in (*EXTENSIONS, ".raw"):
         assert text == ("Format not recognised" if content else "is an empty file")
 
 
@@ -304,7 +304,14 @@ def test_blocks_of_a_thousand_channels_are_small(tmp_path: Path) -> None:
 
 def test_half_a_second_is_enough_and_one_sample_less_is_not() -> None:
     assert no_music(tone(440, 8000, 0.5), 8000) == ""
-    assert no_music(tone(440, 8000, 0.5)[1:], 8000) == "lasts 0.5 s, less than the 0.5 s that are needed"
+    assert no_music(tone(440, 8000, 0.5)[1:], 8000) == "lasts less than the 0.5 s that are needed"
+
+
+@pytest.mark.parametrize("offset", [0, 0.001, -0.5])
+def test_silence_may_have_an_offset(offset: float) -> None:
+    waveform = (offset + np.random.default_rng(0).uniform(-9e-5, 9e-5, 8000)).astype(np.float32)
+    assert no_music(waveform, 8000) == SILENT
+    assert no_music(waveform + tone(440, 8000, 1) / 1000, 8000) == ""
 
 
 @pytest.mark.parametrize("place", [0, -1])

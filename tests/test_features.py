@@ -192,15 +192,21 @@ def test_a_specs_features_do_not_depend_on_the_other_specs() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(gain=st.floats(1e-5, 1e3), seed=st.integers(0, 99))
-def test_a_louder_clip_has_the_same_spectrogram_some_decibels_up_but_is_raised_if_it_is_quiet(
-    gain: float, seed: int
+@given(decibels=st.floats(-100, 100), seed=st.integers(0, 99))
+def test_a_louder_clip_has_the_same_spectrogram_some_decibels_up_within_the_range_of_peaks(
+    decibels: float, seed: int
 ) -> None:
-    quiet, loud = unrounded(clip(seed), SMALL), unrounded(clip(seed) * np.float32(gain), SMALL)
-    unraised = unrounded(clip(seed) * np.float32(1e4), SMALL) - 80
-    expected = max(20 * np.log10(gain), quietest(SMALL) - unraised.max()) - max(0, quietest(SMALL) - unraised.max())
-    np.testing.assert_allclose(loud - quiet, expected, atol=2e-2)
-    assert loud.max() > quietest(SMALL) - 1e-3
+    middle = clip(seed) * np.float32(10**0.5)  # which peaks some 10 dB below a full-scale tone
+    usual, other = (unrounded(waveform, SMALL) for waveform in (middle, middle * np.float32(10 ** (decibels / 20))))
+    peak = np.clip(usual.max() + decibels, quietest(SMALL), quietest(SMALL) + 21)
+    assert quietest(SMALL) + 1 < usual.max() < quietest(SMALL) + 20
+    np.testing.assert_allclose(other - usual, peak - usual.max(), atol=2e-2)
+
+
+def test_no_integer_samples_are_so_loud_that_they_are_lowered() -> None:
+    square = np.where(np.arange(8000) // 8 % 2, 1, -1).astype(np.float32)  # 500 Hz, full scale throughout
+    quieter, full = (unrounded(square * np.float32(gain), SMALL) for gain in (0.5, 1))
+    np.testing.assert_allclose(full - quieter, 20 * np.log10(2), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["mel", "mfcc"])

@@ -53,7 +53,7 @@ def test_a_version_has_a_signature_and_an_example(version: Registered) -> None:
     _, address, _ = version
     info = mlflow.models.get_model_info(address)
     assert [(one["name"], one["type"]) for one in info.signature.inputs.to_dict()] == [("audio", "binary")]
-    assert info.signature.outputs.input_names() == ["genre", *(f"p({genre})" for genre in GENRES)]
+    assert info.signature.outputs.input_names() == ["genre", "note", *(f"p({genre})" for genre in GENRES)]
     example = Model.load(address).load_input_example(address)
     assert list(example.columns) == ["audio"] and len(example) == 1
 
@@ -71,7 +71,7 @@ def test_a_version_predicts_what_the_classifier_predicts(version: Registered, tm
     given = loaded.predict(pd.DataFrame({"audio": [path.read_bytes() for path in paths]}))
     for (_, row), path in zip(given.iterrows(), paths, strict=True):
         prediction = classifier.predict(path)
-        assert row["genre"] == prediction.genre
+        assert (row["genre"], row["note"]) == (prediction.genre, prediction.note)
         assert [row[f"p({genre})"] for genre in GENRES] == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
     with pytest.raises(MlflowException, match="audio file 1: Format not recognised"):
         loaded.predict(pd.DataFrame({"audio": [paths[0].read_bytes(), b"Dear diary"]}))

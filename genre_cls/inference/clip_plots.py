@@ -23,7 +23,7 @@ def clip(heard: Clip) -> Figure:
     Args:
         heard: the clip.
     """
-    figure = new_figure(9.0, 4.2, f"The first {heard.seconds:.0f} s.", in_one_line(heard.name))
+    figure = new_figure(9.0, 4.2, f"{heard.part.capitalize()}.", in_one_line(heard.name))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     low, high = _envelope(heard.waveform)
     upper.fill_between(np.linspace(0, heard.seconds, len(low)), low, high, color=BLUE, linewidth=0.5)

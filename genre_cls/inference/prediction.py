@@ -127,6 +127,11 @@ class Clip:
         """Duration, s."""
         return len(self.waveform) / self.sample_rate
 
+    @property
+    def part(self) -> str:
+        """How much of the file it is, in words."""
+        return f"the first {self.seconds:.{0 if self.seconds >= 10 else 1}f} s"
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -151,7 +156,7 @@ class Explanation:
     @property
     def note(self) -> str:
         """A sentence on the method and on how much of the file is explained."""
-        return f"Integrated gradients from {self.baseline}, over the first {self.clip.seconds:.0f} s."
+        return f"Integrated gradients from {self.baseline}, over {self.clip.part}."
 
 
 class Classifier(ABC):

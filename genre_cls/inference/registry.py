@@ -20,7 +20,7 @@ import genre_cls
 from genre_cls.errors import UserError, without_credentials
 from genre_cls.extras import program
 from genre_cls.inference.classifier import GenreClassifier
-from genre_cls.tracking.connection import SILENT
+from genre_cls.tracking.connection import SILENT, what_failed
 from genre_cls.tracking.tracker import Tracker
 
 EXPERIMENT = "genre_cls models"
@@ -48,7 +48,7 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
     try:
         address = _logged(classifier, name, tracker)
     except MlflowException as error:
-        raise UserError(f"register {name} in {tracker.uri}: {error}") from error
+        raise UserError(f"register {name}: {what_failed(tracker.uri, error)}") from error
     store, model = shlex.quote(f"MLFLOW_TRACKING_URI={without_credentials(tracker.uri)}"), shlex.quote(address)
     serve = f"{program('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
     return address, f"env {SILENT} {store} {serve}"
@@ -72,8 +72,9 @@ def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:
 
 def _signature(genres: tuple[str, ...]) -> ModelSignature:
     """From a file's bytes (base64 in JSON) to its genre and all probabilities."""
+    texts = [ColSpec("string", name) for name in ("genre", "note")]
     shares = [ColSpec("double", f"p({genre})") for genre in genres]
-    return ModelSignature(Schema([ColSpec("binary", INPUT)]), Schema([ColSpec("string", "genre"), *shares]))
+    return ModelSignature(Schema([ColSpec("binary", INPUT)]), Schema([*texts, *shares]))
 
 
 def _example() -> pd.DataFrame:

@@ -34,7 +34,8 @@ class ServedGenres(PythonModel):
             params: unused.
 
         Returns:
-            One row per file: `genre`, the most probable one, and `p(<genre>)` for each genre.
+            One row per file: `genre`, the most probable one, `note`, why to doubt it, mostly empty, and `p(<genre>)`
+            for each genre.
 
         Raises:
             MlflowException: a file cannot be classified; the server answers with code 400 and the reason.
@@ -50,7 +51,8 @@ class ServedGenres(PythonModel):
             except (UnreadableAudio, UserError) as error:
                 raise MlflowException.invalid_parameter_value(f"audio file {index}: {error}") from error
         pairs = zip(prediction.genres, prediction.probabilities.tolist(), strict=True)
-        return {"genre": prediction.genre} | {f"p({genre})": probability for genre, probability in pairs}
+        answer = {"genre": prediction.genre, "note": prediction.note}
+        return answer | {f"p({genre})": probability for genre, probability in pairs}
 
 
 set_model(ServedGenres())

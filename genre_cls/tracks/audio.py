@@ -90,8 +90,9 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
     if not seconds:
         return "has no samples"
     if seconds < SHORTEST:
-        return f"lasts {seconds:.2g} s, less than the {SHORTEST:g} s that are needed"
-    return "" if _peak(waveform) >= SILENCE else SILENT
+        return f"lasts less than the {SHORTEST:g} s that are needed"
+    swing = (waveform.max() - waveform.min()) / 2  # not the peak: silence may have an offset
+    return "" if swing >= SILENCE else SILENT
 
 
 def refusal(path: Path, reason: str) -> UnreadableAudio:
@@ -197,5 +198,7 @@ def _reason(path: Path, error: Exception) -> str:
         return system_reason(error)
     if path.stat().st_size == 0:
         return "is an empty file"
+    if isinstance(error, TypeError):  # soundfile asks for the rate of a .raw file
+        return "Format not recognised"
     reason = getattr(error, "error_string", str(error))  # libsndfile's, without the path
     return "Format not recognised" if "does not exist" in reason else reason.removeprefix("Error : ").rstrip(".")

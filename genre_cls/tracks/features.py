@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 CPU = torch.device("cpu")
 TINY = 1e-20  # least power in decibels
 HEADROOM = 18.0  # dB; none of 639 tracks of GTZAN peaks lower, and models hardly notice that a clip is raised so far
+OVERLOAD = 3.0  # dB; a square wave of full scale, the loudest that integer samples hold, has 2.3
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
 
@@ -152,11 +153,13 @@ def decibels(energies: Tensor, spec: FeatureSpec) -> Tensor:
     """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB, clamped to `top_db` below the clip's peak.
 
     Levels tell genres apart a little, but those of quiet recordings tell how they were made: a clip that peaks below
-    `quietest` is raised to it.
+    `quietest` is raised to it. One that peaks `OVERLOAD` above a full-scale tone, as floats scaled like integers do, is
+    lowered to that.
     """
     levels = 10 * torch.log10(energies.clamp(min=TINY))
     # Both are relative to this clip's own peak, so that no clip's features depend on another's.
-    levels = levels + (quietest(spec) - levels.max()).clamp(min=0)
+    peak = levels.max()
+    levels = levels + (peak.clamp(quietest(spec), quietest(spec) + HEADROOM + OVERLOAD) - peak)
     return levels.clamp(min=levels.max() - spec.top_db)
 
 
