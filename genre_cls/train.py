@@ -193,9 +193,9 @@ def _check_settings(cfg: DictConfig) -> None:
 def _check_root(cfg: DictConfig) -> None:
     """Let a data set say what is wrong with its folder before all else is imported, which takes seconds."""
     if "root" in cfg.dataset:
-        from genre_cls.training.dataset import catalogue_of, data_settings
+        from genre_cls.training.dataset import catalogue_of
 
-        catalogue_of(data_settings(cfg))
+        catalogue_of(cfg)
 
 
 def _report_command(config: DictConfig) -> str:

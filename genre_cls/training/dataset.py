@@ -17,13 +17,17 @@ def data_settings(cfg: DictConfig) -> str:
     return as_yaml(cfg, *keys, *(["seed"] if cfg.shuffle_genres else []))
 
 
-@cache  # so that all configurations of a sweep have the same tracks
-def catalogue_of(settings: str) -> Catalogue:
-    """Return the tracks that `data_settings` describe.
+def catalogue_of(cfg: DictConfig) -> Catalogue:
+    """Return a configuration's tracks.
 
     Raises:
         UserError: there are none, or the dataset is something else.
     """
+    return _read(data_settings(cfg))
+
+
+@cache  # so that all configurations of a sweep have the same tracks
+def _read(settings: str) -> Catalogue:
     cfg = OmegaConf.create(settings)
     if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
         make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")

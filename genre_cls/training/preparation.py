@@ -13,15 +13,14 @@ from omegaconf import DictConfig
 
 from genre_cls.errors import in_one_line
 from genre_cls.tracks.artists import recordings
-from genre_cls.tracks.catalogue import Catalogue, Track
+from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.duplicates import FINGERPRINT
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import filterbank
 from genre_cls.tracks.folds import Facts, SplitError, describe
-from genre_cls.training.dataset import data_settings
+from genre_cls.training.dataset import catalogue_of, data_settings
 from genre_cls.training.task import (
     Task,
-    data_of,
     features_of,
     load,
     log_skipped,
@@ -54,11 +53,10 @@ def _prepare_same(configurations: Sequence[DictConfig]) -> None:
     """Extract what configurations on the same data need, and log what was found."""
     for cfg in configurations:
         split_of(cfg)  # refuses wrong arguments before features are extracted
-    first, data = configurations[0], data_of(configurations[0])
-    specs = [spec for cfg in configurations for spec in specs_of(cfg, data.catalogue)]
-    features = features_of(first, data, specs)[0]
+    first, specs = configurations[0], [spec for cfg in configurations for spec in specs_of(cfg)]
+    features = features_of(first, specs)[0]
     tasks = _tasks(configurations)
-    _announce(first, data.catalogue, features)
+    _announce(first, features)
     if FINGERPRINT in specs:
         _announce_artists(features.tracks)
     oddities = (_oddities(cfg, features, [task for task, _ in tasks]) for cfg in configurations)
@@ -81,8 +79,8 @@ def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
     return list(different.values())
 
 
-def _announce(cfg: DictConfig, catalogue: Catalogue, features: Features) -> None:
-    cache = FeatureCache(Path(cfg.cache_dir))
+def _announce(cfg: DictConfig, features: Features) -> None:
+    catalogue, cache = catalogue_of(cfg), FeatureCache(Path(cfg.cache_dir))
     genres = f"{len(catalogue.genres)} genres ({in_one_line(_sizes(catalogue.genres, features.tracks))})"
     log.info("%s: %d tracks in %s", catalogue.name, len(features.tracks), genres)
     skipped = (f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)

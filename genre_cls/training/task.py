@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from inspect import signature
 from pathlib import Path
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 N_NAMED = 3  # unreadable tracks that the error names if there are too many
 LONGEST_NAME = 100  # letters of a dataset's name, which names MLflow's folder of the experiment
 RESERVED = ("search", "reports", "models")  # names of experiments that hold something else
+
+_last_pass: dict[str, dict[FeatureSpec, Features]] = {}  # features of the last pass over a dataset, by `data_settings`
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,9 @@ def log_skipped(reason: str) -> None:
     log.warning("skipped: %s", reason)
 
 
-@dataclass
-class Data:
-    """A dataset as this process found it, and the features of the last pass over its tracks; the next replaces them."""
-
-    catalogue: Catalogue
-    features: dict[FeatureSpec, Features] = field(default_factory=dict)
-
-
 def _load(cfg: DictConfig) -> Task:
-    data = data_of(cfg)
-    catalogue = data.catalogue
-    features, *fingerprints = features_of(cfg, data, specs_of(cfg, catalogue))
+    catalogue = catalogue_of(cfg)
+    features, *fingerprints = features_of(cfg, specs_of(cfg))
     tracks, genres = features.tracks, [track.genre for track in features.tracks]
     if unreadable := set(catalogue.genres).difference(genres):
         raise UserError(f"genre {min(unreadable)}: none of its tracks can be read; repair them, or remove its folder")
@@ -207,48 +200,33 @@ def settings_of_test_set(cfg: DictConfig) -> str:
     return as_yaml(cfg, "fold", "folds") + data_settings(cfg)
 
 
-def data_of(cfg: DictConfig) -> Data:
-    """Return a configuration's dataset.
-
-    Raises:
-        UserError: there is none.
-    """
-    return _data(data_settings(cfg))
-
-
-@cache
-def _data(settings: str) -> Data:
-    return Data(catalogue_of(settings))
-
-
-def features_of(cfg: DictConfig, data: Data, specs: Sequence[FeatureSpec]) -> list[Features]:
+def features_of(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
     """Return the features of all readable tracks for each spec, from one pass, so that all have the same tracks.
 
     Only the last pass's are kept: those of all passes of a search might be more than a process may map.
 
     Args:
-        cfg: where they are cached, and how many tracks may be unreadable.
-        data: the dataset.
+        cfg: names the dataset, where its features are cached, and how many tracks may be unreadable.
         specs: of the features.
 
     Raises:
-        UserError: too much is unreadable.
+        UserError: there is no dataset, or too much of it is unreadable.
     """
-    if not data.features.keys() >= set(specs):
+    settings = data_settings(cfg)
+    if not _last_pass.get(settings, {}).keys() >= set(specs):
         unique = list(dict.fromkeys(specs))
-        features = _extract(cfg, data.catalogue, unique)
-        data.features.clear()
-        data.features.update(zip(unique, features, strict=True))
-    return [data.features[spec] for spec in specs]
+        _last_pass[settings] = dict(zip(unique, _extract(cfg, unique), strict=True))
+    return [_last_pass[settings][spec] for spec in specs]
 
 
-def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]) -> list[Features]:
+def _extract(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
+    tracks = catalogue_of(cfg).tracks
     make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
-    features = FeatureCache(Path(cfg.cache_dir)).load(catalogue.tracks, specs)
-    unreadable, allowed = features[0].unreadable, cfg.max_unreadable * len(catalogue.tracks)
+    features = FeatureCache(Path(cfg.cache_dir)).load(tracks, specs)
+    unreadable, allowed = features[0].unreadable, cfg.max_unreadable * len(tracks)
     if len(unreadable) > (max(1, allowed) if allowed else 0):  # the share of few tracks would allow none
         raise UserError(
-            f"{len(unreadable)} of {len(catalogue.tracks)} tracks are unreadable, more than the share that "
+            f"{len(unreadable)} of {len(tracks)} tracks are unreadable, more than the share that "
             f"max_unreadable={cfg.max_unreadable:g} allows; repair or remove them, or raise max_unreadable: "
             + "; ".join(f"{each.track.path} {each.reason}" for each in unreadable[:N_NAMED])
             + (f"; and {len(unreadable) - N_NAMED} more" if len(unreadable) > N_NAMED else "")
@@ -256,7 +234,7 @@ def _extract(cfg: DictConfig, catalogue: Catalogue, specs: Sequence[FeatureSpec]
     return features
 
 
-def specs_of(cfg: DictConfig, catalogue: Catalogue) -> list[FeatureSpec]:
+def specs_of(cfg: DictConfig) -> list[FeatureSpec]:
     """Return which features to extract: the models', and for a split by artist those that find duplicates."""
-    needs_duplicates = cfg.folds._target_.endswith(".artist") and any(track.artist for track in catalogue.tracks)
+    needs_duplicates = cfg.folds._target_.endswith(".artist") and any(t.artist for t in catalogue_of(cfg).tracks)
     return [instantiate(cfg.features), *([FINGERPRINT] if needs_duplicates else [])]
