@@ -43,24 +43,27 @@ def check_place(path: Path, setting: str) -> None:
         raise UserError(f"{setting}: nothing may be written to {nearest}; name another folder")
 
 
-def make_folder(path: Path, setting: str) -> None:
-    """Make a folder that a setting names, unless it exists, in which case it may be read-only.
+def make_folder(setting: str, value: str | Path) -> Path:
+    """Make the folder that a setting names, unless it exists, in which case it may be read-only; return its path.
 
     Args:
-        path: of the folder.
-        setting: that names it, with its value.
+        setting: that names it.
+        value: as a user gives it.
 
     Raises:
         UserError: it cannot be made.
     """
+    path = expanduser(value)
     if path.is_dir():
-        return
-    check_place(path, setting)
+        return path
+    missing = followed(path)
+    check_place(missing, f"{setting}={value}")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        missing.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = system_reason(error)
-        raise UserError(f"{setting}: the folder cannot be made, {reason}; name another one") from error
+        raise UserError(f"{setting}={value}: the folder cannot be made, {reason}; name another one") from error
+    return path
 
 
 def followed(path: Path) -> Path:

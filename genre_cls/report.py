@@ -15,7 +15,7 @@ from genre_cls.configuration.commands import as_command, one_line_errors
 from genre_cls.configuration.overrides import check_command_line, is_sweep
 from genre_cls.configuration.settings import CONF, REPORTED, check
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.files import expanduser, make_folder, write_atomically
+from genre_cls.files import make_folder, write_atomically
 from genre_cls.processes.interrupts import ends_at_once, raise_again
 from genre_cls.progress import waiting
 from genre_cls.tracking import database
@@ -92,7 +92,7 @@ def _tracker(cfg: DictConfig) -> "Tracker | None":
         return None
     from genre_cls.tracking.tracker import Tracker
 
-    return Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+    return Tracker(cfg.tracking.uri, cfg.tracking.folder)
 
 
 def _why_none(cfg: DictConfig) -> str:
@@ -173,8 +173,7 @@ def _evaluated_on(comparison: "Comparison") -> str:
 
 
 def _write_files(report_dir: str, files: Mapping[str, bytes]) -> Path:
-    folder = expanduser(report_dir)
-    make_folder(folder, f"report_dir={report_dir}")
+    folder = make_folder("report_dir", report_dir)
     for name, content in files.items():
         write_atomically(folder / name, content)
     return folder

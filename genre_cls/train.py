@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import parent_process
-from pathlib import Path
 from typing import Any, ClassVar
 
 import hydra
@@ -115,7 +114,7 @@ class Sweep(Callback):
         from genre_cls.configuration.identity import is_part
         from genre_cls.tracking.connection import store_uri, ui_command
 
-        log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, Path(config.tracking.folder))))
+        log.info("look at the runs: %s", ui_command(store_uri(config.tracking.uri, config.tracking.folder)))
         if not is_part(config):  # which reports leave out until all folds are there
             log.info("compare it with others: %s", _report_command(config))
 

@@ -70,9 +70,9 @@ def test_a_folder_that_cannot_be_made_or_written_to_is_refused_before_anything_i
     for place in (tmp_path, tmp_path / "a" / "b"):
         with pytest.raises(UserError, match=f"^there: nothing may be written to {tmp_path}; name another folder$"):
             check_place(place, "there")
-    make_folder(tmp_path, "here")  # to read what it holds
-    with pytest.raises(UserError, match=r"^there: nothing may be written"):
-        make_folder(tmp_path / "a", "there")
+    assert make_folder("here", tmp_path) == tmp_path  # to read what it holds
+    with pytest.raises(UserError, match=rf"^there={tmp_path}/a: nothing may be written"):
+        make_folder("there", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,7 +51,7 @@ def prepare(configurations: Sequence[DictConfig]) -> None:
         log.warning("recipe.members: where no network votes, %s", idle)
     prepare_data(configurations)
     with waiting("opening the store"):
-        tracker = Tracker(first.tracking.uri, Path(first.tracking.folder))
+        tracker = Tracker(first.tracking.uri, first.tracking.folder)
         with tracker.failures_in_one_line():
             tracker.close_dead()
     _upcoming.coming = configurations
@@ -62,11 +61,11 @@ def _check_store(tracking: DictConfig) -> None:
     """Report an unreachable server or a damaged store before the work, not after."""
     if not tracking.uri and tracking.experiment == "Default":  # whose files MLflow keeps wherever it is run
         raise UserError("tracking.experiment=Default: is MLflow's own; choose another name")
-    store_uri(tracking.uri, Path(tracking.folder))  # which refuses a folder that MLflow would mistake for another
+    store_uri(tracking.uri, tracking.folder)  # which refuses a folder that MLflow would mistake for another
     for part in ("spool",) if tracking.uri else ("spool", "artifacts"):
         check_place(expanduser(tracking.folder) / part, f"tracking.folder={tracking.folder}")
     if tracking.uri or database.has_database(tracking.folder):
-        Tracker(tracking.uri, Path(tracking.folder))
+        Tracker(tracking.uri, tracking.folder)
 
 
 def evaluate(cfg: DictConfig, identity: Identity) -> float:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from filelock import Timeout
 from omegaconf import DictConfig
@@ -44,7 +43,7 @@ class Job:
 
     def __init__(self, cfg: DictConfig, task: Task, identity: Identity) -> None:
         self.cfg, self.task = cfg, task
-        self.tracker = Tracker(cfg.tracking.uri, Path(cfg.tracking.folder))
+        self.tracker = Tracker(cfg.tracking.uri, cfg.tracking.folder)
         self.identity = replace(identity, dataset=task.dataset(identity.dataset))
         device = resolve_device(cfg.trainer.device)
         # Precision, device, threads and recorded steps change the bits, so they are part of the resume key, but they do
@@ -52,7 +51,7 @@ class Job:
         self.precision = resolve_precision(cfg.trainer.precision, device, cfg.model.get("_target_", ""))
         graphs = str(cfg.trainer.graphs) if device.type == "cuda" else ""
         self.key = identity.key(task.inputs, device.type, self.precision, str(cfg.trainer.threads), graphs)
-        self.spool, self.pictures = Spool(Path(cfg.tracking.folder), self.key), Pictures(identity.title, task.note)
+        self.spool, self.pictures = Spool(cfg.tracking.folder, self.key), Pictures(identity.title, task.note)
         self.done: dict[int, FoldResult] = {}
         n_genres, views = len(task.catalogue.genres), network_views(cfg)
         self.n_parameters = sum(n_parameters(new_model(cfg, n_genres, view)) for view in views)

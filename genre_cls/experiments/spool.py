@@ -30,7 +30,7 @@ class Spool:
         key: of the claim.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: str | Path, key: str) -> None:
         self.path = expanduser(folder).resolve() / "spool" / key
 
     def put(self, index: int, files: Mapping[str, bytes]) -> None:

@@ -29,7 +29,7 @@ SILENT = "MLFLOW_DISABLE_TELEMETRY=true"  # for programs of MLflow's own that a 
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
-def connect(uri: str | None, folder: Path) -> MlflowClient:
+def connect(uri: str | None, folder: str | Path) -> MlflowClient:
     """Return a connection to a store; a missing local database is created.
 
     Args:
@@ -46,15 +46,14 @@ def connect(uri: str | None, folder: Path) -> MlflowClient:
         shown = address.rpartition("@")[2]  # there may be a password before it
         raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
     if not uri:
-        setting, folder = f"tracking.folder={folder}", expanduser(folder).resolve()
-        make_folder(folder, setting)
-        _make_database(folder)
-        database.check(folder)
-        database.rewrite_locations(folder)
+        place = make_folder("tracking.folder", folder).resolve()
+        _make_database(place)
+        database.check(place)
+        database.rewrite_locations(place)
     return _client(address)
 
 
-def store_uri(uri: str | None, folder: Path) -> str:
+def store_uri(uri: str | None, folder: str | Path) -> str:
     """Return the URI of a store: the server's, or that of the database in a folder.
 
     Raises:

@@ -98,7 +98,7 @@ class StoredRuns:
         UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
     """
 
-    def __init__(self, uri: str | None, folder: Path) -> None:
+    def __init__(self, uri: str | None, folder: str | Path) -> None:
         self._folder, self._is_local = expanduser(folder).resolve(), not uri
         self._client = connect(uri, folder)
         self.uri: str = self._client.tracking_uri
@@ -106,7 +106,7 @@ class StoredRuns:
     @classmethod
     def at(cls, place: str) -> Self:
         """Connect to the store in a folder, which is made if it is missing, or to the server at an address."""
-        return cls(place, Path()) if "://" in place else cls(None, Path(place))
+        return cls(place, "") if "://" in place else cls(None, place)
 
     @contextmanager
     def failures_in_one_line(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ class Tracker(StoredRuns):
         UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
     """
 
-    def __init__(self, uri: str | None, folder: Path) -> None:
+    def __init__(self, uri: str | None, folder: str | Path) -> None:
         super().__init__(uri, folder)
         self._artifacts = None if uri else self._folder / "artifacts"
         self._locks = self._folder / "locks"

@@ -88,7 +88,7 @@ class FeatureCache:
         cache_dir: folder that holds it, made if it is missing.
     """
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: str | Path) -> None:
         self.root = expanduser(cache_dir).resolve() / "features"
         self.root.mkdir(parents=True, exist_ok=True)
 

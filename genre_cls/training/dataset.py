@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.configuration.settings import as_yaml
 from genre_cls.errors import of_other_kind
-from genre_cls.files import expanduser, make_folder
+from genre_cls.files import make_folder
 from genre_cls.tracks.catalogue import Catalogue
 
 
@@ -30,7 +30,7 @@ def catalogue_of(cfg: DictConfig) -> Catalogue:
 def _read(settings: str) -> Catalogue:
     cfg = OmegaConf.create(settings)
     if cfg.dataset.get("cache_dir"):  # here, so that the error names this setting
-        make_folder(expanduser(cfg.dataset.cache_dir), f"cache_dir={cfg.dataset.cache_dir}")
+        make_folder("cache_dir", cfg.dataset.cache_dir)
     catalogue = instantiate(cfg.dataset)
     if not isinstance(catalogue, Catalogue):
         raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)

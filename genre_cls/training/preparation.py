@@ -5,7 +5,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
@@ -80,7 +79,7 @@ def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
 
 
 def _announce(cfg: DictConfig, features: Features) -> None:
-    catalogue, cache = catalogue_of(cfg), FeatureCache(Path(cfg.cache_dir))
+    catalogue, cache = catalogue_of(cfg), FeatureCache(cfg.cache_dir)
     genres = f"{len(catalogue.genres)} genres ({in_one_line(_sizes(catalogue.genres, features.tracks))})"
     log.info("%s: %d tracks in %s", catalogue.name, len(features.tracks), genres)
     skipped = (f"skipped {each.track.path}: {each.reason}" for each in features.unreadable)

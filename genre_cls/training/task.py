@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from genre_cls.configuration.identity import digest, is_part
 from genre_cls.configuration.settings import CONF, as_yaml
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.files import expanduser, make_folder
+from genre_cls.files import make_folder
 from genre_cls.tracks.artists import artist_groups
 from genre_cls.tracks.catalogue import Catalogue
 from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
@@ -221,8 +221,7 @@ def features_of(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]
 
 def _extract(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
     tracks = catalogue_of(cfg).tracks
-    make_folder(expanduser(cfg.cache_dir), f"cache_dir={cfg.cache_dir}")
-    features = FeatureCache(Path(cfg.cache_dir)).load(tracks, specs)
+    features = FeatureCache(make_folder("cache_dir", cfg.cache_dir)).load(tracks, specs)
     unreadable, allowed = features[0].unreadable, cfg.max_unreadable * len(tracks)
     if len(unreadable) > (max(1, allowed) if allowed else 0):  # the share of few tracks would allow none
         raise UserError(
