@@ -18,7 +18,7 @@ from genre_cls.models.cnn import n_parameters
 from genre_cls.processes.device import resolve_device, resolve_precision
 from genre_cls.tracking.artifacts import GENRE_MEANS, Files
 from genre_cls.tracking.stored_runs import FAILURES, PARENT, WAITING, Texts
-from genre_cls.tracking.tracker import NOTE, Earlier, OpenRun, Tracker
+from genre_cls.tracking.tracker import NOTE, Earlier, Tracker
 from genre_cls.tracks.folds import Fold
 from genre_cls.training.building import network_views, new_model
 from genre_cls.training.ensembles import EnsembleTrainings, n_workers
@@ -163,12 +163,8 @@ class Job:
                 self.tracker.refresh(run_id, self.result.summary, self._files_to_refresh(run_id))
                 yield None
             else:
-                with self._open(earlier, claim) as (parent, outbox):
-                    outbox.flush()
+                with self._open(earlier, claim) as (run_id, outbox):
                     yield outbox
-                    outbox.flush()
-                    self._end(parent)
-                run_id = parent.run_id
             if not self.missing:
                 self.tracker.confirm(run_id)
                 self.spool.clear()
@@ -189,8 +185,8 @@ class Job:
         return earlier
 
     @contextmanager
-    def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[OpenRun, Outbox]]:
-        """Open the configuration's run, and the outbox that logs folds below it."""
+    def _open(self, earlier: Earlier, claim: Texts) -> Iterator[tuple[str, Outbox]]:
+        """Open the configuration's run; log folds first and last, then the whole, unless other jobs train folds."""
         task, identity, experiment = self.task, self.identity, earlier.experiment_id
         params = {**identity.params, "n_parameters": str(self.n_parameters)}
         data = {"dataset_digest": task.features.digest, "comparison": task.digest, NOTE: task.note}
@@ -198,11 +194,11 @@ class Job:
         parent_tags = tags | {"kind": "config"}
         with self.tracker.run(experiment, identity.title, parent_tags, params, run_id=earlier.run_id) as parent:
             fold_tags = tags | {"kind": "fold", PARENT: parent.run_id}
-            yield parent, Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
-
-    def _end(self, parent: OpenRun) -> None:
-        """Log the whole configuration, or leave it waiting for folds that other jobs train."""
-        if self.missing:
-            parent.status = WAITING
-        else:
-            parent.log(self.result.summary, logged_files.of_configuration(self.task, self.identity, self.result))
+            outbox = Outbox(self.spool, self.pictures, self.tracker, experiment, fold_tags, params)
+            outbox.flush()
+            yield parent.run_id, outbox
+            outbox.flush()
+            if self.missing:
+                parent.status = WAITING
+            else:
+                parent.log(self.result.summary, logged_files.of_configuration(task, identity, self.result))
