@@ -67,10 +67,9 @@ class Tracker(StoredRuns):
         UserError: no server answers, the database is damaged or locked, or the folder cannot hold a store.
     """
 
-    def __init__(self, uri: str | None, folder: str | Path) -> None:
-        super().__init__(uri, folder)
-        self._artifacts = None if uri else self._folder / "artifacts"
-        self._locks = self._folder / "locks"
+    @property
+    def _locks(self) -> Path:
+        return self._folder / "locks"
 
     def experiment(self, name: str, *, restore: bool = False) -> str:
         """Return the id of the experiment of this name, which is created if it is missing.
@@ -82,7 +81,7 @@ class Tracker(StoredRuns):
         Raises:
             UserError: it was deleted.
         """
-        location = (self._artifacts / _folder_name(name)).as_uri() if self._artifacts else None
+        location = (self._folder / "artifacts" / _folder_name(name)).as_uri() if self._is_local else None
         known = self._client.get_experiment_by_name(name)
         if not known:
             try:
