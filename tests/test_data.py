@@ -70,7 +70,7 @@ def test_a_clip_shorter_than_a_window_is_repeated_from_its_beginning(n_clip: int
 def test_an_epoch_has_one_crop_of_each_training_track_and_none_of_another(seed: int, batch_size: int) -> None:
     data = fold_data(numbered(), range(9), seed=seed, batch_size=batch_size)
     for _ in range(3):
-        crops = torch.cat([features for features, _ in data.train_dataloader()])
+        crops = torch.cat([features for features, _ in data.training_crops()])
         tracks = crops[:, 0, 0, 0].tolist()
         full = len(data.fold.train) // min(batch_size, 6) * min(batch_size, 6)
         assert len(set(tracks)) == len(tracks) == full  # all that fill whole batches
@@ -79,7 +79,7 @@ def test_an_epoch_has_one_crop_of_each_training_track_and_none_of_another(seed: 
 
 def test_crops_stay_inside_their_tracks_and_reach_both_ends() -> None:
     data = fold_data(numbered((20, 20, 20)), range(3), batch_size=2)
-    loader = data.train_dataloader()
+    loader = data.training_crops()
     crops = torch.cat([features for _ in range(200) for features, _ in loader])
     frames = crops[:, 0, 1]
     assert (frames.diff(dim=1) == 1).all()
@@ -88,7 +88,7 @@ def test_crops_stay_inside_their_tracks_and_reach_both_ends() -> None:
 
 def test_each_epochs_crops_have_its_length_and_stay_inside_their_tracks() -> None:
     data = fold_data(numbered((20, 9, 8)), range(3), Fold(0, np.arange(3), EMPTY, EMPTY), crops=[1, 5, 8])
-    loader = data.train_dataloader()
+    loader = data.training_crops()
     for length in (1, 5, 8, 8):  # an epoch more than lengths were given
         ((features, labels),) = loader
         assert features.shape == (3, 1, 2, length)
@@ -99,7 +99,7 @@ def test_each_epochs_crops_have_its_length_and_stay_inside_their_tracks() -> Non
 def test_epochs_differ_and_the_seed_and_fold_decide_them() -> None:
     def epochs(seed: int, index: int = 0) -> list[list[float]]:
         fold = Fold(index, np.arange(1, 9), EMPTY, np.arange(1))
-        loader = fold_data(numbered(), range(9), fold, seed=seed).train_dataloader()
+        loader = fold_data(numbered(), range(9), fold, seed=seed).training_crops()
         return [torch.cat([features for features, _ in loader]).flatten().tolist() for _ in range(2)]
 
     first, second = epochs(0)
@@ -111,7 +111,7 @@ def test_epochs_differ_and_the_seed_and_fold_decide_them() -> None:
 def test_a_batch_is_four_dimensional_and_knows_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_room, "AT_ONCE", 3 * 2 * 8)  # values of three windows
     data = fold_data(numbered(), [7, 6, 5, 4, 3, 2, 1, 0, 8])
-    for loader in (data.train_dataloader(), *data.val_dataloader(), data.predict_dataloader()):
+    for loader in (data.training_crops(), *data.centre_windows(), data.test_windows()):
         batches = list(loader)
         assert len(batches) == len(loader)
         for features, labels in batches:
@@ -124,7 +124,7 @@ def test_a_batch_is_four_dimensional_and_knows_its_labels(monkeypatch: pytest.Mo
 def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks() -> None:
     fold = Fold(0, np.array([1, 2, 5]), np.array([4, 6]), np.array([0, 3, 7, 8]))
     data = fold_data(numbered(), range(9), fold)
-    for loader, tracks in zip(data.val_dataloader(), (fold.test, fold.val), strict=True):
+    for loader, tracks in zip(data.centre_windows(), (fold.test, fold.val), strict=True):
         windows = torch.cat([features for features, _ in loader])
         assert windows[:, 0, 0, 0].tolist() == tracks.tolist()
         starts = [max(LENGTHS[track] - 8, 0) // 2 for track in tracks]
@@ -135,7 +135,7 @@ def test_the_curves_see_the_centre_of_held_out_and_of_inner_validation_tracks() 
 @given(st.floats(0, 0.9), st.integers(1, 5))
 def test_a_tracks_prediction_is_the_mean_over_its_own_windows(overlap: float, batch_size: int) -> None:
     data = fold_data(numbered(), range(9), overlap=overlap, batch_size=batch_size)
-    tracks = torch.cat([features for features, _ in data.predict_dataloader()])[:, 0, 0, 0].tolist()
+    tracks = torch.cat([features for features, _ in data.test_windows()])[:, 0, 0, 0].tolist()
     rows = np.random.default_rng(batch_size).normal(size=(len(tracks), 3))
     naive = [
         np.mean([row for row, own in zip(rows, tracks, strict=True) if own == track], axis=0) for track in (0, 3, 6)
@@ -145,7 +145,7 @@ def test_a_tracks_prediction_is_the_mean_over_its_own_windows(overlap: float, ba
 
 def test_windows_know_where_in_which_track_they_are() -> None:
     data = fold_data(numbered(), range(9), overlap=0.5)
-    cut = torch.cat([features for features, _ in data.predict_dataloader()])  # row 0 is the track, row 1 the frame
+    cut = torch.cat([features for features, _ in data.test_windows()])  # row 0 is the track, row 1 the frame
     windows = data.predictions(np.zeros((len(cut), 2)))
     assert data.fold.test[windows.track].tolist() == cut[:, 0, 0, 0].tolist()
     assert np.allclose(windows.start, cut[:, 0, 1, 0].double().numpy() * data.seconds_per_frame)

@@ -63,7 +63,7 @@ def weights(module: GenreModule) -> bytes:
 def test_a_blends_loss_is_the_blend_of_both_labels_smoothed_losses() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     module = a_module(data, Augmentation(mixup=1.0, label_smoothing=0.2), dropout=0)
-    features, labels = next(iter(data.train_dataloader()))
+    features, labels = next(iter(data.training_crops()))
     torch.manual_seed(3)
     loss = module.training_step((features, labels), 0)
     torch.manual_seed(3)
@@ -107,7 +107,7 @@ def test_only_the_packages_models_have_their_channels_last() -> None:
     fit(module, data, Training(2, 0, "32-true", graphs=True, ridge=0.3))
     assert model.layouts == {True}
     ours = a_module(data).network
-    maps = ours.model.blocks[0](ours.standardised(next(iter(data.train_dataloader()))[0]))
+    maps = ours.model.blocks[0](ours.standardised(next(iter(data.training_crops()))[0]))
     assert maps.is_contiguous(memory_format=torch.channels_last)
     for kernel_sizes, layout in (([3, 1], torch.contiguous_format), ([1, 3], torch.contiguous_format)):
         assert a_module(data, kernel_sizes=kernel_sizes).network.layout == layout
@@ -128,7 +128,7 @@ def test_separable_genres_are_learned_and_the_curves_show_it() -> None:
 def test_the_last_point_of_the_held_out_curve_is_the_loss_of_the_centre_windows() -> None:
     data = fold_data(clips(), LABELS, FOLD)
     module, _ = trained(data)
-    logits = torch.cat([module.eval()(features) for features, _ in data.val_dataloader()[0]])
+    logits = torch.cat([module.eval()(features) for features, _ in data.centre_windows()[0]])
     expected = cross_entropy(logits, data.labels[FOLD.test])
     assert module.curves["held_out_loss"][-1] == pytest.approx(expected.item(), rel=1e-5)
 
@@ -151,7 +151,7 @@ def test_the_last_layer_is_fitted_again_at_the_end_and_predicts() -> None:
     changed = {name for name, tensor in after.items() if not tensor.equal(before[name])}
     assert changed == {"model.classifier.weight", "model.classifier.bias"} and module.curves == untrained.curves
     with torch.no_grad():
-        logits = torch.cat([module.eval()(features) for features, _ in data.predict_dataloader()])
+        logits = torch.cat([module.eval()(features) for features, _ in data.test_windows()])
     expected = data.predictions(logits.double().softmax(dim=1).numpy()).per_track
     assert np.allclose(probabilities, expected, atol=1e-6)
 
@@ -205,9 +205,9 @@ def test_a_step_on_another_device_neither_leaves_it_nor_waits_for_it(
     meta = torch.device("meta")  # has shapes and no values, so what mixes devices or reads a number fails on it
     module = a_module(fold_data(clips(), LABELS, FOLD, view=view), FULL).to(meta)
     data = fold_data(clips(), LABELS, FOLD, device=meta, view=view)
-    for batch in data.train_dataloader():
+    for batch in data.training_crops():
         module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
-    for batch in data.val_dataloader()[0]:
+    for batch in data.centre_windows()[0]:
         module.validation_step(batch, 0)
     assert all(weights.grad is not None and weights.grad.device == meta for weights in module.parameters())
 
@@ -278,7 +278,7 @@ def test_the_schedule_takes_one_step_for_each_batch_of_the_whole_training() -> N
     module = GenreModule(a_module(data).network, FULL, partial(AdamW, lr=0.01), schedule)
     fit(module, data, Training(3, 0, "32-true", graphs=True, ridge=0))
     ((taken, n_steps),) = made
-    assert n_steps == 3 * len(list(data.train_dataloader())) == 9 and taken.get_last_lr() == [0]
+    assert n_steps == 3 * len(list(data.training_crops())) == 9 and taken.get_last_lr() == [0]
 
 
 def test_training_leaves_nothing_in_the_folder_it_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

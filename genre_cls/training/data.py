@@ -45,9 +45,8 @@ class Windowing:
 class FoldData:
     """A fold's tracks, cut into windows.
 
-    The validation loaders are for the curves: the held-out tracks and, if there are any, the inner validation tracks,
-    whose loss also stops training early, each by its centre window. The prediction loader is for the scores: the
-    held-out tracks by windows that cover them.
+    Centre windows are for the curves: the held-out tracks' and, if there are any, the inner validation tracks', whose
+    loss also stops training early. Test windows are for the scores; they cover the held-out tracks.
 
     Args:
         features: of all tracks.
@@ -67,16 +66,16 @@ class FoldData:
         self.labels = torch.from_numpy(labels).to(device)
         self.fold, self.windowing, self.device = fold, windowing, device
 
-    def train_dataloader(self) -> "Crops":
+    def training_crops(self) -> "Crops":
         """Return random crops, one of each training track per epoch."""
         return Crops(self)
 
-    def val_dataloader(self) -> list["Windows"]:
+    def centre_windows(self) -> list["Windows"]:
         """Return the centre windows of the held-out tracks and of the inner validation tracks."""
         parts = [self.fold.test, self.fold.val] if len(self.fold.val) else [self.fold.test]
         return [Windows(self, self.centres(part)) for part in parts]
 
-    def predict_dataloader(self) -> "Windows":
+    def test_windows(self) -> "Windows":
         """Return windows that cover the held-out tracks."""
         return Windows(self, self.cover(self.fold.test))
 
@@ -113,7 +112,7 @@ class FoldData:
         """Assign the rows of a prediction to the windows of the held-out tracks.
 
         Args:
-            probabilities: of the windows of `predict_dataloader` `(n_windows, n_genres)`.
+            probabilities: of the windows of `test_windows` `(n_windows, n_genres)`.
         """
         tracks, starts = np.array(self.cover(self.fold.test)).T
         places = np.searchsorted(self.fold.test, tracks)  # the fold's indices are sorted

@@ -108,6 +108,6 @@ def _fit_kernel_machine(data: FoldData, n_genres: int) -> Learned:
         values = standardised(statistics, mean, deviation).flatten(1)
         machine = KernelMachine.fitted(values, windows.labels.cpu(), n_genres)
         network = Network(machine, view, mean, deviation)
-        held_out = (view_of(features, view).cpu() for features, _ in data.predict_dataloader())
+        held_out = (view_of(features, view).cpu() for features, _ in data.test_windows())
         logits = torch.cat([network.logits(values) for values in held_out])
     return network.weights(), {}, data.predictions(logits.double().softmax(dim=1).numpy())

@@ -176,7 +176,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
         trainer = _trainer(training, data.device, stopping)
         try:
             with place_named(folder):
-                trainer.fit(module, data.train_dataloader(), data.val_dataloader())
+                trainer.fit(module, data.training_crops(), data.centre_windows())
             module.graphs = None  # frees their memory
             if training.patience:
                 module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
@@ -184,7 +184,7 @@ def fit(module: GenreModule, data: FoldData, training: Training) -> WindowPredic
             # Looked for only now, as some models end in what is the identity before they are trained.
             if training.ridge and (layer := _layer_to_refit(module.network, data)):
                 refit(layer, predict, data, training.ridge)
-            return data.predictions(predict(data.predict_dataloader()).double().softmax(dim=1).numpy())
+            return data.predictions(predict(data.test_windows()).double().softmax(dim=1).numpy())
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
 
