@@ -489,6 +489,11 @@ def test_faulty_tracks_can_be_left_out_of_gtzan(tmp_path: Path) -> None:
     assert f"{len(faults)} tracks with known faults" in without.notes[-1]
 
 
+def test_genres_are_sorted_once_however_often_their_order_is_asked_for() -> None:
+    some = Catalogue("some", (Track("1", Path(), "b"), Track("2", Path(), "a"), Track("3", Path(), "b")))
+    assert some.genres == ("a", "b") and some.genres is some.genres
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**9))
 def test_shuffled_genres_keep_their_sizes_and_nothing_else(seed: int) -> None:

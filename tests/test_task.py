@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from shared import Compose
 
 from genre_cls.errors import UserError
-from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.feature_cache import FeatureCache
 from genre_cls.tracks.features import filterbank
 from genre_cls.tracks.folds import SplitError
@@ -39,7 +38,9 @@ def cfg(composed: Compose, music: Path, tmp_path: Path) -> Callable[..., DictCon
     )  # fmt: skip
 
 
-def test_a_dataset_is_listed_once_per_process(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_features_of_a_sweep_come_from_one_pass(
+    cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes: list[Any] = []
     load = FeatureCache.load
     monkeypatch.setattr(FeatureCache, "load", lambda *asked: passes.append(asked[2]) or load(*asked))
@@ -163,13 +164,6 @@ def test_features_of_one_task_are_of_the_same_tracks_whatever_happens_to_the_fil
     assert before and after and len(before.labels) == 12 and len(after.labels) == 11
     assert "hiss & noise/3.wav" not in {track.id for track in after.features.tracks}
     assert len(after.features.clips) == 11 == sum(len(fold.test) for fold in after.folds)
-
-
-def test_the_genres_of_a_large_catalogue_are_found_once() -> None:
-    tracks = tuple(Track(str(number), Path(), str(number % 10)) for number in range(20_000))
-    catalogue = Catalogue("a", tracks)
-    assert catalogue.genres is catalogue.genres
-    assert np.unique([catalogue.genres.index(track.genre) for track in tracks]).tolist() == list(range(10))
 
 
 def test_a_file_that_is_in_two_genres_is_reported(

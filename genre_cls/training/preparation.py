@@ -116,7 +116,7 @@ def _n_leaked(task: Task) -> int:
 
 
 def _oddities(cfg: DictConfig, features: Features, tasks: Sequence[Task]) -> Iterator[str]:
-    """Warn of settings that are allowed but too large for these tracks."""
+    """Yield a line for each setting that is allowed but does not suit these tracks."""
     spec, longest = instantiate(cfg.features), features.longest
     if cfg.recipe.window > longest + spec.seconds_per_frame:
         window = f"recipe.window={cfg.recipe.window:g}"
