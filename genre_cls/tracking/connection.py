@@ -59,13 +59,15 @@ def store_uri(uri: str | None, folder: str | Path) -> str:
     Raises:
         UserError: the folder is an address, or MLflow would mistake its path for another one.
     """
-    if not uri and (match := re.match(r"[A-Za-z]{2,}:/", str(folder))):  # there may be a password behind it
+    if uri:
+        return uri
+    if match := re.match(r"[A-Za-z]{2,}:/", str(folder)):  # there may be a password behind it
         raise UserError(f"tracking.folder={match[0]}…: is an address and no folder; give it as tracking.uri")
     path = expanduser(folder).resolve() / database.DATABASE
-    if not uri and unquote(str(path).partition("?")[0]) != str(path):
+    if unquote(str(path).partition("?")[0]) != str(path):
         reason = "must have no question mark in it, and no percent sign before two digits"
         raise UserError(f"tracking.folder={folder}: {path.parent} {reason}; name another one")
-    return uri or f"sqlite:///{path}"
+    return f"sqlite:///{path}"
 
 
 def ui_command(uri: str) -> str:
