@@ -9,7 +9,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, cycle
+from itertools import cycle
 from pathlib import Path
 from string import ascii_letters
 from typing import TYPE_CHECKING
@@ -233,8 +233,9 @@ def _strip(prediction: "Prediction", genres: Sequence[str]) -> Iterator[Text]:
         shown = (letters[genre] for *_, genre in row)
         yield Text.assemble(f"  {_clock(row[0][0]):>8} ", *shown, f" {_clock(row[-1][1])}")
     present = {genre for *_, genre in stretches}
-    legend = [(letters[genre], f" {in_one_line(genre or 'silence')}  ") for genre in letters if genre in present]
-    yield Text.assemble(" " * 11, *chain(*legend), f"(a letter stands for {STRETCH:g} s)")
+    listed = [genre for genre in letters if genre in present]
+    legend = [part for genre in listed for part in (letters[genre], f" {in_one_line(genre or 'silence')}  ")]
+    yield Text.assemble(" " * 11, *legend, f"(a letter stands for {STRETCH:g} s)")
 
 
 def _letters(genres: Sequence[str]) -> dict[str | None, tuple[str, str]]:

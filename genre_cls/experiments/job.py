@@ -201,4 +201,5 @@ class Job:
             if self.missing:
                 parent.status = WAITING
             else:
-                parent.log(self.result.summary, logged_files.of_configuration(task, identity, self.result))
+                result = self.result
+                parent.log(result.summary, logged_files.of_configuration(task, identity, result))
