@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -494,10 +494,29 @@ def test_genres_are_sorted_once_however_often_their_order_is_asked_for() -> None
     assert some.genres == ("a", "b") and some.genres is some.genres
 
 
+def test_a_catalogues_tracks_are_sorted_by_id() -> None:
+    tracks = [Track(name, Path(name), "rock") for name in ("b", "a10", "a9")]
+    assert [track.id for track in Catalogue("mine", tuple(tracks)).tracks] == ["a10", "a9", "b"]
+
+
+@pytest.mark.parametrize(
+    ("track", "problem"),
+    [
+        (Track("1", Path("other"), "rock"), "dataset: two tracks have the id 1; give each its own"),
+        (Track("2", Path("2"), cast(Any, 7)), "dataset: Track.*genre=7.* needs an id and a genre that are str"),
+        (Track(cast(Any, 2), Path("2"), "rock"), "dataset: Track.*id=2.* needs an id and a genre that are str"),
+        (Track("2", cast(Any, "2.wav"), "rock"), "dataset: Track.*and a path that is a Path"),
+    ],
+)
+def test_a_catalogue_of_ones_own_that_cannot_be_used_is_refused(track: Track, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        Catalogue("mine", (Track("1", Path("1"), "rock"), track))
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**9))
 def test_shuffled_genres_keep_their_sizes_and_nothing_else(seed: int) -> None:
-    tracks = tuple(Track(str(n), Path(str(n)), "rock" if n % 3 else "jazz", artist=str(n % 5)) for n in range(60))
+    tracks = tuple(Track(f"{n:02}", Path(str(n)), "rock" if n % 3 else "jazz", artist=str(n % 5)) for n in range(60))
     shuffled = Catalogue("c", tracks).with_shuffled_genres(seed)
     assert Counter(track.genre for track in shuffled.tracks) == Counter(track.genre for track in tracks)
     assert [replace(track, genre="") for track in shuffled.tracks] == [replace(track, genre="") for track in tracks]

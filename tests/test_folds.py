@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError
 
 SEEDS = st.integers(0, 10**9)
 HALF = ("rock", "jazz") * 10
+EMPTY = np.array([], dtype=np.int64)
 
 
 @st.composite
@@ -49,12 +52,10 @@ def test_every_track_is_tested_once_and_not_trained_on_there(case: tuple[list[st
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_a_leaky_split_would_be_noticed(part: str) -> None:
-    first, *others = folds.random(Facts(HALF), k=4, seed=0, val_fraction=0.2)
-    leaky = replace(first, **{part: np.append(getattr(first, part), first.test[0])})
-    assert_sound([first, *others], len(HALF))
-    with pytest.raises(AssertionError):
-        assert_sound([leaky, *others], len(HALF))
+def test_a_fold_cannot_learn_from_what_it_tests(part: str) -> None:
+    first, *_ = folds.random(Facts(HALF), k=4, seed=0, val_fraction=0.2)
+    with pytest.raises(SplitError, match="folds: fold 0 has a track in two of its parts"):
+        replace(first, **{part: np.append(getattr(first, part), first.test[0])})
 
 
 @settings(deadline=None, max_examples=40)
@@ -242,6 +243,7 @@ def test_no_repetition_has_the_folds_of_another_seed(make: Callable[..., list[Fo
 
 
 PARTS = [("train", "valid", "test", None)[i % 4] for i in range(20)]
+IDS = [f"track {i}" for i in range(20)]
 MIXED = [("rock", "jazz")[i // 4 % 2] for i in range(20)]  # both are in each part
 
 
@@ -296,6 +298,35 @@ def test_folds_by_artist_need_artists() -> None:
         folds.artist(Facts(HALF, None), k=2, seed=0)
 
 
+def test_a_fold_may_be_given_as_lists_in_any_order_but_has_no_track_twice() -> None:
+    fold = Fold(0, cast(Any, [3, 1]), cast(Any, []), cast(Any, (2, 0)))
+    assert [(part.tolist(), part.dtype) for part in (fold.train, fold.val, fold.test)] == [
+        ([1, 3], np.int64), ([], np.int64), ([0, 2], np.int64),
+    ]  # fmt: skip
+    for train, val, test in (([0, 1], [], [1]), ([0], [1], [1]), ([0, 1], [1], [2])):
+        with pytest.raises(SplitError, match="folds: fold 7 has a track in two of its parts"):
+            Fold(7, np.array(train), np.array(val), np.array(test))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "problem"),
+    [
+        ([1, 2], [3, 0], ""),
+        ([1, 2], [], "fold 0 must test some of 20 tracks"),
+        ([1, 2], [0, 20], "fold 0 must test some of 20 tracks"),
+        ([2, -1], [0], "fold 0 must test some of 20 tracks"),
+        ([1, 3], [5, 0], "fold 0 tests genre rock, but trains on no track of it"),
+        ([], [0], "fold 0 tests genre rock, but trains on no track of it"),
+    ],
+)
+def test_folds_of_ones_own_that_cannot_be_used_are_refused(train: list[int], test: list[int], problem: str) -> None:
+    split = [Fold(0, np.array(train), EMPTY, np.array(test)), Fold(1, np.arange(10), EMPTY, np.arange(10, 20))]
+    with pytest.raises(SplitError, match=f"folds: {problem}") if problem else nullcontext():
+        folds.check_usable(split, Facts(HALF))
+    with pytest.raises(SplitError, match="folds: fold 1 must be number 0, its place in the list"):
+        folds.check_usable(split[1:], Facts(HALF))
+
+
 @settings(deadline=None, max_examples=20)
 @given(labels_and_k(at_least=12), SEEDS, st.sampled_from([0.0, 0.4]), st.data())
 def test_a_split_within_some_tracks_contains_no_others(
@@ -323,13 +354,14 @@ def test_a_split_within_some_tracks_is_told_what_is_known_of_these_and_no_others
     told: list[tuple[object, ...]] = []
 
     def split(facts: Facts) -> list[Fold]:
-        told.append((facts.genres, facts.groups.tolist() if facts.groups is not None else None, facts.parts))
+        groups = facts.groups.tolist() if facts.groups is not None else None
+        told.append((facts.genres, groups, facts.parts, facts.ids))
         return []
 
     for groups in (np.arange(20) // 2, None):
-        assert folds.within(np.array([1, 4, 11]), split, Facts(MIXED, groups, PARTS)) == []
-    genres, parts = ["rock", "jazz", "rock"], ["valid", "train", None]
-    assert told == [(genres, [0, 2, 5], parts), (genres, None, parts)]
+        assert folds.within(np.array([1, 4, 11]), split, Facts(MIXED, groups, PARTS, IDS)) == []
+    genres, parts, ids = ["rock", "jazz", "rock"], ["valid", "train", None], ["track 1", "track 4", "track 11"]
+    assert told == [(genres, [0, 2, 5], parts, ids), (genres, None, parts, ids)]
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 1.0])

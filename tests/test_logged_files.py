@@ -11,6 +11,7 @@ from genre_cls.experiments.logged_files import genre_means, of_tracks
 from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.duplicates import Duplicate
 from genre_cls.tracks.feature_cache import Unreadable
+from genre_cls.tracks.folds import Facts
 from genre_cls.training.task import Task
 
 
@@ -29,7 +30,7 @@ def test_what_is_known_of_tracks_is_logged_with_paths_that_are_good_from_any_fol
     monkeypatch.chdir(tmp_path)
     tracks = (Track("1", Path("a/1.wav"), "a", artist="Ann"), Track("2", Path("b/2.wav"), "b", fault="distorted"))
     features = replace(features_of([np.zeros((2, 3))] * 2), tracks=tracks)
-    task = Task(Catalogue("mine", tracks), features, np.array([0, 1]), (), (), None, (), "")
+    task = Task(Catalogue("mine", tracks), features, np.array([0, 1]), (), (), Facts("ab"), (), "")
     assert {name: content.decode().splitlines() for name, content in of_tracks(task).items()} == {
         "tracks.csv": [
             "track,genre,artist,group,fault,path",

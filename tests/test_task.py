@@ -14,9 +14,11 @@ from omegaconf import DictConfig
 from shared import Compose
 
 from genre_cls.errors import UserError
+from genre_cls.tracks import catalogue, folds
+from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.feature_cache import FeatureCache
 from genre_cls.tracks.features import filterbank
-from genre_cls.tracks.folds import SplitError
+from genre_cls.tracks.folds import Facts, Fold, SplitError
 from genre_cls.training import preparation, task
 
 
@@ -83,6 +85,45 @@ def made_equal(music: Path) -> set[str]:
     return {path.relative_to(music).as_posix() for path in same}
 
 
+def by_id(facts: Facts, **_: Any) -> list[Fold]:
+    places = np.arange(len(facts.ids))
+    tested = np.array([int(Path(track).stem) % 2 == 0 for track in facts.ids])
+    return [Fold(0, places[tested], places[:0], places[~tested]), Fold(1, places[~tested], places[:0], places[tested])]
+
+
+def test_a_split_of_ones_own_may_go_by_ids(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folds, "random", by_id)
+    judged_on = task.load(cfg("folds=random"))
+    assert judged_on and {Path(judged_on.features.tracks[i].id).stem for i in judged_on.folds[0].test} == set("135")
+
+
+@pytest.mark.parametrize(
+    ("split", "problem"),
+    [
+        (lambda facts, **_: 1 / 0, r"folds: <lambda> fails: ZeroDivisionError: division by zero \(test_task.py, line "),
+        (lambda facts, **_: [Fold(0, facts.genres, [], [])], r"folds: <lambda> fails: ValueError: invalid literal "),
+        (lambda facts, **_: [], "folds: <lambda> must return a list of genre_cls.tracks.folds.Fold"),
+        (lambda facts, **_: [([0], [1])], "folds: <lambda> must return a list of genre_cls.tracks.folds.Fold"),
+        (lambda facts, **_: [Fold(0, [0], [], [0, 1])], "folds: fold 0 has a track in two of its parts"),
+        (lambda facts, **_: by_id(facts)[1:], "folds: fold 1 must be number 0"),
+    ],
+)
+def test_a_split_of_ones_own_that_fails_or_leaks_is_reported_in_one_line(
+    cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, split: Any, problem: str
+) -> None:
+    monkeypatch.setattr(folds, "random", split)
+    for words in ((), ("fold=0", "inside=true")):
+        with pytest.raises(UserError, match=problem):
+            task.load(cfg("folds=random", *words))
+
+
+def test_a_data_set_of_one_genre_is_refused(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks = tuple(Track(str(n), Path(str(n)), "rock") for n in range(9))
+    monkeypatch.setattr(catalogue, "folder", lambda root: Catalogue("mine", tracks))
+    with pytest.raises(UserError, match="dataset mine: has fewer than two genres"):
+        task.load(cfg("folds=random", "seed=1"))
+
+
 def test_copies_of_a_file_are_on_one_side(cfg: Callable[..., DictConfig], music: Path) -> None:
     same = made_equal(music)
     found = task.load(cfg())
@@ -126,9 +167,10 @@ def test_a_recording_that_is_credited_to_two_artists_is_kept_on_one_side(
         preparation.prepare_data([cfg()])
     assert f"kept in the same fold, as they sound alike: {ids[0]} and {ids[1]}" in caplog.text
     found = task.load(cfg())
-    assert found and len(found.duplicates) == 1 and found.groups is not None
+    assert found and len(found.duplicates) == 1 and found.facts.groups is not None
     places = [[track.id for track in found.features.tracks].index(each) for each in ids[:2]]
-    assert len(set(found.groups[places])) == 1 and len(set(found.groups)) == len(ids) - 1
+    groups = found.facts.groups
+    assert len(set(groups[places])) == 1 and len(set(groups)) == len(ids) - 1
 
 
 def test_splits_that_differ_in_early_stopping_are_each_tried(cfg: Callable[..., DictConfig]) -> None:

@@ -5,13 +5,13 @@ import inspect
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -71,15 +71,33 @@ class Catalogue:
 
     Args:
         name: of the dataset.
-        tracks: sorted by id.
+        tracks: in any order; they are sorted by id.
         synthetic: whether the audio is generated.
         notes: sentences to report.
+
+    Raises:
+        UserError: two tracks have one id, or a track's id, genre or path is none, or no valid UTF-8, which no file of
+            results could hold.
     """
 
     name: str
     tracks: tuple[Track, ...]
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for track in self.tracks:
+            if [type(track.id), type(track.genre), isinstance(track.path, Path)] != [str, str, True]:
+                raise UserError(f"dataset: {track} needs an id and a genre that are str, and a path that is a Path")
+        tracks = sorted(self.tracks, key=lambda track: track.id)
+        if same := next((one.id for one, other in pairwise(tracks) if one.id == other.id), ""):
+            raise UserError(f"dataset: two tracks have the id {same}; give each its own")
+        if invalid := [track.path for track in tracks if not _is_utf8(f"{track.id} {track.path.absolute()}")]:
+            others = f" (and {len(invalid) - 1} more)" if len(invalid) > 1 else ""
+            raise UserError(
+                f"{invalid[0]}: its name is not valid UTF-8{others}; rename the file or its folder (convmv does)"
+            )
+        object.__setattr__(self, "tracks", tuple(tracks))
 
     @cached_property
     def genres(self) -> tuple[str, ...]:
@@ -155,7 +173,7 @@ def _gtzan_from(folders: dict[Path, list[Path]], root: Path) -> Catalogue:
     counts = Counter(track.genre for track in tracks)
     if empty := [genre for genre in GTZAN_GENRES if not counts[genre]]:
         raise UserError(f"dataset.root={root}: no audio for {', '.join(empty)}; 100 tracks each expected. {GTZAN_HELP}")
-    return Catalogue("gtzan", _sorted(tracks), notes=tuple(_gtzan_notes(tracks, counts)))
+    return Catalogue("gtzan", tuple(tracks), notes=tuple(_gtzan_notes(tracks, counts)))
 
 
 def _gtzan_tracks(folders: dict[Path, list[Path]]) -> list[Track]:
@@ -228,7 +246,7 @@ def folder(root: str | None) -> Catalogue:
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
     notes = _notes_on_files(base, entries, empty), _notes_on_metadata(n_excluded, unmatched), _look_alike(genres)
-    return Catalogue(base.resolve().name, _sorted(tracks), notes=tuple(chain(*notes)))
+    return Catalogue(base.resolve().name, tuple(tracks), notes=tuple(chain(*notes)))
 
 
 def _folder_root(root: str | None) -> Path:
@@ -377,17 +395,6 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
     encoded = BytesIO()  # since libsndfile does not report a full disk
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
     write_atomically(path, encoded.getbuffer())  # durable, as a file that exists is never checked again
-
-
-def _sorted(tracks: Iterable[Track]) -> tuple[Track, ...]:
-    """Sort tracks by id, and refuse names that are not valid UTF-8, which no file of results could hold."""
-    tracks = sorted(tracks, key=lambda track: track.id)
-    if invalid := [track.path for track in tracks if not _is_utf8(f"{track.id} {track.path.absolute()}")]:
-        others = f" (and {len(invalid) - 1} more)" if len(invalid) > 1 else ""
-        raise UserError(
-            f"{invalid[0]}: its name is not valid UTF-8{others}; rename the file or its folder (convmv does)"
-        )
-    return tuple(tracks)
 
 
 def _is_utf8(name: str) -> bool:

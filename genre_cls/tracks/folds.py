@@ -25,7 +25,7 @@ class SplitError(UserError):
 
 @dataclass(frozen=True)
 class Fold:
-    """Training, inner validation and test tracks, as sorted indices `(n,)`, int64.
+    """Training, inner validation and test tracks, as indices `(n,)`, int64, which are sorted.
 
     Args:
         index: number of the fold, from 0.
@@ -33,12 +33,22 @@ class Fold:
         val: inner validation tracks for early stopping, empty without it; kernel machines and last layers that are
             fitted again learn from them, too.
         test: held-out tracks.
+
+    Raises:
+        SplitError: a track is in two parts.
     """
 
     index: int
     train: Indices
     val: Indices
     test: Indices
+
+    def __post_init__(self) -> None:
+        parts = [np.unique(np.asarray(part, dtype=np.int64)) for part in (self.train, self.val, self.test)]
+        if len(np.unique(np.concatenate(parts))) < sum(map(len, parts)):
+            raise SplitError(f"folds: fold {self.index} has a track in two of its parts, train, val and test")
+        for name, part in zip(("train", "val", "test"), parts, strict=True):
+            object.__setattr__(self, name, part)
 
     @property
     def known(self) -> Indices:
@@ -55,17 +65,20 @@ class Facts:
         groups: number of its group, of tracks that share an artist or a recording `(n_tracks,)`, int64; None if none
             is known.
         parts: its part of the published split, `train`, `valid`, `test` or None.
+        ids: its id, for splits of one's own.
     """
 
     genres: Sequence[str]
     groups: Indices | None = None
     parts: Sequence[str | None] = ()
+    ids: Sequence[str] = ()
 
     def of(self, tracks: Indices) -> "Facts":
         """Return those of some tracks, given as indices `(n,)`."""
         groups = None if self.groups is None else self.groups[tracks]
         parts = [self.parts[i] for i in tracks] if self.parts else ()
-        return Facts([self.genres[i] for i in tracks], groups, parts)
+        ids = [self.ids[i] for i in tracks] if self.ids else ()
+        return Facts([self.genres[i] for i in tracks], groups, parts, ids)
 
 
 Split = Callable[[Facts], list[Fold]]
@@ -166,6 +179,27 @@ def filtered(
                 "take folds=random or folds=artist"
             )
     return [Fold(index, train, val, indices["test"]) for index in range(repeats)]
+
+
+def check_usable(folds: Sequence[Fold], facts: Facts) -> None:
+    """Refuse folds, as of a split of one's own, that cannot be trained or tested.
+
+    Args:
+        folds: one or more.
+        facts: of all tracks.
+
+    Raises:
+        SplitError: a fold's number is not its place, it tests no track or one that there is not, or one of a genre of
+            which it trains on none.
+    """
+    for place, fold in enumerate(folds):
+        tracks = np.union1d(fold.known, fold.test)
+        if fold.index != place:
+            raise SplitError(f"folds: fold {fold.index} must be number {place}, its place in the list")
+        if not len(fold.test) or not 0 <= tracks[0] <= tracks[-1] < len(facts.genres):
+            raise SplitError(f"folds: fold {place} must test some of {len(facts.genres)} tracks, and train on others")
+        if unknown := set(facts.of(fold.test).genres) - set(facts.of(fold.train).genres):
+            raise SplitError(f"folds: fold {place} tests genre {min(unknown)}, but trains on no track of it")
 
 
 def within(tracks: Indices, split: Split, facts: Facts) -> list[Fold]:

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from genre_cls.configuration.settings import as_yaml
-from genre_cls.errors import of_other_kind
+from genre_cls.errors import UserError, of_other_kind
 from genre_cls.files import make_folder
 from genre_cls.tracks.catalogue import Catalogue
 
@@ -34,6 +34,8 @@ def _read(settings: str) -> Catalogue:
     catalogue = instantiate(cfg.dataset)
     if not isinstance(catalogue, Catalogue):
         raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)
+    if len(catalogue.genres) < 2:
+        raise UserError(f"dataset {catalogue.name}: has fewer than two genres, so there is nothing to tell apart")
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
     return catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue

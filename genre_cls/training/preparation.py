@@ -16,7 +16,7 @@ from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.duplicates import FINGERPRINT
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import filterbank
-from genre_cls.tracks.folds import Facts, SplitError, describe
+from genre_cls.tracks.folds import SplitError, describe
 from genre_cls.training.dataset import catalogue_of, data_settings
 from genre_cls.training.task import (
     Task,
@@ -100,8 +100,7 @@ def _announce_artists(tracks: Sequence[Track]) -> None:
 
 def _announce_split(task: Task, split: str) -> None:
     tracks = task.features.tracks
-    facts = Facts([track.genre for track in tracks], parts=[track.part for track in tracks])
-    log.info("split: %s (%s)", describe(facts, task.folds), split)
+    log.info("split: %s (%s)", describe(task.facts, task.folds), split)
     if n_leaked := _n_leaked(task):
         n_test = sum(len(fold.test) for fold in task.folds)
         log.warning("split: %d of %d held-out tracks have the same recording in the training set", n_leaked, n_test)

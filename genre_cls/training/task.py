@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 
 from genre_cls.configuration.identity import digest, is_part
 from genre_cls.configuration.settings import CONF, as_yaml
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError, in_one_line, in_short, place_of
 from genre_cls.files import make_folder
 from genre_cls.tracks.artists import artist_groups
 from genre_cls.tracks.catalogue import Catalogue
 from genre_cls.tracks.duplicates import FINGERPRINT, Duplicate, near_duplicates
 from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import FeatureSpec
-from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError, within
+from genre_cls.tracks.folds import Facts, Fold, Indices, SplitError, check_usable, within
 from genre_cls.training.dataset import catalogue_of, data_settings
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Task:
         labels: genre of each readable track `(n_tracks,)`, indices into the catalogue's genres.
         folds: how the readable tracks are split.
         to_train: the folds that the present job trains.
-        groups: equal numbers for tracks that share an artist or a recording `(n_tracks,)`; None if none is known.
+        facts: what splits may know of each readable track.
         duplicates: pairs of tracks that sound like one recording, of unknown or other artists, if the split must know.
         note: small print for every figure; may be empty.
     """
@@ -52,7 +52,7 @@ class Task:
     labels: Indices
     folds: Sequence[Fold]
     to_train: Sequence[Fold]
-    groups: Indices | None
+    facts: Facts
     duplicates: Sequence[Duplicate]
     note: str
 
@@ -70,7 +70,7 @@ class Task:
     @property
     def group_of(self) -> dict[str, str]:
         """The group of each track by its id; empty if no artist or recording is known to be shared."""
-        groups = () if self.groups is None else self.groups.tolist()
+        groups = () if self.facts.groups is None else self.facts.groups.tolist()
         return {track.id: str(group) for track, group in zip(self.features.tracks, groups, strict=False)}
 
     @property
@@ -121,10 +121,11 @@ def _load(cfg: DictConfig) -> Task:
     duplicates = _unforeseen(_duplicates(fingerprints[0]), groups) if fingerprints else []
     if duplicates:
         groups = artist_groups(tracks, [*same, *((pair.first, pair.second) for pair in duplicates)])
-    folds = _folds(cfg, Facts(genres, groups, [track.part for track in tracks]))
+    facts = Facts(genres, groups, [track.part for track in tracks], [track.id for track in tracks])
+    folds = _folds(cfg, facts)
     labels = np.array([catalogue.genres.index(genre) for genre in genres])
     to_train = [folds[cfg.fold]] if is_part(cfg) else folds
-    return Task(catalogue, features, labels, folds, to_train, groups, duplicates, _note(cfg, catalogue))
+    return Task(catalogue, features, labels, folds, to_train, facts, duplicates, _note(cfg, catalogue))
 
 
 @lru_cache(maxsize=1)  # all configurations of a sweep share the last pass's
@@ -156,7 +157,7 @@ def same_files(features: Features) -> list[tuple[int, int]]:
 
 def _folds(cfg: DictConfig, facts: Facts) -> list[Fold]:
     split = split_of(cfg)
-    folds: list[Fold] = split(facts)
+    folds = _made(split, facts)
     if cfg.fold is None:
         return folds
     if cfg.fold >= len(folds):
@@ -166,7 +167,21 @@ def _folds(cfg: DictConfig, facts: Facts) -> list[Fold]:
     fold = folds[cfg.fold]
     if not cfg.inside:
         return [fold]
-    return within(fold.known, _one_fewer(split), facts)
+    return within(fold.known, partial(_made, _one_fewer(split)), facts)
+
+
+def _made(split: "partial[list[Fold]]", facts: Facts) -> list[Fold]:
+    """Call a split, which may be a user's own, and check what it makes."""
+    try:
+        folds = split(facts)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"folds: {split.func.__name__} fails: {in_short(error)}{place_of(error)}") from error
+    if not (isinstance(folds, list) and folds and all(isinstance(fold, Fold) for fold in folds)):
+        raise UserError(f"folds: {split.func.__name__} must return a list of genre_cls.tracks.folds.Fold")
+    check_usable(folds, facts)
+    return folds
 
 
 def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
