@@ -273,7 +273,7 @@ def test_the_summary_names_every_figure(result: ConfigResult) -> None:
         assert figures.pop(f"{score}_mean") == e.mean
         assert figures.pop(f"{score}_std") == (np.std(values, ddof=1) if len(values) > 1 else 0)
         if score == "accuracy" or len(result.folds) > 1:
-            ends = (e.low, e.high) if score == "log_loss" else (max(e.low, 0), min(e.high, 1))
+            ends = (max(e.low, 0), e.high if score == "log_loss" else min(e.high, 1))
             assert [figures.pop(f"{score}_{part}") for part in ("low", "high")] == [*ends]
     for name in ("precision", "recall", "f1"):
         assert [figures.pop(f"{name}_{genre}") for genre in GENRES] == getattr(result.per_genre, name).tolist()

@@ -166,7 +166,9 @@ def _title(cfg: DictConfig, named: Mapping[str, str], overrides: Mapping[str, st
     """
     no_network = all(map(is_of_statistics, cfg.recipe.members))  # so neither model nor batch size matters
     axes = [named[axis] for axis in (AXES[:1] if no_network else AXES)]
-    shown = [key for key in overrides if key not in (*AXES, "dataset") and not is_incidental(key)]
+    if cfg.fold is not None:  # before what may be cut off, as a search's trials and its winner differ in it alone
+        axes += [f"fold={cfg.fold}", *(["inside=true"] if cfg.inside else [])]
+    shown = [key for key in overrides if key not in (*AXES, "dataset", "fold", "inside") and not is_incidental(key)]
     more = {key: overrides[key] for key in shown if key in named or key not in NAMING}
     short = dict(zip(more, short_keys(list(more)), strict=True))
     short |= dict.fromkeys(NAMING, "")  # of a group's option the name is enough

@@ -21,6 +21,7 @@ from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
 N_MISSED, N_EFFECTS, N_PAIRS = 50, 50, 200  # to list
+N_NAMED = 8  # configurations, in a warning
 ABOUT_SELECTION = (
     "optimistic by an unknown amount (some points where tracks are few), because the configuration was selected on "
     "these same tracks; its interval does not account for that"
@@ -99,7 +100,7 @@ def answer(report: Report) -> str:
     best, configurations = report.ranked[0], report.names
     chance = f"always predicting the largest genre would score {percent(best.largest_genre)} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval_text(best)})"
-    caveat = TWO_FOLDS if _spans_nearly_all(best) else ""
+    caveat = TWO_FOLDS if len(best.folds) == 2 else ""
     if shared := shared_artists(best):
         caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:
@@ -133,12 +134,6 @@ def shared_artists(result: ConfigResult) -> str:
     return f"{tracks} share an artist or a recording with training tracks" if result.artist_overlap else ""
 
 
-def _spans_nearly_all(result: ConfigResult) -> bool:
-    """Whether two folds leave the accuracy almost undetermined."""
-    low, high = result.estimate("accuracy").share_interval
-    return len(result.folds) == 2 and high - low > 0.5
-
-
 def warnings(results: Sequence[ConfigResult]) -> list[str]:
     """Return sentences that warn of what makes some configurations' accuracies misleading."""
     return [warning for warning in (_of_several_codes(results), _of_untrained(results)) if warning]
@@ -155,9 +150,9 @@ def _of_untrained(results: Sequence[ConfigResult]) -> str:
     untrained = [name for name, result in zip(names(results), results, strict=True) if result.is_untrained]
     if not untrained:
         return ""
-    several = f" and {len(untrained) - 1} more" if len(untrained) > 1 else ""
+    more = f" and {len(untrained) - N_NAMED} more" if len(untrained) > N_NAMED else ""
     return (
-        f"The networks of {untrained[0]}{several} have learned nothing: each by itself, before last layers are fitted "
+        f"The networks of {', '.join(untrained[:N_NAMED])}{more} have learned nothing: each by itself, before last layers are fitted "
         "again (recipe.ridge), recognises no more than chance. The accuracy comes from that fit or kernel machines."
     )
 

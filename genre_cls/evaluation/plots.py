@@ -61,7 +61,7 @@ def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> F
     figure = new_figure(6.4, 4.4, note)
     axes = figure.subplots()
     _draw_losses(axes, folds)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     axes.set_ylabel("cross-entropy (nats)")
     _legend(figure, axes.get_legend_handles_labels()[0], title)
     return figure
@@ -83,7 +83,7 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
         accuracy = 100 * result.estimate("accuracy").mean
         axes.set_title(f"{place}: {plain(name, 44)}\naccuracy {accuracy:.1f} %")
     first = next((axes for axes in panels if axes.axison), panels[0])
-    first.set_ylim(bottom=0)  # only now, since it fixes the top for both
+    first.set_ylim(0, 1.05 * first.get_ylim()[1])  # only now, since it fixes the top for both
     first.set_ylabel("cross-entropy (nats)")
     first.tick_params(labelleft=True)
     _legend(figure, first.get_legend_handles_labels()[0])
@@ -308,7 +308,7 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
                 _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
         _draw_curve(axes, mean_curve(curves), color=color, linestyle=style, linewidth=2.0, label=label)
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tidy(axes)
 
 

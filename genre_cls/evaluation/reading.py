@@ -34,7 +34,7 @@ ABOUT_CHOICE = (
     "settings after seeing earlier reports on these tracks, the held-out tracks have been used for selection. In a "
     "search, inside=true, the trials' held-out tracks do select, so its winner is tested on a fold that no trial saw.)"
 )
-ABOUT_CURSE = f"The best was selected by the scores shown here, so its score is {ABOUT_SELECTION}."
+ABOUT_CURSE = f"The best one's score is {ABOUT_SELECTION}."
 ABOUT_ORDER = (
     " Whether intervals overlap says nothing about the order, as the same tracks are compared; see the comparisons in "
     "pairs."

@@ -382,7 +382,7 @@ class ConfigResult:
             e = self.estimate(score)
             figures |= {f"{score}_mean": e.mean, f"{score}_std": self.std(score)}
             if score == "accuracy" or not self.single_test_set:  # else its error is unknown
-                low, high = (e.low, e.high) if score == "log_loss" else e.share_interval
+                low, high = (max(e.low, 0.0), e.high) if score == "log_loss" else e.share_interval
                 figures |= {f"{score}_low": low, f"{score}_high": high}
         figures |= {"calibration_error": self.calibration.error, "temperature": self.temperature}
         if not self.single_test_set:
