@@ -237,6 +237,21 @@ def test_a_model_that_will_stay_as_trained_is_named_once(
     assert message.startswith(f"{__name__}.Certain: stays as trained; ") and f"at most {WIDEST} inputs" in message
 
 
+class Wide(nn.Sequential):
+    """A model of the user's own whose last layer is too wide to be fitted to spectrograms."""
+
+    def __init__(self, n_genres: int, **settings: object) -> None:
+        super().__init__(nn.Conv2d(1, 3, 3, padding=1), nn.Flatten(), nn.LazyLinear(n_genres))
+
+
+def test_members_that_stay_as_trained_beside_others_are_named(
+    composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    check_buildable(composed(f"model._target_={__name__}.Wide", "recipe.first_crop=1"))
+    (message,) = caplog.messages
+    assert message.startswith(f"{__name__}.Wide: stays as trained as plain, though not as the other members; recipe")
+
+
 def test_it_learns_from_the_training_and_validation_tracks_and_no_others() -> None:
     layers = {"layers.0.weight", "layers.0.bias"}
 

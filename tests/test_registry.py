@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -27,6 +28,7 @@ from shared import free_port
 import genre_cls
 from genre_cls import GenreClassifier, predict
 from genre_cls.errors import UserError
+from genre_cls.inference import registry
 from genre_cls.inference.registry import register
 from genre_cls.tracking.tracker import Tracker
 
@@ -109,9 +111,17 @@ def test_a_store_that_was_moved_has_its_registered_models(version: Registered, t
 
 
 def test_a_name_that_mlflow_refuses_is_reported_in_one_line(version: Registered) -> None:
-    with pytest.raises(UserError, match=r"^register no/slash in sqlite") as error:
+    with pytest.raises(UserError, match=r"^register no/slash: Invalid model name 'no/slash'\. Names") as error:
         register(version[0], "no/slash", str(version[2]))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_store_that_fails_is_reported_in_one_line(version: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = "(raised as a result of autoflush; …)\n(sqlite3.OperationalError) database or disk is full\n[SQL: …"
+    monkeypatch.setattr(registry, "_logged", Mock(side_effect=MlflowException(failure)))
+    reason = r"^register mine: .*mlflow.db: \(sqlite3.OperationalError\) database or disk is full; make room"
+    with pytest.raises(UserError, match=reason):
+        register(version[0], "mine", str(version[2]))
 
 
 def test_the_command_registers_and_says_how_to_serve(

@@ -17,10 +17,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 import genre_cls
-from genre_cls.errors import UserError, without_credentials
-from genre_cls.extras import program
+from genre_cls.errors import UserError
 from genre_cls.inference.classifier import GenreClassifier
-from genre_cls.tracking.connection import SILENT, what_failed
+from genre_cls.tracking.connection import mlflow_command, what_failed
 from genre_cls.tracking.tracker import Tracker
 
 EXPERIMENT = "genre_cls models"
@@ -48,10 +47,10 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
     try:
         address = _logged(classifier, name, tracker)
     except MlflowException as error:
-        raise UserError(f"register {name}: {what_failed(tracker.uri, error)}") from error
-    store, model = shlex.quote(f"MLFLOW_TRACKING_URI={without_credentials(tracker.uri)}"), shlex.quote(address)
-    serve = f"{program('mlflow')} models serve -m {model} --env-manager local --host 127.0.0.1"
-    return address, f"env {SILENT} {store} {serve}"
+        refused = error.error_code == "INVALID_PARAMETER_VALUE"  # rather than that the store has failed
+        raise UserError(f"register {name}: {error if refused else what_failed(tracker.uri, error)}") from error
+    serve = f"models serve -m {shlex.quote(address)} --env-manager local --host 127.0.0.1"
+    return address, mlflow_command(tracker.uri, serve)
 
 
 def _logged(classifier: GenreClassifier, name: str, tracker: Tracker) -> str:

@@ -78,6 +78,12 @@ def ui_command(uri: str) -> str:
     return f"{serve} --host 127.0.0.1\nthen open {PAGE}"
 
 
+def mlflow_command(uri: str, words: str) -> str:
+    """Return a command of MLflow's own for a store, such as `experiments restore -x 1`."""
+    store = shlex.quote(f"MLFLOW_TRACKING_URI={without_credentials(uri)}")
+    return f"env {SILENT} {store} {program('mlflow')} {words}"
+
+
 def _prepare_mlflow() -> None:
     """Silence what commands report themselves, and let MLflow give up on a server sooner."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run, eighty per sweep

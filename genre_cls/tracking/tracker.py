@@ -24,7 +24,7 @@ from genre_cls.files import locked, place_named, sync, write_atomically
 from genre_cls.processes.interrupts import came_of_ctrl_c
 from genre_cls.tracking import database, naming
 from genre_cls.tracking.artifacts import DAMAGED, Files
-from genre_cls.tracking.connection import check_answers
+from genre_cls.tracking.connection import check_answers, mlflow_command
 from genre_cls.tracking.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,9 @@ class Tracker(StoredRuns):
                     raise
         if known.lifecycle_stage != "active":
             if not restore:
-                remedy = "restore it there, or start under another name: tracking.experiment=NAME"
-                raise UserError(f"experiment {name!r} was deleted in MLflow; {remedy}")
+                command = mlflow_command(self.uri, f"experiments restore -x {known.experiment_id}")
+                remedy = "restores it, or start under another name: tracking.experiment=NAME"
+                raise UserError(f"experiment {name!r} was deleted in MLflow; {command} {remedy}")
             self._client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
 

@@ -42,7 +42,9 @@ def check_buildable(cfg: DictConfig) -> None:
         raise UserError(f"recipe.members: {views[0]} needs features=mel; with MFCCs it is {treatment(views[0])}")
     spec: FeatureSpec = instantiate(cfg.features)
     crop = f"a crop (recipe.first_crop={cfg.recipe.first_crop}; 1 suits a model that takes whole windows only)"
-    for view in dict.fromkeys(network_views(cfg)):
+    views = list(dict.fromkeys(network_views(cfg)))
+    left: list[str] = []  # views whose networks stay as trained
+    for view in views:
         model = new_model(cfg, 2, view)
         _check_output(model, _blank_windows(spec, crops_of(cfg, spec, view)[0], view), 2, crop, view)
         windows = _blank_windows(spec, spec.n_frames(cfg.recipe.window), view)
@@ -50,10 +52,12 @@ def check_buildable(cfg: DictConfig) -> None:
         if not ours:
             _check_own_model(cfg, model, windows)
         if cfg.recipe.ridge and not output_layer(model, windows):
-            _say_left_as_trained(cfg.model._target_)
+            left.append(view)
         # A first optimizer makes PyTorch import its compiler, which takes a second and 100 MB.
         if not (ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
             _check_training(cfg, model, windows)
+    if left:
+        _say_left_as_trained(cfg.model._target_, ", ".join(left) if left != views else "")
     augmentation(cfg)
 
 
@@ -88,10 +92,12 @@ def _has_rules(settings: DictConfig) -> bool:
     return OF_RECIPES.get(settings.get("_target_")) == {str(name) for name in settings} - {"_target_", "_partial_"}
 
 
-@cache  # once, whatever its views and features
-def _say_left_as_trained(model: str) -> None:
+@cache  # once, whatever its features
+def _say_left_as_trained(model: str, members: str) -> None:
+    """Warn that a model's last layer is not fitted again; name the members where it is that of some of them."""
+    where = f" as {members}, though not as the other members" if members else ""
     fit = f"a learned nn.Linear of its own, float32, with a bias and at most {WIDEST} inputs"
-    log.warning("%s: stays as trained; recipe.ridge fits the last layer again only if it is %s", model, fit)
+    log.warning("%s: stays as trained%s; recipe.ridge fits the last layer again only if it is %s", model, where, fit)
 
 
 def network_views(cfg: DictConfig) -> list[str]:
