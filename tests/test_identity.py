@@ -189,6 +189,7 @@ def test_it_is_named_by_the_axes_the_recipe_the_folds_and_what_was_set(identity_
         ("recipe.members=[statistics,mfcc_statistics]", "mel members=statistics,mfcc_statist…"),
         ("recipe.window=3 +model.window=4", "mel deep 32 recipe.window=3 model.window=4"),
         ("fold=1 alone=true", "mel deep 32 fold=1"),
+        ("recipe.optimizer._target_=torch.optim.SGD", "mel deep 32 optimizer=torch.optim.SGD"),
         ("recipe.window=3 inside=true fold=2", "mel deep 32 fold=2 inside=true window=3"),
         ("experiment=search fold=1", "mel deep 32 fold=1 inside=true search"),
         ("~recipe.optimizer.fused=true", "mel deep 32"),  # it deletes the argument

@@ -250,8 +250,8 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Return the last part of each dotted key, or all of it where several keys end in the same part."""
-    last = [key.rpartition(".")[2] for key in keys]
+    """Return each dotted key's last part, of a `_target_` its group's; all of it where several have the same."""
+    last = [key.removesuffix("._target_").rpartition(".")[2] for key in keys]
     return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
 
 
