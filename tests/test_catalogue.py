@@ -497,15 +497,19 @@ def test_genres_are_sorted_once_however_often_their_order_is_asked_for() -> None
 def test_a_catalogues_tracks_are_sorted_by_id() -> None:
     tracks = [Track(name, Path(name), "rock") for name in ("b", "a10", "a9")]
     assert [track.id for track in Catalogue("mine", tuple(tracks)).tracks] == ["a10", "a9", "b"]
+    assert Catalogue("mine", cast(Any, (track for track in tracks))) == Catalogue("mine", tuple(tracks))
 
 
 @pytest.mark.parametrize(
     ("track", "problem"),
     [
         (Track("1", Path("other"), "rock"), "dataset: two tracks have the id 1; give each its own"),
-        (Track("2", Path("2"), cast(Any, 7)), "dataset: Track.*genre=7.* needs an id and a genre that are str"),
-        (Track(cast(Any, 2), Path("2"), "rock"), "dataset: Track.*id=2.* needs an id and a genre that are str"),
-        (Track("2", cast(Any, "2.wav"), "rock"), "dataset: Track.*and a path that is a Path"),
+        (Track("2", Path("2"), cast(Any, 7)), "dataset: Track.*genre=7.* needs id and genre, both str"),
+        (Track(cast(Any, 2), Path("2"), "rock"), "dataset: Track.*id=2.* needs id and genre, both str"),
+        (Track("2", cast(Any, "2.wav"), "rock"), "dataset: Track.* needs id and genre, both str, and path, a Path"),
+        (Track("2", Path("2"), "rock", artist=cast(Any, np.nan)), "dataset: Track.*artist=nan.* artist is str or None"),
+        (Track("", Path("2"), "rock"), "dataset: Track.*id=''.* needs id and genre"),
+        (Track("2", Path("2"), "caf\udce9"), "2: its name is not valid UTF-8"),
     ],
 )
 def test_a_catalogue_of_ones_own_that_cannot_be_used_is_refused(track: Track, problem: str) -> None:

@@ -336,4 +336,4 @@ def test_networks_that_have_learned_nothing_are_named_though_the_accuracy_is_goo
     said = findings.warnings([usual, untrained])
     assert len(said) == warned and all("The networks of mel · other · batch 16 have learned nothing" in s for s in said)
     many = [replace(untrained, named={**untrained.named, "model": f"m{n}"}) for n in range(9)]
-    assert (", mel · m7 · batch 16 and 1 more have learned nothing" in "".join(findings.warnings(many))) == warned
+    assert (", mel · m2 · batch 16 and 6 more have learned nothing" in "".join(findings.warnings(many))) == warned

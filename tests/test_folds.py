@@ -54,7 +54,7 @@ def test_every_track_is_tested_once_and_not_trained_on_there(case: tuple[list[st
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_fold_cannot_learn_from_what_it_tests(part: str) -> None:
     first, *_ = folds.random(Facts(HALF), k=4, seed=0, val_fraction=0.2)
-    with pytest.raises(SplitError, match="folds: fold 0 has a track in two of its parts"):
+    with pytest.raises(UserError, match="folds: fold 0 has a track twice"):
         replace(first, **{part: np.append(getattr(first, part), first.test[0])})
 
 
@@ -303,9 +303,15 @@ def test_a_fold_may_be_given_as_lists_in_any_order_but_has_no_track_twice() -> N
     assert [(part.tolist(), part.dtype) for part in (fold.train, fold.val, fold.test)] == [
         ([1, 3], np.int64), ([], np.int64), ([0, 2], np.int64),
     ]  # fmt: skip
-    for train, val, test in (([0, 1], [], [1]), ([0], [1], [1]), ([0, 1], [1], [2])):
-        with pytest.raises(SplitError, match="folds: fold 7 has a track in two of its parts"):
+    for train, val, test in (([0, 1], [], [1]), ([0], [1], [1]), ([0, 1], [1], [2]), ([0, 0], [], [1])):
+        with pytest.raises(UserError, match="folds: fold 7 has a track twice"):
             Fold(7, np.array(train), np.array(val), np.array(test))
+
+
+@pytest.mark.parametrize("part", [[True, False], [0.5, 1.7], [[0, 1]], ["a"], np.array([2**63], np.uint64), 0, None])
+def test_what_are_no_places_of_tracks_is_refused(part: Any) -> None:
+    with pytest.raises(UserError, match="folds: fold 0: train must be whole numbers, the places of tracks"):
+        Fold(0, part, EMPTY, np.array([5]))
 
 
 @pytest.mark.parametrize(
@@ -321,9 +327,9 @@ def test_a_fold_may_be_given_as_lists_in_any_order_but_has_no_track_twice() -> N
 )
 def test_folds_of_ones_own_that_cannot_be_used_are_refused(train: list[int], test: list[int], problem: str) -> None:
     split = [Fold(0, np.array(train), EMPTY, np.array(test)), Fold(1, np.arange(10), EMPTY, np.arange(10, 20))]
-    with pytest.raises(SplitError, match=f"folds: {problem}") if problem else nullcontext():
+    with pytest.raises(UserError, match=f"folds: {problem}") if problem else nullcontext():
         folds.check_usable(split, Facts(HALF))
-    with pytest.raises(SplitError, match="folds: fold 1 must be number 0, its place in the list"):
+    with pytest.raises(UserError, match="folds: fold 1 must be number 0, its place in the list"):
         folds.check_usable(split[1:], Facts(HALF))
 
 

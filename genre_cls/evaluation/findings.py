@@ -21,7 +21,7 @@ from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
 N_MISSED, N_EFFECTS, N_PAIRS = 50, 50, 200  # to list
-N_NAMED = 8  # configurations, in a warning
+N_NAMED = 3  # configurations, in a warning
 ABOUT_SELECTION = (
     "optimistic by an unknown amount (some points where tracks are few), because the configuration was selected on "
     "these same tracks; its interval does not account for that"
@@ -100,7 +100,7 @@ def answer(report: Report) -> str:
     best, configurations = report.ranked[0], report.names
     chance = f"always predicting the largest genre would score {percent(best.largest_genre)} %"
     score = f"{percent(best.estimate('accuracy').mean)} % of the held-out tracks (95 % CI {interval_text(best)})"
-    caveat = TWO_FOLDS if len(best.folds) == 2 else ""
+    caveat = TWO_FOLDS if len(best.folds) == 2 and not best.single_test_set else ""
     if shared := shared_artists(best):
         caveat = f" {shared}.{caveat}"
     if len(configurations) == 1:

@@ -25,6 +25,7 @@ from genre_cls.tracking.tracker import Tracker
 EXPERIMENT = "genre_cls models"
 CODE = Path(__file__).with_name("served.py")  # a script that MLflow runs, not to be imported
 INPUT, MODEL = "audio", "model"  # as in that script
+FAILED = ("BAD_REQUEST", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for stores that do
 
 
 def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str, str]:
@@ -47,8 +48,8 @@ def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str
     try:
         address = _logged(classifier, name, tracker)
     except MlflowException as error:
-        refused = error.error_code == "INVALID_PARAMETER_VALUE"  # rather than that the store has failed
-        raise UserError(f"register {name}: {error if refused else what_failed(tracker.uri, error)}") from error
+        failed = error.error_code in FAILED
+        raise UserError(f"register {name}: {what_failed(tracker.uri, error) if failed else error}") from error
     serve = f"models serve -m {shlex.quote(address)} --env-manager local --host 127.0.0.1"
     return address, mlflow_command(tracker.uri, serve)
 

@@ -93,8 +93,8 @@ class Tracker(StoredRuns):
         if known.lifecycle_stage != "active":
             if not restore:
                 command = mlflow_command(self.uri, f"experiments restore -x {known.experiment_id}")
-                remedy = "restores it, or start under another name: tracking.experiment=NAME"
-                raise UserError(f"experiment {name!r} was deleted in MLflow; {command} {remedy}")
+                remedy = f"start under another name (tracking.experiment=NAME), or restore it: {command}"
+                raise UserError(f"experiment {name!r} was deleted in MLflow; {remedy}")
             self._client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
 

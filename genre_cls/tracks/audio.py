@@ -91,8 +91,7 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
         return "has no samples"
     if seconds < SHORTEST:
         return f"lasts less than the {SHORTEST:g} s that are needed"
-    swing = (waveform.max() - waveform.min()) / 2  # not the peak: silence may have an offset
-    return "" if swing >= SILENCE else SILENT
+    return "" if _peak(waveform) >= SILENCE else SILENT
 
 
 def refusal(path: Path, reason: str) -> UnreadableAudio:
@@ -145,11 +144,18 @@ def _opened(path: Path) -> Iterator[_Stream]:
             raise UnreadableAudio("is not a regular file")  # opening a pipe would wait for ever
         with path.open("rb"):  # the system's error says better than libsndfile's why a file cannot be opened
             pass
-        with _Stream(os.fsencode(path)) as file:
+        with _stream(path) as file:
             _check(file)
             yield file
-    except (OSError, RuntimeError, TypeError) as error:  # libsndfile's are RuntimeErrors; TypeError for .raw
+    except (OSError, RuntimeError) as error:  # libsndfile's are RuntimeErrors
         raise UnreadableAudio(_reason(path, error)) from error
+
+
+def _stream(path: Path) -> _Stream:
+    try:
+        return _Stream(os.fsencode(path))
+    except TypeError as error:  # soundfile asks for the rate of a .raw file
+        raise RuntimeError("Format not recognised") from error
 
 
 def _check(file: _Stream) -> None:
@@ -198,7 +204,5 @@ def _reason(path: Path, error: Exception) -> str:
         return system_reason(error)
     if path.stat().st_size == 0:
         return "is an empty file"
-    if isinstance(error, TypeError):  # soundfile asks for the rate of a .raw file
-        return "Format not recognised"
     reason = getattr(error, "error_string", str(error))  # libsndfile's, without the path
     return "Format not recognised" if "does not exist" in reason else reason.removeprefix("Error : ").rstrip(".")

@@ -64,6 +64,12 @@ class Track:
     fault: str | None = None
     part: str | None = None
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether what it is known by has the types above, which a loader of one's own may miss."""
+        texts = isinstance(self.id, str) and isinstance(self.genre, str) and isinstance(self.artist, str | None)
+        return texts and isinstance(self.path, Path) and bool(self.id and self.genre)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -76,8 +82,8 @@ class Catalogue:
         notes: sentences to report.
 
     Raises:
-        UserError: two tracks have one id, or a track's id, genre or path is none, or no valid UTF-8, which no file of
-            results could hold.
+        UserError: two tracks have one id, or what is known of a track is of another type, or no valid UTF-8, which no
+            file of results could hold.
     """
 
     name: str
@@ -86,18 +92,19 @@ class Catalogue:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for track in self.tracks:
-            if [type(track.id), type(track.genre), isinstance(track.path, Path)] != [str, str, True]:
-                raise UserError(f"dataset: {track} needs an id and a genre that are str, and a path that is a Path")
-        tracks = sorted(self.tracks, key=lambda track: track.id)
-        if same := next((one.id for one, other in pairwise(tracks) if one.id == other.id), ""):
-            raise UserError(f"dataset: two tracks have the id {same}; give each its own")
-        if invalid := [track.path for track in tracks if not _is_utf8(f"{track.id} {track.path.absolute()}")]:
+        tracks = tuple(self.tracks)
+        if odd := next((track for track in tracks if not track.is_typed), None):
+            raise UserError(f"dataset: {odd} needs id and genre, both str, and path, a Path; artist is str or None")
+        tracks = tuple(sorted(tracks, key=lambda track: track.id))
+        for one, other in pairwise(tracks):
+            if one.id == other.id:
+                raise UserError(f"dataset: two tracks have the id {one.id}; give each its own")
+        if invalid := [t.path for t in tracks if not _is_utf8(f"{t.id} {t.genre} {t.path.absolute()}")]:
             others = f" (and {len(invalid) - 1} more)" if len(invalid) > 1 else ""
             raise UserError(
                 f"{invalid[0]}: its name is not valid UTF-8{others}; rename the file or its folder (convmv does)"
             )
-        object.__setattr__(self, "tracks", tuple(tracks))
+        object.__setattr__(self, "tracks", tracks)
 
     @cached_property
     def genres(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class Fold:
         test: held-out tracks.
 
     Raises:
-        SplitError: a track is in two parts.
+        UserError: a part is none, or a track is in a part twice or in two parts.
     """
 
     index: int
@@ -44,11 +44,14 @@ class Fold:
     test: Indices
 
     def __post_init__(self) -> None:
-        parts = [np.unique(np.asarray(part, dtype=np.int64)) for part in (self.train, self.val, self.test)]
-        if len(np.unique(np.concatenate(parts))) < sum(map(len, parts)):
-            raise SplitError(f"folds: fold {self.index} has a track in two of its parts, train, val and test")
-        for name, part in zip(("train", "val", "test"), parts, strict=True):
-            object.__setattr__(self, name, part)
+        parts = {"train": np.asarray(self.train), "val": np.asarray(self.val), "test": np.asarray(self.test)}
+        for name, part in parts.items():
+            if part.ndim != 1 or (len(part) and part.dtype.kind != "i"):
+                raise UserError(f"folds: fold {self.index}: {name} must be whole numbers, the places of tracks")
+            object.__setattr__(self, name, np.sort(part.astype(np.int64)))
+        tracks = np.concatenate([self.train, self.val, self.test])
+        if len(np.unique(tracks)) < len(tracks):
+            raise UserError(f"folds: fold {self.index} has a track twice, in train, val and test together")
 
     @property
     def known(self) -> Indices:
@@ -189,15 +192,15 @@ def check_usable(folds: Sequence[Fold], facts: Facts) -> None:
         facts: of all tracks.
 
     Raises:
-        SplitError: a fold's number is not its place, it tests no track or one that there is not, or one of a genre of
-            which it trains on none.
+        UserError: a fold's number is not its place, or it tests no track or one that there is not.
+        SplitError: it tests a genre of which it trains on no track.
     """
     for place, fold in enumerate(folds):
         tracks = np.union1d(fold.known, fold.test)
         if fold.index != place:
-            raise SplitError(f"folds: fold {fold.index} must be number {place}, its place in the list")
+            raise UserError(f"folds: fold {fold.index} must be number {place}, its place in the list")
         if not len(fold.test) or not 0 <= tracks[0] <= tracks[-1] < len(facts.genres):
-            raise SplitError(f"folds: fold {place} must test some of {len(facts.genres)} tracks, and train on others")
+            raise UserError(f"folds: fold {place} must test some of {len(facts.genres)} tracks, and train on others")
         if unknown := set(facts.of(fold.test).genres) - set(facts.of(fold.train).genres):
             raise SplitError(f"folds: fold {place} tests genre {min(unknown)}, but trains on no track of it")
 

@@ -34,8 +34,8 @@ def _read(settings: str) -> Catalogue:
     catalogue = instantiate(cfg.dataset)
     if not isinstance(catalogue, Catalogue):
         raise of_other_kind("dataset", cfg.dataset.get("_target_"), "Catalogue", catalogue)
-    if len(catalogue.genres) < 2:
-        raise UserError(f"dataset {catalogue.name}: has fewer than two genres, so there is nothing to tell apart")
     if cfg.drop_faults:
         catalogue = catalogue.without_faults()
+    if len(catalogue.genres) < 2:
+        raise UserError(f"dataset {catalogue.name}: has fewer than two genres, so there is nothing to tell apart")
     return catalogue.with_shuffled_genres(cfg.seed) if cfg.shuffle_genres else catalogue

@@ -177,11 +177,15 @@ def _made(split: "partial[list[Fold]]", facts: Facts) -> list[Fold]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"folds: {split.func.__name__} fails: {in_short(error)}{place_of(error)}") from error
+        raise UserError(f"folds: {_name(split)} fails: {in_short(error)}{place_of(error)}") from error
     if not (isinstance(folds, list) and folds and all(isinstance(fold, Fold) for fold in folds)):
-        raise UserError(f"folds: {split.func.__name__} must return a list of genre_cls.tracks.folds.Fold")
+        raise UserError(f"folds: {_name(split)} must return a list of genre_cls.tracks.folds.Fold")
     check_usable(folds, facts)
     return folds
+
+
+def _name(split: "partial[list[Fold]]") -> str:
+    return getattr(split.func, "__name__", type(split.func).__name__)  # it may be an object that is called
 
 
 def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
@@ -206,7 +210,7 @@ def split_of(cfg: DictConfig) -> "partial[list[Fold]]":
     try:
         signature(split.func).bind("facts", **split.keywords)
     except (TypeError, ValueError) as error:  # the latter of a builtin, whose arguments are not known
-        raise UserError(f"folds: {split.func.__name__} {error}") from error
+        raise UserError(f"folds: {_name(split)} {error}") from error
     return split
 
 
