@@ -335,13 +335,7 @@ def _parser() -> ArgumentParser:
     parser = OneLineParser(prog="genre-cls app", description="Opens a page that classifies your own music by genre.")
     take = parser.add_argument
     parser.add_model("as genre_cls.predict takes it, but no .onnx file (default: best)")
-    take(
-        "--host",
-        type=nonempty,
-        default=LOOPBACK[0],
-        metavar="ADDRESS",
-        help="to listen on (default: this machine only)",
-    )
+    take("--host", type=nonempty, default=LOOPBACK[0], metavar="ADDRESS", help="default: this machine only")
     take("--port", type=whole_number(Number(1, 65535, integer=True)), default=7860, metavar="N", help="default: 7860")
     return parser
 

@@ -64,6 +64,11 @@ def place_of(error: BaseException) -> str:
     return f" ({Path(users[-1][0]).name}, line {users[-1][1]})" if users else ""
 
 
+def with_place(error: BaseException) -> str:
+    """Return an error `in_short`, with its place in the user's own code if there is one."""
+    return f"{in_short(error)}{place_of(error)}"
+
+
 def _is_users_code(file: str) -> bool:
     """Whether code is neither generated (`<string>`), nor from this package, Python's library or an installed one."""
     return not (file.startswith(("<", *OTHERS)) or PACKAGES & set(Path(file).parts))

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from hashlib import blake2b
 from importlib.resources import files
 from io import BytesIO
-from itertools import chain, groupby, pairwise
+from itertools import chain, filterfalse, groupby, pairwise
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
@@ -64,12 +64,6 @@ class Track:
     fault: str | None = None
     part: str | None = None
 
-    @property
-    def is_typed(self) -> bool:
-        """Whether what it is known by has the types above, which a loader of one's own may miss."""
-        texts = isinstance(self.id, str) and isinstance(self.genre, str) and isinstance(self.artist, str | None)
-        return texts and isinstance(self.path, Path) and bool(self.id and self.genre)
-
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -93,7 +87,7 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         tracks = tuple(self.tracks)
-        if odd := next((track for track in tracks if not track.is_typed), None):
+        if odd := next(filterfalse(_is_typed, tracks), None):
             raise UserError(f"dataset: {odd} needs id and genre, both str, and path, a Path; artist is str or None")
         tracks = tuple(sorted(tracks, key=lambda track: track.id))
         for one, other in pairwise(tracks):
@@ -402,6 +396,12 @@ def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[st
     encoded = BytesIO()  # since libsndfile does not report a full disk
     soundfile.write(encoded, waveform, recipe["sample_rate"], subtype="PCM_16", format="WAV")
     write_atomically(path, encoded.getbuffer())  # durable, as a file that exists is never checked again
+
+
+def _is_typed(track: Track) -> bool:
+    """Whether a track is described by values of the right types, which a loader of one's own may miss."""
+    texts = isinstance(track.id, str) and isinstance(track.genre, str) and isinstance(track.artist, str | None)
+    return texts and isinstance(track.path, Path) and bool(track.id and track.genre)
 
 
 def _is_utf8(name: str) -> bool:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.configuration.members import is_of_mfccs, is_of_modulations, is_of_statistics, treatment
-from genre_cls.errors import UserError, in_short, of_other_kind, place_of
+from genre_cls.errors import UserError, of_other_kind, with_place
 from genre_cls.models.modelfile import serialised
 from genre_cls.models.network import layout_of
 from genre_cls.models.views import view_of
@@ -76,7 +76,7 @@ def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
             value: Tensor = model(windows.to(device)).square().sum()
             value.backward()  # type: ignore[no-untyped-call]
         except Exception as error:
-            raise UserError(f"model: fails in training: {_with_place(error)}") from error
+            raise UserError(f"model: fails in training: {with_place(error)}") from error
         return value
 
     try:
@@ -84,7 +84,7 @@ def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
     except UserError:
         raise
     except Exception as error:  # any optimizer of the user's
-        raise UserError(f"recipe.optimizer: {cfg.recipe.optimizer._target_} fails: {_with_place(error)}") from error
+        raise UserError(f"recipe.optimizer: {cfg.recipe.optimizer._target_} fails: {with_place(error)}") from error
 
 
 def _has_rules(settings: DictConfig) -> bool:
@@ -166,15 +166,11 @@ def _check_output(model: nn.Module, windows: Tensor, n_genres: int, name: str, v
         shape = "{} bins x {} frames".format(*windows.shape[2:])
         if is_of_modulations(view):
             shape += f", as the member {view} sees it ('recipe.members=[plain]' sees the features alone)"
-        raise UserError(f"model: fails on {name} of {shape}: {_with_place(error)}") from error
+        raise UserError(f"model: fails on {name} of {shape}: {with_place(error)}") from error
     gives = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if gives != (2, n_genres):
         raise UserError(f"model: gives {gives} for two windows with n_genres={n_genres}, must give (2, {n_genres})")
     model.train()
-
-
-def _with_place(error: Exception) -> str:
-    return f"{in_short(error)}{place_of(error)}"
 
 
 def _check_own_model(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
@@ -185,7 +181,7 @@ def _check_own_model(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None
         logits, same, loaded = (each.eval()(noise) for each in (model, model, reloaded))
         learns = logits.requires_grad or model.train()(noise).requires_grad  # some evaluate without gradients
     except Exception as error:
-        raise UserError(f"model: fails on noise from 0 to 1: {_with_place(error)}") from error
+        raise UserError(f"model: fails on noise from 0 to 1: {with_place(error)}") from error
     if _are_probabilities(logits):
         raise UserError("model: gives probabilities, must give logits; leave the softmax out")
     if not learns:
@@ -203,7 +199,7 @@ def _reloaded(cfg: DictConfig, model: nn.Module) -> nn.Module:
         again.load_state_dict(weights)
         return again
     except Exception as error:
-        raise UserError(f"model: cannot be stored and loaded again: {_with_place(error)}") from error
+        raise UserError(f"model: cannot be stored and loaded again: {with_place(error)}") from error
 
 
 def _are_probabilities(logits: Tensor) -> bool:

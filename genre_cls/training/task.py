@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from genre_cls.configuration.identity import digest, is_part
 from genre_cls.configuration.settings import CONF, as_yaml
-from genre_cls.errors import UserError, in_one_line, in_short, place_of
+from genre_cls.errors import UserError, in_one_line, with_place
 from genre_cls.files import make_folder
 from genre_cls.tracks.artists import artist_groups
 from genre_cls.tracks.catalogue import Catalogue
@@ -177,7 +177,7 @@ def _made(split: "partial[list[Fold]]", facts: Facts) -> list[Fold]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"folds: {_name(split)} fails: {in_short(error)}{place_of(error)}") from error
+        raise UserError(f"folds: {_name(split)} fails: {with_place(error)}") from error
     if not (isinstance(folds, list) and folds and all(isinstance(fold, Fold) for fold in folds)):
         raise UserError(f"folds: {_name(split)} must return a list of genre_cls.tracks.folds.Fold")
     check_usable(folds, facts)
