@@ -636,7 +636,15 @@ def test_a_genre_whose_tracks_are_all_excluded_is_reported(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [b'path,artist\na,"B\nc,D\n', b"name,artist\nx,y\n", b"name,artist\n", b"", b"path\n\xff\xfe\xfa\n"]
+    "content",
+    [
+        b'path,artist\na,"B\nc,D\n',
+        b"name,artist\nx,y\n",
+        b"name,artist\n",
+        b"path,Artist name\na/1.wav,Ann\n",
+        b"",
+        b"path\n\xff\xfe\xfa\n",
+    ],
 )
 def test_an_invalid_metadata_file_is_refused(tmp_path: Path, content: bytes) -> None:
     for genre in "ab":

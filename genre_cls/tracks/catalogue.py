@@ -336,7 +336,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             delimiter = ";" if ";" in head and "," not in head else ","  # Excel's in some countries
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            if "path" not in reader.fieldnames:
+            if "path" not in reader.fieldnames or not {"artist", "exclude"}.intersection(reader.fieldnames):
                 raise csv.Error(f"its columns are {', '.join(reader.fieldnames)}")
             if twice := [name for name in ("path", "artist", "exclude") if reader.fieldnames.count(name) > 1]:
                 raise csv.Error(f"it has several columns {twice[0]}")
