@@ -152,9 +152,10 @@ def ours(precision: str, work: Work, keeps_memory: bool = True) -> Trained:
         module.keep_freed = lambda: None
     torch.set_num_threads(work.threads)
     stamps, clips = Stamps(), np.arange(len(work.features))
-    fold = Fold(0, clips, clips[:0], clips[:1])  # one clip is predicted at the end, which is not timed
+    fold = Fold(0, clips, clips[:0], clips[-1:] + 1)  # one more clip is predicted at the end, which is not timed
+    features, labels = (np.concatenate([values, values[:1]]) for values in (work.features, work.labels))
     windowing = Windowing(work.features.shape[2], 0.0, work.batch_size, seed=0, view="plain", crops=())
-    data = FoldData(_as_stored(work.features), work.labels, fold, windowing, torch.device("cpu"))
+    data = FoldData(_as_stored(features), labels, fold, windowing, torch.device("cpu"))
     model = TutorialCNN(N_GENRES, channels=CHANNELS, units=UNITS, dropout=DROPOUT)
     model(torch.from_numpy(work.features[:2, None]))
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE)

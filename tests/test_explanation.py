@@ -179,7 +179,8 @@ def test_the_command_plots_the_evidence_for_the_genre(explain: Callable[..., Any
         and "a.wav" in done.out
         and done.err.splitlines()
         == [
-            f"explaining 1 s of {tmp_path / 'a.wav'}, which takes some seconds for each of {len(VIEWS)} models",
+            f"explaining the first 1 s of {tmp_path / 'a.wav'}, "
+            f"which takes some seconds for each of {len(VIEWS)} models",
             f"explained: {tmp_path / 'why.png'}",
         ]
     )

@@ -71,7 +71,7 @@ def test_a_configurations_numbers_are_those_of_its_folds(sweep: Any) -> None:
             if np.std(folds) or score != "accuracy":
                 half = 12.7062 * np.std(folds, ddof=1) * np.sqrt(1 / 2 + 1)
                 ends = [mean - half, mean + half]
-                shown = ends if score == "log_loss" else np.clip(ends, 0, 1)
+                shown = np.clip(ends, 0, None if score == "log_loss" else 1)
                 assert [low, high] == pytest.approx(shown, rel=1e-4)
             else:  # of as few tracks as they are
                 assert low < high
@@ -472,7 +472,7 @@ def test_a_search_inside_several_folds_evaluates_each_winner_on_its_fold(
     for fold, (*trials, winner) in enumerate(of):
         best = max(trials, key=lambda run: run.data.metrics["accuracy_mean"])
         assert winner.data.params["recipe.optimizer.lr"] == best.data.params["recipe.optimizer.lr"]
-        assert winner.info.run_name == best.info.run_name.replace(" inside=True", "") != best.info.run_name
+        assert winner.info.run_name == best.info.run_name.replace(" inside=true", "") != best.info.run_name
         (judged,) = got.children(winner)
         assert json.loads(got.files(judged)["fold.json"].read_text())["index"] == fold
         assert f"tested on fold={fold}, which was not used" in got.err

@@ -130,7 +130,7 @@ class Clip:
     @property
     def part(self) -> str:
         """How much of the file it is, in words."""
-        return f"the first {self.seconds:.{0 if self.seconds >= 10 else 1}f} s"
+        return f"the first {round(self.seconds, 1 if self.seconds < 10 else 0):g} s"
 
 
 @dataclass(frozen=True, eq=False)
