@@ -61,8 +61,7 @@ def loss_curves(folds: Sequence[FoldResult], *, title: str, note: str = "") -> F
     figure = new_figure(6.4, 4.4, note)
     axes = figure.subplots()
     _draw_losses(axes, folds)
-    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-    axes.set_ylabel("cross-entropy (nats)")
+    _scale_losses(axes)
     _legend(figure, axes.get_legend_handles_labels()[0], title)
     return figure
 
@@ -83,8 +82,7 @@ def compare_loss_curves(best: ConfigResult, worst: ConfigResult, *, note: str = 
         accuracy = 100 * result.estimate("accuracy").mean
         axes.set_title(f"{place}: {plain(name, 44)}\naccuracy {accuracy:.1f} %")
     first = next((axes for axes in panels if axes.axison), panels[0])
-    first.set_ylim(0, 1.05 * first.get_ylim()[1])  # only now, since it fixes the top for both
-    first.set_ylabel("cross-entropy (nats)")
+    _scale_losses(first)  # only now, since it fixes the top for both
     first.tick_params(labelleft=True)
     _legend(figure, first.get_legend_handles_labels()[0])
     return figure
@@ -310,6 +308,12 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
     axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tidy(axes)
+
+
+def _scale_losses(axes: Axes) -> None:
+    """Begin at 0, and leave some room above the curves."""
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    axes.set_ylabel("cross-entropy (nats)")
 
 
 def _draw_curve(axes: Axes, curve: Sequence[float], **style: Any) -> None:

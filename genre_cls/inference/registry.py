@@ -20,12 +20,13 @@ import genre_cls
 from genre_cls.errors import UserError
 from genre_cls.inference.classifier import GenreClassifier
 from genre_cls.tracking.connection import mlflow_command, what_failed
+from genre_cls.tracking.stored_runs import STORE_FAILED
 from genre_cls.tracking.tracker import Tracker
 
 EXPERIMENT = "genre_cls models"
 CODE = Path(__file__).with_name("served.py")  # a script that MLflow runs, not to be imported
 INPUT, MODEL = "audio", "model"  # as in that script
-FAILED = ("BAD_REQUEST", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for stores that do
+FAILED = (*STORE_FAILED, "BAD_REQUEST")  # the latter of databases, for what SQLAlchemy raises besides
 
 
 def register(classifier: GenreClassifier, name: str, tracking: str) -> tuple[str, str]:
