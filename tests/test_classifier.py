@@ -27,8 +27,8 @@ from safetensors.torch import save, save_file
 from shared import GENRES, RATE, Compose
 
 from genre_cls import GenreClassifier, OnnxClassifier, Prediction
-from genre_cls.configuration.identity import digest
 from genre_cls.configuration.members import VIEWS
+from genre_cls.configuration.sources import digest
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import tempered
 from genre_cls.evaluation.scoring import ensemble_probabilities

@@ -11,17 +11,10 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 from shared import Compose
 
-from genre_cls.configuration.identity import (
-    LONGEST_TITLE,
-    NO_EFFECT_ON_RESULTS,
-    SOURCES,
-    Identity,
-    _source,
-    digest,
-    identify,
-)
+from genre_cls.configuration.identity import LONGEST_TITLE, Identity, identify
 from genre_cls.configuration.provenance import COMMAND_ID, COMMAND_LINE, command, command_id, name_command, provenance
 from genre_cls.configuration.settings import leaves, without_hydra
+from genre_cls.configuration.sources import NO_EFFECT_ON_RESULTS, SOURCES, _source, digest
 
 INCIDENTAL = {
     "cache_dir=/x": "where features are kept",

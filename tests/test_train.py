@@ -27,8 +27,8 @@ from safetensors import safe_open
 from shared import ALL_VIEWS, GENRES, Command, timeless
 
 from genre_cls import GenreClassifier, report, train
-from genre_cls.configuration.identity import SOURCES
 from genre_cls.configuration.settings import CONF
+from genre_cls.configuration.sources import SOURCES
 from genre_cls.errors import UserError
 from genre_cls.models.views import shape_of
 from genre_cls.processes import workers

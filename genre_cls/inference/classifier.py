@@ -263,7 +263,7 @@ def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
 
 def _edited(model: SavedModel) -> str:
     """The class of a model if the file that defines it was edited after the training; else empty."""
-    from genre_cls.configuration.identity import is_edited  # which reads the package's sources
+    from genre_cls.configuration.sources import is_edited  # which reads the package's sources
 
     target = model.usage.model_class
     return target if is_edited(target, json.loads(model.description["origin"].get("sources", "{}"))) else ""

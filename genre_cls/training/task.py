@@ -11,8 +11,9 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from genre_cls.configuration.identity import digest, is_part
+from genre_cls.configuration.identity import is_part
 from genre_cls.configuration.settings import CONF, as_yaml
+from genre_cls.configuration.sources import digest
 from genre_cls.errors import UserError, in_one_line, with_place
 from genre_cls.files import make_folder
 from genre_cls.tracks.artists import artist_groups
