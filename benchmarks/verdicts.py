@@ -21,8 +21,9 @@ from genre_cls.evaluation.comparisons import ALPHA, Difference, each_pair, main_
 from genre_cls.evaluation.scoring import ConfigResult, FoldResult, WindowPredictions
 from genre_cls.tracks import folds
 from genre_cls.tracks.artists import artist_groups
-from genre_cls.tracks.catalogue import Track, gtzan_facts
+from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.folds import Fold
+from genre_cls.tracks.gtzan import gtzan_facts
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -131,7 +131,7 @@ def get(source: Source, folder: Path) -> None:
 
 
 def _print_summary(folder: Path) -> None:
-    from genre_cls.tracks.catalogue import gtzan
+    from genre_cls.tracks.gtzan import gtzan
 
     catalogue = gtzan(str(folder))
     root = typed([as_word("dataset.root", str(folder))])

@@ -75,7 +75,7 @@ def test_settings_name_models_as_model_files_may(composed: Compose, model: str) 
 
 def test_what_is_stored_and_reported_needs_no_pytorch() -> None:
     rooms = ("configuration", "evaluation", "tracking")
-    alone = [f"tracks.{name}" for name in ("artists", "catalogue", "folds")]
+    alone = [f"tracks.{name}" for name in ("artists", "demo", "folder", "folds", "gtzan")]
     alone += ["inference.clip_plots", "inference.onnx_model", "inference.prediction"]
     free = [f"genre_cls.{name}" for name in MODULES if name.startswith(rooms) or name in alone]
     code = f"import sys, {', '.join(free)}\nprint('torch' in sys.modules)"

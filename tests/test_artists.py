@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from genre_cls.tracks import folds
 from genre_cls.tracks.artists import artist_groups, recordings
-from genre_cls.tracks.catalogue import Track, gtzan_facts
+from genre_cls.tracks.catalogue import Track
+from genre_cls.tracks.gtzan import gtzan_facts
 
 
 def a_track(name: str, artist: str | None = None, repeats: str | None = None) -> Track:

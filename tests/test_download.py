@@ -26,8 +26,9 @@ from shared import held_for_a_second
 from genre_cls import download, files
 from genre_cls.download import Source, configured, fetch, get, unpack
 from genre_cls.errors import UserError
-from genre_cls.tracks import catalogue
-from genre_cls.tracks.catalogue import GTZAN_GENRES, Catalogue
+from genre_cls.tracks import gtzan
+from genre_cls.tracks.catalogue import Catalogue
+from genre_cls.tracks.synthesiser import GENRES
 
 Answer = Callable[["Handler", int], None]
 
@@ -193,7 +194,7 @@ ALONE_ENOUGH = (well, drops, stalls, knows_no_ranges, claims_more, claims_nothin
 def archive() -> bytes:
     """As GTZAN's, of ten tracks that hardly compress."""
     noise = np.random.default_rng(0).bytes
-    return packed({f"genres/{genre}/{genre}.00000.au": noise(12_000) for genre in GTZAN_GENRES})
+    return packed({f"genres/{genre}/{genre}.00000.au": noise(12_000) for genre in GENRES})
 
 
 def packed(files: dict[str, bytes], *further: tarfile.TarInfo) -> bytes:
@@ -456,7 +457,7 @@ def test_the_command_ends_with_a_data_set_that_training_finds(
 def test_the_setting_that_it_prints_can_be_pasted_whatever_the_folder(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(catalogue, "gtzan", lambda root: Catalogue("gtzan", ()))
+    monkeypatch.setattr(gtzan, "gtzan", lambda root: Catalogue("gtzan", ()))
     download._print_summary(Path(name))
     (word,) = shlex.split(capsys.readouterr().out.partition("dataset=gtzan ")[2])
     override = OverridesParser.create().parse_override(word)

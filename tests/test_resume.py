@@ -337,7 +337,7 @@ def test_training_that_has_begun_is_given_up_unless_it_is_of_the_configuration_w
 
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
     arguments = "tracks_per_genre=100, seconds=30.0, sample_rate=22050, crossover=0.1, seed=0"
-    code = f"from genre_cls.tracks.catalogue import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
+    code = f"from genre_cls.tracks.demo import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: list(tmp_path.rglob("*.wav")))
     process.kill()

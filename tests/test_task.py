@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from shared import Compose
 
 from genre_cls.errors import UserError
-from genre_cls.tracks import catalogue, folds
+from genre_cls.tracks import folder, folds
 from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.feature_cache import FeatureCache
 from genre_cls.tracks.features import filterbank
@@ -128,7 +128,7 @@ def test_a_split_of_ones_own_that_fails_or_leaks_is_reported_in_one_line(
 def test_a_data_set_of_one_genre_is_refused(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     rock = (Track(str(n), Path(str(n)), "rock") for n in range(9))
     tracks = (*rock, Track("9", Path("9"), "jazz", fault="x"))
-    monkeypatch.setattr(catalogue, "folder", lambda root: Catalogue("mine", tracks))
+    monkeypatch.setattr(folder, "folder", lambda root: Catalogue("mine", tracks))
     with pytest.raises(UserError, match="dataset mine: has fewer than two genres"):
         task.load(cfg("folds=random", "drop_faults=true"))
 

@@ -32,7 +32,7 @@ from genre_cls.configuration.sources import SOURCES
 from genre_cls.errors import UserError
 from genre_cls.models.views import shape_of
 from genre_cls.processes import workers
-from genre_cls.tracks.catalogue import gtzan_facts
+from genre_cls.tracks.gtzan import gtzan_facts
 from genre_cls.training import ensembles
 
 SCORES = ("accuracy", "macro_f1", "log_loss")

@@ -26,8 +26,9 @@ NO_EFFECT_ON_RESULTS = {
     "evaluation.comparisons", "evaluation.estimates", "evaluation.figures", "evaluation.findings", "evaluation.page",
     "evaluation.plots", "evaluation.reading", "evaluation.tables", "experiments.experiment", "experiments.logged_files",
     "experiments.outbox", "experiments.spool", "experiments.upcoming", "models.modelfile", "processes.die_with_parent",
-    "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracks.duplicates",
-    "tracks.listing", "tracks.synthesiser", "training.dataset", "training.preparation",
+    "processes.interrupts", "processes.memory", "processes.nvidia_mps", "processes.workers", "tracks.demo",
+    "tracks.duplicates", "tracks.folder", "tracks.gtzan", "tracks.listing", "tracks.metadata", "tracks.synthesiser",
+    "training.dataset", "training.preparation",
 }  # fmt: skip
 
 
