@@ -285,6 +285,17 @@ def test_a_split_is_described_by_its_least_even_genre() -> None:
     assert published.startswith("2 trainings on one split: 5 of 443 train")
 
 
+def test_a_split_within_some_tracks_is_described_by_these_alone() -> None:
+    labels = ["reggae"] * 12 + ["rock"] * 12
+    groups = np.array([*range(6), 0, 0, 0, *range(6, 9), *range(9, 21)])
+    subset = np.array([*range(9), *range(12, 20)])
+    split = partial(folds.artist, k=3, seed=0)
+    facts = Facts(labels, groups)
+    line = folds.describe(facts, folds.within(subset, split, facts))
+    assert line == folds.describe(facts.of(subset), split(facts.of(subset)))
+    assert "of reggae" in line
+
+
 def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
     groups = np.array([0, 1] * 10)
     with pytest.raises(UserError, match=r"^folds=artist, folds.k=4: genre jazz has only 1 artist;.* folds=random"):

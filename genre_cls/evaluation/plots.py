@@ -245,7 +245,7 @@ def reliability(calibration: Calibration, *, note: str = "") -> Figure:
     axes.set(xlabel="confidence (%)", ylabel="recognised tracks (%)", aspect="equal")
     axes.set(xlim=(-5, 105), ylim=(-5, 105), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     tidy(axes)
-    area = f"tracks (area: their number, up to {counts.max():.0f})"
+    area = f"tracks (area: their number, up to {round(float(counts.max()), 1):g})"
     dot = Line2D([], [], linestyle="", marker="o", color=BLUE, label=area)
     bar = Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.5, label="95 % CI, were tracks independent")
     _legend(figure, [ideal, gap, dot, bar], f"expected calibration error {100 * calibration.error:.1f} %", n_columns=1)

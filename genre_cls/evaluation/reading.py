@@ -21,7 +21,7 @@ ABOUT_SPLITS = (
 )
 ABOUT_DROPS = (
     "In points, the genre that loses most in the first configuration first. Where a genre has few tracks, it may be "
-    "chance. folds=filtered also trains on fewer tracks and tests on others."
+    "chance."
 )
 ABOUT_FOLDS = (
     "The tracks are split into parts. In each fold one part is held out: a model is trained on the others and tested "

@@ -115,7 +115,7 @@ def _facts(track: Track, group: str) -> dict[str, str]:
 
 
 def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) -> GenreMeans:
-    """Return the average feature matrix of each genre over its tracks, cut to the median length.
+    """Return the average feature matrix of each genre over its tracks, cut or repeated to their median length.
 
     Args:
         features: of all tracks.

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 CPU = torch.device("cpu")
 TINY = 1e-20  # least power in decibels
-HEADROOM = 18.0  # dB; none of 639 tracks of GTZAN peaks lower, and models hardly notice that a clip is raised so far
+HEADROOM = 18.0  # dB; few tracks of GTZAN peak lower, and models hardly notice that a clip is raised so far
 OVERLOAD = 4.0  # dB; square waves of full scale, the loudest that integer samples hold, have up to 3.2
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span

@@ -228,7 +228,8 @@ def describe(facts: Facts, folds: Sequence[Fold]) -> str:
         facts: of the tracks.
         folds: from one of the functions above.
     """
-    tests = [fold.test for fold in folds]
+    tracks = np.unique(np.concatenate([np.append(fold.known, fold.test) for fold in folds]))  # some, if `within` others
+    facts, tests = facts.of(tracks), [np.searchsorted(tracks, fold.test) for fold in folds]
     if len(folds) == 1:
         return f"1 fold of {len(tests[0])} test tracks"
     if all(np.array_equal(test, tests[0]) for test in tests):
