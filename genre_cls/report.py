@@ -105,6 +105,7 @@ def _why_none(cfg: DictConfig) -> str:
             if titles := tracker.incomplete(cfg.tracking.experiment):
                 hint = f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
                 return f"no configuration has finished there; {hint}"
+            return f"no configuration has finished there; {tracker.elsewhere()}"
     return "no configuration has finished there; run python -m genre_cls.train -m first"
 
 

@@ -298,8 +298,7 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
         if runs.any_finished(experiment):
             reason = "what has finished there lacks a fold, which its command trains again, or has shuffled genres"
             raise UserError(f"tracking {tracking}: {reason}{where}")
-    hint = "scripts/ui.sh shows the names" if experiment else "run python -m genre_cls.train first"
-    raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {hint}")
+        raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {runs.elsewhere()}")
 
 
 def _model_files(source: str | Path) -> list[Path]:
