@@ -281,7 +281,7 @@ def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
     naive = naive_rejections(results)
     figures = {
         "naive": naive.mean(),
-        "corrected": np.mean([pair.accuracy.p_value < ALPHA for pair in pairs]),
+        "corrected": np.mean([pair.gain.p_value < ALPHA for pair in pairs]),
         "mcnemar": np.mean([mcnemar(*equal) < ALPHA for equal in zip(results[::2], results[1::2], strict=True)]),
         "any naive": naive.any(),
         "any mcnemar": any(_by_mcnemar(pair) for pair in pairs),
@@ -290,7 +290,7 @@ def examine(condition: Condition, results: Sequence[ConfigResult]) -> Figures:
         **_verdicts("axis", effects, {"basic": min(condition.truth), "deep": max(condition.truth)}),
     }
     if real := [pair for pair in pairs if truth[pair.better] != truth[pair.worse]]:
-        figures["found unadjusted"] = np.mean([pair.accuracy.p_value < ALPHA for pair in real])
+        figures["found unadjusted"] = np.mean([pair.gain.p_value < ALPHA for pair in real])
         figures["found by mcnemar"] = np.mean([_by_mcnemar(pair) for pair in real])
     return {name: float(figure) for name, figure in figures.items()}
 

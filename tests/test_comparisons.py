@@ -94,7 +94,7 @@ def test_a_pair_is_compared_as_baycomp_does(case: tuple[np.ndarray, np.ndarray])
     tails = two_on_single(*means, runs=len(tracks) // k)
     assert got.p_value == pytest.approx(2 * min(tails), abs=1e-9)
     _, within, _ = two_on_single(*means, ROPE, len(tracks) // k)
-    assert got.equal == pytest.approx(within, abs=1e-9)
+    assert got.probability_equal == pytest.approx(within, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=40)
@@ -130,7 +130,7 @@ def test_folds_of_unequal_sizes_that_agree_to_the_track_have_nearly_the_error_of
         parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
         recognised = [[(np.arange(len(part)) < hits, part) for part in parts] for hits in (both + more, both)]
         (got,) = each_pair([of_folds(recognised[0]), of_folds(recognised[1], model="basic")], ROPE)
-        return got.accuracy
+        return got.gain
 
     unequal, equal = pair([n + 1] * 4 + [n]), pair([n + 1] * 5)
     assert unequal.standard_error == pytest.approx(equal.standard_error, rel=0.05) and unequal.standard_error > 0
@@ -144,8 +144,8 @@ def test_each_pair_is_compared_once_and_the_better_one_has_the_higher_mean(grid:
     assert len(pairs) == 28
     assert {frozenset(called(pair)) for pair in pairs} == {frozenset(two) for two in combinations(means, 2)}
     for pair in pairs:
-        assert pair.accuracy.mean == pytest.approx(means[pair.better] - means[pair.worse], abs=1e-12)
-        assert pair.accuracy.mean >= 0
+        assert pair.gain.mean == pytest.approx(means[pair.better] - means[pair.worse], abs=1e-12)
+        assert pair.gain.mean >= 0
     assert means[pairs[0].better] == max(means.values())
 
 
@@ -157,7 +157,7 @@ def test_of_two_that_are_equally_good_the_one_that_ranks_first_is_named_first() 
     for order in (hits, hits[::-1]):
         results = rank([a_result(own, model=model) for own, model in zip(order, ("basic", "deep"), strict=True)])
         (pair,) = each_pair(results, ROPE)
-        assert pair.better == names(results)[0] and pair.accuracy.mean == 0
+        assert pair.better == names(results)[0] and pair.gain.mean == 0
 
 
 @settings(deadline=None, max_examples=10)
@@ -166,8 +166,8 @@ def test_p_values_are_adjusted_for_all_comparisons_of_a_kind(grid: list[ConfigRe
     by_name = dict(zip(names(grid), grid, strict=True))
     pairs = each_pair(grid, ROPE)
     for compared in (pairs, main_effects(grid, ROPE)):
-        assert [d.p_value for d in compared] == pytest.approx(holm([d.accuracy.p_value for d in compared]))
-        assert all(d.p_value >= d.accuracy.p_value for d in compared)
+        assert [d.p_value for d in compared] == pytest.approx(holm([d.gain.p_value for d in compared]))
+        assert all(d.p_value >= d.gain.p_value for d in compared)
     single = holm([mcnemar(by_name[pair.better], by_name[pair.worse]) for pair in pairs])
     assert [pair.mcnemar for pair in pairs] == pytest.approx(single)
     assert all(effect.mcnemar is None for effect in main_effects(grid, ROPE))
@@ -183,7 +183,7 @@ def test_swapping_predictions_swaps_verdicts(grid: list[ConfigResult], one: int,
     two = {names(grid)[one], names(grid)[other]}
     (before,), (after,) = ([d for d in each_pair(some, ROPE) if called(d) == two] for some in (grid, swapped))
     assert (after.better, after.worse) == (before.worse, before.better)
-    assert (after.accuracy.mean, after.equal) == pytest.approx((before.accuracy.mean, before.equal))
+    assert (after.gain.mean, after.probability_equal) == pytest.approx((before.gain.mean, before.probability_equal))
     assert after.p_value == pytest.approx(before.p_value)
 
 
@@ -199,9 +199,9 @@ def test_a_main_effect_is_that_of_the_mean_over_all_else(grid: list[ConfigResult
         }
         gains = by_setting[effect.better] - by_setting[effect.worse]
         expected = estimate(gains.tolist(), test_share=1 / (len(gains) - 1))
-        assert effect.accuracy.mean == pytest.approx(expected.mean, abs=1e-12)
+        assert effect.gain.mean == pytest.approx(expected.mean, abs=1e-12)
         if expected.standard_error:  # else that of single tracks replaces it
-            assert effect.accuracy.standard_error == pytest.approx(expected.standard_error, abs=1e-12)
+            assert effect.gain.standard_error == pytest.approx(expected.standard_error, abs=1e-12)
 
 
 def effect_name(axis: str, result: ConfigResult) -> str:
@@ -255,9 +255,9 @@ def test_on_one_published_test_set_both_trainings_and_tracks_are_a_sample(seed: 
     pair = [a_result(first, tracks), a_result(second, tracks, model="basic")]
     expected = crossed(first - second)
     for got in (*each_pair(pair, ROPE), *main_effects(pair, ROPE)):
-        assert got.accuracy.mean == pytest.approx(abs(expected.mean))
-        assert got.accuracy.standard_error == pytest.approx(expected.standard_error)
-        assert got.accuracy.df == pytest.approx(expected.df)
+        assert got.gain.mean == pytest.approx(abs(expected.mean))
+        assert got.gain.standard_error == pytest.approx(expected.standard_error)
+        assert got.gain.df == pytest.approx(expected.df)
 
 
 @settings(deadline=None, max_examples=20)
@@ -272,7 +272,7 @@ def test_on_one_published_test_set_artists_rather_than_tracks_are_the_sample(see
     expected = crossed(hits[0] - hits[1], artists)
     assume(expected.standard_error > 1e-6)
     for got in (*each_pair(known, ROPE), *main_effects(known, ROPE)):
-        assert (got.accuracy.standard_error, got.accuracy.df) == pytest.approx((expected.standard_error, expected.df))
+        assert (got.gain.standard_error, got.gain.df) == pytest.approx((expected.standard_error, expected.df))
 
 
 @given(st.floats(0, 0.5), st.floats(1e-4, 0.1), st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.1))
@@ -281,17 +281,17 @@ def test_the_verdict_follows_from_the_numbers(
 ) -> None:
     found = Difference("mel", "mfcc", Estimate(mean, error, freedom), p_value, None, rope, n_comparisons=8)
     told = verdict(found)
-    if found.equal >= 0.95:
+    if found.probability_equal >= 0.95:
         assert found.finding == "equal" and told.startswith("mel and mfcc are practically equal: ")
     elif p_value < 0.05:
         assert found.finding == "different" and told.startswith("mel beats mfcc by ")
     else:
         assert found.finding == "undecided"
-        beyond_zero = found.accuracy.low > 0
+        beyond_zero = found.gain.low > 0
         assert told.startswith("mel and mfcc differ by " if beyond_zero else "mel and mfcc cannot be told apart: ")
         assert told.endswith("not significantly after Holm's correction for 8 comparisons.") == beyond_zero
     numbers = [float(number) for number in re.findall(r"-?\d+\.\d", told)]
-    ends = [max(-100, 100 * found.accuracy.low), min(100, 100 * found.accuracy.high)]
+    ends = [max(-100, 100 * found.gain.low), min(100, 100 * found.gain.high)]
     assert numbers == pytest.approx([100 * mean, *ends], abs=0.051)
 
 
@@ -322,11 +322,11 @@ def test_folds_that_agree_by_chance_do_not_make_a_few_tracks_certain(n_folds: in
     worse, better = (np.tile((place < n).astype(float), (n_folds, 1)) for n in (2, 3))
     (pair,) = each_pair([a_result(worse, tracks), a_result(better, tracks, model="other")], ROPE)
     share = 1 / n_tracks
-    assert pair.accuracy.mean == np.mean([share] * n_folds)
+    assert pair.gain.mean == np.mean([share] * n_folds)
     mean, n = n_folds / (tracks.size + 2), tracks.size + 2  # with a gain and a loss as pseudo-values
     exact = np.sqrt(((n_folds + 2) / n - mean**2) / n)
     shift = (share - mean) / stats.t.ppf(0.975, n - 1)  # of the interval's centre
-    assert (pair.accuracy.standard_error, pair.accuracy.df) == (pytest.approx(exact + shift), n - 1)
+    assert (pair.gain.standard_error, pair.gain.df) == (pytest.approx(exact + shift), n - 1)
     assert pair.p_value > 0.05 and "cannot be told apart" in verdict(pair)
 
 
@@ -340,14 +340,14 @@ def test_folds_that_agree_on_an_axis_are_as_sure_as_the_tracks_of_all_its_pairs(
     (effect,) = [one for one in main_effects(results, ROPE) if "basic" in one.better]
     per_track = np.append(np.tile(np.where((np.arange(40) >= 20) & (np.arange(40) < 30), 0.5, 0), 3), [1, -1])
     shift = (0.125 - per_track.mean()) / stats.t.ppf(0.975, 121)
-    assert effect.accuracy.standard_error == pytest.approx(per_track.std() / np.sqrt(122) + shift)
+    assert effect.gain.standard_error == pytest.approx(per_track.std() / np.sqrt(122) + shift)
 
 
 @pytest.mark.parametrize(("n_tracks", "words"), [(8, "cannot be told apart"), (2000, "practically equal")])
 def test_those_that_recognise_the_same_tracks_are_equal_if_there_are_many(n_tracks: int, words: str) -> None:
     tracks = np.arange(5 * n_tracks).reshape(5, n_tracks)
     (pair,) = each_pair([a_result(np.ones((5, n_tracks)), tracks, model=name) for name in ("basic", "deep")], ROPE)
-    assert words in verdict(pair) and pair.accuracy.standard_error > 0
+    assert words in verdict(pair) and pair.gain.standard_error > 0
 
 
 @settings(deadline=None, max_examples=30)

@@ -82,7 +82,9 @@ def test_each_against_each_lists_every_pair_once() -> None:
     sheet = tables.each_against_each(REPORT)
     assert len(sheet.rows) == 28
     assert column(sheet, "ahead") == [pair.better for pair in each_pair(GRID, 0.01)]
-    assert column(sheet, "practically equal") == [f"{100 * pair.equal:.0f} %" for pair in each_pair(GRID, 0.01)]
+    assert column(sheet, "practically equal") == [
+        f"{100 * pair.probability_equal:.0f} %" for pair in each_pair(GRID, 0.01)
+    ]
 
 
 def test_a_track_that_several_folds_test_is_one_track_of_its_genre() -> None:
@@ -284,8 +286,8 @@ def test_each_pair_is_listed_with_its_difference_and_both_p_values() -> None:
     )
     sheet = tables.each_against_each(replace(REPORT, results=results))
     for row, pair in zip(sheet.rows, each_pair(results, 0.01), strict=True):
-        low, high = (100 * end for end in pair.accuracy.difference_interval)
-        assert row[2] == f"{100 * pair.accuracy.mean:.1f} (95 % CI {low:.1f} to {high:.1f})"
+        low, high = (100 * end for end in pair.gain.difference_interval)
+        assert row[2] == f"{100 * pair.gain.mean:.1f} (95 % CI {low:.1f} to {high:.1f})"
         for text, p_value in zip(row[3:5], (pair.p_value, pair.mcnemar), strict=True):
             assert text == ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}")
     assert {"< 0.001"} < {*column(sheet, "p, corrected t"), *column(sheet, "p, McNemar")}

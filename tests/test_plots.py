@@ -204,7 +204,7 @@ def test_differences_are_rows_in_their_order_with_mean_and_interval_in_points() 
     assert axes.yaxis_inverted()
     assert [text.get_text() for text in axes.texts] == ["8.0", "0.3"]
     assert [float(bar.lines[0].get_xdata()[0]) for bar in axes.containers] == pytest.approx([8, 0.3])
-    assert np.allclose(whiskers(axes), [(100 * d.accuracy.low, 100 * d.accuracy.high) for d in drawn])
+    assert np.allclose(whiskers(axes), [(100 * d.gain.low, 100 * d.gain.high) for d in drawn])
 
 
 def test_colour_and_marker_tell_what_a_comparison_found_and_the_legend_says_so() -> None:

@@ -27,7 +27,7 @@ class Difference:
     Args:
         better: name of the one with the higher mean accuracy.
         worse: name of the other.
-        accuracy: how much higher the better one's is, over the folds.
+        gain: how much more accurate the better one is, a share, mean over the folds.
         p_value: of the corrected resampled t-test, two-sided, adjusted for the number of comparisons.
         mcnemar: p-value of McNemar's test on single tracks, adjusted too; None for an axis.
         rope: half the width of the region of practical equivalence, a share.
@@ -37,7 +37,7 @@ class Difference:
 
     better: str
     worse: str
-    accuracy: Estimate
+    gain: Estimate
     p_value: float
     mcnemar: float | None
     rope: float
@@ -45,14 +45,14 @@ class Difference:
     n_alone: int = 0
 
     @property
-    def equal(self) -> float:
+    def probability_equal(self) -> float:
         """Posterior probability that the difference lies in the region of practical equivalence."""
-        return self.accuracy.probability_within(self.rope)
+        return self.gain.probability_within(self.rope)
 
     @property
     def finding(self) -> Finding:
         """The verdict; practical equality takes precedence over a significant difference."""
-        if self.equal >= SURE:
+        if self.probability_equal >= SURE:
             return "equal"
         return "different" if self.p_value < ALPHA else "undecided"
 

@@ -177,8 +177,8 @@ def not_listed(differences: Sequence[Difference]) -> list[str]:
 
 def verdict(difference: Difference) -> str:
     """Return a sentence that says what a comparison found."""
-    better, worse, points = difference.better, difference.worse, f"{100 * difference.accuracy.mean:.1f} points"
-    low, high = difference.accuracy.difference_interval
+    better, worse, points = difference.better, difference.worse, f"{100 * difference.gain.mean:.1f} points"
+    low, high = difference.gain.difference_interval
     between = f"95 % CI {100 * low:.1f} to {100 * high:.1f}"
     if alone := difference.n_alone:
         between += f"; {alone} configuration{'s' if alone > 1 else ''} without a counterpart left out"
@@ -187,7 +187,7 @@ def verdict(difference: Difference) -> str:
     if difference.finding == "different":
         return f"{better} beats {worse} by {points} ({between})."
     if low <= 0:
-        favour = f" in favour of {better}" if round(100 * difference.accuracy.mean, 1) else ""
+        favour = f" in favour of {better}" if round(100 * difference.gain.mean, 1) else ""
         return f"{better} and {worse} cannot be told apart: {points}{favour} ({between})."
     adjusted = f"not significantly after Holm's correction for {difference.n_comparisons} comparisons"
     return f"{better} and {worse} differ by {points} ({between}), but {adjusted}."

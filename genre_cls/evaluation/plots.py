@@ -207,7 +207,7 @@ def differences(differences: Sequence[Difference], *, note: str = "") -> Figure:
     band = axes.axvspan(-rope, rope, color=SHADE, linewidth=0, zorder=0, label=negligible)
     axes.axvline(0, color=INK, linewidth=0.8)
     for y, difference in enumerate(differences):
-        e, look = difference.accuracy, LOOKS[difference.finding]
+        e, look = difference.gain, LOOKS[difference.finding]
         _whisker(axes, y, e.mean, e.difference_interval, linestyle="", markersize=6, zorder=3, **look)
         _write_in_row(axes, y, f"{100 * e.mean:.1f}", color=look["color"])
     label_rows(axes, range(len(differences)), [_minus(d.better, d.worse) for d in differences])

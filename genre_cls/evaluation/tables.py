@@ -134,7 +134,7 @@ def _in_short(result: ConfigResult, axes: Sequence[str]) -> str:
 
 def _pair(pair: Difference) -> list[str]:
     p_values = map(_p_value, (pair.p_value, pair.mcnemar))
-    return [pair.better, pair.worse, in_points(pair.accuracy), *p_values, whole_percent(pair.equal)]
+    return [pair.better, pair.worse, in_points(pair.gain), *p_values, whole_percent(pair.probability_equal)]
 
 
 def _p_value(p: float | None) -> str:
