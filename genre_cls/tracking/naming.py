@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from itertools import chain, count
 
 from mlflow.entities import Run
 
@@ -105,8 +104,11 @@ def legal_names(names: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
-        numbered = (f"{legal(name)[:240]}-{n}" for n in count(2))
-        found[name] = next(each for each in chain([legal(name)], numbered) if each not in found.values())
+        unique, n = legal(name), 1
+        while unique in found.values():
+            n += 1
+            unique = f"{legal(name)[:240]}-{n}"
+        found[name] = unique
     return found
 
 
