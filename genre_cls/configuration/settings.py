@@ -69,9 +69,9 @@ class Text:
         """Return whether the setting may have a value."""
         if value is None:
             return self.optional
-        if self.choices or not isinstance(value, str):
+        if self.choices:
             return value in self.choices
-        return bool(value) and (self.longest is None or len(value) <= self.longest)
+        return isinstance(value, str) and 0 < len(value) <= (self.longest or math.inf)
 
     def __str__(self) -> str:
         if self.choices:
