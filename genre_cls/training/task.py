@@ -71,8 +71,9 @@ class Task:
     @property
     def group_of(self) -> dict[str, str]:
         """The group of each track by its id; empty if no artist or recording is known to be shared."""
-        groups = () if self.facts.groups is None else self.facts.groups.tolist()
-        return {track.id: str(group) for track, group in zip(self.features.tracks, groups, strict=False)}
+        if self.facts.groups is None:
+            return {}
+        return {track: str(group) for track, group in zip(self.facts.ids, self.facts.groups.tolist(), strict=True)}
 
     @property
     def digest(self) -> str:
@@ -151,9 +152,14 @@ def _note(cfg: DictConfig, catalogue: Catalogue) -> str:
 
 def same_files(features: Features) -> list[tuple[int, int]]:
     """Return pairs of tracks whose files are equal byte by byte."""
-    first: dict[Path, int] = {}
-    pairs = [(first.setdefault(entry, place), place) for place, entry in enumerate(features.entries)]
-    return [(one, other) for one, other in pairs if one != other]
+    first: dict[Path, int] = {}  # the place of the first track with a file's content, by that content's cache entry
+    pairs = []
+    for place, entry in enumerate(features.entries):
+        if entry in first:
+            pairs.append((first[entry], place))
+        else:
+            first[entry] = place
+    return pairs
 
 
 def _folds(cfg: DictConfig, facts: Facts) -> list[Fold]:
