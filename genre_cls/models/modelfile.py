@@ -156,14 +156,13 @@ def _parsed_yaml(text: str) -> Any:
 
 def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     recipe, features, genres = config["recipe"], description["features"], description["genres"]
-    settings = {f"recipe.{name}": recipe[name] for name in ("window", "overlap", "members")}
-    settings |= {"precision": description["precision"]}
+    window, overlap, views, precision = recipe["window"], recipe["overlap"], recipe["members"], description["precision"]
+    settings = {"recipe.window": window, "recipe.overlap": overlap, "recipe.members": views, "precision": precision}
     for key, value in (settings | {f"features.{name}": value for name, value in features.items()}).items():
         if not IN_FILES[key].allows(value):
             raise UserError(f"{key}={value!s:.40}: must be {IN_FILES[key]}")
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
-    window, overlap, views, precision = settings.values()
     longest = longest_clip(window, float(description["longest"]))
     model = json.dumps(config["model"], sort_keys=True)
     usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
