@@ -53,9 +53,11 @@ def exported(networks: Sequence[Network], usage: Usage, temperature: float, desc
     """
     model = TraceableClassifier(networks, usage, temperature)
     graph = _traced(model, usage.spec.sample_rate)
-    metadata = {KEY: description, "genres": usage.genres}
-    plain = {"sample_rate": usage.spec.sample_rate, "longest_clip": usage.longest, "origin": description["origin"]}
-    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in (metadata | plain).items()})
+    metadata = {
+        KEY: description, "genres": usage.genres, "sample_rate": usage.spec.sample_rate,
+        "longest_clip": usage.longest, "origin": description["origin"],
+    }  # fmt: skip
+    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in metadata.items()})
     content = graph.SerializeToString()
     _compare(content, model, usage)
     return content
