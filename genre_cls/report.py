@@ -150,10 +150,8 @@ def _report(comparison: "Comparison", rope: float) -> "Report":
     from genre_cls.evaluation.findings import Report, warnings
     from genre_cls.tracking.tracker import NOTE
 
-    tags = comparison.tags
-    chose = tags["dataset"] == "gtzan" and tags["folds"] != "filtered"  # whose test tracks chose nothing
-    chose = chose and any(result.value("recipe") == "default" for result in comparison.results)
-    notes = tags.get(NOTE), CHOSEN_ON_GTZAN if chose else "", *warnings(comparison.results)
+    chosen = CHOSEN_ON_GTZAN if _was_chosen_on(comparison) else ""
+    notes = comparison.tags.get(NOTE), chosen, *warnings(comparison.results)
     return Report(
         title="Which features and which CNN classify music genres best?",
         dataset=_evaluated_on(comparison),
@@ -165,6 +163,12 @@ def _report(comparison: "Comparison", rope: float) -> "Report":
         tracks=comparison.tracks,
         audio=_playable(comparison.tracks),
     )
+
+
+def _was_chosen_on(comparison: "Comparison") -> bool:
+    """Whether a recipe of the results was chosen on the tracks that test it; those of folds=filtered chose nothing."""
+    is_default = any(result.value("recipe") == "default" for result in comparison.results)
+    return is_default and comparison.tags["dataset"] == "gtzan" and comparison.tags["folds"] != "filtered"
 
 
 def _evaluated_on(comparison: "Comparison") -> str:
