@@ -177,7 +177,7 @@ def _folds(cfg: DictConfig, facts: Facts) -> list[Fold]:
     return within(fold.known, partial(_made, _one_fewer(split)), facts)
 
 
-def _made(split: "partial[list[Fold]]", facts: Facts) -> list[Fold]:
+def _made(split: partial[list[Fold]], facts: Facts) -> list[Fold]:
     """Call a split, which may be a user's own, and check what it makes."""
     try:
         folds = split(facts)
@@ -191,11 +191,11 @@ def _made(split: "partial[list[Fold]]", facts: Facts) -> list[Fold]:
     return folds
 
 
-def _name(split: "partial[list[Fold]]") -> str:
+def _name(split: partial[list[Fold]]) -> str:
     return getattr(split.func, "__name__", type(split.func).__name__)  # it may be an object that is called
 
 
-def _one_fewer(split: "partial[list[Fold]]") -> "partial[list[Fold]]":
+def _one_fewer(split: partial[list[Fold]]) -> partial[list[Fold]]:
     """Return the split with one fold fewer: the training tracks of one fold may have too few artists for k folds."""
     k = split.keywords.get("k", 2)
     return partial(split, k=k - 1) if k > 2 else split
@@ -206,7 +206,7 @@ def split_settings(cfg: DictConfig) -> str:
     return as_yaml(cfg, "folds", "recipe.early_stopping", "fold", "inside", "alone")
 
 
-def split_of(cfg: DictConfig) -> "partial[list[Fold]]":
+def split_of(cfg: DictConfig) -> partial[list[Fold]]:
     """Return the function that splits tracks.
 
     Raises:
