@@ -34,7 +34,7 @@ from genre_cls.evaluation.calibration import tempered
 from genre_cls.evaluation.scoring import ensemble_probabilities
 from genre_cls.models import modelfile
 from genre_cls.models.modelfile import serialised
-from genre_cls.processes import device
+from genre_cls.processes import threads
 from genre_cls.processes.device import resolve_precision
 from genre_cls.tracks import windows
 from genre_cls.tracks.features import FeatureSpec
@@ -772,7 +772,7 @@ def test_each_of_more_than_ten_networks_keeps_its_view_in_a_file(tmp_path: Path)
 def test_networks_vote_on_one_thread_each_in_no_more_threads_than_a_quota_of_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
-    monkeypatch.setattr(device, "cpu_count", lambda: cores)
+    monkeypatch.setattr(threads, "cpu_count", lambda: cores)
     classifier, before, seen = a_classifier(SPECS["mel"]), torch.get_num_threads(), []
     for network in classifier._networks:
         network.model.register_forward_pre_hook(lambda *_: seen.append((torch.get_num_threads(), get_ident())))

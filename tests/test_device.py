@@ -1,21 +1,12 @@
-"""Devices: a GPU that can be used, bfloat16 where the hardware rightly computes with it, no threads beyond a quota."""
+"""Devices: a GPU that can be used, bfloat16 where the hardware rightly computes with it."""
 
-import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from genre_cls.errors import UserError
-from genre_cls.processes import device
-from genre_cls.processes.device import (
-    in_threads,
-    may_miscompute,
-    models_that_fit,
-    one_thread,
-    resolve_device,
-    resolve_precision,
-)
+from genre_cls.processes.device import may_miscompute, models_that_fit, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 OURS, OWN = "genre_cls.models.GenreCNN", "mine.CNN"
@@ -68,34 +59,6 @@ def test_a_gpu_that_pytorch_was_not_built_for_is_left_and_refused(
     assert resolve_device("auto") == CPU == resolve_device("cpu")
     with pytest.raises(UserError, match=r"trainer.device=cuda: PyTorch .* was not built for a GPU; auto or cpu"):
         resolve_device("cuda")
-
-
-def test_pytorch_has_one_thread_within_also_in_new_threads_and_as_many_as_before_afterwards() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with one_thread():
-            within = [torch.get_num_threads(), *in_threads(lambda _: torch.get_num_threads(), range(4))]
-        assert within == [1] * 5 and torch.get_num_threads() == 3
-        with pytest.raises(ZeroDivisionError), one_thread():
-            _ = 1 / 0
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_as_many_calls_run_at_once_as_cores_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "cpu_count", lambda: 2)
-    pair = threading.Barrier(2)  # each call waits for another one
-
-    def call(number: int) -> tuple[int, int]:
-        pair.wait(timeout=10)
-        return number, threading.get_ident()
-
-    results = list(in_threads(call, range(8)))
-    assert [number for number, _ in results] == list(range(8)) and len({thread for _, thread in results}) == 2
-    with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda number: 1 // number, range(3)))
 
 
 def test_a_gpu_holds_as_many_models_with_their_features_as_it_has_memory_for_and_one_at_least(

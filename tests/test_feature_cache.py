@@ -668,7 +668,7 @@ def test_a_kill_during_extraction_loses_no_more_than_the_last_seconds_of_it(
         return real(job)
 
     monkeypatch.setattr(feature_cache, "SAVE_EVERY", 0)
-    monkeypatch.setattr("genre_cls.processes.device.cpu_count", lambda: 1)
+    monkeypatch.setattr("genre_cls.processes.threads.cpu_count", lambda: 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(feature_cache, "_fill", killed)
         FeatureCache(cache).load(tracks, [MEL])

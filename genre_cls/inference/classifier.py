@@ -24,7 +24,8 @@ from genre_cls.models import modelfile
 from genre_cls.models.modelfile import SavedModel, Usage, longest_clip
 from genre_cls.models.network import Network
 from genre_cls.models.views import view_of
-from genre_cls.processes.device import in_threads, may_miscompute, one_thread
+from genre_cls.processes.device import may_miscompute
+from genre_cls.processes.threads import in_threads, one_thread
 from genre_cls.tracking import database
 from genre_cls.tracks.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.tracks.features import extract, mel_frequencies

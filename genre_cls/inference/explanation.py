@@ -17,7 +17,7 @@ from genre_cls.inference.prediction import Clip, Explanation
 from genre_cls.models.modelfile import Usage
 from genre_cls.models.network import Network
 from genre_cls.models.views import medians, mfccs
-from genre_cls.processes.device import in_threads
+from genre_cls.processes.threads import in_threads
 from genre_cls.progress import progress_bar
 from genre_cls.tracks.features import FeatureSpec, cosines
 from genre_cls.tracks.windows import voting_starts

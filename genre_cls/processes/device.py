@@ -1,17 +1,8 @@
-"""What `trainer.device` and `trainer.precision` mean on this machine, what of it can be used, and PyTorch's threads."""
-
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+"""What `trainer.device` and `trainer.precision` mean on this machine, and what of it can be used."""
 
 import torch
-from joblib import cpu_count
 
 from genre_cls.errors import UserError
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 BYTES_PER_MODEL, LEAST_FEATURES = 5e9, 1e9  # of a GPU's memory, for each model that shares it and for its features
 
@@ -49,26 +40,6 @@ def _runs(code: str, major: int, minor: int) -> bool:
     kind, _, number = code.partition("_")
     built = divmod(int(number.rstrip("af")), 10)
     return built <= (major, minor) and (kind == "compute" or built[0] == major)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute on one thread here, and on one in each thread that is started meanwhile.
-
-    Several wait for each other at every step, and on a busy machine one of them always waits for a core.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def in_threads(function: Callable[[T], R], arguments: Collection[T]) -> Iterator[R]:
-    """Yield a function's results in order, called for several arguments at once: as many as cores that may be used."""
-    with ThreadPoolExecutor(min(cpu_count(), len(arguments))) as pool:
-        yield from pool.map(function, arguments)
 
 
 def resolve_precision(setting: str, device: torch.device, model: str) -> str:

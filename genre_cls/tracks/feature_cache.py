@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genre_cls.errors import UserError, system_reason
 from genre_cls.files import expanduser, locked, write_atomically
-from genre_cls.processes.device import in_threads, one_thread
+from genre_cls.processes.threads import in_threads, one_thread
 from genre_cls.progress import progress_bar
 from genre_cls.tracks import audio, features
 from genre_cls.tracks.audio import UnreadableAudio

@@ -15,7 +15,8 @@ from genre_cls.errors import UserError, of_other_kind, with_place
 from genre_cls.models.modelfile import serialised
 from genre_cls.models.network import layout_of
 from genre_cls.models.views import view_of
-from genre_cls.processes.device import is_ours, one_thread, resolve_device
+from genre_cls.processes.device import is_ours, resolve_device
+from genre_cls.processes.threads import one_thread
 from genre_cls.tracks.features import FeatureSpec
 from genre_cls.training.recipe import Augmentation, crop_lengths
 from genre_cls.training.refit import WIDEST, output_layer
