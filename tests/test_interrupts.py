@@ -198,6 +198,6 @@ def test_a_worker_that_is_being_started_is_not_forgotten(
     try:
         with pytest.raises(KeyboardInterrupt):
             workers.call(1, os.getpid, purpose="a test")
-        assert len(done) == 1 and len(workers._pools["a test"][1]._processes) == 1
+        assert len(done) == 1 and len(workers._pools["a test"].executor._processes) == 1
     finally:
         workers.stop()

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidS
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context, parent_process, resource_tracker
-from typing import Any
+from typing import Any, NamedTuple
 
 from genre_cls.errors import UserError
 from genre_cls.processes.interrupts import held_back
@@ -37,7 +37,13 @@ KILLED = "a worker process was killed; if memory was short, trainer.workers=1 ta
 CRASHED = "a worker process crashed ({}), often by a mistake in a library or in a model's own compiled code"
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
-_pools: dict[str, tuple[int, ProcessPoolExecutor]] = {}  # by purpose, with the number of workers
+
+class _Pool(NamedTuple):
+    n_workers: int
+    executor: ProcessPoolExecutor
+
+
+_pools: dict[str, _Pool] = {}  # by purpose
 
 
 def import_ahead(*modules: str) -> None:
@@ -73,14 +79,15 @@ def call(size: int, function: Callable[..., Any], *arguments: Any, purpose: str 
     Raises:
         UserError: a worker was killed since the last call.
     """
-    if purpose in _pools and _pools[purpose][0] != size:
+    if purpose in _pools and _pools[purpose].n_workers != size:
         stop()
     if purpose not in _pools:
         threading.excepthook = _report_failure
-        _pools[purpose] = size, ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
+        executor = ProcessPoolExecutor(size, get_context(METHOD), _begin, (dict(os.environ),))
+        _pools[purpose] = _Pool(size, executor)
     try:
         with _without_interrupts():  # inherited by workers that start now, whose traceback Python would print otherwise
-            return _pools[purpose][1].submit(_pickled, pickle.dumps((function, arguments)))
+            return _pools[purpose].executor.submit(_pickled, pickle.dumps((function, arguments)))
     except (BrokenProcessPool, EOFError, ConnectionError) as error:  # the latter two if the fork server has died
         raise UserError(_stopped_after_death()) from error
 
@@ -117,7 +124,8 @@ def _check_alive() -> None:
 
 
 def _workers() -> list[Any]:
-    return [process for _, pool in list(_pools.values()) for process in list((pool._processes or {}).values())]
+    executors = [pool.executor for pool in list(_pools.values())]
+    return [process for executor in executors for process in list((executor._processes or {}).values())]
 
 
 def _stopped_after_death() -> str:
@@ -148,11 +156,12 @@ def stop() -> None:
     """Kill all workers at once, whatever they are doing."""
     processes = _workers()  # of all pools, so that none works on while another pool is waited for
     while _pools:
-        pool: Any = _pools.popitem()[1][1]
+        _, pool = _pools.popitem()
+        executor: Any = pool.executor
         # Even on exit Python waits until workers have read all their calls, and for the rest of a result being sent.
-        pool._call_queue.cancel_join_thread()
-        writer = pool._result_queue._writer
-        shutdown = threading.Thread(target=_shut_down, args=(pool,), daemon=True)
+        executor._call_queue.cancel_join_thread()
+        writer = executor._result_queue._writer
+        shutdown = threading.Thread(target=_shut_down, args=(executor,), daemon=True)
         shutdown.start()
         for process in processes:
             process.kill()
@@ -161,9 +170,9 @@ def stop() -> None:
         shutdown.join(PATIENCE)  # if Python exits meanwhile, it may find the pool half shut down and print a traceback
 
 
-def _shut_down(pool: ProcessPoolExecutor) -> None:
+def _shut_down(executor: ProcessPoolExecutor) -> None:
     with suppress(OSError):  # `stop` may close the same pipe at the same time
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 def _report_failure(failure: threading.ExceptHookArgs) -> None:
