@@ -5,12 +5,25 @@ import os
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from typing import NamedTuple
 
 from genre_cls.files import locked, write_atomically
 
 CHANGED = "changed while it was read; the next start reads it again"
 DIGEST = partial(blake2b, digest_size=10)
 EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
+
+
+class _Line(NamedTuple):
+    """What is recorded of a file: its size, bytes, the time of its last change, ns since 1970, and its digest."""
+
+    size: int
+    time: int
+    digest: str
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        return self.size, self.time
 
 
 class Ledger:
@@ -25,15 +38,15 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines: dict[str, list[int | str]] = {}
-        self._new: dict[str, list[int | str]] = {}
+        self._lines: dict[str, _Line] = {}
+        self._new: dict[str, _Line] = {}
         self.load()
 
     def load(self) -> None:
         """Read what other processes have saved; treat a damaged ledger as empty."""
         try:
             saved = json.loads(self._path.read_text())
-            self._lines = {path: [size, time, digest] for path, (size, time, digest) in saved.items()} | self._new
+            self._lines = {path: _Line(*line) for path, line in saved.items()} | self._new
         except (OSError, ValueError, TypeError, AttributeError):  # no file, no JSON, or JSON of another structure
             self._lines = dict(self._new)
 
@@ -41,7 +54,7 @@ class Ledger:
         """Return a file's recorded digest, or None if there is none or the file has changed since."""
         line = self._lines.get(str(path.absolute()))
         try:
-            return str(line[2]) if line and line[:2] == _stamp(path, is_ours=line[2] == EXTRACTED) else None
+            return line.digest if line and line.stamp == _stamp(path, is_ours=line.digest == EXTRACTED) else None
         except OSError:
             return None
 
@@ -60,7 +73,7 @@ class Ledger:
     def record(self, path: Path, digest: str) -> None:
         """Record a file's digest with its present size and time of change."""
         key = str(path.absolute())
-        self._lines[key] = self._new[key] = [*_stamp(path, is_ours=digest == EXTRACTED), digest]
+        self._lines[key] = self._new[key] = _Line(*_stamp(path, is_ours=digest == EXTRACTED), digest)
 
     def save(self) -> None:
         """Merge the new lines into the ledger's file; in a read-only folder they are found anew each time."""
@@ -72,10 +85,14 @@ class Ledger:
         self._new.clear()
 
 
-def _stamp(path: Path, *, is_ours: bool = False) -> list[int | str]:
-    """Size and time of a file's last change, which tells that tracks were exchanged; a cache may be moved or copied."""
+def _stamp(path: Path, *, is_ours: bool = False) -> tuple[int, int]:
+    """A file's size, bytes, and the time of its last change, ns since 1970.
+
+    Of a track it is the ctime, which also tells that it was exchanged for another file with the same mtime; of the
+    cache's own files the mtime, so that the cache may be moved or copied.
+    """
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns if is_ours else stat.st_ctime_ns]
+    return stat.st_size, stat.st_mtime_ns if is_ours else stat.st_ctime_ns
 
 
 def _file_digest(path: Path) -> str:
