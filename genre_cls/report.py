@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from genre_cls.configuration.commands import as_command, one_line_errors
-from genre_cls.configuration.overrides import check_command_line, is_sweep
+from genre_cls.configuration.overrides import check_command_line, is_sweep, key_of
 from genre_cls.configuration.settings import CONF, REPORTED, check
 from genre_cls.errors import UserError, in_one_line
 from genre_cls.files import make_folder, write_atomically
@@ -50,7 +50,7 @@ def _check_words(words: Sequence[str]) -> None:
             raise UserError(f"{word}: there is only one report of a store; leave it out")
         if "=" not in word or word.startswith("-"):  # an option of Hydra's, such as --cfg=job
             continue
-        key = word.lstrip("+~").partition("=")[0]
+        key = key_of(word)
         if key not in SETTINGS and not key.startswith("hydra"):
             raise UserError(f"{key}: the report has no such setting; it has {', '.join(SETTINGS)}")
         if is_sweep(word):

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from genre_cls.configuration.commands import AGAIN, as_command, find_modules_here, one_line_errors
-from genre_cls.configuration.overrides import as_word, check_command_line, is_sweep, typed
+from genre_cls.configuration.overrides import as_word, check_command_line, is_sweep, key_of, typed
 from genre_cls.configuration.provenance import name_command
 from genre_cls.configuration.settings import CONF, REPORTED, as_yaml, at_least, check, without_hydra
 from genre_cls.errors import UserError, without_credentials
@@ -155,7 +155,7 @@ def _evaluate_winner(config: DictConfig) -> None:
     cfg.inside, cfg.alone = False, True
     with read_write(config.hydra):
         words = config.hydra.overrides.task  # which name the run
-        config.hydra.overrides.task = [word for word in words if not word.lstrip("+").startswith("inside=")]
+        config.hydra.overrides.task = [word for word in words if key_of(word) != "inside"]
     evaluate(cfg, identify(cfg, config.hydra))
 
 
@@ -230,7 +230,7 @@ def _check_search(config: DictConfig) -> None:
         if sweeper.get(option):
             raise UserError(f"hydra.sweeper.{option}: is not supported; leave it out")
     for word in (*(sweeper.params or ()), *filter(is_sweep, config.hydra.overrides.task)):
-        if word.lstrip("+").partition("=")[0].partition(".")[0] in NOT_SEARCHED:
+        if key_of(word).partition(".")[0] in NOT_SEARCHED:
             raise UserError(f"{word}: a search compares trials on the same tracks; run one command for each")
 
 

@@ -27,7 +27,10 @@ def check_command_line(words: Sequence[str]) -> None:
     Raises:
         UserError: an unknown option, or a word that is not KEY=VALUE.
     """
-    _check_words(words)
+    for word in words:
+        _check_word(word)
+    _check_folds(words)
+    _check_experiments(words)
     pairs = OneLineParser(parents=[get_args_parser()], add_help=False).parse_args(words).overrides
     if pairs and "=" not in pairs[0] and not pairs[0].startswith("~"):
         raise UserError(f"{pairs[0]}: is not KEY=VALUE")
@@ -40,28 +43,35 @@ def check_command_line(words: Sequence[str]) -> None:
             raise UserError(_no_pair(word, parts))
 
 
-def _check_words(words: Sequence[str]) -> None:
-    """Refuse words that Hydra fails on, or silently accepts.
+def key_of(word: str) -> str:
+    """Return the setting that a word sets, adds (`+KEY=VALUE`) or deletes (`~KEY`)."""
+    return word.lstrip("+~").partition("=")[0]
 
-    Raises:
-        UserError: a word that adds or deletes a setting without a name, or has dashes before one; a list, a folder or a
-            number for an option; a second experiment; a number of folds for the split that is fixed.
-    """
+
+def _check_word(word: str) -> None:
+    """Refuse a word that names no setting, has dashes before one, or chooses what is no option of a group."""
+    if word[:1] in ("+", "~") and not key_of(word):
+        raise UserError(f"{word}: names no setting; --cfg job lists them")
+    name, _, value = word.lstrip("+-").partition("=")
+    if word.startswith("-") and (key := name.replace("-", "_")) in (*GROUPS, *RULES):
+        raise UserError(f"{word}: settings have no dashes; write {key}={value or 'VALUE'}")
+    if name in GROUPS and name != "experiment":
+        _check_option(name, value)
+
+
+def _check_folds(words: Sequence[str]) -> None:
+    """Refuse a number of folds for the split that is fixed."""
     for word in words:
-        if word[:1] in ("+", "~") and word.lstrip("+~")[:1] in ("", "="):
-            raise UserError(f"{word}: names no setting; --cfg job lists them")
-        name, _, value = word.lstrip("+-").partition("=")
-        if word.startswith("-") and (key := name.replace("-", "_")) in (*GROUPS, *RULES):
-            raise UserError(f"{word}: settings have no dashes; write {key}={value or 'VALUE'}")
-        if name in GROUPS and name != "experiment":
-            _check_option(name, value)
-    n_folds = next((word for word in words if word.lstrip("+").startswith("folds.k=")), "")
-    if n_folds and "folds=filtered" in words:
-        raise UserError(f"{n_folds}: the split of folds=filtered is fixed; leave folds.k out")
+        if word.lstrip("+").startswith("folds.k=") and "folds=filtered" in words:
+            raise UserError(f"{word}: the split of folds=filtered is fixed; leave folds.k out")
+
+
+def _check_experiments(words: Sequence[str]) -> None:
+    """Refuse a sweep over presets, and a second preset beside the first."""
     chosen = [word for word in words if word.lstrip("+").startswith("experiment=")]
     presets = [word.partition("=")[2] for word in chosen]
-    if swept := next(filter(is_sweep, chosen), ""):
-        raise UserError(f"{swept}: a preset may bring a grid of its own; run one command for each")
+    for word in filter(is_sweep, chosen):
+        raise UserError(f"{word}: a preset may bring a grid of its own; run one command for each")
     if len(presets) > 1:
         each = dict.fromkeys(name for preset in presets for name in preset.strip("[]").split(","))
         raise UserError(f"experiment={presets[1]}: is a second one; 'experiment=[{','.join(each)}]' takes both")
