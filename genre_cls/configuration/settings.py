@@ -250,7 +250,7 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Return each dotted key's last part, of a `_target_` its group's; all of it where several have the same."""
+    """Shorten each dotted key to its last part (`a.b._target_` to `b`), unless another one would become the same."""
     last = [key.removesuffix("._target_").rpartition(".")[2] for key in keys]
     return [part if last.count(part) == 1 else key for part, key in zip(last, keys, strict=True)]
 

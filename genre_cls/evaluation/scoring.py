@@ -351,10 +351,11 @@ class ConfigResult:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether its networks recognise no more centre windows, one a held-out track, than chance, though it does.
+        """Whether it beats chance although its networks have learned nothing.
 
-        The curves end before last layers are fitted again, which finds genres in random features as well. With fewer
-        than `TELLING` tracks it is False.
+        They are judged by the end of their curves, the accuracy on one centre window of each held-out track: that is
+        before last layers are fitted again, and such a fit finds genres even in the features of random weights. With
+        fewer than `TELLING` tracks it is False.
         """
         ends = [curve[-1] for fold in self.folds if (curve := fold.curves.get("held_out_accuracy"))]
         if not ends or len(self.tracks.track_ids) < TELLING:

@@ -191,11 +191,12 @@ def _conv_block(n_in: int, n_out: int, kernel_size: int, stride: Sequence[int]) 
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution without bias, padded by half its kernel; where one frame comes out, it computes no padding of them.
+    """A convolution without bias, padded by half its kernel.
 
-    That saves time. With a stride, PyTorch 2.11 gives garbage there in bfloat16 on CPUs with AMX, as in `conv1d` where
-    one bin comes out (https://github.com/pytorch/pytorch/issues/169688); with AVX-512 in float32, too, for one channel
-    with channels last and a stride along frames alone.
+    Where a single frame comes out, the kernel is cut to the frames that there are, rather than these padded to the
+    kernel. That saves time and avoids a fault: with a stride, PyTorch 2.11 gives garbage there in bfloat16 on CPUs with
+    AMX, as it does in `conv1d` where one bin comes out (https://github.com/pytorch/pytorch/issues/169688); with AVX-512
+    in float32, too, for one channel with channels last and a stride along frames alone.
 
     Args:
         n_in: channels of its inputs.

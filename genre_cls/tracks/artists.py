@@ -21,9 +21,9 @@ def artist_groups(tracks: Sequence[Track], pairs: Sequence[tuple[int, int]] = ()
     """Number the groups of tracks that share an artist or a recording, directly or through other tracks.
 
     Args:
-        tracks: those without an artist, and without a recording in common with another, are groups of their own. One by
-            several artists is in the group of the one who is named before a semicolon, "feat", "featuring", "ft" or
-            "with", and of each who is so named, or the sole artist, of another track.
+        tracks: one without an artist, and without a recording in common with another, is a group of its own. One by
+            several artists is in the group of its main artist, who is named before a semicolon, "feat", "featuring",
+            "ft" or "with", and in that of each other one who is the main or the sole artist of another track.
         pairs: indices of tracks that were found to be the same recording.
 
     Returns:

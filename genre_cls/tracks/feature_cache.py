@@ -250,7 +250,10 @@ def _layout(head: bytes) -> tuple[int, int, int]:
 
 
 def _each(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with a function's result, in order, with a progress bar; a thread per core has one of torch's."""
+    """Yield each item with the function's result, in order, under a progress bar.
+
+    There are as many threads as cores, and PyTorch computes on one in each.
+    """
     if items:
         with one_thread():
             results = progress_bar(in_threads(function, items), description, total=len(items))

@@ -34,7 +34,7 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def conversion(path: Path) -> str:
-    """Return how a file in such a format is converted, in brackets after a space; empty if there is none."""
+    """Return a hint to append to an error, on how to convert a file of one of `OTHERS`; empty for any other file."""
     ending = path.suffix.lower()
     convertible = ending in OTHERS and path.is_file()
     return f" (ffmpeg -i SONG{ending} SONG.flac converts one)" if convertible else ""

@@ -95,7 +95,7 @@ def _has_rules(settings: DictConfig) -> bool:
 
 @cache  # once, whatever its features
 def _say_left_as_trained(model: str, members: str) -> None:
-    """Warn that a model's last layer is not fitted again; name the members where it is that of some of them."""
+    """Warn that a model's last layer is not fitted again; `members` are those that it concerns, empty for all."""
     where = f" as {members}, though not as the other members" if members else ""
     fit = f"a learned nn.Linear of its own, float32, with a bias and at most {WIDEST} inputs"
     log.warning("%s: stays as trained%s; recipe.ridge fits the last layer again only if it is %s", model, where, fit)
