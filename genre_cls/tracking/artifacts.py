@@ -15,7 +15,8 @@ from genre_cls.evaluation.calibration import Ints
 from genre_cls.evaluation.scoring import FoldResult, GenreMeans, WindowPredictions
 
 FACTS = ("genre", "artist", "group", "fault", "path")  # about each track
-RESULTS = FOLD, PREDICTIONS, WINDOWS = "fold.json", "predictions.csv", "windows.npz"  # that `load_fold` reads
+FOLD, PREDICTIONS, WINDOWS = "fold.json", "predictions.csv", "windows.npz"
+RESULTS = (FOLD, PREDICTIONS, WINDOWS)  # a fold's, that `load_fold` reads
 MODEL, REPORT = "model.safetensors", "report.html"
 TRACKS, GENRE_MEANS = "tracks.csv", "genre_means_{}.npz"  # the latter by kind of features
 SUMMARIES = (TRACKS, *map(GENRE_MEANS.format, ("mel", "mfcc")))  # a configuration's, that reports read

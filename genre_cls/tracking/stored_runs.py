@@ -422,7 +422,8 @@ def changed_metrics(run: Run, scores: Mapping[str, float]) -> list[str]:
 
 def _in_order(folds: Sequence[FoldResult]) -> tuple[FoldResult, ...]:
     """Return folds by index, each once."""
-    return tuple(fold for _, fold in sorted({fold.index: fold for fold in folds}.items()))
+    by_index = {fold.index: fold for fold in folds}
+    return tuple(by_index[index] for index in sorted(by_index))
 
 
 def _summaries(folder: Path) -> tuple[dict[str, GenreMeans], dict[str, dict[str, str]]]:
@@ -438,7 +439,7 @@ def _summaries(folder: Path) -> tuple[dict[str, GenreMeans], dict[str, dict[str,
 
 
 def _each_once(newest_first: Sequence[Run]) -> list[Run]:
-    """Return each fold's run once: one that was deleted, trained again and then restored is there twice."""
+    """Return each fold's newest run: one that was deleted, trained again and then restored is there twice."""
     return list({run.info.run_name: run for run in reversed(newest_first)}.values())
 
 
