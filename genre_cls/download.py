@@ -167,8 +167,9 @@ def fetch(source: Source, archive: Path) -> None:
             reason = in_one_line(f"{mirror}: {error}")
             if idle >= source.attempts:
                 raise UserError(f"{reason}; gave up after {idle} attempts that made no progress. {HELP}") from error
-            log.warning("%s; trying again", reason)
-            time.sleep(min(LONGEST_PAUSE, source.pause * 2**idle / 2))
+            pause = min(LONGEST_PAUSE, source.pause * 2**idle / 2)
+            log.warning("%s; trying again in %.0f s", reason, pause)
+            time.sleep(pause)
 
 
 def _is_complete(source: Source, archive: Path) -> bool:

@@ -121,7 +121,9 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
         files = {REPORT: page.html(report).encode(), "report.md": page.markdown(report).encode()}
     console = Console()
     console.width = max(console.width, 80)  # a narrower table would lose digits
-    console.print("", page.table(report), sep="\n")  # first, because it is useful even if the disk is full
+    console.print(
+        "", f"Data: {report.dataset}", page.table(report), sep="\n", markup=False, highlight=False
+    )  # first, because it is useful even if the disk is full
     for note in report.notes:  # the terminal's table has none
         log.warning(note)
     if n := comparison.n_left_out:

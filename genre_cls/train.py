@@ -83,6 +83,8 @@ class Sweep(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare a single configuration."""
         with one_line_errors(AGAIN):
+            if not _runs_here(config):
+                raise UserError("hydra/launcher: starts jobs of a sweep alone; add -m")
             _prepare(config, [config])
         name_command()
 

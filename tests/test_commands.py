@@ -442,6 +442,19 @@ def test_a_mistake_in_a_users_own_model_is_reported_with_its_place(
     assert reason.format(module=module) in mistake, mistake
 
 
+def test_a_current_folder_that_was_deleted_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as end, as_command():
+        pytest.fail("the command ran")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: the current folder no longer exists; go to another one\n"
+
+
 def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -> None:
     for argument in ("tracking.folder=3", "model=deep", "report_dri=x", "dataset=gtzan", "tracking.folder", "-x=1"):
         mistake = command(report.main, argument).mistake

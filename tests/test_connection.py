@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from genre_cls.errors import UserError
 from genre_cls.tracking.connection import connect, store_uri, ui_command, what_failed
+from genre_cls.tracking.database import is_store
 
 
 def test_an_unreachable_server_is_reported_with_the_systems_reason(tmp_path: Path) -> None:
@@ -64,6 +65,30 @@ def test_an_address_without_a_server_is_reported_at_once(uri: str, tmp_path: Pat
     with pytest.raises(UserError, match=re.escape(f"tracking.uri={uri.replace('nobody@', '')}")):
         connect(uri, tmp_path)
     assert time.monotonic() - began < 15
+
+
+def test_the_address_of_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^tracking.uri=file:///runs: must begin with .*; a folder has no file://$"):
+        connect("file:///runs", tmp_path)
+
+
+def test_a_database_is_found_whatever_options_follow_its_address(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/runs.db?timeout=9"
+    assert not is_store(address)
+    (tmp_path / "runs.db").touch()
+    assert is_store(address)
+
+
+@pytest.mark.parametrize("name", ["a :b", "quo'te\"s"])
+def test_a_current_folder_from_which_mlflow_makes_no_database_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / name
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(UserError, match=re.escape(f"{here}: MLflow makes no store")):
+        connect(None, tmp_path / "store")
+    assert not (tmp_path / "store" / "mlflow.partial").exists()
 
 
 def test_no_password_of_an_address_is_reported(tmp_path: Path) -> None:
@@ -123,6 +148,11 @@ def test_a_full_disk_is_no_damage_though_sqlalchemy_says_something_else_first() 
     error = "(raised as a result of autoflush; …)\n(sqlite3.OperationalError) database or disk is full\n[SQL"
     told = what_failed("sqlite:////there/mlflow.db", error)
     assert told.startswith("/there/mlflow.db: (sqlite3.OperationalError) database or disk is full; make room")
+
+
+def test_an_exceeded_quota_is_no_damage() -> None:
+    told = what_failed("sqlite:////there/mlflow.db", "(sqlite3.OperationalError) disk I/O error")
+    assert "disk I/O error; make room, or raise the quota" in told and "move it away" not in told
 
 
 @pytest.mark.parametrize(

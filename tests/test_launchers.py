@@ -297,6 +297,12 @@ def test_without_ray_its_launcher_says_how_to_install_it(
 
 
 @needs("joblib")
+def test_a_launcher_without_a_sweep_to_start_is_refused(command: Command, on_music: tuple[str, ...]) -> None:
+    got = command(train.main, *on_music, "hydra/launcher=joblib")
+    assert got.mistake == "error: hydra/launcher: starts jobs of a sweep alone; add -m"
+
+
+@needs("joblib")
 def test_a_search_is_refused_on_a_launcher(command: Command, on_music: tuple[str, ...]) -> None:
     got = command(train.main, *GRID, *on_music, "fold=0", "inside=true", "hydra/launcher=joblib")
     assert got.code == 2

@@ -70,6 +70,7 @@ def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
     place = f"report_dir={tmp_path}/elsewhere"
     done = command(report.main, f"tracking.folder={store}", "tracking.experiment=genre_cls my music", place)
     assert done.code == 0 and (tmp_path / "elsewhere" / "report.html").exists() and not list(done.folder.iterdir())
+    assert "Data: my music, 12 tested tracks in 2 genres, folds=random\n" in done.out
     assert f"{tmp_path}/elsewhere/report.html" in done.err
     none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)
     assert none.code == 2 and "tracking.experiment=other" in none.err

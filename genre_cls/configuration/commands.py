@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from traceback import walk_tb
 
 from hydra.errors import HydraException
@@ -42,6 +43,7 @@ def as_command(interrupted: str = "") -> Iterator[None]:
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:
         with terminated_likewise(), one_line_errors(interrupted):
+            _check_current_folder()
             yield
     finally:
         sys.unraisablehook = before
@@ -80,6 +82,13 @@ def _open_closed_streams() -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, "w"))
+
+
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder no longer exists; go to another one") from error
 
 
 def find_modules_here() -> None:

@@ -305,7 +305,7 @@ def _draw_losses(axes: Axes, folds: Sequence[FoldResult]) -> None:
             for curve in curves:
                 _draw_curve(axes, curve, color=color, linestyle=style, linewidth=0.7, alpha=0.4)
         _draw_curve(axes, mean_curve(curves), color=color, linestyle=style, linewidth=2.0, label=label)
-    axes.set_xlabel("epoch (bold: mean over folds, thin: single folds)" if len(folds) > 1 else "epoch")
+    axes.set_xlabel("epoch (strong: mean over folds, faint: single folds)" if len(folds) > 1 else "epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tidy(axes)
 

@@ -14,6 +14,7 @@ from genre_cls.files import expanduser
 from genre_cls.tracks.audio import UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
+SLIVER = 0.02  # share of a stretch of time; what is left at the end of a file is no stretch of its own if it is shorter
 ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that little is missed
 
 
@@ -91,7 +92,7 @@ class Prediction:
         """
         if not 0 < seconds < math.inf:
             raise ValueError(f"seconds={seconds}: must be above 0")
-        n_stretches = max(1, math.ceil(self.seconds / seconds - 1e-3))  # a thousandth may be a rounding error
+        n_stretches = max(1, math.ceil(self.seconds / seconds - SLIVER))
         bounds = np.array([*seconds * np.arange(n_stretches), self.seconds])
         return bounds, np.array([self._between(start, end) for start, end in pairwise(bounds)])
 

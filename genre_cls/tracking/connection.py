@@ -42,9 +42,10 @@ def connect(uri: str | None, folder: str | Path) -> MlflowClient:
     """
     _prepare_mlflow()
     address = store_uri(uri, folder)
-    if "://" not in address:
+    if "://" not in address or address.startswith("file:"):
         shown = address.rpartition("@")[2]  # there may be a password before it
-        raise UserError(f"tracking.uri={shown}: must begin with http:// or https://, or a database's sqlite:///")
+        reason = "must begin with http:// or https://, or a database's sqlite:///; a folder has no file://"
+        raise UserError(f"tracking.uri={shown}: {reason}")
     if not uri:
         place = make_folder("tracking.folder", folder).resolve()
         _make_database(place)
@@ -189,8 +190,18 @@ def _make_database(folder: Path) -> None:
     # Processes that create tables at the same time break each other's migrations, and a kill leaves half of them.
     with locked(folder / "mlflow.lock", str(path)):
         if not path.exists():
+            _check_current_folder()
             partial = folder / "mlflow.partial"
             partial.unlink(missing_ok=True)
             _client(f"sqlite:///{partial}")
             partial.replace(path)
             sync(folder)
+
+
+def _check_current_folder() -> None:
+    """Refuse folders from which MLflow makes no database, as it writes their path into SQL by `repr`."""
+    here = str(Path.cwd())
+    if re.search(r":\w", here) or {"'", '"'} <= set(here):
+        raise UserError(
+            f"{here}: MLflow makes no store from a folder of such a name; go to another one for the first run"
+        )

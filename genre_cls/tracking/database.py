@@ -20,7 +20,8 @@ LOCATIONS = (  # tables and columns with absolute paths of artifacts; the last o
 
 # Patterns of SQLite's messages and what to do about them; the last one matches everything else.
 HINTS = {
-    "full": "make room and run the command again",
+    # "disk I/O" also where a quota or a limit on the size of files is exceeded: what is stored is whole.
+    "full|disk I/O": "make room, or raise the quota or the limit on a file's size, and run the command again",
     "readonly|unable to open": "make the folder writable and run the command again",
     "locked": "another program has locked it; run the command again when it has finished",
     "": (
@@ -38,7 +39,7 @@ def is_store(tracking: str | Path) -> bool:
     """Whether a folder holds a tracking store, or an address may be one; nothing is created."""
     address = str(tracking)
     if address.startswith("sqlite:///"):
-        return Path(address.removeprefix("sqlite:///")).exists()
+        return Path(address.removeprefix("sqlite:///").partition("?")[0]).exists()
     return "://" in address or has_database(address)
 
 

@@ -139,7 +139,10 @@ def artist(
             artist's tracks spread more unevenly than `tolerance` allows, or too few artists to hold some back.
     """
     if facts.groups is None:
-        raise SplitError("folds=artist: the dataset names no artists; give them in metadata.csv, or take folds=random")
+        raise SplitError(
+            "folds=artist: the dataset names no artists; dataset=folder takes them from metadata.csv, and folds=random "
+            "needs none"
+        )
     _check(facts, k, "folds=artist")
     tests = [test for repeat in range(repeats) for test in _full_sets(facts.genres, facts.groups, k, [seed, repeat])]
     _check_even(facts.genres, tests, k, tolerance)
@@ -263,7 +266,7 @@ def _check(facts: Facts, k: int, split: str) -> None:
     if (n := counts[rarest]) < k:
         unit = "track" if facts.groups is None else "artist"
         few = f"{n} {unit}" if n == 1 else f"{n} {unit}s"
-        most = f"; at most folds.k={n} is possible" if n > 1 else ""
+        most = f"; at most folds.k={n} is possible" if n > 1 else f"; add {unit}s, or leave the genre out"
         other = "; folds=random needs no artists" if unit == "artist" else ""
         hint = f"every fold needs one to test{most}{other}"
         raise SplitError(f"{split}, folds.k={k}: genre {rarest} has only {few}; {hint}")

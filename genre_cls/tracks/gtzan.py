@@ -17,9 +17,9 @@ from genre_cls.tracks.synthesiser import GENRES
 TRACKS_PER_GENRE = 100
 FOLDERS = (".", "genres", "genres_original", "Data/genres_original", "Data/genres")
 HELP = (
-    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. scripts/download_gtzan.sh FOLDER gets "
-    'it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), unpack it '
-    "and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
+    "GTZAN's audio is not freely licensed, so it does not come with genre_cls. python -m genre_cls.download FOLDER "
+    'gets it from a mirror (1.2 GB); or get it by hand (on Kaggle "GTZAN Dataset - Music Genre Classification"), '
+    "unpack it and say where: dataset.root=/path/to/it or the environment variable GTZAN_ROOT. "
     "dataset=demo needs no download at all."
 )
 
@@ -92,7 +92,8 @@ def _tracks(folders: dict[Path, list[Path]]) -> list[Track]:
 
 def _notes(tracks: Sequence[Track], counts: Mapping[str, int]) -> Iterator[str]:
     if short := [f"{genre} {counts[genre]}" for genre in GENRES if counts[genre] != TRACKS_PER_GENRE]:
-        yield f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected, found {', '.join(short)}."
+        found = f", found {', '.join(short)}" if len(short) < len(GENRES) else ""  # all are listed anyway
+        yield f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected{found}."
     if others := [track.path for track in tracks if track.id not in gtzan_facts()]:
         yield f"Not named like tracks of GTZAN, so nothing is known of them: {len(others)}, such as {others[0]}."
 
