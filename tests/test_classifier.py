@@ -694,7 +694,8 @@ def test_stretches_of_time_cover_the_file_and_each_has_a_genre(
     stretches = prediction.over_time(stretch)
     assert stretches[0][0] == 0 and stretches[-1][1] == seconds
     assert all(one[1] == next_[0] for one, next_ in pairwise(stretches))
-    assert all(0.02 * stretch < end - start < 1.0201 * stretch for start, end, _ in stretches)
+    lengths = [end - start for start, end, _ in stretches]
+    assert max(lengths) < 1.0201 * stretch and (len(lengths) == 1 or min(lengths) > 0.0199 * stretch)
     assert {genre for *_, genre in stretches} <= {"a", "b", "c"}
     assert prediction.over_time(1000) == [(0, seconds, prediction.genre)]
     assert prediction.over_time(seconds * (1 - 1e-12)) == prediction.over_time(seconds)  # as a sum of many segments is
