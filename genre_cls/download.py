@@ -168,7 +168,7 @@ def fetch(source: Source, archive: Path) -> None:
             if idle >= source.attempts:
                 raise UserError(f"{reason}; gave up after {idle} attempts that made no progress. {HELP}") from error
             pause = min(LONGEST_PAUSE, source.pause * 2**idle / 2)
-            log.warning("%s; trying again in %.0f s", reason, pause)
+            log.warning("%s; trying again in %.3g s", reason, pause)
             time.sleep(pause)
 
 

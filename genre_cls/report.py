@@ -105,7 +105,8 @@ def _why_none(cfg: DictConfig) -> str:
             if titles := tracker.incomplete(cfg.tracking.experiment):
                 hint = f"{titles[0]} lacks folds, which the command that began it trains (without fold=)"
                 return f"no configuration has finished there; {hint}"
-            return f"no configuration has finished there; {tracker.elsewhere()}"
+            if others := tracker.elsewhere():
+                return f"no configuration has finished there; some have in {others}"
     return "no configuration has finished there; run python -m genre_cls.train -m first"
 
 
@@ -121,9 +122,8 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
         files = {REPORT: page.html(report).encode(), "report.md": page.markdown(report).encode()}
     console = Console()
     console.width = max(console.width, 80)  # a narrower table would lose digits
-    console.print(
-        "", f"Data: {report.dataset}", page.table(report), sep="\n", markup=False, highlight=False
-    )  # first, because it is useful even if the disk is full
+    # First, because it is useful even if the disk is full.
+    console.print("", f"Data: {report.dataset}", page.table(report), sep="\n", markup=False, highlight=False)
     for note in report.notes:  # the terminal's table has none
         log.warning(note)
     if n := comparison.n_left_out:

@@ -84,7 +84,7 @@ class Sweep(Callback):
         """Prepare a single configuration."""
         with one_line_errors(AGAIN):
             if not _runs_here(config):
-                raise UserError("hydra/launcher: starts jobs of a sweep alone; add -m")
+                raise UserError("hydra/launcher: starts only the jobs of a sweep; add -m")
             _prepare(config, [config])
         name_command()
 

@@ -68,7 +68,9 @@ def test_an_address_without_a_server_is_reported_at_once(uri: str, tmp_path: Pat
 
 
 def test_the_address_of_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^tracking.uri=file:///runs: must begin with .*; a folder has no file://$"):
+    with pytest.raises(
+        UserError, match=r"^tracking.uri=file:///runs: must begin with .*; a folder is given as tracking.folder=FOLDER$"
+    ):
         connect("file:///runs", tmp_path)
 
 
@@ -77,6 +79,16 @@ def test_a_database_is_found_whatever_options_follow_its_address(tmp_path: Path)
     assert not is_store(address)
     (tmp_path / "runs.db").touch()
     assert is_store(address)
+
+
+@pytest.mark.parametrize("name", ["run 12:30", "a::b", "Tom's music"])
+def test_other_odd_names_of_the_current_folder_are_no_obstacle(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / name
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert connect(None, tmp_path / "store").search_experiments()
 
 
 @pytest.mark.parametrize("name", ["a :b", "quo'te\"s"])
@@ -152,7 +164,7 @@ def test_a_full_disk_is_no_damage_though_sqlalchemy_says_something_else_first() 
 
 def test_an_exceeded_quota_is_no_damage() -> None:
     told = what_failed("sqlite:////there/mlflow.db", "(sqlite3.OperationalError) disk I/O error")
-    assert "disk I/O error; make room, or raise the quota" in told and "move it away" not in told
+    assert "disk I/O error; check the disk, the quota" in told and "move it away" not in told
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_without_ray_its_launcher_says_how_to_install_it(
 @needs("joblib")
 def test_a_launcher_without_a_sweep_to_start_is_refused(command: Command, on_music: tuple[str, ...]) -> None:
     got = command(train.main, *on_music, "hydra/launcher=joblib")
-    assert got.mistake == "error: hydra/launcher: starts jobs of a sweep alone; add -m"
+    assert got.mistake == "error: hydra/launcher: starts only the jobs of a sweep; add -m"
 
 
 @needs("joblib")

@@ -74,7 +74,7 @@ def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
     assert f"{tmp_path}/elsewhere/report.html" in done.err
     none = command(report.main, f"tracking.folder={store}", "tracking.experiment=other", place)
     assert none.code == 2 and "tracking.experiment=other" in none.err
-    assert none.err.endswith("some have in experiment genre_cls my music\n")
+    assert none.err.endswith("some have in 'genre_cls my music'\n")
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,16 @@ def _check_word(word: str) -> None:
 
 def _check_folds(words: Sequence[str]) -> None:
     """Refuse a number of folds for the split that is fixed."""
+    if "folds=filtered" not in words:
+        return
     for word in words:
-        if word.lstrip("+").startswith("folds.k=") and "folds=filtered" in words:
+        if key_of(word) == "folds.k" and "=" in word:
             raise UserError(f"{word}: the split of folds=filtered is fixed; leave folds.k out")
 
 
 def _check_experiments(words: Sequence[str]) -> None:
     """Refuse a sweep over presets, and a second preset beside the first."""
-    chosen = [word for word in words if word.lstrip("+").startswith("experiment=")]
+    chosen = [word for word in words if key_of(word) == "experiment" and "=" in word]
     presets = [word.partition("=")[2] for word in chosen]
     for word in filter(is_sweep, chosen):
         raise UserError(f"{word}: a preset may bring a grid of its own; run one command for each")

@@ -152,9 +152,9 @@ def _of_untrained(results: Sequence[ConfigResult]) -> str:
         return ""
     more = f" and {len(untrained) - N_NAMED} more" if len(untrained) > N_NAMED else ""
     return (
-        f"The networks of {', '.join(untrained[:N_NAMED])}{more} have learned nothing: on average, each by itself "
-        "and before last layers are fitted again (recipe.ridge), they recognise no more than chance. The accuracy is "
-        "that fit's or kernel machines'."
+        f"The networks of {', '.join(untrained[:N_NAMED])}{more} have learned nothing: before last layers are "
+        "fitted again (recipe.ridge), single networks on average recognise no more than chance. The accuracy comes "
+        "from that fit, or from kernel machines."
     )
 
 

@@ -299,7 +299,8 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
         if runs.any_finished(experiment):
             reason = "what has finished there lacks a fold, which its command trains again, or has shuffled genres"
             raise UserError(f"tracking {tracking}: {reason}{where}")
-        raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {runs.elsewhere()}")
+        hint = f"some have in {others}" if (others := runs.elsewhere()) else "run python -m genre_cls.train first"
+        raise UserError(f"tracking {tracking}: no configuration has finished there{where}; {hint}")
 
 
 def _model_files(source: str | Path) -> list[Path]:

@@ -14,7 +14,7 @@ from genre_cls.files import expanduser
 from genre_cls.tracks.audio import UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
-SLIVER = 0.02  # share of a stretch of time; what is left at the end of a file is no stretch of its own if it is shorter
+SLIVER = 0.02  # share of a stretch; a shorter remainder of a file belongs to the stretch before it
 ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that little is missed
 
 
@@ -66,7 +66,7 @@ class Prediction:
         """Return the most probable genre of each stretch of the file, in order.
 
         Args:
-            seconds: length of a stretch, s; the last one ends with the file.
+            seconds: length of a stretch, s; the last one ends with the file, and may be 2 % longer.
 
         Returns:
             (start in s, end in s, genre) by the probabilities of `shares_over_time`; None where no window covers any
@@ -80,7 +80,7 @@ class Prediction:
         """Return the probabilities of each stretch of the file, in order.
 
         Args:
-            seconds: length of a stretch, s; the last one ends with the file.
+            seconds: length of a stretch, s; the last one ends with the file, and may be 2 % longer.
 
         Returns:
             Starts of the stretches and the end of the last one `(n_stretches + 1,)`, s; and the mean over the windows

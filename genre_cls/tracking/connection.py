@@ -26,6 +26,7 @@ from genre_cls.tracking import database
 
 PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 SILENT = "MLFLOW_DISABLE_TELEMETRY=true"  # for programs of MLflow's own that a user starts
+PARAMETER = r"(?<![:\w\\]):\w+(?![:\w])"  # what SQLAlchemy takes for one in a text
 RETRIES = "5"  # of a call to a server, with doubling pauses: one minute in all; MLflow's default takes four
 
 
@@ -44,8 +45,8 @@ def connect(uri: str | None, folder: str | Path) -> MlflowClient:
     address = store_uri(uri, folder)
     if "://" not in address or address.startswith("file:"):
         shown = address.rpartition("@")[2]  # there may be a password before it
-        reason = "must begin with http:// or https://, or a database's sqlite:///; a folder has no file://"
-        raise UserError(f"tracking.uri={shown}: {reason}")
+        reason = "must begin with http:// or https://, or a database's sqlite:///"
+        raise UserError(f"tracking.uri={shown}: {reason}; a folder is given as tracking.folder=FOLDER")
     if not uri:
         place = make_folder("tracking.folder", folder).resolve()
         _make_database(place)
@@ -190,7 +191,7 @@ def _make_database(folder: Path) -> None:
     # Processes that create tables at the same time break each other's migrations, and a kill leaves half of them.
     with locked(folder / "mlflow.lock", str(path)):
         if not path.exists():
-            _check_current_folder()
+            _check_name_of_current_folder()
             partial = folder / "mlflow.partial"
             partial.unlink(missing_ok=True)
             _client(f"sqlite:///{partial}")
@@ -198,10 +199,10 @@ def _make_database(folder: Path) -> None:
             sync(folder)
 
 
-def _check_current_folder() -> None:
+def _check_name_of_current_folder() -> None:
     """Refuse folders from which MLflow makes no database, as it writes their path into SQL by `repr`."""
     here = str(Path.cwd())
-    if re.search(r":\w", here) or {"'", '"'} <= set(here):
+    if re.search(PARAMETER, here) or {"'", '"'} <= set(here):
         raise UserError(
             f"{here}: MLflow makes no store from a folder of such a name; go to another one for the first run"
         )

@@ -20,8 +20,9 @@ LOCATIONS = (  # tables and columns with absolute paths of artifacts; the last o
 
 # Patterns of SQLite's messages and what to do about them; the last one matches everything else.
 HINTS = {
-    # "disk I/O" also where a quota or a limit on the size of files is exceeded: what is stored is whole.
-    "full|disk I/O": "make room, or raise the quota or the limit on a file's size, and run the command again",
+    "full": "make room and run the command again",
+    # What SQLite says of an exceeded quota or limit on files' sizes, too.
+    "disk I/O": "check the disk, the quota and the limit on a file's size (ulimit -f), and run the command again",
     "readonly|unable to open": "make the folder writable and run the command again",
     "locked": "another program has locked it; run the command again when it has finished",
     "": (

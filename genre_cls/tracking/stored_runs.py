@@ -200,10 +200,10 @@ class StoredRuns:
         return bool(self._ended(experiment))
 
     def elsewhere(self) -> str:
-        """Return a hint at the experiments in which configurations have finished, or at training if there are none."""
+        """Return the names of the experiments in which configurations have finished; empty if there are none."""
         places = {run.info.experiment_id for run in self._ended(None)}
         names = sorted(self._client.get_experiment(place).name for place in places)
-        return f"some have in experiment {' and '.join(names)}" if names else "run python -m genre_cls.train -m first"
+        return ", ".join(map(repr, names))
 
     def incomplete(self, experiment: str | None) -> list[str]:
         """Return the titles of configurations that lack folds: stopped, at work, or waiting for other jobs.

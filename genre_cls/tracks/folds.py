@@ -231,15 +231,16 @@ def describe(facts: Facts, folds: Sequence[Fold]) -> str:
         facts: of the tracks.
         folds: from one of the functions above.
     """
-    tracks = np.unique(np.concatenate([np.append(fold.known, fold.test) for fold in folds]))  # some, if `within` others
-    facts, tests = facts.of(tracks), [np.searchsorted(tracks, fold.test) for fold in folds]
+    tracks = np.unique(np.concatenate([np.append(fold.known, fold.test) for fold in folds]))
+    own = facts.of(tracks)  # `within` splits only some
+    tests = [np.searchsorted(tracks, fold.test) for fold in folds]
     if len(folds) == 1:
         return f"1 fold of {len(tests[0])} test tracks"
     if all(np.array_equal(test, tests[0]) for test in tests):
-        return f"{len(folds)} trainings on one split: {_present(facts.parts)}"
+        return f"{len(folds)} trainings on one split: {_present(own.parts)}"
     sizes = sorted({len(test) for test in tests})
     how_many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
-    return f"{len(folds)} folds of {how_many} test tracks{_unevenness(facts.genres, tests)}"
+    return f"{len(folds)} folds of {how_many} test tracks{_unevenness(own.genres, tests)}"
 
 
 def _unevenness(genres: Sequence[str], tests: Sequence[Indices]) -> str:

@@ -9,7 +9,7 @@ from genre_cls.tracks.features import FeatureSpec, unevenness
 
 AT_ONCE = 2**19  # values of windows in a batch that is only evaluated on a CPU: as many as fit a core's caches
 SILENT = 0.5  # dB, most unevenness of a silent window; white noise has 1 (in MFCCs) to 2, music 4 and more
-EVERY = 8  # of so many frames of a window one is looked at, which suffices
+EVERY = 8  # only every eighth frame of a window is looked at, which suffices
 
 
 def windows_at_once(n_bins: int, n_frames: int, n_values: int = AT_ONCE) -> int:

@@ -254,11 +254,7 @@ def _extract(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
             f"{len(unreadable)} of {len(tracks)} tracks are unreadable, more than the share that "
             f"max_unreadable={cfg.max_unreadable:g} allows; repair or remove them, or raise max_unreadable: "
             + "; ".join(f"{each.track.path} {each.reason}" for each in unreadable[:N_NAMED])
-            + (
-                f"; and {len(unreadable) - N_NAMED} more, all of which max_unreadable=1 lists"
-                if len(unreadable) > N_NAMED
-                else ""
-            )
+            + (f"; and {len(unreadable) - N_NAMED} more" if len(unreadable) > N_NAMED else "")
         )
     return features
 
