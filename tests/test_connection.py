@@ -81,26 +81,27 @@ def test_a_database_is_found_whatever_options_follow_its_address(tmp_path: Path)
     assert is_store(address)
 
 
-@pytest.mark.parametrize("name", ["run 12:30", "a::b", "Tom's music"])
-def test_other_odd_names_of_the_current_folder_are_no_obstacle(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = tmp_path / name
-    here.mkdir()
-    monkeypatch.chdir(here)
-    assert connect(None, tmp_path / "store").search_experiments()
+@pytest.fixture
+def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, of the name that a test is parametrised by."""
+    folder = tmp_path / request.param
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
-@pytest.mark.parametrize("name", ["a :b", "quo'te\"s"])
-def test_a_current_folder_from_which_mlflow_makes_no_database_is_named(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = tmp_path / name
-    here.mkdir()
-    monkeypatch.chdir(here)
-    with pytest.raises(UserError, match=re.escape(f"{here}: MLflow makes no store")):
-        connect(None, tmp_path / "store")
-    assert not (tmp_path / "store" / "mlflow.partial").exists()
+@pytest.mark.parametrize("here", ["run 12:30", "a::b", "Tom's music"], indirect=True)
+def test_other_odd_names_of_the_current_folder_are_no_obstacle(here: Path) -> None:
+    assert connect(None, here.parent / "store").search_experiments()
+
+
+@pytest.mark.parametrize("here", ["a :b", "quo'te\"s"], indirect=True)
+def test_a_current_folder_from_which_mlflow_makes_no_database_is_named(here: Path) -> None:
+    store = here.parent / "store"
+    for uri in (None, f"sqlite:///{store}.db"):
+        with pytest.raises(UserError, match=re.escape(f"{here}: MLflow makes no store")):
+            connect(uri, store)
+    assert not (store / "mlflow.partial").exists() and not Path(f"{store}.db").exists()
 
 
 def test_no_password_of_an_address_is_reported(tmp_path: Path) -> None:

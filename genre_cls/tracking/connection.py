@@ -109,8 +109,8 @@ def _client(uri: str) -> MlflowClient:
     """Connect to a server, or to a database that exists or that MLflow is to create."""
     try:
         check_answers(uri)
-        if uri.startswith("sqlite") and make_url(uri).database in (None, "", ":memory:"):
-            raise UserError(f"tracking.uri={uri}: names no file, so that the runs would be lost; name one")
+        if uri.startswith("sqlite"):
+            _check_database(uri)
         client = _unbroken(uri) if uri.startswith("sqlite:") else MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter while tables are created
@@ -120,6 +120,17 @@ def _client(uri: str) -> MlflowClient:
     except (ModuleNotFoundError, HTTPException, ValueError) as error:
         raise UserError(f"tracking.uri={uri}: {error}") from error
     return client
+
+
+def _check_database(uri: str) -> None:
+    """Refuse a database in memory, and a new one where MLflow makes none, writing this folder into SQL by `repr`."""
+    path, here = make_url(uri).database, str(Path.cwd())
+    if path in (None, "", ":memory:"):
+        raise UserError(f"tracking.uri={uri}: names no file, so that the runs would be lost; name one")
+    if not Path(path).exists() and (re.search(PARAMETER, here) or {"'", '"'} <= set(here)):
+        raise UserError(
+            f"{here}: MLflow makes no store from a folder of such a name; go to another one for the first run"
+        )
 
 
 def what_failed(uri: str, failure: object) -> str:
@@ -191,18 +202,8 @@ def _make_database(folder: Path) -> None:
     # Processes that create tables at the same time break each other's migrations, and a kill leaves half of them.
     with locked(folder / "mlflow.lock", str(path)):
         if not path.exists():
-            _check_name_of_current_folder()
             partial = folder / "mlflow.partial"
             partial.unlink(missing_ok=True)
             _client(f"sqlite:///{partial}")
             partial.replace(path)
             sync(folder)
-
-
-def _check_name_of_current_folder() -> None:
-    """Refuse folders from which MLflow makes no database, as it writes their path into SQL by `repr`."""
-    here = str(Path.cwd())
-    if re.search(PARAMETER, here) or {"'", '"'} <= set(here):
-        raise UserError(
-            f"{here}: MLflow makes no store from a folder of such a name; go to another one for the first run"
-        )

@@ -46,7 +46,8 @@ class Ledger:
         """Read what other processes have saved; treat a damaged ledger as empty."""
         try:
             saved = json.loads(self._path.read_text())
-            self._lines = {path: _Line(*line) for path, line in saved.items()} | self._new
+            lines = {path: _Line(size, time, str(digest)) for path, (size, time, digest) in saved.items()}
+            self._lines = lines | self._new
         except (OSError, ValueError, TypeError, AttributeError):  # no file, no JSON, or JSON of another structure
             self._lines = dict(self._new)
 
