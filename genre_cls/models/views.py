@@ -155,11 +155,13 @@ def _fourier(n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         Cosines, then sines, of each number of cycles per window `(n_frames, 2 * n_cycles)`; and weights
         `(2 * n_cycles, n_rates)` that average the energies within each logarithmic band of rates.
     """
-    with constants(CPU):  # so that every device sees the same rates, whose edges may be whole cycles
+    with constants(CPU):  # so that every device sees the same rates
         cycles = torch.arange(n_frames // 2 + 1)
         angles = cycles * torch.arange(n_frames)[:, None] * (2 * math.pi / n_frames)
         waves = torch.hann_window(n_frames)[:, None] * torch.cat([angles.cos(), angles.sin()], dim=1)
-        edges = torch.logspace(math.log10(SLOWEST), math.log10(max(n_frames / 2, 2 * SLOWEST)), N_RATES + 1)
+        fastest = max(n_frames / 2, 2 * SLOWEST)
+        edges = torch.logspace(math.log10(SLOWEST), math.log10(fastest), N_RATES + 1, dtype=torch.float64)
+        edges = edges.round(decimals=6)  # whole cycles on every platform if they are whole in theory
         low, high = edges[:-1], edges[1:]
         nearest = (cycles[:, None] - (low * high).sqrt()).abs().argmin(dim=0)  # for bands without a whole cycle number
         inside = (cycles[:, None] >= low) & (cycles[:, None] < high) | (cycles[:, None] == nearest)

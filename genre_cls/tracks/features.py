@@ -1,6 +1,5 @@
 """Compute log-mel spectrograms and MFCCs of a waveform, with one STFT for all specs that can share it."""
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,6 @@ from torch.nn.functional import pad
 
 CPU = torch.device("cpu")
 TINY = 1e-20  # least power in decibels
-HEADROOM = 18.0  # dB; few tracks of GTZAN peak lower, and models hardly notice that a clip is raised so far
-OVERLOAD = 4.0  # dB; square waves of full scale, the loudest that integer samples hold, have up to 3.2
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
 
@@ -99,7 +96,7 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
 
     Returns:
         A matrix `(n_bins, n_frames)` per spec, in the specs' order: dB for `mel`, DCT coefficients of dB for `mfcc`.
-        float16, since its error (0.03 dB at -80 dB) is far below the STFT's own variance while it halves the cache.
+        float16, since its error (0.02 dB at 50 dB) is far below the STFT's own variance while it halves the cache.
     """
     sharing: dict[tuple[int, int], list[FeatureSpec]] = {}
     for bands in dict.fromkeys(map(_as_mel, specs)):
@@ -150,26 +147,17 @@ def _mel_energies(
 
 
 def decibels(energies: Tensor, spec: FeatureSpec) -> Tensor:
-    """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB, clamped to `top_db` below the clip's peak.
+    """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB relative to its level, to `top_db` below its peak.
 
-    Levels tell genres apart a little, but those of quiet recordings tell how they were made: a clip that peaks below
-    `quietest` is raised to it. One that peaks `OVERLOAD` above a full-scale tone, as floats scaled like integers do, is
-    lowered to that.
+    The level is the mean over bands and frames, so that features tell neither how loud a recording is nor how far its
+    peaks stand out, which depend on how it was made. Frames without a band in the upper half of the range do not count:
+    a pause or a fade has no music to tell the level of.
     """
     levels = 10 * torch.log10(energies.clamp(min=TINY))
-    # Both are relative to this clip's own peak, so that no clip's features depend on another's.
     peak = levels.max()
-    levels = levels + (peak.clamp(quietest(spec), quietest(spec) + HEADROOM + OVERLOAD) - peak)
-    return levels.clamp(min=levels.max() - spec.top_db)
-
-
-@lru_cache
-def quietest(spec: FeatureSpec) -> float:
-    """Return the peak, dB, that no clip is below: `HEADROOM` below that of a full-scale tone where bands are narrowest.
-
-    Of the tone, its main frequency alone is counted; a band sums its neighbours, too, which adds a decibel or two.
-    """
-    return 10 * math.log10(max((spec.n_fft / 4) ** 2 * float(filterbank(spec).max()), TINY)) - HEADROOM
+    levels = levels.clamp(min=peak - spec.top_db)
+    sounding = levels.amax(dim=0) > peak - spec.top_db / 2
+    return levels - (levels.mean(dim=0) * sounding).sum() / sounding.sum()
 
 
 def unevenness(features: Tensor, spec: FeatureSpec) -> Tensor:
