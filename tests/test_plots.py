@@ -157,7 +157,7 @@ def test_every_genre_has_a_panel_and_all_share_one_colour_scale(kind: str, n: in
     assert len(drawn) == n
     assert len({(image.norm.vmin, image.norm.vmax, image.get_cmap().name) for image in drawn}) == 1
     assert [text for text in texts(figure) if text.startswith("g")] == [f"g{i}" for i in range(n)]
-    assert sum(label in ("dB", "coefficient (dB)") for label in texts(figure)) == 1
+    assert sum(label in ("dB relative to each track's level", "coefficient (dB)") for label in texts(figure)) == 1
 
 
 def test_the_0th_coefficient_is_left_out_and_the_label_says_so() -> None:

@@ -145,7 +145,10 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
     for axes in grid.flat[len(means.genres) :]:
         axes.set_axis_off()
     _label_panels(grid, means, first)
-    ticks, label = (None, "dB") if means.kind == "mel" else ((-100, -30, -10, 0, 10, 30, 100), "coefficient (dB)")
+    if means.kind == "mel":
+        ticks, label = None, "dB relative to each track's level"
+    else:
+        ticks, label = (-100, -30, -10, 0, 10, 30, 100), "coefficient (dB)"
     style_bar(figure.colorbar(image, ax=grid, aspect=12 * n_rows, pad=0.01, ticks=ticks, format="%g"), label)
     return figure
 

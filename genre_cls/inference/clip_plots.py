@@ -34,7 +34,7 @@ def clip(heard: Clip) -> Figure:
     image = _draw_mel(lower, heard)
     lower.set_xlim(0, heard.seconds)
     lower.set_xlabel("time (s)", size=8)
-    style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB")
+    style_bar(figure.colorbar(image, ax=lower, pad=0.01), "dB relative to its level")
     return figure
 
 
@@ -76,7 +76,7 @@ def explanation(explained: Explanation) -> Figure:
     shown = lower.imshow(smooth / limit, cmap="RdBu_r", vmin=-1, vmax=1, alpha=opacity, extent=extent, origin="lower")
     lower.set(aspect="auto")
     lower.set_xlabel("time (s)", size=8)
-    style_bar(figure.colorbar(image, ax=upper, pad=0.01), "dB")
+    style_bar(figure.colorbar(image, ax=upper, pad=0.01), "dB relative to its level")
     shades = ScalarMappable(shown.norm, shown.cmap)  # a bar of `shown` itself would be transparent
     bar = figure.colorbar(shades, ax=lower, pad=0.01, ticks=(-1, 0, 1))
     bar.ax.set_yticklabels(["against", "neither", "for"])
