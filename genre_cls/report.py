@@ -22,7 +22,7 @@ from genre_cls.tracking import database
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which `--help` and a typo need not wait for
     from genre_cls.evaluation.findings import Report
-    from genre_cls.tracking.stored_runs import Comparison
+    from genre_cls.tracking.stored_comparison import Comparison
     from genre_cls.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,10 @@ def write_newest(cfg: DictConfig, *, command_id: str | None = None) -> bool:
         tracker = _tracker(cfg)
         if not tracker:
             return False
+        from genre_cls.tracking.stored_comparison import newest
+
         with tracker.failures_in_one_line():
-            comparison = tracker.newest(cfg.tracking.experiment, command_id=command_id)
+            comparison = newest(tracker, cfg.tracking.experiment, command_id=command_id)
     if comparison:
         _write(cfg, tracker, comparison)
     return comparison is not None

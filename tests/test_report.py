@@ -19,6 +19,7 @@ from shared import Command
 from genre_cls import report, train
 from genre_cls.evaluation import page
 from genre_cls.tracking.connection import store_uri
+from genre_cls.tracking.stored_comparison import newest
 from genre_cls.tracking.stored_runs import StoredRuns
 from genre_cls.tracking.tracker import NOTE
 
@@ -81,7 +82,7 @@ def test_it_reads_the_given_experiment_and_writes_to_the_given_folder(
     ("dataset", "folds", "told"), [("gtzan", "random", 1), ("gtzan", "filtered", 0), ("demo", "random", 0)]
 )
 def test_it_says_of_gtzan_that_the_recipe_was_chosen_on_it(store: Path, dataset: str, folds: str, told: int) -> None:
-    comparison = StoredRuns(None, store).newest()
+    comparison = newest(StoredRuns(None, store))
     assert comparison is not None
     on_dataset = replace(comparison, tags={**comparison.tags, "dataset": dataset, "folds": folds})
     assert report._report(on_dataset, 0.01).notes.count(report.CHOSEN_ON_GTZAN) == told

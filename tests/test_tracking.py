@@ -40,6 +40,7 @@ from genre_cls.tracking import database, stored_runs
 from genre_cls.tracking.artifacts import fold_files, genre_means_file, tracks_file
 from genre_cls.tracking.connection import store_uri
 from genre_cls.tracking.naming import legal_names
+from genre_cls.tracking.stored_comparison import best, newest
 from genre_cls.tracking.stored_runs import PARENT, WAITING, changed_metrics
 from genre_cls.tracking.tracker import DESCRIPTION, KEY, N_COMMAND_IDS, NOTE, Tracker
 
@@ -100,7 +101,7 @@ def store(
 
 def found(tracker: Tracker, experiment: str | None = None) -> dict[str, float]:
     """Return the mean accuracy of each configuration that `newest` returns, by its model."""
-    comparison = tracker.newest(experiment)
+    comparison = newest(tracker, experiment)
     return {r.named["model"]: r.estimate("accuracy").mean for r in comparison.results} if comparison else {}
 
 
@@ -185,7 +186,7 @@ def test_a_run_that_cannot_even_log_its_params_has_failed(tracker: Tracker) -> N
 
 def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     store(tracker, "a", 0.8, 0.6)
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison and len(comparison.results) == 1
     (result,) = comparison.results
     assert result.named == {"features": "mel", "model": "a", "batch_size": "16"} and result.n_parameters == 12
@@ -207,7 +208,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "b", 0.5, comparison="r")
     store(tracker, "a", 0.1, comparison="t", k=2)  # which trained on fewer tracks
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison is not None
     others = comparison.results[0].other_splits
     assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
@@ -216,9 +217,9 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
 def test_a_configuration_that_lost_a_fold_is_not_compared_as_another_split(tracker: Tracker) -> None:
     parent = store(tracker, "a", 1.0, 0.9, comparison="r")
     store(tracker, "A", 0.6, comparison="s", split="artist")
-    whole, broken = tracker.newest(), children(tracker, parent)[0]
+    whole, broken = newest(tracker), children(tracker, parent)[0]
     MlflowClient(tracker.uri).set_terminated(broken, "FAILED")
-    without = tracker.newest()
+    without = newest(tracker)
     assert whole and without and [c.results[0].other_splits.keys() for c in (whole, without)] == [{"random"}, set()]
 
 
@@ -251,7 +252,7 @@ def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(
             {"recipe.epochs": "3e1", "experiment": "best", "old": "1"} if told else {}
         )
         client.set_tag(run_id, "named", json.dumps(named))
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison
     epochs_of = {r.named["model"]: r.named["recipe.epochs"] for r in comparison.results}
     assert epochs_of == {"a": "30", "b": "30", "c": "60"}
@@ -289,7 +290,7 @@ def test_configurations_are_distinguished_by_code_that_has_changed_between_them(
 ) -> None:
     for identity, sources in zip("abc", of, strict=True):
         store_of(tracker, sources, identity, 1.0)
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison is not None and [result.named.get("code") for result in comparison.results] == codes
     assert bool(warnings(comparison.results)) == (codes[0] is not None)
 
@@ -300,7 +301,7 @@ def test_results_of_other_code_under_another_split_are_not_compared(
 ) -> None:
     store_of(tracker, sources, "A", 0.9, comparison="s", split="artist")
     store_of(tracker, PACKAGE, "a", 1.0)
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison is not None and comparison.results[0].other_splits.keys() == found
 
 
@@ -310,7 +311,7 @@ def test_no_run_is_missed_where_a_store_gives_a_few_at_a_time(
     monkeypatch.setattr(stored_runs, "PAGE_SIZE", 2)
     for identity in "abc":
         store(tracker, identity, 0.5, 0.6, 0.7)
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison and {r.named["model"]: len(r.folds) for r in comparison.results} == {"a": 3, "b": 3, "c": 3}
     for experiment in "xyz":
         store(tracker, "a", 0.5, experiment=experiment)
@@ -381,28 +382,28 @@ def test_a_copied_store_is_independent_of_the_original(tracker: Tracker, folder:
 
 
 def test_a_configuration_trained_on_shuffled_genres_is_never_the_best(tracker: Tracker) -> None:
-    best = store(tracker, "a", 0.5, experiment="e")
+    usual = store(tracker, "a", 0.5, experiment="e")
     shuffled = store(tracker, "b", 1.0, comparison="shuffled", experiment="e")
-    assert tracker.best() == shuffled
+    assert best(tracker) == shuffled
     MlflowClient(tracker.uri).log_param(shuffled, "shuffle_genres", "True")
-    assert tracker.best() == best
+    assert best(tracker) == usual
 
 
 def test_a_configuration_of_which_a_fold_was_deleted_is_neither_reported_nor_the_best(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, broken = store(tracker, "a", 0.5, 0.5), store(tracker, "b", 1.0, 1.0, comparison="newer")
-    assert tracker.best() == broken and found(tracker) == {"b": 1.0} and not caplog.messages
+    assert best(tracker) == broken and found(tracker) == {"b": 1.0} and not caplog.messages
     MlflowClient(tracker.uri).delete_run(children(tracker, broken)[0])
-    assert tracker.best() == whole and found(tracker) == {"a": 0.5}
+    assert best(tracker) == whole and found(tracker) == {"a": 0.5}
     assert caplog.messages == ["left out b: lacks a fold, which its command trains again"]
     client, (left,) = MlflowClient(tracker.uri), children(tracker, broken)
     tags, name = {"kind": "fold", PARENT: broken}, run(tracker, left).info.run_name
     twice = client.create_run(run(tracker, broken).info.experiment_id, tags=tags, run_name=name)
     client.set_terminated(twice.info.run_id)
-    assert tracker.best() == whole  # the fold that is there twice counts once
+    assert best(tracker) == whole  # the fold that is there twice counts once
     MlflowClient(tracker.uri).delete_run(children(tracker, whole)[0])
-    assert tracker.best() is None and tracker.newest() is None
+    assert best(tracker) is None and newest(tracker) is None
     with pytest.raises(UserError, match="what has finished there lacks a fold, which its command trains again"):
         GenreClassifier.load(tracking=tracker.uri)
 
@@ -413,7 +414,7 @@ def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None
         run_id = store(tracker, identity, 1.0)
         if facts:
             tracker.refresh(run_id, {}, {"tracks.csv": facts})
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison and comparison.tracks["0/0"] == TRACKS["0/0"]
 
 
@@ -439,7 +440,7 @@ def test_a_run_whose_tags_were_edited_is_left_out_and_named(
         client.set_tag(edited, tag, value)
     else:
         client.delete_tag(edited, tag)
-    assert tracker.best() != edited and caplog.messages == []
+    assert best(tracker) != edited and caplog.messages == []
     assert found(tracker) == {"whole": 0.5}
     assert caplog.messages == ["left out edited: lacks tags, or they were edited in MLflow"]
     caplog.clear()
@@ -455,19 +456,19 @@ def test_the_newest_configurations_can_be_limited_to_one_experiment(tracker: Tra
 def test_trials_under_a_name_of_their_own_stay_out_of_other_comparisons(tracker: Tracker) -> None:
     store(tracker, "trial", 1.0, experiment="trials")
     usual = store(tracker, "usual", 0.5, experiment="e")
-    assert found(tracker) == {"usual": 0.5} and tracker.best() == usual
+    assert found(tracker) == {"usual": 0.5} and best(tracker) == usual
     better = store(tracker, "another trial", 0.9, experiment="trials")
-    assert found(tracker).keys() == {"trial", "another trial"} and tracker.best() != better
+    assert found(tracker).keys() == {"trial", "another trial"} and best(tracker) != better
 
 
 def test_a_configuration_that_finished_before_does_not_belong_to_this_sweep(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = store(tracker, "a", 1.0)
-    assert tracker.newest(command_id="mine") is None
+    assert newest(tracker, command_id="mine") is None
     monkeypatch.setenv(COMMAND_ID, "mine")
     tracker.confirm(run_id)
-    assert tracker.newest(command_id="mine") is not None
+    assert newest(tracker, command_id="mine") is not None
 
 
 def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
@@ -481,7 +482,7 @@ def test_a_report_counts_the_configurations_of_its_sweep_that_it_leaves_out(
     store(tracker, "e", 0.5, comparison="another sweep's")
     for run_id in of_sweep:
         tracker.confirm(run_id)
-    got = tracker.newest(command_id="mine")
+    got = newest(tracker, command_id="mine")
     assert got and [result.named["model"] for result in got.results] == ["b", "C"]
     assert got.results[1].other_splits.keys() == {"artist"} and got.n_left_out == 2
 
@@ -518,7 +519,7 @@ def test_a_clock_that_is_set_back_hides_no_configuration_of_a_sweep(
         monkeypatch.setenv(COMMAND_ID, f"sweep of {name}".replace(" ", "_"))
         tracker.confirm(store(tracker, name, 1.0, comparison=name))
     for name in "abc":
-        comparison = tracker.newest(command_id=f"sweep_of_{name}")
+        comparison = newest(tracker, command_id=f"sweep_of_{name}")
         assert comparison is not None and [r.named["model"] for r in comparison.results] == [name]
 
 
@@ -618,7 +619,7 @@ def test_a_failing_server_does_not_mark_a_fold_as_damaged(tracker: Tracker, monk
         raise MlflowException("artifacts are away")
 
     monkeypatch.setattr(database, "local_path", lambda uri: None)
-    monkeypatch.setattr(Tracker, "_files", away)
+    monkeypatch.setattr(Tracker, "files", away)
     with pytest.raises(MlflowException, match="away"):
         tracker.earlier(tracker.experiment("e"), "k", force=False)
     monkeypatch.undo()
@@ -879,19 +880,19 @@ def test_a_configuration_that_several_commands_confirm_is_new_to_each_of_them(
 ) -> None:
     old = store(tracker, "a", 1.0, comparison="old")
     store(tracker, "b", 0.5, comparison="new")
-    assert found(tracker) == {"b": 0.5} and tracker.newest(command_id="one") is None
+    assert found(tracker) == {"b": 0.5} and newest(tracker, command_id="one") is None
     for word in ("one", "other"):
         monkeypatch.setenv(COMMAND_ID, word)
         tracker.confirm(old)
-    assert found(tracker) == {"a": 1.0} and tracker.newest(command_id="one") and tracker.newest(command_id="other")
+    assert found(tracker) == {"a": 1.0} and newest(tracker, command_id="one") and newest(tracker, command_id="other")
 
 
 def test_a_configuration_is_not_compared_with_the_same_on_another_data_set(tracker: Tracker) -> None:
     other = store(tracker, "a", 1.0, comparison="r")
     store(tracker, "A", 0.6, comparison="s", split="artist")
-    beside, client = tracker.newest(), MlflowClient(tracker.uri)
+    beside, client = newest(tracker), MlflowClient(tracker.uri)
     client.set_tag(other, "dataset_digest", "another")
-    alone = tracker.newest()
+    alone = newest(tracker)
     assert beside and alone and [c.results[0].other_splits.keys() for c in (beside, alone)] == [{"random"}, set()]
 
 
@@ -901,7 +902,7 @@ def test_of_two_that_are_equally_accurate_the_best_has_the_higher_f1(tracker: Tr
     runs = [store(tracker, name, *each) for name, each in zip("ab", scores, strict=True)]
     for place, run_id in enumerate(runs):
         MlflowClient(tracker.uri).log_metric(run_id, "macro_f1_mean", 0.8 if place == better else 0.7)
-    assert tracker.best() == runs[better]
+    assert best(tracker) == runs[better]
 
 
 def test_configurations_that_wait_for_folds_or_were_stopped_are_named_the_last_first(tracker: Tracker) -> None:
@@ -980,9 +981,9 @@ def test_a_configuration_knows_the_last_commands_that_it_was_part_of(
     for number in range(N_COMMAND_IDS + 3):
         monkeypatch.setenv(COMMAND_ID, f"c{number}")
         tracker.confirm(run_id)
-        assert tracker.newest(command_id=f"c{number}") is not None
+        assert newest(tracker, command_id=f"c{number}") is not None
     assert len(run(tracker, run_id).data.tags["command_ids"].split()) == N_COMMAND_IDS
-    assert tracker.newest(command_id="c2") is None and tracker.newest(command_id="c3") is not None
+    assert newest(tracker, command_id="c2") is None and newest(tracker, command_id="c3") is not None
 
 
 def test_a_fold_whose_predictions_no_longer_give_its_scores_is_not_reused(
@@ -1005,7 +1006,7 @@ def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_anothe
         for key, value in {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr}.items():
             client.log_param(run_id, key, value)
         client.set_tag(run_id, "named", json.dumps({"features": "mel", "model": "m", "batch_size": "16"}))
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert (
         comparison
         and [set(result.named) for result in comparison.results]
@@ -1016,7 +1017,7 @@ def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_anothe
 def test_of_two_that_are_equal_the_best_stays_the_best_whichever_is_confirmed(tracker: Tracker) -> None:
     first, second = store(tracker, "z", 0.5, 0.5), store(tracker, "a", 0.5, 0.5)
     for confirmed in (first, second, first):
-        assert tracker.best() == first and [*found(tracker)] == ["z", "a"]
+        assert best(tracker) == first and [*found(tracker)] == ["z", "a"]
         tracker.confirm(confirmed)
         time.sleep(0.005)
 
@@ -1027,7 +1028,7 @@ def test_a_fold_that_was_restored_beside_its_successor_counts_once(tracker: Trac
     with tracker.run(tracker.experiment("e"), "fold 1", tags, {}) as again:
         fold = replace(a_fold(1, 0.9), seconds=0.7)
         again.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
-    assert found(tracker) == {"a": pytest.approx(0.7)} and tracker.best() == parent
+    assert found(tracker) == {"a": pytest.approx(0.7)} and best(tracker) == parent
     assert len(tracker.predictions_of(parent)[0]) == 2
 
 
@@ -1047,7 +1048,7 @@ def test_artists_that_became_known_later_hold_for_all_configurations(tracker: Tr
     store(tracker, "a", 0.5, 0.5)
     by_one = {f"{fold}/{i}": TRACKS["0/0"] | {"group": "0"} for fold in range(2) for i in range(10)}
     store(tracker, "b", 0.5, 0.5, tracks=by_one)
-    comparison = tracker.newest()
+    comparison = newest(tracker)
     assert comparison and [result.artist_overlap for result in comparison.results] == [1, 1]
 
 

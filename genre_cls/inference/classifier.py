@@ -289,11 +289,13 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
     if not database.is_store(tracking):
         hint = "go to where you trained, name that place (--tracking FOLDER), or run python -m genre_cls.train first"
         raise UserError(f"tracking {tracking}: no store of runs there; {hint}")
-    from genre_cls.tracking.stored_runs import StoredRuns  # takes seconds to import; model files do without it
+    # They take seconds to import; model files do without them.
+    from genre_cls.tracking.stored_comparison import best
+    from genre_cls.tracking.stored_runs import StoredRuns
 
     runs = StoredRuns.at(str(tracking))
     with runs.failures_in_one_line():
-        if run_id := runs.best(experiment) if source == BEST else str(source):
+        if run_id := best(runs, experiment) if source == BEST else str(source):
             return runs, run_id
         where = f" in experiment {experiment}" if experiment else ""
         if runs.any_finished(experiment):

@@ -188,7 +188,7 @@ class Tracker(StoredRuns):
     def _complete_fold(self, child: Run) -> FoldResult | None:
         """Load a fold from its run, which is closed as FAILED if its files are damaged."""
         try:
-            fold = self._fold(child)
+            fold = self.fold(child)
             if changed := changed_metrics(child, fold.scores):
                 raise ValueError(f"{', '.join(changed)} differ from what was logged")
             return fold
@@ -216,7 +216,7 @@ class Tracker(StoredRuns):
         """
         run = self._client.get_run(run_id)
         place = database.local_path(self._artifacts_of(run))  # which may have been deleted
-        folder = place or self._files(run, tuple(files))
+        folder = place or self.files(run, tuple(files))
         stored = {name: (folder / name).read_bytes() for name in files if (folder / name).exists()}
         new_files = {name: content for name, content in files.items() if stored.get(name) != content}
         new_metrics = metrics if changed_metrics(run, metrics) else {}  # all, as names depend on each other
