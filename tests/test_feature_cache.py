@@ -213,6 +213,19 @@ def test_the_same_content_under_another_name_keeps_its_features(
     assert after.digest == before.digest
 
 
+@pytest.mark.parametrize("transfer", [shutil.move, shutil.copytree])
+def test_a_cache_that_was_moved_or_copied_with_its_times_keeps_its_features(
+    tracks: list[Track], cache: Path, computed: list[str], tmp_path: Path, transfer: Callable[[Path, Path], object]
+) -> None:
+    (before,) = FeatureCache(cache).load(tracks, [MEL])
+    computed.clear()
+    transfer(cache, tmp_path / "elsewhere")
+    (after,) = FeatureCache(tmp_path / "elsewhere").load(tracks, [MEL])
+    assert computed == [] and after.digest == before.digest
+    assert_right([after])
+    assert all(entry.is_relative_to(tmp_path / "elsewhere") for entry in after.entries)
+
+
 def test_the_cache_is_the_same_however_its_path_is_written(
     tracks: list[Track], cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

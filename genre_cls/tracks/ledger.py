@@ -38,6 +38,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._own = f"{path.parent.absolute()}{os.sep}"
         self._lines: dict[str, _Line] = {}
         self._new: dict[str, _Line] = {}
         self.load()
@@ -53,7 +54,7 @@ class Ledger:
 
     def digest(self, path: Path) -> str | None:
         """Return a file's recorded digest, or None if there is none or the file has changed since."""
-        line = self._lines.get(str(path.absolute()))
+        line = self._lines.get(self._key(path))
         try:
             return line.digest if line and line.stamp == _stamp(path, is_ours=line.digest == EXTRACTED) else None
         except OSError:
@@ -73,8 +74,12 @@ class Ledger:
 
     def record(self, path: Path, digest: str) -> None:
         """Record a file's digest with its present size and time of change."""
-        key = str(path.absolute())
+        key = self._key(path)
         self._lines[key] = self._new[key] = _Line(*_stamp(path, is_ours=digest == EXTRACTED), digest)
+
+    def _key(self, path: Path) -> str:
+        """A file's absolute path; below the ledger's own folder the relative one, so that the cache may be moved."""
+        return str(path.absolute()).removeprefix(self._own)
 
     def save(self) -> None:
         """Merge the new lines into the ledger's file; in a read-only folder they are found anew each time."""
