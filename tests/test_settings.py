@@ -1,5 +1,6 @@
 """Settings: every one has a rule, every option works, and any value is accepted or refused in one line."""
 
+import re
 from math import inf, nan
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_rules_say_what_they_allow() -> None:
     assert str(Text(longest=3)) == "a non-empty text, at most 3 characters"
     assert str(Text(optional=True)) == "null or a non-empty text"
     assert Text(longest=3).allows("abc") and not Text(longest=3).allows("abcd")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("GTZAN_ROOT", "dataset.root"), ("GENRE_CLS_CACHE", "cache_dir"), ("MLFLOW_TRACKING_URI", "tracking.uri")],
+)
+def test_a_refused_value_of_an_environment_variable_is_told_to_be_of_that(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, name: str, key: str
+) -> None:
+    monkeypatch.setenv(name, "")
+    with pytest.raises(UserError, match=re.escape(f"{key}= (from {name}): must be ")):
+        check(composed("dataset=gtzan", "tracking=server"))
+    if key != "tracking.uri":
+        with pytest.raises(UserError, match=re.escape(f"{key}=: must be ")):
+            check(composed("dataset=gtzan", f"{key}=''"))
 
 
 def test_interpolated_values_are_checked(composed: Compose) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +205,16 @@ def check(cfg: DictConfig) -> None:
     for key, value in sorted(leaves(cfg), key=lambda leaf: "." in leaf[0]):  # groups take values from the top level
         rule = RULES.get(key)
         if rule and not rule.allows(value):
-            raise UserError(f"{key}={value}: must be {rule}{_as_text(key, value, rule)}")
+            raise UserError(f"{key}={value}{_origin(cfg, key)}: must be {rule}{_as_text(key, value, rule)}")
         if not rule and not key.startswith(ARGUMENTS):
             raise UserError(no_such_key(key))
+
+
+def _origin(cfg: DictConfig, key: str) -> str:
+    """Say from which environment variable a setting has its value, if it has it from one."""
+    written = str(dict(leaves(cfg, resolve=False)).get(key))
+    found = re.search(r"\${oc\.env:(\w+)", written)
+    return f" (from {found[1]})" if found else ""
 
 
 def _as_text(key: str, value: object, rule: object) -> str:
