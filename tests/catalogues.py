@@ -7,7 +7,7 @@ import pytest
 
 from genre_cls.errors import UserError
 from genre_cls.tracks.catalogue import Catalogue
-from genre_cls.tracks.synthesiser import GENRES
+from genre_cls.tracks.gtzan import GENRES
 
 # The tracks of make_gtzan, and of the smallest demo set.
 IDS = sorted(f"{genre}.{number:05d}" for genre in GENRES for number in range(2))

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from genre_cls.errors import UserError
 from genre_cls.tracks.catalogue import Catalogue, Track
 from genre_cls.tracks.folder import folder
-from genre_cls.tracks.gtzan import gtzan
-from genre_cls.tracks.synthesiser import GENRES
+from genre_cls.tracks.gtzan import GENRES, gtzan
 
 
 @pytest.mark.parametrize("load", [gtzan, folder])

@@ -28,7 +28,7 @@ from genre_cls.download import Source, configured, fetch, get, unpack
 from genre_cls.errors import UserError
 from genre_cls.tracks import gtzan
 from genre_cls.tracks.catalogue import Catalogue
-from genre_cls.tracks.synthesiser import GENRES
+from genre_cls.tracks.gtzan import GENRES
 
 Answer = Callable[["Handler", int], None]
 

@@ -14,9 +14,8 @@ from shared import lock
 
 from genre_cls.errors import UserError
 from genre_cls.tracks.folder import folder
-from genre_cls.tracks.gtzan import gtzan
+from genre_cls.tracks.gtzan import GENRES, gtzan
 from genre_cls.tracks.listing import EXTENSIONS
-from genre_cls.tracks.synthesiser import GENRES
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from catalogues import IDS, ids, make_gtzan, told, touch
 
-from genre_cls.tracks.gtzan import gtzan, gtzan_facts
-from genre_cls.tracks.synthesiser import GENRES
+from genre_cls.tracks.gtzan import GENRES, gtzan, gtzan_facts
 
 LAYOUTS = [".", "genres", "genres_original", "Data/genres_original", "Data/genres"]
 

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, signal
 
+from genre_cls.tracks.gtzan import GENRES
+
 Audio = npt.NDArray[np.float32]  # mono, (n_samples,)
 Array = npt.NDArray[np.float64]
 Spectrum = npt.NDArray[np.complex64]
 
-GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 CROSSOVER = 0.1  # probability that an ingredient of a track comes from a neighbouring genre
 LOYALTY = 0.7  # probability that a track keeps each of its artist's habits
 PARTS = ("drums", "bass", "comp", "pad", "lead")
