@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from shared import GENRES, RATE, Command, lock
 
 from genre_cls import GenreClassifier, __version__, predict
+from genre_cls.inference import output
 from genre_cls.inference.prediction import Prediction
 from genre_cls.tracks.audio import UnreadableAudio
 
@@ -96,9 +97,9 @@ def test_a_table_shows_three_genres_and_json_all_unless_top_is_given(
 ) -> None:
     genres, places = tuple("abcde"), np.arange(1.0)
     predicted = (Path("song.mp3"), Prediction(genres, 5.0, places, places + 5, np.array([[0.3, 0.1, 0.2, 0.25, 0.15]])))
-    predict.FORMATS["table"](iter([predicted]), genres, asked)
+    output.FORMATS["table"](iter([predicted]), genres, asked)
     assert len(capsys.readouterr().out.splitlines()) == 1 + in_table
-    predict.FORMATS["json"](iter([predicted]), genres, asked)
+    output.FORMATS["json"](iter([predicted]), genres, asked)
     assert [entry["genre"] for entry in json.loads(capsys.readouterr().out)[0]["genres"]] == list("adceb")[:in_json]
 
 
@@ -129,7 +130,7 @@ def test_a_long_file_shows_its_genres_over_time(classify: Command, tmp_path: Pat
 
 def test_the_legend_of_a_strip_explains_silence() -> None:
     stretches = [(0.0, 30.0, "rock"), (30.0, 60.0, None), (60.0, 90.0, "jazz")]
-    row, legend = predict._strip(
+    row, legend = output._strip(
         cast(Prediction, SimpleNamespace(over_time=lambda seconds: stretches)), ("jazz", "rock")
     )
     assert row.plain.split() == ["0:00", "r·j", "1:30"]
@@ -138,7 +139,7 @@ def test_the_legend_of_a_strip_explains_silence() -> None:
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=40))
 def test_every_genre_has_a_unique_letter(genres: list[str]) -> None:
-    letters = predict._letters(genres)
+    letters = output._letters(genres)
     assert list(letters) == [*genres, None] and len({letter for letter, _ in letters.values()}) == len(letters)
 
 
