@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls.evaluation.comparisons import ALPHA, Difference, each_pair, main_effects, mcnemar, names
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult, WindowPredictions
+from genre_cls.evaluation.predictions import FoldResult, WindowPredictions
+from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.tracks import folds
 from genre_cls.tracks.artists import artist_groups
 from genre_cls.tracks.catalogue import Track

@@ -27,7 +27,7 @@ from genre_cls.extras import needs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from genre_cls.evaluation.scoring import FoldResult, TrackPredictions
+    from genre_cls.evaluation.predictions import FoldResult, TrackPredictions
     from genre_cls.inference.classifier import GenreClassifier
     from genre_cls.inference.prediction import Clip, Prediction
 

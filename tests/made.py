@@ -3,7 +3,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult, WindowPredictions
+from genre_cls.evaluation.predictions import FoldResult, WindowPredictions
+from genre_cls.evaluation.scoring import ConfigResult
 
 CURVE = [2.0, 1.0]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)  # commas, quotes, line ends, …

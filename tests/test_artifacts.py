@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import GENRES, NAMES, a_result, folds
 
-from genre_cls.evaluation.scoring import FoldResult, GenreMeans, WindowPredictions
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.predictions import FoldResult, WindowPredictions
 from genre_cls.tracking.artifacts import (
     DAMAGED,
     FACTS,

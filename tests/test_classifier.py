@@ -31,7 +31,7 @@ from genre_cls.configuration.members import VIEWS
 from genre_cls.configuration.sources import digest
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import tempered
-from genre_cls.evaluation.scoring import ensemble_probabilities
+from genre_cls.evaluation.predictions import ensemble_probabilities
 from genre_cls.inference.prediction import SLIVER
 from genre_cls.models import modelfile
 from genre_cls.models.modelfile import serialised

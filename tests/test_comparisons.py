@@ -28,7 +28,8 @@ from genre_cls.evaluation.comparisons import (
 )
 from genre_cls.evaluation.estimates import Estimate, crossed, estimate, holm, rounded
 from genre_cls.evaluation.findings import verdict
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult
+from genre_cls.evaluation.predictions import FoldResult
+from genre_cls.evaluation.scoring import ConfigResult
 
 ROPE = 0.01
 N_TRACKS = 8  # that a fold tests; a power of two, so that accuracies are exact

@@ -10,7 +10,7 @@ import pytest
 from made import guesses
 from shared import Compose
 
-from genre_cls.evaluation.scoring import WindowPredictions, ensemble_probabilities
+from genre_cls.evaluation.predictions import WindowPredictions, ensemble_probabilities
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.folds import Fold
 from genre_cls.training import ensembles

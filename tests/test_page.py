@@ -15,7 +15,7 @@ from rich.console import Console
 
 from genre_cls.evaluation import figures, findings, page, reading
 from genre_cls.evaluation.findings import Report
-from genre_cls.evaluation.scoring import GenreMeans
+from genre_cls.evaluation.genre_means import GenreMeans
 
 HOSTILE = "<script>alert('x')</script>|[red]{{ 7 * 7 }}"
 MIDDLE = a_result(0.6, 0.7, 0.8, model="middle")

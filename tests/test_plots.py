@@ -21,7 +21,9 @@ from genre_cls.evaluation import figures, plots
 from genre_cls.evaluation.calibration import Calibration, calibration
 from genre_cls.evaluation.comparisons import Difference, names
 from genre_cls.evaluation.estimates import Estimate
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.predictions import FoldResult
+from genre_cls.evaluation.scoring import ConfigResult
 
 GENRES = ("blues", "jazz", "rock")
 

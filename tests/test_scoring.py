@@ -14,13 +14,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from genre_cls.evaluation.calibration import best_temperature, tempered
 from genre_cls.evaluation.estimates import crossed, estimate
-from genre_cls.evaluation.scoring import (
-    ConfigResult,
-    FoldResult,
-    TrackPredictions,
-    WindowPredictions,
-    ensemble_probabilities,
-)
+from genre_cls.evaluation.predictions import FoldResult, TrackPredictions, WindowPredictions, ensemble_probabilities
+from genre_cls.evaluation.scoring import ConfigResult
 
 
 def pooled(result: ConfigResult, part: str) -> np.ndarray:

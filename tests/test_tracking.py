@@ -34,7 +34,8 @@ from genre_cls.configuration.provenance import COMMAND_ID
 from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import best_temperature
 from genre_cls.evaluation.findings import warnings
-from genre_cls.evaluation.scoring import FoldResult, GenreMeans
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.experiments.spool import Spool
 from genre_cls.tracking import database, stored_runs
 from genre_cls.tracking.artifacts import fold_files, genre_means_file, tracks_file

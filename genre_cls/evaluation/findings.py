@@ -17,7 +17,8 @@ from genre_cls.evaluation.comparisons import (
     rank,
 )
 from genre_cls.evaluation.estimates import Estimate, rounded, unpaired
-from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.scoring import ConfigResult
 
 SPLITS = ("random", "filtered", "artist")  # from the most to the least flattering
 N_MISSED, N_EFFECTS, N_PAIRS = 50, 50, 200  # to list

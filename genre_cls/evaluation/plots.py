@@ -34,7 +34,9 @@ from genre_cls.evaluation.figures import (
     tidy,
     wrapped,
 )
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans, mean_curve
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.predictions import FoldResult, mean_curve
+from genre_cls.evaluation.scoring import ConfigResult
 
 # curve, label, colour, line style: the styles are for readers who cannot tell red from green
 LOSSES = (

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from genre_cls.configuration.identity import Identity
 from genre_cls.errors import UserError
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult
+from genre_cls.evaluation.predictions import FoldResult
+from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.experiments import logged_files
 from genre_cls.experiments.outbox import Outbox, Pictures
 from genre_cls.experiments.spool import Spool

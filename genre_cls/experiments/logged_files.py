@@ -7,7 +7,9 @@ import numpy as np
 
 from genre_cls.configuration.identity import Identity
 from genre_cls.evaluation import figures, plots
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult, GenreMeans
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.predictions import FoldResult
+from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.models import modelfile
 from genre_cls.models.modelfile import Weights
 from genre_cls.tracking.artifacts import (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from genre_cls.errors import in_one_line
-from genre_cls.evaluation.scoring import FoldResult
+from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.experiments import logged_files
 from genre_cls.experiments.spool import Spool
 from genre_cls.processes import workers

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genre_cls.errors import UserError, in_one_line
-from genre_cls.evaluation.scoring import FoldResult
+from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.files import disk_failure, expanduser, sync, write_atomically
 from genre_cls.tracking.artifacts import DAMAGED, load_fold
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genre_cls.evaluation.calibration import Ints
-from genre_cls.evaluation.scoring import FoldResult, GenreMeans, WindowPredictions
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.predictions import FoldResult, WindowPredictions
 
 FACTS = ("genre", "artist", "group", "fault", "path")  # about each track
 FOLD, PREDICTIONS, WINDOWS = "fold.json", "predictions.csv", "windows.npz"

@@ -11,7 +11,8 @@ from mlflow.entities import Run
 
 from genre_cls.errors import in_one_line
 from genre_cls.evaluation.estimates import rounded
-from genre_cls.evaluation.scoring import ConfigResult, GenreMeans
+from genre_cls.evaluation.genre_means import GenreMeans
+from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.tracking import naming
 from genre_cls.tracking.artifacts import DAMAGED, GENRE_MEANS, SUMMARIES, TRACKS, load_genre_means, load_tracks
 from genre_cls.tracking.stored_runs import COMMAND_IDS, FAILURES, StoredRuns, Texts, changed_metrics

@@ -17,7 +17,8 @@ from mlflow.store.entities import PagedList
 from requests import RequestException
 
 from genre_cls.errors import UserError
-from genre_cls.evaluation.scoring import ConfigResult, FoldResult
+from genre_cls.evaluation.predictions import FoldResult
+from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.files import disk_failure, expanduser
 from genre_cls.tracking import database, naming
 from genre_cls.tracking.artifacts import (

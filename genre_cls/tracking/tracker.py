@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from genre_cls.configuration.provenance import command_id
 from genre_cls.errors import UserError
-from genre_cls.evaluation.scoring import Curves, FoldResult
+from genre_cls.evaluation.predictions import Curves, FoldResult
 from genre_cls.files import locked, place_named, sync, write_atomically
 from genre_cls.processes.interrupts import came_of_ctrl_c
 from genre_cls.tracking import database, naming

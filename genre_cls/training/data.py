@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genre_cls.configuration.members import is_of_modulations
-from genre_cls.evaluation.scoring import WindowPredictions
+from genre_cls.evaluation.predictions import WindowPredictions
 from genre_cls.models.views import view_of
 from genre_cls.tracks.feature_cache import Features
 from genre_cls.tracks.folds import Fold, Indices

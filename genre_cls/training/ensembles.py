@@ -8,7 +8,7 @@ from multiprocessing import parent_process
 from joblib import cpu_count
 from omegaconf import DictConfig
 
-from genre_cls.evaluation.scoring import FoldResult, ensemble_probabilities, mean_curve
+from genre_cls.evaluation.predictions import FoldResult, ensemble_probabilities, mean_curve
 from genre_cls.models.modelfile import Weights
 from genre_cls.processes import nvidia_mps, workers
 from genre_cls.processes.device import models_that_fit, resolve_device

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from genre_cls.configuration.members import is_of_statistics
 from genre_cls.errors import UserError
-from genre_cls.evaluation.scoring import Curves, WindowPredictions
+from genre_cls.evaluation.predictions import Curves, WindowPredictions
 from genre_cls.models.kernel import MAX_WINDOWS, KernelMachine
 from genre_cls.models.modelfile import Weights
 from genre_cls.models.network import Network, standardised

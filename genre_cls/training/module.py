@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from genre_cls.errors import DivergenceError
-from genre_cls.evaluation.scoring import WindowPredictions
+from genre_cls.evaluation.predictions import WindowPredictions
 from genre_cls.files import place_named
 from genre_cls.models.network import Network
 from genre_cls.models.views import view_of
