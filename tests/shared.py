@@ -327,7 +327,7 @@ def sweep(sweep_under_way: Future[Outcome]) -> Outcome:
 def trained(on_music: tuple[str, ...], tiny_cache: Path, fresh_store: Path, together: Path) -> Outcome:
     """Four small configurations with ensembles of two, good ones and bad ones, the last one bad, to predict with."""
     grid = ("features=mel,mfcc", "model=basic,tutorial_basic", "batch_size=4", "trainer.workers=1", "seed=4")
-    # No two are best; with last layers fitted again, all would be perfect.
+    # With this seed no two are best; with last layers fitted again, all would be perfect.
     recipe = ("recipe.members=[plain,modulation]", "recipe.first_crop=1", "recipe.ridge=0")
 
     def make(folder: Path) -> Outcome:

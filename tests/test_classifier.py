@@ -811,13 +811,11 @@ def test_a_file_that_lacks_what_the_model_listens_to_is_noted(rate: int, told: b
 
 
 @settings(max_examples=10, deadline=None)
-@given(level=st.floats(-60, -20) | st.floats(60, 100))
-def test_quiet_recordings_are_classified_alike_and_loud_ones(
-    level: float, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@given(level=st.floats(-60, 100))
+def test_how_loud_a_recording_is_changes_no_prediction(level: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     classifier, path = a_classifier(SPECS["another rate"]), tmp_path_factory.getbasetemp() / "level.wav"
     music, windows = np.random.default_rng(0).normal(0, 0.1, 16000), []
-    for decibels in (-30 if level < 0 else 80, level):
+    for decibels in (0, level):
         soundfile.write(path, 10 ** (decibels / 20) * music, 8000, subtype="FLOAT")
         windows.append(classifier.predict(path).windows)
     np.testing.assert_allclose(*windows, atol=1e-3)

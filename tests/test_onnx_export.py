@@ -14,11 +14,12 @@ from unittest import mock
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import GENRES, SPECS, a_classifier, music, unstandardised, usage_of
+from networks import GENRES, RATE, SPECS, a_classifier, music, sound, unstandardised, usage_of
 from shared import Compose
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -101,6 +102,15 @@ def test_a_long_file_is_classified_in_the_same_segments(pair: Callable[..., Any]
     path = music(tmp_path / "long.wav", 61)
     classifier, graph = pair("another rate")
     assert_same(graph.predict(path), classifier.predict(path))
+
+
+@pytest.mark.parametrize("name", ["mel", "mfcc", "odd"])
+def test_a_clip_with_a_pause_has_the_same_levels(pair: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    waveform = sound(6, 0, RATE)
+    waveform[len(waveform) // 3 : -len(waveform) // 3] = 0
+    soundfile.write(tmp_path / "paused.wav", waveform, RATE)
+    classifier, graph = pair(name)
+    assert_same(graph.predict(tmp_path / "paused.wav"), classifier.predict(tmp_path / "paused.wav"))
 
 
 @settings(max_examples=8, deadline=None)

@@ -100,6 +100,17 @@ def test_rates_are_computed_in_one_place_whatever_the_device(monkeypatch: pytest
     assert [edges.device.type for edges in made] == ["cpu"]
 
 
+def test_rates_at_the_edge_of_a_band_are_in_the_same_one_however_powers_are_rounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logspace, weights = torch.logspace, []
+    for share in (1 - 1e-12, 1 + 1e-12):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "logspace", lambda *args, share=share, **options: share * logspace(*args, **options))
+            weights.append(_fourier.__wrapped__(256, CPU)[1])  # with edges at 2, 4, 8, …, 128 cycles
+    assert torch.equal(*weights)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 40), st.integers(2, 60), st.integers(0, 10**6))
 def test_the_modulation_spectrum_is_that_of_numpys_fourier_transform(n_bins: int, n_frames: int, seed: int) -> None:

@@ -214,7 +214,7 @@ def _origin(cfg: DictConfig, key: str) -> str:
     """Say from which environment variable a setting has its value, if it has it from one."""
     written = str(dict(leaves(cfg, resolve=False)).get(key))
     found = re.search(r"\${oc\.env:(\w+)", written)
-    return f" (from {found[1]})" if found else ""
+    return f" (from {found[1]})" if found and found[1] in os.environ else ""
 
 
 def _as_text(key: str, value: object, rule: object) -> str:

@@ -15,7 +15,8 @@ class GenreMeans:
     Args:
         kind: `mel` or `mfcc`.
         genres: names, in the order of the first axis.
-        matrices: `(n_genres, n_bins, n_frames)`, dB for `mel`, cosine amplitudes of dB for `mfcc`.
+        matrices: `(n_genres, n_bins, n_frames)`, dB relative to each track's level for `mel`,
+            cosine amplitudes of these for `mfcc`.
         seconds_per_frame: time between frames, s.
         frequencies: centre of each mel band, Hz `(n_bins,)`; empty for `mfcc`.
     """

@@ -128,25 +128,22 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
     """Draw the average features of each genre, all on one colour scale.
 
     Args:
-        means: of `mel` (dB over time and frequency) or `mfcc` (coefficients over time).
+        means: of `mel` or `mfcc`.
         note: small print below.
     """
     n_rows = ceil(len(means.genres) / PANELS_PER_ROW)
     n_columns = ceil(len(means.genres) / n_rows)
     figure = new_figure(max(4.2, 1.3 + 1.75 * n_columns), 0.9 + 1.5 * n_rows, note)
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    # The 0th MFCC, which follows the loudness, would dwarf the others.
-    first = 1 if means.kind == "mfcc" and means.matrices.shape[1] > 1 else 0
-    bottom, top = first - 0.5, means.matrices.shape[1] - 0.5
-    extent = (0.0, means.matrices.shape[2] * means.seconds_per_frame, bottom, top)
-    scale = _color_scale(means.kind, means.matrices[:, first:])
+    extent = (0.0, means.matrices.shape[2] * means.seconds_per_frame, -0.5, means.matrices.shape[1] - 0.5)
+    scale = _color_scale(means.kind, means.matrices)
     for axes, genre, matrix in zip(grid.flat, means.genres, means.matrices, strict=False):
-        image = axes.imshow(matrix[first:], **scale, extent=extent, origin="lower", aspect="auto")
+        image = axes.imshow(matrix, **scale, extent=extent, origin="lower", aspect="auto")
         axes.set_title(plain(genre), size=9)
         axes.tick_params(labelsize=7)
     for axes in grid.flat[len(means.genres) :]:
         axes.set_axis_off()
-    _label_panels(grid, means, first)
+    _label_panels(grid, means)
     if means.kind == "mel":
         ticks, label = None, "dB relative to each track's level"
     else:
@@ -409,13 +406,13 @@ def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:
     return {"cmap": "RdBu_r", "norm": AsinhNorm(linear_width=10, vmin=-limit, vmax=limit)}
 
 
-def _label_panels(grid: NDArray[np.object_], means: GenreMeans, first: int) -> None:
+def _label_panels(grid: NDArray[np.object_], means: GenreMeans) -> None:
     n, n_columns = len(means.genres), grid.shape[1]
     for axes in grid.flat[max(0, n - n_columns) : n]:  # the lowest panel of each column
         axes.set_xlabel("time (s)", size=8)
         axes.tick_params(labelbottom=True)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    bins = "frequency (Hz)" if means.kind == "mel" else "coefficient, 0th omitted" if first else "coefficient"
+    bins = "frequency (Hz)" if means.kind == "mel" else "coefficient"
     for axes in grid[:, 0]:
         axes.set_ylabel(bins, size=8)
     if means.kind == "mel":

@@ -47,7 +47,7 @@ class GenreClassifier(Classifier):
     `Usage.longest` is cut into the fewest equal clips that are not; each is classified by itself, and all windows are
     averaged: memory does not grow with the file, and no clip is longer than a minute, two windows or the longest clip
     of the training (of ten minutes at most). A shorter file is one clip, so the numbers are those of evaluation; in a
-    longer one, the floor of the features (`top_db` below the peak) is each clip's own, and windows do not cross clips.
+    longer one, level and floor of the features are each clip's own, and windows do not cross clips.
 
     Networks vote side by side, each on one thread, as many at once as cores that may be used.
 

@@ -1,6 +1,6 @@
 """Export of trained models, with their feature extraction, as one ONNX graph from waveform to genre probabilities.
 
-The graph takes a whole clip, not its windows, since the floor of the features is the clip's own.
+The graph takes a whole clip, not its windows, since level and floor of the features are the clip's own.
 """
 
 import io

@@ -111,7 +111,7 @@ class Clip:
         name: of the file.
         waveform: `(n_samples,)`, mono, full scale at +-1.
         sample_rate: of the waveform, Hz.
-        mel: log-mel spectrogram `(n_mels, n_frames)`, dB.
+        mel: log-mel spectrogram `(n_mels, n_frames)`, dB relative to its level.
         frequencies: centre frequencies of the mel bands `(n_mels,)`, Hz.
         seconds_per_frame: hop length, s.
     """

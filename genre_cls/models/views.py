@@ -57,8 +57,7 @@ def modulation_spectrum(features: Tensor) -> Tensor:
 
     Returns:
         Log energies `(batch, 1, n_rows, n_rates)`, float32; a row is one of `patterns`. The rates are spaced
-        logarithmically, from `SLOWEST` cycles per window to half a cycle per frame; the last rate is often
-        lost to rounding.
+        logarithmically, from `SLOWEST` cycles per window to half a cycle per frame, which itself is left out.
 
     Sources: Pampalk, Computational models of music similarity, PhD thesis, TU Wien (2006), ch. 2.2, fluctuation
     patterns, without its weights for perceived loudness and fluctuation strength, which are for a model to learn;

@@ -21,15 +21,7 @@ from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.files import disk_failure, expanduser
 from genre_cls.tracking import database, naming
-from genre_cls.tracking.artifacts import (
-    DAMAGED,
-    MODEL,
-    REPORT,
-    RESULTS,
-    TRACKS,
-    load_fold,
-    load_tracks,
-)
+from genre_cls.tracking.artifacts import DAMAGED, MODEL, REPORT, RESULTS, TRACKS, load_fold, load_tracks
 from genre_cls.tracking.connection import connect, server_failed, what_failed
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's pages nest runs

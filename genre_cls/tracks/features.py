@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 CPU = torch.device("cpu")
 TINY = 1e-20  # least power in decibels
+PAUSE = 40.0  # dB; frames without a band so close to the clip's peak do not count for its level
 BLOCK = 128  # frames at once: their spectra are summed into bands while they are still in the core's cache
 GROUP = 16  # neighbouring bands that are summed at once, over only the frequencies that they span
 
@@ -151,13 +152,13 @@ def decibels(energies: Tensor, spec: FeatureSpec) -> Tensor:
     """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB relative to its level, to `top_db` below its peak.
 
     The level is the mean over bands and frames, so that features tell neither how loud a recording is nor how far its
-    peaks stand out, which depend on how it was made. Frames without a band in the upper half of the range do not count:
-    a pause or a fade has no music to tell the level of.
+    peaks stand out, which depend on how it was made. Frames without a band less than
+    `PAUSE` below the peak, or half of `top_db` if that is less, do not count: pauses have no music to tell it of.
     """
     levels = 10 * torch.log10(energies.clamp(min=TINY))
     peak = levels.max()
     levels = levels.clamp(min=peak - spec.top_db)
-    sounding = levels.amax(dim=0) > peak - spec.top_db / 2
+    sounding = levels.amax(dim=0) > peak - min(PAUSE, spec.top_db / 2)
     return levels - (levels.mean(dim=0) * sounding).sum() / sounding.sum()
 
 
