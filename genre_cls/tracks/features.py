@@ -97,8 +97,8 @@ def extract(waveform: NDArray[np.float32], specs: Sequence[FeatureSpec]) -> list
 
     Returns:
         A matrix `(n_bins, n_frames)` per spec, in the specs' order: for `mel` dB relative to the clip's level, for
-        `mfcc` DCT coefficients of these.
-        float16, since its error (0.02 dB at 50 dB) is far below the STFT's own variance while it halves the cache.
+        `mfcc` DCT coefficients of these. float16, since its error (0.02 dB at 50 dB) is far below the STFT's own
+        variance while it halves the cache.
     """
     sharing: dict[tuple[int, int], list[FeatureSpec]] = {}
     for bands in dict.fromkeys(map(_as_mel, specs)):
@@ -151,9 +151,9 @@ def _mel_energies(
 def decibels(energies: Tensor, spec: FeatureSpec) -> Tensor:
     """Convert a whole clip's mel energies `(n_mels, n_frames)` to dB relative to its level, to `top_db` below its peak.
 
-    The level is the mean over bands and frames, so that features tell neither how loud a recording is nor how far its
-    peaks stand out, which depend on how it was made. Frames without a band less than
-    `PAUSE` below the peak, or half of `top_db` if that is less, do not count: pauses have no music to tell it of.
+    The level is the mean over bands and frames, so that features do not tell how loud a recording is; a peak would tell
+    of a single sound. Frames without a band less than `PAUSE` below the peak, or half of `top_db` if that is less, do
+    not count: pauses have no music to tell it of.
     """
     levels = 10 * torch.log10(energies.clamp(min=TINY))
     peak = levels.max()
