@@ -43,7 +43,7 @@ def a_network(spec: FeatureSpec, seed: int, view: str) -> Network:
         return a_kernel_machine(spec, seed, view)
     shape = shape_of(view, spec.n_bins)
     model = GenreCNN(len(GENRES), **SHAPE)
-    mean = torch.randn(shape) * 10 - {"plain": 0, "modulation": -4}[treatment(view)]
+    mean = torch.randn(shape) * 10 + {"plain": 0, "modulation": 4}[treatment(view)]
     network = Network(model, view, mean, torch.full(shape, 15.0))
     for weights in network.model.parameters():
         weights.data *= 2

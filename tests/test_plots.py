@@ -373,11 +373,19 @@ def test_a_sign_that_no_font_has_is_drawn_as_a_box_without_a_warning() -> None:
 
 
 def test_average_spectrograms_have_low_bins_below_high_ones_and_seconds_from_left_to_right() -> None:
-    for kind in ("mel", "mfcc"):
+    for kind, label in (("mel", "frequency (Hz)"), ("mfcc", "coefficient")):
         means = some_means(kind, GENRES)
-        for image, matrix in zip(images(plots.genre_means(means)), means.matrices, strict=True):
+        figure = plots.genre_means(means)
+        assert label in texts(figure)
+        for image, matrix in zip(images(figure), means.matrices, strict=True):
             assert np.array_equal(image.get_array(), matrix) and image.origin == "lower"
             assert image.get_extent() == pytest.approx([0, 3, -0.5, 11.5])  # 30 frames of 0.1 s, 12 bins
+
+
+def test_a_single_coefficient_is_drawn_too() -> None:
+    means = some_means("mfcc", GENRES)
+    figure = plots.genre_means(replace(means, matrices=means.matrices[:, :1]))
+    assert images(figure)[0].get_array().shape == (1, 30) and "coefficient" in texts(figure)
 
 
 def test_rows_of_confusion_are_true_genres_and_columns_predicted_ones() -> None:

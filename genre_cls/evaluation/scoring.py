@@ -9,14 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from genre_cls.evaluation.calibration import (
-    Calibration,
-    Floats,
-    Ints,
-    best_temperature,
-    calibration,
-    tempered,
-)
+from genre_cls.evaluation.calibration import Calibration, Floats, Ints, best_temperature, calibration, tempered
 from genre_cls.evaluation.estimates import Estimate, crossed, estimate, sampled, with_error_floor
 from genre_cls.evaluation.predictions import FoldResult, TrackPredictions, means_at
 

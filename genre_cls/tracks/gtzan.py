@@ -92,9 +92,8 @@ def _tracks(folders: dict[Path, list[Path]]) -> list[Track]:
 
 def _notes(tracks: Sequence[Track], counts: Mapping[str, int]) -> Iterator[str]:
     if short := [f"{genre} {counts[genre]}" for genre in GENRES if counts[genre] != TRACKS_PER_GENRE]:
-        found = (
-            f", found {', '.join(short)}" if len(short) < len(GENRES) else ""
-        )  # of all genres, training lists the sizes
+        # Where all genres are short, it would repeat the sizes that training lists.
+        found = f", found {', '.join(short)}" if len(short) < len(GENRES) else ""
         yield f"GTZAN is not complete: {len(tracks)} of 1000 tracks; 100 a genre expected{found}."
     if others := [track.path for track in tracks if track.id not in gtzan_facts()]:
         yield f"Not named like tracks of GTZAN, so nothing is known of them: {len(others)}, such as {others[0]}."
