@@ -519,6 +519,8 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "no configuration": (lambda d, c, _: c.clear(), "KeyError"),
     "no features": (_without("features"), "KeyError: 'features'"),
     "no origin": (_without("origin"), "KeyError: 'origin'"),
+    "features of earlier days": (_without("revision"), "its features are of revision 1, those of this genre_cls of"),
+    "features to come": (lambda d, *_: d.update(revision=99), "its features are of revision 99"),
     "no weights": (lambda *all_: all_[2].clear(), "has no weights"),
     "a weight too few": (lambda *all_: all_[2].pop("0.mean"), "usable model"),
     "a weight too many": (lambda *all_: all_[2].update({"0.more": torch.zeros(1)}), "usable model"),

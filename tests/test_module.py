@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from genre_cls.configuration.members import VIEWS, is_of_statistics
 from genre_cls.errors import UserError
 from genre_cls.models import GenreCNN
-from genre_cls.models.modelfile import serialised
+from genre_cls.models.modelfile import REVISION, serialised
 from genre_cls.models.network import Network
 from genre_cls.tracks.folds import Fold
 from genre_cls.training.data import FoldData
@@ -298,7 +298,7 @@ def test_a_saved_module_is_read_back_with_its_description(tmp_path: Path) -> Non
     description = {"genres": ["a", 'b "é"'], "features": {"kind": "mel"}}
     (tmp_path / "model.safetensors").write_bytes(serialised([module.network.weights()], description))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["genre_cls"]) == description
+        assert json.loads(file.metadata()["genre_cls"]) == {**description, "revision": REVISION}
         back = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     state = module.network.state_dict()
     assert back.keys() == {f"0.{name}" for name in state} and {"0.mean", "0.deviation"} < back.keys()

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genre_cls.configuration.members import TREATMENTS
+from genre_cls.configuration.members import TREATMENTS, VIEWS
+from genre_cls.models import modelfile
 from genre_cls.models.views import (
     _fourier,
     averages,
@@ -184,3 +185,18 @@ def test_a_band_is_the_mean_of_neighbouring_bins_and_no_bin_is_left_out(n_bins: 
     for band, bins in enumerate(inside):
         first, last = bins.nonzero()[[0, -1], 0].tolist()
         assert bins.sum() == last - first + 1 and first == band * n_bins // n_bands
+
+
+def test_features_and_views_have_the_values_of_their_revision() -> None:
+    """If values are meant to change, raise REVISION, so that models trained on the old ones are refused."""
+    spec = FeatureSpec(kind="mel", sample_rate=8000, n_fft=512, hop_length=256, n_mels=32, f_max=4000)
+    noise = np.random.default_rng(0).normal(0, np.linspace(0, 0.1, 16000)).astype(np.float32)
+    window = torch.from_numpy(extract(noise, [spec])[0][None, None]).float()
+    expected = {
+        "plain": (-0.666, 9.523), "modulation": (4.327, 1.052), "statistics": (2.512, 3.954),
+        "mfcc_plain": (-0.206, 12.019), "mfcc_modulation": (4.479, 1.076), "mfcc_statistics": (2.850, 4.937),
+    }  # fmt: skip
+    assert (modelfile.REVISION, {*expected}) == (2, {*VIEWS})
+    for view, mean_and_deviation in expected.items():
+        seen = view_of(window, view)
+        assert (seen.mean().item(), seen.std().item()) == pytest.approx(mean_and_deviation, abs=0.003), view

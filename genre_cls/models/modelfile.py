@@ -32,6 +32,7 @@ from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.windows import cover_starts, windows_at_once
 
 KEY = "genre_cls"  # of the JSON in a file's metadata
+REVISION = 2  # of features and views: one more whenever their values change; files that name none are of the first
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
 SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
@@ -104,7 +105,7 @@ def serialised(members: Sequence[Weights], description: Mapping[str, Any]) -> by
     """
     weights = {f"{place}.{name}": tensor for place, member in enumerate(members) for name, tensor in member.items()}
     apart = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors refuses shared (tied) weights
-    return save(apart, metadata={KEY: json.dumps(description)})
+    return save(apart, metadata={KEY: json.dumps({**description, "revision": REVISION})})
 
 
 def read(path: Path, *, trust: bool = False) -> SavedModel:
@@ -121,6 +122,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
     try:
         weights, text = _contents(path)
         description = json.loads(text)
+        _check_revision(description)
         config = _parsed_yaml(description["config"])
         usage = _usage(description, config)
         dataset = str(description["origin"]["dataset"])
@@ -145,6 +147,14 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], str]:
     if text is None:
         raise UserError("is not a model of genre_cls: nothing in it says how to use its weights")
     return weights, text
+
+
+def _check_revision(description: Mapping[str, Any]) -> None:
+    if (revision := description.get("revision", 1)) != REVISION:
+        raise UserError(
+            f"is not a usable model: its features are of revision {revision!s:.40}, those of this genre_cls of "
+            f"{REVISION}; train it again, or use the genre_cls that made it"
+        )
 
 
 def _parsed_yaml(text: str) -> Any:
