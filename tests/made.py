@@ -1,5 +1,7 @@
 """Results as if they had been trained, for tests of what is made of results."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -19,17 +21,20 @@ def a_result(*accuracies: float, genres: tuple[str, ...] = ("blues", "rock"), **
         labels = np.repeat(np.arange(len(genres)), 10)
         wrong = np.tile(np.arange(10) >= round(10 * accuracy), len(genres))
         probabilities = 0.9 * np.eye(len(genres))[(labels + wrong) % len(genres)] + 0.1 / len(genres)
-        curves = {"train_loss": CURVE, "held_out_loss": CURVE}
-        ids = tuple(f"{index}.{genre}.{i}" for i, genre in enumerate(labels))
-        windows = windows_of(probabilities)
-        folds.append(FoldResult(index, ids, labels, probabilities, genres, curves, 4 * len(labels), 12.0, windows))
+        ids = (f"{index}.{genre}.{i}" for i, genre in enumerate(labels))
+        losses = {"train_loss": CURVE, "held_out_loss": CURVE}
+        folds.append(a_fold(index, ids, labels, probabilities, genres, 4 * len(labels), seconds=12.0, **losses))
     names = {"features": "mel", "model": "cnn", "batch_size": "16", "recipe.epochs": "2"} | params
     return ConfigResult(names, tuple(folds), 1_234_567)
 
 
-def windows_of(probabilities: np.ndarray) -> WindowPredictions:
-    """Predictions of tracks `(n_tracks, n_genres)` as those of one window each."""
-    return WindowPredictions(np.arange(len(probabilities)), np.zeros(len(probabilities)), probabilities)
+def a_fold(
+    index: int, ids: Iterable[str], labels: np.ndarray, probabilities: np.ndarray, genres: tuple[str, ...],
+    n_train: int, *, seconds: float = 1.0, **curves: Sequence[float],
+) -> FoldResult:  # fmt: skip
+    """A fold whose tracks have one window each."""
+    windows = WindowPredictions(np.arange(len(labels)), np.zeros(len(labels)), probabilities)
+    return FoldResult(index, tuple(ids), labels, probabilities, genres, curves, n_train, seconds, windows)
 
 
 def guesses(random: np.random.Generator, n: int, n_genres: int) -> np.ndarray:
@@ -77,9 +82,8 @@ def on_the_same_tracks(draw: st.DrawFn, single_test_set: bool = False) -> list[C
         tests = [part for _ in range(times) for part in np.array_split(random.permutation(n_tracks), k)]
 
     def fold(index: int, test: np.ndarray) -> FoldResult:
-        ids = tuple(f"{track:02}" for track in test)
-        probabilities = guesses(random, len(test), len(GENRES))
-        return FoldResult(index, ids, labels[test], probabilities, GENRES, {}, n_tracks, 1.0, windows_of(probabilities))
+        ids = (f"{track:02}" for track in test)
+        return a_fold(index, ids, labels[test], guesses(random, len(test), len(GENRES)), GENRES, n_tracks)
 
     return [
         ConfigResult({}, tuple(fold(index, test) for index, test in enumerate(tests)), 1)

@@ -12,7 +12,7 @@ import pytest
 from baycomp import two_on_single
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made import GENRES, on_the_same_tracks, results, windows_of
+from made import GENRES, a_fold, on_the_same_tracks, results
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
@@ -28,7 +28,6 @@ from genre_cls.evaluation.comparisons import (
 )
 from genre_cls.evaluation.estimates import Estimate, crossed, estimate, holm, rounded
 from genre_cls.evaluation.findings import verdict
-from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.evaluation.scoring import ConfigResult
 
 ROPE = 0.01
@@ -53,8 +52,7 @@ def of_folds(judged: Sequence[tuple[np.ndarray, np.ndarray]], **params: str) -> 
         labels = tracks % 2
         probabilities = np.eye(2)[np.where(hits.astype(bool), labels, 1 - labels)]
         n_train = n_tracks - len(tracks) or len(tracks)
-        ids, windows = tuple(map(str, tracks)), windows_of(probabilities)
-        folds.append(FoldResult(index, ids, labels, probabilities, ("a", "b"), {}, n_train, 1.0, windows))
+        folds.append(a_fold(index, map(str, tracks), labels, probabilities, ("a", "b"), n_train))
     return ConfigResult({"features": "mel", "model": "deep", "batch_size": "16"} | params, tuple(folds), 1)
 
 
@@ -404,8 +402,7 @@ def test_a_setting_is_named_as_it_is_typed_except_features_models_and_batch_size
 
 def judged(labels: Sequence[int], probabilities: np.ndarray) -> ConfigResult:
     """A configuration of one fold of these tracks."""
-    ids, windows = tuple(map(str, range(len(labels)))), windows_of(probabilities)
-    return ConfigResult({}, (FoldResult(0, ids, np.array(labels), probabilities, GENRES, {}, 9, 1.0, windows),), 1)
+    return ConfigResult({}, (a_fold(0, map(str, range(len(labels))), np.array(labels), probabilities, GENRES, 9),), 1)
 
 
 def test_of_two_that_recognise_as_many_tracks_the_one_that_is_fairer_to_rare_genres_ranks_first() -> None:

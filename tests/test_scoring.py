@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made import GENRES, folds, guesses, on_the_same_tracks, results, windows_of
+from made import GENRES, a_fold, folds, guesses, on_the_same_tracks, results
 from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -222,10 +222,9 @@ def test_more_tracks_by_the_same_artists_make_folds_by_artist_that_agree_no_sure
         for index in range(3):
             artist = np.repeat(np.arange(n_artists), times)
             probabilities = np.eye(2)[artist % 2 if right else 1 - artist % 2]
-            ids = tuple(f"{index} {place}" for place in range(len(artist)))
+            ids = [f"{index} {place}" for place in range(len(artist))]
             groups |= dict(zip(ids, map(str, artist + (0 if shared else index * n_artists)), strict=True))
-            windows = windows_of(probabilities)
-            folds.append(FoldResult(index, ids, artist % 2, probabilities, ("a", "b"), {}, 2 * len(ids), 1, windows))
+            folds.append(a_fold(index, ids, artist % 2, probabilities, ("a", "b"), 2 * len(ids)))
         return ConfigResult({}, tuple(folds), 1, groups)
 
     def interval(result: ConfigResult) -> tuple[float, float]:
@@ -323,8 +322,7 @@ def test_folds_of_unequal_sizes_that_are_a_track_of_the_largest_apart_keep_their
     sizes, n_hits, folds = (10, 40, 40, 40, 40), (5, 20, 20, 20, 21), []
     for index, (n, hits) in enumerate(zip(sizes, n_hits, strict=True)):
         labels, probabilities = np.zeros(n, dtype=int), np.eye(3)[(np.arange(n) >= hits).astype(int)]
-        ids, windows = tuple(f"{index} {place}" for place in range(n)), windows_of(probabilities)
-        folds.append(FoldResult(index, ids, labels, probabilities, GENRES, {}, 170 - n, 1.0, windows))
+        folds.append(a_fold(index, (f"{index} {place}" for place in range(n)), labels, probabilities, GENRES, 170 - n))
     result = ConfigResult({}, tuple(folds), 1)
     accuracies = [fold.scores["accuracy"] for fold in folds]
     assert result.estimate("accuracy") == estimate(accuracies, np.mean([n / (170 - n) for n in sizes]))

@@ -18,13 +18,13 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import unquote
 
+import made
 import numpy as np
 import pytest
 import requests
 from filelock import Timeout
 from hypothesis import example, given
 from hypothesis import strategies as st
-from made import windows_of
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -68,9 +68,9 @@ def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
     labels = np.repeat([0, 1], 5)
     predictions = np.where(np.arange(10) < round(10 * accuracy), labels, 1 - labels)
     probabilities = np.eye(2)[predictions] * 0.8 + 0.1
-    curves = {"train_loss": [2.0, 1.0, 0.5], "held_out_loss": [2.5, 1.5, 1.0]}
-    ids, windows = tuple(f"{index}/{i}" for i in range(10)), windows_of(probabilities)
-    return FoldResult(index, ids, labels, probabilities, GENRES, curves, 10, 0.5, windows)
+    losses = {"train_loss": [2.0, 1.0, 0.5], "held_out_loss": [2.5, 1.5, 1.0]}
+    ids = (f"{index}/{i}" for i in range(10))
+    return made.a_fold(index, ids, labels, probabilities, GENRES, 10, seconds=0.5, **losses)
 
 
 def store(
