@@ -56,6 +56,13 @@ class Page:
     def get(self, path: str, **headers: str) -> Any:
         return urlopen(Request(self.address + path, headers=headers), timeout=30)
 
+    def asked_for(self, **file: str) -> bytes:
+        """The answer to a request to classify a file that was not uploaded."""
+        body = json.dumps({"data": [file | {"meta": {"_type": "gradio.FileData"}}]}).encode()
+        request = Request(self.address + "gradio_api/call/classify", body, {"Content-Type": "application/json"})
+        event = json.load(urlopen(request, timeout=30))["event_id"]
+        return bytes(self.get(f"gradio_api/call/classify/{event}").read())
+
 
 @pytest.fixture(scope="module")
 def page(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
@@ -143,9 +150,8 @@ def test_an_upload_is_shown_with_its_genres_over_time_and_similar_tracks(
     assert similar["headers"] == app.COLUMNS and len(similar["data"]) == app.N_SIMILAR
     shares = [int(row[0].removesuffix(" %")) for row in similar["data"]]
     assert shares == sorted(shares, reverse=True) and shares[0] > 50
-    assert (
-        {row[1].split("/")[0] for row in similar["data"][:3]} == {row[2] for row in similar["data"][:3]} == {GENRES[0]}
-    )
+    nearest = similar["data"][:3]
+    assert {track.split("/")[0] for _, track, *_ in nearest} == {row[2] for row in nearest} == {GENRES[0]}
 
 
 @pytest.mark.parametrize(
@@ -213,23 +219,13 @@ def test_uploads_are_deleted_once_classified(page: Page, classify: Any, refusal:
 
 def test_a_file_that_was_not_uploaded_is_neither_read_nor_deleted(page: Page, tmp_path: Path) -> None:
     own = noise(tmp_path / "own.wav")
-    asked = {"data": [{"path": str(own), "meta": {"_type": "gradio.FileData"}}]}
-    request = Request(
-        page.address + "gradio_api/call/classify", json.dumps(asked).encode(), {"Content-Type": "application/json"}
-    )
-    event = json.load(urlopen(request, timeout=30))["event_id"]
-    answer = page.get(f"gradio_api/call/classify/{event}").read()
+    answer = page.asked_for(path=str(own))
     assert answer.startswith(b"event: error") and b"confidence" not in answer and own.exists()
 
 
 @pytest.mark.parametrize("address", ["https://192.0.2.1/a.wav", "http://localhost/a.wav"])
 def test_an_address_instead_of_an_upload_is_not_requested(page: Page, address: str) -> None:
-    asked = {"data": [{"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}]}
-    request = Request(
-        page.address + "gradio_api/call/classify", json.dumps(asked).encode(), {"Content-Type": "application/json"}
-    )
-    event = json.load(urlopen(request, timeout=30))["event_id"]
-    answer = page.get(f"gradio_api/call/classify/{event}").read()
+    answer = page.asked_for(path=address, url=address)
     assert answer.startswith(b"event: error") and b"only uploads are classified, no addresses" in answer
 
 
@@ -276,9 +272,8 @@ def test_the_newest_report_is_shown_in_a_frame_that_runs_no_scripts(client: Any)
 
 def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
     controller = Controller(a_classifier(SPECS["another rate"]), str(tmp_path / "<no> store"))
-    assert (
-        "No report in " in controller.results() and "<no>" not in controller.results() and not list(tmp_path.iterdir())
-    )
+    shown = controller.results()
+    assert "No report in " in shown and "<no>" not in shown and not list(tmp_path.iterdir())
     upload = noise(tmp_path / "a.wav")
     assert controller.classify(str(upload))[2] == [] and not upload.exists()
     with pytest.raises(UserError, match="no file was uploaded"):
@@ -290,9 +285,8 @@ def test_without_a_report_or_tracks_the_page_says_so(tmp_path: Path) -> None:
 def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_picture(tmp_path: Path) -> None:
     sound = np.append(np.zeros(60 * 8000), np.random.default_rng(0).normal(0, 0.2, 60 * 8000))
     soundfile.write(tmp_path / "a.wav", sound, 8000)
-    probabilities, _, _, figure, kept, _, _ = Controller(a_classifier(SPECS["another rate"]), "").classify(
-        str(tmp_path / "a.wav")
-    )
+    controller = Controller(a_classifier(SPECS["another rate"]), "")
+    probabilities, _, _, figure, kept, _, _ = controller.classify(str(tmp_path / "a.wav"))
     assert sum(probabilities.values()) == pytest.approx(1) and figure is kept is None
 
 
