@@ -50,36 +50,32 @@ def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:
 def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     tmp_path: Path, spec: Any, view: str, seconds: float
 ) -> None:
-    clip, network = a_clip(tmp_path, seconds, spec), a_network(spec, 3, view)
-    usage = usage_of(spec)
+    clip, network, usage = a_clip(tmp_path, seconds, spec), a_network(spec, 3, view), usage_of(spec)
     (features,) = extract(clip.waveform, [spec])
     n_frames = spec.n_frames(usage.window)
     repeated = torch.from_numpy(repeat_to(features, n_frames)).float()
     starts = cover_starts(repeated.shape[1], n_frames, overlap(view, usage.overlap))
     windows = torch.stack([repeated[None, :, start : start + n_frames] for start in starts])
-    mean = network.mean
-    if treatment(view) == "modulation":
-        mean = windows.mean(dim=3, keepdim=True)
-    elif treatment(view) == "statistics":
-        n_bins = min(spec.n_bins, 20) if view.startswith("mfcc") else spec.n_bins
-        middle = network.mean[0, : 5 * n_bins].view(n_bins, 5)[:, 2:3]
-        mean = mfccs(torch.eye(spec.n_bins)).T @ middle if view.startswith("mfcc") else middle
-    elif view.startswith("mfcc"):
-        mean = mfccs(torch.eye(spec.n_bins)).T @ network.mean
     with torch.no_grad():
-        gained = (network(windows) - network(mean.expand_as(windows))).mean(dim=0)
+        gained = (network(windows) - network(baseline(network, windows).expand_as(windows))).mean(dim=0)
     for genre in range(len(GENRES)):
         explanation = explained([network], usage, clip, genre)
-        expected = float(gained[genre] - gained.mean())
-        assert explanation.genre == GENRES[genre] and explanation.evidence.shape == clip.mel.shape == (
-            24,
-            features.shape[1],
-        )
-        assert explanation.difference == pytest.approx(expected, abs=0.02)
-        assert explanation.evidence.sum() == pytest.approx(
-            explanation.difference, abs=0.02 + 0.02 * abs(explanation.difference)
-        )
-        assert np.abs(explanation.evidence).sum() > 0.2
+        difference, evidence = explanation.difference, explanation.evidence
+        assert explanation.genre == GENRES[genre] and evidence.shape == clip.mel.shape == (24, features.shape[1])
+        assert difference == pytest.approx(float(gained[genre] - gained.mean()), abs=0.02)
+        assert evidence.sum() == pytest.approx(difference, abs=0.02 + 0.02 * abs(difference))
+        assert np.abs(evidence).sum() > 0.2
+
+
+def baseline(network: Network, windows: Tensor) -> Tensor:
+    """The features `(…, n_bins, 1)` that windows are compared with: without movement, or the training tracks'."""
+    if treatment(network.view) == "modulation":
+        return windows.mean(dim=3, keepdim=True)
+    n_bins, of_mfccs, mean = windows.shape[2], network.view.startswith("mfcc"), network.mean
+    if treatment(network.view) == "statistics":
+        n_rows = min(n_bins, 20) if of_mfccs else n_bins
+        mean = mean[0, : 5 * n_rows].view(n_rows, 5)[:, 2:3]  # the middle one of five quantiles
+    return mfccs(torch.eye(n_bins)).T @ mean if of_mfccs else mean
 
 
 def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
@@ -174,16 +170,11 @@ def explain(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Cal
 
 def test_the_command_plots_the_evidence_for_the_genre(explain: Callable[..., Any], tmp_path: Path) -> None:
     done = explain(music(tmp_path / "a.wav", 1), "--explain", tmp_path / "why.png")
-    assert (
-        done.code == 0
-        and "a.wav" in done.out
-        and done.err.splitlines()
-        == [
-            f"explaining the first 1 s of {tmp_path / 'a.wav'}, "
-            f"which takes some seconds for each of {len(VIEWS)} models",
-            f"explained: {tmp_path / 'why.png'}",
-        ]
-    )
+    assert done.code == 0 and "a.wav" in done.out
+    assert done.err.splitlines() == [
+        f"explaining the first 1 s of {tmp_path / 'a.wav'}, which takes some seconds for each of {len(VIEWS)} models",
+        f"explained: {tmp_path / 'why.png'}",
+    ]
     assert imread(tmp_path / "why.png").std() > 0.05
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "why.png", "a place"}
 
@@ -202,10 +193,8 @@ def test_what_cannot_be_explained_is_reported_in_one_line(explain: Callable[...,
     samples, rate = soundfile.read(path)
     soundfile.write(path, np.concatenate([np.zeros(70 * rate), *[samples] * int(70 * rate / len(samples))]), rate)
     late = explain(path, "--explain", tmp_path / "why.png")
-    assert (
-        late.code == 2
-        and late.err == f"error: --explain: the beginning of {path} is silent, so there is nothing to draw\n"
-    )
+    assert late.code == 2
+    assert late.err == f"error: --explain: the beginning of {path} is silent, so there is nothing to draw\n"
     assert not list(tmp_path.glob("why*"))
 
 
