@@ -4,7 +4,6 @@ import gzip
 import io
 import shlex
 import shutil
-import sys
 import tarfile
 import threading
 import time
@@ -21,7 +20,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared import held_for_a_second
+from shared import Command, held_for_a_second
 
 from genre_cls import download, files
 from genre_cls.download import Source, configured, fetch, get, unpack
@@ -438,19 +437,12 @@ def test_a_damaged_archive_gives_all_of_it_or_nothing(
 
 
 def test_the_command_ends_with_a_data_set_that_training_finds(
-    mirror: Callable[..., Any],
-    archive: bytes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    known = source(archive)
-    monkeypatch.setattr(download, "configured", lambda: known)
-    monkeypatch.setattr(sys, "argv", ["download", str(tmp_path / "gtzan"), "--mirror", mirror(drops).address])
-    download.main()
-    shown = capsys.readouterr().out
-    assert f"10 tracks; train on them with dataset=gtzan dataset.root={tmp_path / 'gtzan'}" in shown
-    assert "GTZAN is not complete" in shown
+    monkeypatch.setattr(download, "configured", lambda: source(archive))
+    done = command(download.main, str(tmp_path / "gtzan"), "--mirror", mirror(drops).address)
+    assert f"10 tracks; train on them with dataset=gtzan dataset.root={tmp_path / 'gtzan'}" in done.out
+    assert done.code == 0 and "GTZAN is not complete" in done.out
 
 
 @pytest.mark.parametrize("name", ["gtzan", "my music", "rock, jazz & Ann's"])
@@ -465,24 +457,17 @@ def test_the_setting_that_it_prints_can_be_pasted_whatever_the_folder(
 
 
 def test_the_command_reports_in_one_line_that_nothing_can_be_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setattr(download, "configured", lambda: source(b"", attempts=1))
     mirrors = [["--mirror", address] for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n")]
     for mistake in (*mirrors, ["--mirrors"], ["--mirror"], ["another folder"]):
-        monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), *mistake])
-        with pytest.raises(SystemExit) as end:
-            download.main()
-        assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+        assert command(download.main, str(tmp_path), *mistake).mistake
 
 
-def test_an_address_with_a_password_is_refused_without_showing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["download", str(tmp_path), "--mirror", "http://bob:secret@127.0.0.1:9/a.tar.gz"])
-    with pytest.raises(SystemExit):
-        download.main()
-    assert capsys.readouterr().err.startswith("error: --mirror http://127.0.0.1:9/a.tar.gz: must have no name and pass")
+def test_an_address_with_a_password_is_refused_without_showing_it(tmp_path: Path, command: Command) -> None:
+    mistake = command(download.main, str(tmp_path), "--mirror", "http://bob:secret@127.0.0.1:9/a.tar.gz").mistake
+    assert mistake.startswith("error: --mirror http://127.0.0.1:9/a.tar.gz: must have no name and pass")
 
 
 def test_the_configured_source_has_mirrors_a_checksum_and_limits() -> None:
