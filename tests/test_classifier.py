@@ -41,6 +41,8 @@ from genre_cls.tracks import windows
 from genre_cls.tracks.features import FeatureSpec
 
 Edit = Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]
+Write = Callable[[str, str], object]
+MINE = "from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n"  # a module with a model of one's own
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +87,13 @@ def refusal(path: Path) -> str:
         GenreClassifier.load(path)
     assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) == 1
     return str(error.value).removeprefix(f"{path}: ")
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a module with a model of one's own, from where it can be imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda name, code: (tmp_path / f"{name}.py").write_text(code)
 
 
 def sound(path: Path, *seconds: float, rate: int = RATE) -> Path:
@@ -337,13 +346,9 @@ def test_a_model_file_may_name_no_class_but_a_model_of_genre_cls(model: Path, tm
 
 
 def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
-    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tiny_music: Path, tmp_path: Path, own_module: Write
 ) -> None:
-    (tmp_path / "elsewhere.py").write_text(
-        "from pathlib import Path\nfrom genre_cls.models import GenreCNN\n"
-        "Path(__file__).with_name('ran').touch()\nclass Mine(GenreCNN): pass\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    own_module("elsewhere", f"from pathlib import Path\nPath(__file__).with_name('ran').touch()\n{MINE}")
     model = forged(tmp_path / "float32.safetensors", model, in_float32)
     path = forged(tmp_path / "a.safetensors", model, lambda _, c, __: c["model"].update(_target_="elsewhere.Mine"))
     refusal(path)
@@ -355,18 +360,18 @@ def test_a_class_elsewhere_is_not_even_imported_unless_the_file_is_trusted(
 
 
 def test_a_trusted_model_computes_in_its_own_types(
-    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tiny_music: Path, tmp_path: Path, own_module: Write
 ) -> None:
-    (tmp_path / "precise.py").write_text(
+    own_module(
+        "precise",
         "import torch\nfrom genre_cls.models import GenreCNN\n"
         "class Mine(GenreCNN):\n"
         "    def __init__(self, *arguments, **settings):\n"
         "        super().__init__(*arguments, **settings)\n"
         "        self.register_buffer('turn', torch.tensor([1 + 2j], dtype=torch.complex64))\n"
         "    def forward(self, features):\n"
-        "        return (super().forward(features).to(self.turn.dtype) * self.turn).imag.float() / 2\n"
+        "        return (super().forward(features).to(self.turn.dtype) * self.turn).imag.float() / 2\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
     model = forged(tmp_path / "float32.safetensors", model, in_float32)
 
     def edit(_: object, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
@@ -381,10 +386,9 @@ def test_a_trusted_model_computes_in_its_own_types(
 
 
 def test_a_trusted_model_computes_in_float32_where_bfloat16_may_give_garbage(
-    model: Path, tiny_music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tiny_music: Path, tmp_path: Path, own_module: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "anothers.py").write_text("from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    own_module("anothers", MINE)
     windows: dict[tuple[str, bool], Any] = {}
     for precision, amx in product(("32-true", "bf16-mixed"), (True, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {"avx512_bf16": True, "amx_tile": amx})
@@ -401,14 +405,12 @@ def test_a_trusted_model_computes_in_float32_where_bfloat16_may_give_garbage(
 
 
 def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: Path, tmp_path: Path, own_module: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = "from genre_cls.models import GenreCNN\nclass Mine(GenreCNN): pass\n"
-    (tmp_path / "edited_model.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
+    own_module("edited_model", MINE)
     path = tmp_path / "a.safetensors"
     warning = "edited_model.Mine: its file was edited after the training, so predictions may be wrong"
-    for trained_with in (source, f"{source}# and more\n", None):
+    for trained_with in (MINE, f"{MINE}# and more\n", None):
         sources = {} if trained_with is None else {"edited_model.Mine": digest(trained_with)}
 
         def edit(description: dict[str, Any], config: dict[str, Any], _: object, sources: Any = sources) -> None:
@@ -419,7 +421,7 @@ def test_a_trusted_model_whose_code_was_edited_after_the_training_has_a_warning(
         loaded = GenreClassifier.load(forged(path, model, edit), trust=True)
         kernels = [weights for network in loaded._networks for weights in network.parameters() if weights.dim() == 4]
         assert kernels and all(weights.is_contiguous() for weights in kernels)  # as in training (`network.Network`)
-        assert caplog.messages == ([warning] if trained_with not in (source, None) else [])
+        assert caplog.messages == ([warning] if trained_with not in (MINE, None) else [])
 
 
 def test_a_classifier_shows_what_it_tells_apart(model: Path) -> None:
@@ -469,8 +471,8 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "no recipe": (lambda _, c, __: c.pop("recipe"), "KeyError: 'recipe'"),
     "another precision": (lambda d, *_: d.update(precision="64"), "precision=64: must be"),
     "a precision that is not known yet": (lambda d, *_: d.update(precision="auto"), "precision=auto: must be"),
-    "no precision": (lambda d, *_: d.pop("precision"), "KeyError: 'precision'"),
-    "no longest clip": (lambda d, *_: d.pop("longest"), "KeyError: 'longest'"),
+    "no precision": (_without("precision"), "KeyError: 'precision'"),
+    "no longest clip": (_without("longest"), "KeyError: 'longest'"),
     "a longest clip in words": (lambda d, *_: d.update(longest="long"), "is not a usable model"),
     "a rate of nothing": (lambda d, *_: d["features"].update(sample_rate=0), "features.sample_rate=0: must be"),
     "a hop of one": (lambda d, *_: d["features"].update(hop_length=1, n_fft=65536), "would fill the memory"),
@@ -521,15 +523,12 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "no origin": (_without("origin"), "KeyError: 'origin'"),
     "features of earlier days": (_without("revision"), "its features are of revision 1, those of this genre_cls of"),
     "features to come": (lambda d, *_: d.update(revision=99), "its features are of revision 99"),
-    "no weights": (lambda *all_: all_[2].clear(), "has no weights"),
-    "a weight too few": (lambda *all_: all_[2].pop("0.mean"), "usable model"),
-    "a weight too many": (lambda *all_: all_[2].update({"0.more": torch.zeros(1)}), "usable model"),
-    "weights of no member": (lambda *all_: all_[2].update({"mean": torch.zeros(1)}), "usable model"),
-    "a temperature out of range": (
-        lambda *all_: all_[0].update(temperature=0),
-        "temperature=0: must be from 0.1 to 10",
-    ),
-    "weights that are no numbers": (lambda *all_: all_[2]["0.mean"].fill_(torch.nan), "0.mean are not numbers"),
+    "no weights": (lambda _, __, w: w.clear(), "has no weights"),
+    "a weight too few": (lambda _, __, w: w.pop("0.mean"), "usable model"),
+    "a weight too many": (lambda _, __, w: w.update({"0.more": torch.zeros(1)}), "usable model"),
+    "weights of no member": (lambda _, __, w: w.update(mean=torch.zeros(1)), "usable model"),
+    "a temperature out of range": (lambda d, *_: d.update(temperature=0), "temperature=0: must be from 0.1 to 10"),
+    "weights that are no numbers": (lambda _, __, w: w["0.mean"].fill_(torch.nan), "0.mean are not numbers"),
 }
 
 
@@ -632,10 +631,8 @@ def test_a_model_file_names_the_longest_clip_of_its_data_set(trained: Any, model
 def test_a_longer_file_is_classified_in_segments_with_similar_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier, path = (
-        GenreClassifier.load(model),
-        sound(tmp_path / "a.flac", *[5] * 30),
-    )  # a similar mixture in every segment
+    classifier = GenreClassifier.load(model)
+    path = sound(tmp_path / "a.flac", *[5] * 30)  # a similar mixture in every segment
     segmented = classifier.predict(path)
     assert segmented.seconds == 150 and segmented.ends[-1] == pytest.approx(150)
     assert (segmented.starts[1:] <= segmented.ends[:-1] + 1e-9).all()  # no gap
@@ -677,10 +674,8 @@ def test_any_format_rate_and_number_of_channels_is_classified(
     model: Path, tmp_path: Path, extension: str, rate: int, n_channels: int
 ) -> None:
     path = tmp_path / f"a{extension}"
-    channels = np.repeat(
-        np.random.default_rng(0).normal(0, 0.1, (2 * rate, 1)), 2 if extension == ".mp3" else n_channels, 1
-    )
-    soundfile.write(path, channels, rate)
+    noise, n = np.random.default_rng(0).normal(0, 0.1, (2 * rate, 1)), 2 if extension == ".mp3" else n_channels
+    soundfile.write(path, np.repeat(noise, n, axis=1), rate)
     prediction = GenreClassifier.load(model).predict(path)
     assert prediction.seconds == pytest.approx(2, abs=0.1)
     assert prediction.probabilities.sum() == pytest.approx(1) and prediction.windows.shape[0] == len(prediction.starts)
