@@ -82,8 +82,7 @@ def _explain(classifier: "Classifier", file: Path, genre: str, picture: Path) ->
         clip = classifier.first_clip(file)
     except UnreadableAudio as error:  # though the rest could be classified
         raise UserError(f"--explain: the beginning of {file} {error}, so there is nothing to draw") from error
-    n_models = classifier.n_networks
-    _log(f"explaining {clip.part} of {file}, which takes some seconds for each of {n_models} models")
+    _log(f"explaining {clip.part} of {file}, which takes some seconds for each of {classifier.n_networks} models")
     explanation = classifier.explain_clip(clip, genre)
     write_atomically(picture, figures.png(clip_plots.explanation(explanation)))
     _log(f"explained: {picture}")
@@ -98,8 +97,7 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         )
     if is_onnx(arguments.model) and arguments.experiment:
         raise UserError(f"experiment {arguments.experiment}: chooses a model by itself; leave out {arguments.model}")
-    if arguments.export and arguments.export.suffix.lower() not in (".safetensors", ".onnx"):  # such as a song
-        raise UserError(f"--export {arguments.export}: must end in .safetensors or .onnx")
+    _check_file("--export", arguments.export, ".safetensors", ".onnx")  # not a song
     if set(arguments.register or "") & set("/:"):
         raise UserError(f"--register {arguments.register}: MLflow takes no slash or colon in a model's name")
     if arguments.register and arguments.trust:
@@ -108,13 +106,19 @@ def _check(arguments: Namespace, files: Sequence[Path]) -> None:
         raise UserError("--top: --format csv always has all genres, a column each")
     if arguments.explain and len(files) != 1:
         raise UserError(f"--explain draws one audio file, not {len(files)}; name one")
-    if arguments.explain and arguments.explain.suffix.lower() != ".png":
-        raise UserError(f"--explain {arguments.explain}: must end in .png")
-    for option, path in (("--export", arguments.export), ("--explain", arguments.explain)):
-        if path and not (folder := followed(path).parent).is_dir():
-            raise UserError(f"{option} {path}: no such folder")
-        if path and (path.is_dir() or not os.access(folder, os.W_OK)):
-            raise UserError(f"{option} {path}: cannot be written; name another file")
+    _check_file("--explain", arguments.explain, ".png")
+
+
+def _check_file(option: str, path: Path | None, *endings: str) -> None:
+    """Refuse a file that an option is to write, if there is one, but not with such an ending or not at its place."""
+    if not path:
+        return
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{option} {path}: must end in {' or '.join(endings)}")
+    if not (folder := followed(path).parent).is_dir():
+        raise UserError(f"{option} {path}: no such folder")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written; name another file")
 
 
 def _classifier(arguments: Namespace) -> "Classifier":
