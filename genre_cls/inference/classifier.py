@@ -60,15 +60,7 @@ class GenreClassifier(Classifier):
     """
 
     def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
-        usages = {part.usage for part in parts}
-        if not usages:
-            raise UserError("no models: a classifier needs at least one")
-        if len(usages) > 1:
-            compared = [each.name for each in fields(Usage) if each.compare]
-            differing = [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]
-            reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
-            raise UserError(f"these models cannot vote together, as {reason}")
-        usage = replace(parts[0].usage, longest=min(part.usage.longest for part in parts))
+        usage = _common_usage([part.usage for part in parts])
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(
             usage.genres,
@@ -251,6 +243,17 @@ class GenreClassifier(Classifier):
         bfloat16 = self._usage.precision == "bf16-mixed" and not may_miscompute(self._usage.model_class)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             yield
+
+
+def _common_usage(usages: Sequence[Usage]) -> Usage:
+    """Return how all of some models are used, which must be the same but for the longest clip: then the shortest."""
+    if not usages:
+        raise UserError("no models: a classifier needs at least one")
+    compared = [each.name for each in fields(Usage) if each.compare]
+    if differing := [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]:
+        reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
+        raise UserError(f"these models cannot vote together, as {reason}")
+    return replace(usages[0], longest=min(usage.longest for usage in usages))
 
 
 def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
