@@ -53,21 +53,21 @@ class Trace:
 
         setattr(owner, name, traced)
 
-    def waits(self, owner: Any, name: str, phase: str) -> None:
-        """Count the waiting for each fold of a generator as a phase."""
-        function: Callable[..., Iterator[Any]] = getattr(owner, name)
+    def waits(self, owner: Any) -> None:
+        """Count the waiting for each of an owner's results, which are folds, as training."""
+        function: Callable[..., Iterator[Any]] = owner.results
 
         def traced(*arguments: Any) -> Iterator[Any]:
             results = function(*arguments)
             while True:
-                with self.phase(phase):
+                with self.phase("training"):
                     result = next(results, None)
                 if result is None:
                     return
                 self.in_folds += result[0].seconds
                 yield result
 
-        setattr(owner, name, traced)
+        owner.results = traced
 
     def _count(self) -> None:
         now = perf_counter()
@@ -142,7 +142,7 @@ def traced(overrides: list[str]) -> None:
     trace.calls(feature_cache.FeatureCache, "load", "features")
     trace.calls(experiment, "evaluate", "logging")
     trace.calls(figures, "png", "figures")
-    trace.waits(ensembles.EnsembleTrainings, "results", "training")
+    trace.waits(ensembles.EnsembleTrainings)
     trace.calls(report, "write_newest", "report")
     sys.argv = ["genre_cls.train", "-m", *overrides]
     train.main()

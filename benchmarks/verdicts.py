@@ -38,6 +38,7 @@ ROPE = 0.01  # as in conf/
 N_FEATURES = 20
 SEPARATION = 2.8  # distance of the genres' centres from the origin, in standard deviations of tracks of a genre
 NOISE = 0.6  # standard deviation of each learner's own noise per track, unless it is one of the worse
+N_FRESH = 1000  # test tracks of each training set that a true accuracy is the mean over
 ARTIST = 0.5  # standard deviation of what an artist's tracks have in common, and of each learner's own noise per artist
 
 
@@ -223,14 +224,14 @@ def predict(
     return genres[nearness.argmax(axis=2)]
 
 
-def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, n_test: int, seed: int) -> Floats:
+def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, seed: int) -> Floats:
     """Return the true accuracy at each noise: mean over new training sets as large as a fold's and new test tracks."""
     random = np.random.default_rng(seed)
     n_train = condition.n_train
-    train, test = np.arange(n_train), n_train + np.arange(n_test)
+    train, test = np.arange(n_train), n_train + np.arange(N_FRESH)
     hits = []
     for _ in range(n_sets):
-        labels, artists = condition.beside(n_test)
+        labels, artists = condition.beside(N_FRESH)
         features = draw_features(labels, artists, noise, random)
         hits.append((predict(condition.learner, features, labels, train, test, random) == labels[test]).mean(axis=1))
     return np.asarray(np.mean(hits, axis=0))
@@ -239,11 +240,11 @@ def accuracy(condition: Condition, noise: Sequence[float], n_sets: int, n_test: 
 def calibrated(condition: Condition, n_sets: int) -> Condition:
     """Return the condition with the noise that causes its difference, and the resulting true accuracies."""
     noises = np.linspace(NOISE, 2 * NOISE, 9).tolist()
-    accuracies = accuracy(condition, noises, n_sets, 1000, seed=1)
+    accuracies = accuracy(condition, noises, n_sets, seed=1)
     losses = np.maximum.accumulate(accuracies[0] - accuracies)
     worse = float(np.interp(condition.drop, losses, noises)) if condition.drop else NOISE
     noise = tuple(worse if params["model"] == "basic" else NOISE for params in GRID)
-    better, lower = accuracy(condition, [NOISE, worse], 4 * n_sets, 1000, seed=2)
+    better, lower = accuracy(condition, [NOISE, worse], 4 * n_sets, seed=2)
     return replace(condition, noise=noise, truth=tuple(float(lower if n > NOISE else better) for n in noise))
 
 
