@@ -198,9 +198,9 @@ class ConfigResult:
         fewer than `TELLING` tracks it is False.
         """
         ends = [curve[-1] for fold in self.folds if (curve := fold.curves.get("held_out_accuracy"))]
-        if not ends or len(self.tracks.track_ids) < TELLING:
-            return False
         chance, n_tracks = self.largest_genre, len(self.tracks.track_ids)
+        if not ends or n_tracks < TELLING:
+            return False
         most = chance + 2 * (chance * (1 - chance) / n_tracks) ** 0.5  # that chance may well come to
         return float(np.mean(ends)) <= most < self.estimate("accuracy").low
 

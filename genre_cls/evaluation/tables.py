@@ -89,8 +89,8 @@ def genres(report: Report) -> Sheet:
     for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
         others = [j for j in np.argsort(-wrong[i], kind="stable")[:3] if wrong[i, j]]
         taken_for = [f"{best.genres[j]} {whole_percent(wrong[i, j] / scores.n_tracks[i])}" for j in others]
-        values = [whole_percent(values[i]) for values in (scores.recall, scores.precision, scores.f1)]
-        rows.append([best.genres[i], str(n_tracks[i]), *values, ", ".join(taken_for) or "none"])
+        shares = [whole_percent(each[i]) for each in (scores.recall, scores.precision, scores.f1)]
+        rows.append([best.genres[i], str(n_tracks[i]), *shares, ", ".join(taken_for) or "none"])
     numbers = dict.fromkeys(("tracks", "recall", "precision", "F1"), "right")
     return Sheet({"genre": "left"} | numbers | {"most often taken for": "left"}, rows)
 

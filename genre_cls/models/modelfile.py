@@ -34,7 +34,7 @@ from genre_cls.tracks.windows import cover_starts, windows_at_once
 KEY = "genre_cls"  # of the JSON in a file's metadata
 REVISION = 2  # of features and views: one more whenever their values change; files that name none are of the first
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
-LARGEST = 1 << 28  # values in a matrix, 1 GB; a window of 600 s takes half of it
+LARGEST = 1 << 28  # values in a matrix, 1 GB; by default, a window of 600 s takes two thirds of it
 SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
 LONGEST_CLIP = 600.0  # s in one piece at most, if it was trained on longer clips
 
