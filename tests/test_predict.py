@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shared import GENRES, RATE, Command, lock
+from shared import GENRES, RATE, Command, Outcome, lock
 
 from genre_cls import GenreClassifier, __version__, predict
 from genre_cls.inference import output
@@ -40,6 +40,11 @@ def exported(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classify(command: Command, exported: Path) -> Command:
     """The command, with that file as its model."""
     return lambda *arguments: command(predict.main, "--model", str(exported), *map(str, arguments))
+
+
+def paths(done: Outcome) -> list[str]:
+    """The files that JSON lists."""
+    return [one["path"] for one in json.loads(done.out)]
 
 
 def track(tiny_music: Path, place: int = 0) -> Path:
@@ -152,9 +157,7 @@ def test_folders_are_searched_without_hidden_files_and_no_file_is_classified_twi
         (tmp_path / name).write_bytes(content)
     done = classify(tmp_path, tmp_path / "a.wav", tmp_path / "deep", "--format", "json")
     assert f"{tmp_path}: 1 file skipped, such as c.m4a; readable formats: .wav" in done.err
-    assert done.code == 0 and [one["path"] for one in json.loads(done.out)] == [
-        str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV"),
-    ]  # fmt: skip
+    assert done.code == 0 and paths(done) == [str(tmp_path / "a.wav"), str(tmp_path / "deep/er/b.WAV")]
 
 
 def _write(samples: np.ndarray, rate: int = RATE, **how: Any) -> Callable[[Path], object]:
@@ -209,7 +212,7 @@ def test_a_bad_input_is_reported_in_one_line_and_the_others_are_classified(
     bad, good = tmp_path / "song.wav", track(tiny_music)
     make(bad)
     done = classify(good, bad, track(tiny_music, -1), "--format", "json")
-    assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(good), str(track(tiny_music, -1))]
+    assert done.code == 1 and paths(done) == [str(good), str(track(tiny_music, -1))]
     (line,) = done.err.splitlines()
     assert line.startswith(f"{bad}: ") and line.endswith(reason)
     alone = classify(bad, "--format", "json")
@@ -230,7 +233,7 @@ def test_a_file_for_which_the_model_returns_nan_is_named_and_the_others_are_clas
     files, factors, vote = [track(tiny_music, place) for place in range(3)], iter((1, np.nan, 1)), GenreClassifier._vote
     monkeypatch.setattr(GenreClassifier, "_vote", lambda self, features: vote(self, next(factors) * features))
     done = classify(*files, "--format", "json")
-    assert done.code == 1 and [one["path"] for one in json.loads(done.out)] == [str(files[0]), str(files[2])]
+    assert done.code == 1 and paths(done) == [str(files[0]), str(files[2])]
     assert done.err.splitlines() == [f"{files[1]}: the model returns NaN for this file"]
 
 
@@ -380,10 +383,8 @@ def test_with_a_progress_bar_on_the_terminal_the_results_still_go_to_their_file(
     os.close(terminal)
     assert process.wait(60) == 1
     assert len(json.loads((tmp_path / "out.json").read_text())) == 12
-    assert (
-        b"loading the model" in shown and b"Classifying" in shown and b"missing.wav: no such file or directory" in shown
-    )
-    assert b"probability" not in shown
+    assert b"loading the model" in shown and b"Classifying" in shown and b"probability" not in shown
+    assert b"missing.wav: no such file or directory" in shown
 
 
 def test_a_file_of_a_low_sample_rate_is_classified_with_a_note(classify: Command, tmp_path: Path) -> None:
