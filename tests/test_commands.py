@@ -464,10 +464,8 @@ def test_the_report_command_reports_mistakes_in_one_line_too(command: Command) -
 
 @pytest.mark.parametrize("word", ["rope=0.01,0.02", "report_dir=choice(a,b)"])
 def test_the_report_command_takes_one_value_for_a_setting(command: Command, word: str) -> None:
-    assert (
-        command(report.main, word).mistake
-        == f"error: {word}: there is only one report of a store, so it takes one value"
-    )
+    mistake = command(report.main, word).mistake
+    assert mistake == f"error: {word}: there is only one report of a store, so it takes one value"
 
 
 def test_the_report_command_takes_a_value_with_a_comma_in_it(command: Command) -> None:

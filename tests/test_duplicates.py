@@ -134,9 +134,8 @@ def test_two_parts_of_a_recording_are_found_by_what_they_share(seed: int, n_befo
     shared, *others = (music(seed + place, OVERLAP + 10) for place in range(2))
     before, after = music(seed + 2, n_before + 1), music(seed + 3, n_after + 1)
     begins, ends = np.hstack([before, shared]), np.hstack([shared, after])
-    assert (
-        pairs(near_duplicates([begins, *others, ends])) == pairs(near_duplicates([ends, *others, begins])) == [(0, 2)]
-    )
+    for one, other in ((begins, ends), (ends, begins)):
+        assert pairs(near_duplicates([one, *others, other])) == [(0, 2)]
 
 
 def test_silences_of_recordings_of_one_timbre_are_not_alike() -> None:
