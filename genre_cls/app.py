@@ -97,7 +97,7 @@ def _controller(model: str, tracking: str, experiment: str | None, *, trust: boo
     if not (run := run_of(model, tracking, experiment)):
         return Controller(GenreClassifier.load(model, trust=trust), tracking)
     runs, run_id = run
-    return Controller(GenreClassifier.of_run(*run, trust=trust), tracking, *runs.predictions_of(run_id))
+    return Controller(GenreClassifier.of_run(runs, run_id, trust=trust), tracking, *runs.predictions_of(run_id))
 
 
 @dataclass(frozen=True, eq=False)
