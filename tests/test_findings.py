@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from made import a_result, on_the_same_tracks
+from made import a_fold, a_result, on_the_same_tracks
 
 from genre_cls.evaluation import findings, reading, tables
 from genre_cls.evaluation.comparisons import each_pair, main_effects
@@ -126,6 +126,18 @@ def test_what_each_genre_loses_is_listed_the_greatest_loss_first() -> None:
     assert sheet.rows[0] == [own.genres[last], f"{100 * random.per_genre.recall[last]:.0f}"]
     assert [row[1] for row in sheet.rows[1:]] == ["0"] * last
     assert not tables.drops_by_genre(REPORT)
+
+
+def test_a_genre_that_a_split_does_not_test_has_no_loss_and_comes_last() -> None:
+    whole, folds = a_result(0.8, 0.8, folds="artist"), []
+    for fold in whole.folds:
+        rock = np.flatnonzero(fold.labels == 1)
+        ids, labels, probabilities = np.array(fold.track_ids)[rock], fold.labels[rock], fold.probabilities[rock]
+        folds.append(a_fold(fold.index, ids, labels, probabilities, fold.genres, fold.n_train))
+    less = replace(whole, folds=tuple(folds))
+    sheet = tables.drops_by_genre(under("random", less, a_result(1.0, 1.0)))
+    assert sheet.rows == [["rock", "20"], ["blues", ""]]
+    assert [row[0] for row in tables.genres(replace(REPORT, results=(less,))).rows] == ["rock"]
 
 
 def test_a_drop_to_the_published_split_is_attributed_to_other_tracks_too() -> None:

@@ -169,7 +169,7 @@ def test_frequency_ticks_lie_on_the_bands_of_their_frequency() -> None:
 
 
 def test_recall_bars_are_sorted_and_labelled() -> None:
-    axes = plots.recall_bars(np.array([0.2, 0.9, 0.5]), GENRES).axes[0]
+    axes = plots.recall_bars(dict(zip(GENRES, (0.2, 0.9, 0.5), strict=True))).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["jazz", "rock", "blues"]
     assert [bar.get_width() for bar in axes.patches] == [90, 50, 20]
     assert [text.get_text() for text in axes.texts] == ["90 %", "50 %", "20 %"]
@@ -316,7 +316,7 @@ def test_names_tell_apart_what_differs_and_leave_out_what_does_not() -> None:
 
 
 def test_a_figure_becomes_a_png() -> None:
-    assert figures.png(plots.recall_bars(np.array([1.0, 0.5, 0.0]), GENRES)).startswith(b"\x89PNG")
+    assert figures.png(plots.recall_bars(dict(zip(GENRES, (1.0, 0.5, 0.0), strict=True)))).startswith(b"\x89PNG")
 
 
 def test_letters_that_the_usual_font_lacks_come_from_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_letters_that_the_usual_font_lacks_come_from_another_font(monkeypatch: p
     figures._add_fonts.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.png(plots.recall_bars(np.array([1.0, 0.5]), ("fa\N{COMBINING ENCLOSING CIRCLE}do", "b")))
+        figures.png(plots.recall_bars({"fa\N{COMBINING ENCLOSING CIRCLE}do": 1.0, "b": 0.5}))
     figures._add_fonts.cache_clear()
 
 
@@ -336,7 +336,7 @@ def test_every_figure_carries_its_note_and_draws_hostile_names_without_a_warning
         plots.compare_loss_curves(result, result, note=note),
         plots.confusion_matrix(result.confusion, made.HOSTILE, title="$", note=note),
         plots.genre_means(some_means("mel", made.HOSTILE), note=note),
-        plots.recall_bars(result.per_genre.recall, made.HOSTILE, note=note),
+        plots.recall_bars(result.recalls, note=note),
         plots.intervals([result], note=note),
         plots.differences([a_difference(0.1, 0.01, better="$x_", worse="_y\n$\\frac{" * 9)], note=note),
         plots.reliability(result.calibration, note=note),

@@ -1,8 +1,9 @@
 """Compare configurations: which differences are real, by paired statistics; their order and names; what most miss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
+from math import nan
 from typing import Literal
 
 import numpy as np
@@ -192,6 +193,21 @@ class MissedTrack:
     taken_for: str
     missed: float
     confidence: float
+
+
+def recall_drops(by_split: Mapping[str, ConfigResult]) -> dict[str, float]:
+    """Return how much lower the share of each genre's tracks that were recognised is under the last of several splits.
+
+    Args:
+        by_split: a configuration's results by the name of the split; the first is what the last is compared with.
+
+    Returns:
+        Shares, the largest drop first; NaN, and last, if either split tests no track of the genre.
+    """
+    recalls = [result.recalls for result in by_split.values()]
+    genres = list(dict.fromkeys(chain(*recalls)))
+    drops = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
+    return {genres[i]: float(drops[i]) for i in np.argsort(-drops, kind="stable")}
 
 
 def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:

@@ -1,8 +1,7 @@
 """Draw results as figures: losses, confusion, recall, intervals, comparisons, calibration, average features."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from math import ceil, floor, isnan, nan
+from math import ceil, floor, isnan
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls.evaluation.calibration import Calibration, Floats, Ints
-from genre_cls.evaluation.comparisons import ALPHA, SURE, Difference, Finding, names, rank
+from genre_cls.evaluation.comparisons import ALPHA, SURE, Difference, Finding, names, rank, recall_drops
 from genre_cls.evaluation.figures import (
     AMBER,
     BLUE,
@@ -44,7 +43,7 @@ LOSSES = (
     ("held_out_loss", "held out (centre windows)", GREEN, "--"),
 )
 LOOKS: dict[Finding, dict[str, Any]] = {  # of a difference, by its finding
-    "different": {"label": f"different (p < {ALPHA:g}, adjusted for all rows)", "color": BLUE, "marker": "o"},
+    "different": {"label": f"different (p < {ALPHA:g}, adjusted for all comparisons)", "color": BLUE, "marker": "o"},
     "equal": {"label": f"practically equal ({100 * SURE:.0f} % sure)", "color": GREEN, "marker": "s"},
     "undecided": {"label": "undecided", "color": GREY, "marker": "D", "markerfacecolor": "white"},
 }
@@ -152,20 +151,19 @@ def genre_means(means: GenreMeans, *, note: str = "") -> Figure:
     return figure
 
 
-def recall_bars(recall: Floats, genres: Sequence[str], *, note: str = "") -> Figure:
+def recall_bars(recalls: Mapping[str, float], *, note: str = "") -> Figure:
     """Draw the share of each genre's tracks that was recognised, most recognised on top.
 
     Args:
-        recall: 0 to 1 `(n_genres,)`.
-        genres: names in the same order.
+        recalls: of each genre, 0 to 1.
         note: small print below them.
     """
-    order = np.argsort(-recall, kind="stable")
-    figure = new_figure(4.6, 1.3 + 0.25 * len(genres), note, "Recall of each genre")
+    order = sorted(recalls, key=lambda genre: -recalls[genre])
+    figure = new_figure(4.6, 1.3 + 0.25 * len(order), note, "Recall of each genre")
     axes = figure.subplots()
-    bars = axes.barh(range(len(genres)), [100 * recall[i] for i in order], height=0.7, color=BLUE)
+    bars = axes.barh(range(len(order)), [100 * recalls[genre] for genre in order], height=0.7, color=BLUE)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, size=8, color=INK)
-    label_rows(axes, range(len(genres)), [plain(genres[i]) for i in order])
+    label_rows(axes, range(len(order)), [*map(plain, order)])
     axes.set(xlim=(0, 112), xticks=range(0, 101, 25), xlabel="recognised tracks (%)")
     axes.invert_yaxis()
     tidy(axes)
@@ -269,8 +267,7 @@ def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") ->
         by_split: its result by the name of the split, at least two; drops are from the first to the last.
         note: small print below.
     """
-    recalls = {split: _recalls(result) for split, result in by_split.items()}
-    drops = _drops([*recalls.values()])
+    drops = recall_drops(by_split)
     lines = 0.6 * np.arange(len(by_split))  # the first row has a line per split, because intervals overlap
     middle, end = float(lines.mean()), float(lines[-1])
     rows = {genre: end + 1.3 + i for i, genre in enumerate(drops)}
@@ -280,9 +277,9 @@ def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") ->
     looks = _split_looks(len(by_split))
     for line, result, look in zip(lines, by_split.values(), looks, strict=True):
         _draw_accuracy(axes, line, result, look)
-    handles = _draw_recalls(axes, rows, recalls, looks)
+    handles = _draw_recalls(axes, rows, by_split, looks)
     first, *_, last = (100 * result.estimate("accuracy").mean for result in by_split.values())
-    by_row = {rows[genre]: drop for genre, drop in drops.items() if not isnan(drop)}
+    by_row = {rows[genre]: 100 * drop for genre, drop in drops.items() if not isnan(drop)}
     _write_drops(axes, {middle: first - last} | by_row, [*by_split])
     label_rows(axes, [middle, *rows.values()], ["all genres", *map(plain, rows)])
     axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % CI")
@@ -343,23 +340,6 @@ def _whisker(axes: Axes, y: float, mean: float, interval: tuple[float, float], *
     axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], capsize=3, **look)
 
 
-def _recalls(result: ConfigResult) -> dict[str, float]:
-    """Return the recall (%) of each genre that has test tracks."""
-    scores = result.per_genre
-    shares = zip(result.genres, scores.recall, scores.n_tracks, strict=True)
-    return {genre: 100 * float(recall) for genre, recall, n_tracks in shares if n_tracks}
-
-
-def _drops(recalls: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return how much lower the last recall of each genre is than the first (points), the largest drop first.
-
-    NaN, and last, if either has no track of the genre.
-    """
-    genres = list(dict.fromkeys(chain(*recalls)))
-    drops = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
-    return {genres[i]: float(drops[i]) for i in np.argsort(-drops, kind="stable")}
-
-
 def _split_looks(n: int) -> list[dict[str, Any]]:
     """Return the style of each split's dots: the first blue, the last red."""
     colors = LinearSegmentedColormap.from_list("splits", [BLUE, AMBER, RED])(np.linspace(0, 1, n))
@@ -376,9 +356,12 @@ def _draw_accuracy(axes: Axes, y: float, result: ConfigResult, look: Mapping[str
 
 
 def _draw_recalls(
-    axes: Axes, rows: Mapping[str, float], recalls: Mapping[str, Mapping[str, float]], looks: Sequence[dict[str, Any]]
+    axes: Axes, rows: Mapping[str, float], by_split: Mapping[str, ConfigResult], looks: Sequence[dict[str, Any]]
 ) -> list[Line2D]:
-    """Draw each genre's row: each split's recall (%) as a dot, on a line between the extremes; return the dots."""
+    """Draw each genre's row: each split's recall as a dot, on a line between the extremes; return the dots."""
+    recalls = {
+        split: {genre: 100 * share for genre, share in result.recalls.items()} for split, result in by_split.items()
+    }
     for genre, y in rows.items():
         shares = [recall[genre] for recall in recalls.values() if genre in recall]
         axes.plot([min(shares), max(shares)], [y, y], color=LINK, linewidth=2)

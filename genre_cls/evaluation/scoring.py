@@ -77,6 +77,12 @@ class ConfigResult:
         scores = precision_recall_fscore_support(pooled.labels, pooled.predictions, labels=columns, zero_division=0)
         return GenreScores(*scores)
 
+    @property
+    def recalls(self) -> dict[str, float]:
+        """The share of its tracks that were recognised, of each genre that has test tracks."""
+        scores = self.per_genre
+        return {genre: float(scores.recall[i]) for i, genre in enumerate(self.genres) if scores.n_tracks[i]}
+
     @cached_property
     def temperature(self) -> float:
         """The temperature fitted to all held-out tracks (`calibration.best_temperature`)."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import isnan, nan
 
 import numpy as np
 
 from genre_cls.configuration.settings import AXES, short_keys
 from genre_cls.evaluation.calibration import N_BINS
-from genre_cls.evaluation.comparisons import Difference, axes_of, setting
+from genre_cls.evaluation.comparisons import Difference, axes_of, recall_drops, setting
 from genre_cls.evaluation.findings import (
     Report,
     accuracy_text,
@@ -69,24 +71,25 @@ def under_other_splits(report: Report) -> Sheet:
 
 def drops_by_genre(report: Report) -> Sheet:
     """Return how much of each genre's recall configurations lose from the most flattering split to the last."""
-    columns, lost = {"genre": "left"}, []
+    columns, lost = {"genre": "left"}, [recall_drops(by_split) for by_split in report.splits.values()]
     for name, by_split in report.splits.items():
         first, *_, last = by_split
         columns[f"{name}, {first} to {last}"] = "right"
-        lost.append(100 * (by_split[first].per_genre.recall - by_split[last].per_genre.recall))
-    if not lost:
-        return Sheet(columns, [])
-    by_genre = sorted(zip(report.ranked[0].genres, np.transpose(lost), strict=True), key=lambda row: -row[1][0])
-    return Sheet(columns, [[genre, *(f"{points:z.0f}" for points in drops)] for genre, drops in by_genre])
+    genres = dict.fromkeys(chain(*lost))  # in the order of the first configuration
+    return Sheet(columns, [[genre, *(_points(drops.get(genre, nan)) for drops in lost)] for genre in genres])
+
+
+def _points(share: float) -> str:
+    return "" if isnan(share) else f"{100 * share:z.0f}"
 
 
 def genres(report: Report) -> Sheet:
-    """Return the best configuration's scores on each genre, by recall, with its most frequent mistakes."""
+    """Return the best configuration's scores on each tested genre, by recall, with its most frequent mistakes."""
     best = report.ranked[0]
     scores, wrong = best.per_genre, best.confusion - np.diag(np.diag(best.confusion))
     n_tracks = np.bincount(best.tracks.labels, minlength=len(best.genres))  # folds may test a track several times
     rows = []
-    for i in sorted(range(len(best.genres)), key=lambda i: -scores.recall[i]):
+    for i in sorted(np.flatnonzero(n_tracks), key=lambda i: -scores.recall[i]):
         others = [j for j in np.argsort(-wrong[i], kind="stable")[:3] if wrong[i, j]]
         taken_for = [f"{best.genres[j]} {whole_percent(wrong[i, j] / scores.n_tracks[i])}" for j in others]
         shares = [whole_percent(each[i]) for each in (scores.recall, scores.precision, scores.f1)]
