@@ -300,6 +300,19 @@ def test_a_track_is_reported_once_with_its_mean_over_the_repetitions(some: list[
             assert result.tracks.predictions[place] == np.mean(probabilities, axis=0).argmax()
 
 
+def test_where_repeated_folds_agree_the_error_is_that_of_each_tracks_mean_not_of_a_vote() -> None:
+    folds, labels = [], np.zeros(10, dtype=int)
+    for repetition, recognised in enumerate((np.arange(10) < 5, np.arange(10) >= 5)):  # each track once of two times
+        for part in range(2):
+            ids = [f"{part} {place}" for place in range(10)]
+            probabilities = np.where(recognised[:, None], [0.9, 0.1], [0.2, 0.8])
+            folds.append(a_fold(2 * repetition + part, ids, labels, probabilities, ("a", "b"), 10))
+    found = ConfigResult({}, tuple(folds), 1).estimate("accuracy")
+    means = np.append(np.full(20, 0.5), (1, 1, 0, 0))
+    assert (found.mean, found.df) == (0.5, 23)
+    assert found.standard_error == pytest.approx(means.std() / 24**0.5)
+
+
 def tracks_of(*probabilities: tuple[float, ...]) -> TrackPredictions:
     n = len(probabilities)
     return TrackPredictions(tuple(f"{i}.wav" for i in range(n)), np.arange(n), np.array(probabilities))

@@ -133,8 +133,7 @@ def _difference(first: str, second: str, pairs: Sequence[Pair], rope: float) -> 
     gains = [
         np.mean([a.folds[fold].hits - b.folds[fold].hits for a, b in pairs], axis=0) for fold in range(len(one.folds))
     ]
-    of_tracks = np.mean([a.tracks.hits - b.tracks.hits for a, b in pairs], axis=0)
-    gain = one.over_folds(gains, of_tracks, pseudo_values=(1, -1), step=1 / len(pairs))
+    gain = one.over_folds(gains, pseudo_values=(1, -1), step=1 / len(pairs))
     if abs(gain.mean) < ROUNDING:  # so that of equals the first one stays first
         gain = replace(gain, mean=0.0)
     if gain.mean < 0:

@@ -62,7 +62,7 @@ class ConfigResult:
     def tracks(self) -> TrackPredictions:
         """The folds' predictions, their mean for each track, in the order of ids."""
         pooled, first = self._pooled, self._first
-        probabilities = means_at(pooled.probabilities, _numbered(pooled.track_ids))
+        probabilities = means_at(pooled.probabilities, self._places)
         return TrackPredictions(tuple(pooled.track_ids[i] for i in first), pooled.labels[first], probabilities)
 
     @cached_property
@@ -116,6 +116,11 @@ class ConfigResult:
         return np.unique(self._pooled.track_ids, return_index=True)[1]
 
     @cached_property
+    def _places(self) -> Ints:
+        """Which track, in the order of ids, each of the pooled predictions is of."""
+        return _numbered(self._pooled.track_ids)
+
+    @cached_property
     def _pooled(self) -> TrackPredictions:
         """The predictions of all folds, one fold after the other; a track may come several times."""
         ids = tuple(chain.from_iterable(fold.track_ids for fold in self.folds))
@@ -136,22 +141,19 @@ class ConfigResult:
         """Return the mean of a score (a key of `FoldResult.scores`) over the folds, with its standard error."""
         if score != "accuracy":
             return estimate([fold.scores[score] for fold in self.folds], self.test_share)
-        return self.over_folds([fold.hits for fold in self.folds], self.tracks.hits, pseudo_values=(1, 1, 0, 0))
+        return self.over_folds([fold.hits for fold in self.folds], pseudo_values=(1, 1, 0, 0))
 
     def std(self, score: str) -> float:
         """Return the standard deviation of a score over the folds, with n - 1; 0 if there is a single one."""
         values = [fold.scores[score] for fold in self.folds]
         return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
-    def over_folds(
-        self, values: Sequence[Floats], of_tracks: Floats, pseudo_values: Sequence[float], step: float = 1.0
-    ) -> Estimate:
+    def over_folds(self, values: Sequence[Floats], pseudo_values: Sequence[float], step: float = 1.0) -> Estimate:
         """Return the mean of a value that each test track has, with its standard error.
 
         Args:
             values: of each fold's tracks `(n_tracks,)`.
-            of_tracks: the same, once for each track `(n_tracks,)`, for `estimates.with_error_floor`.
-            pseudo_values: the values that are added to these.
+            pseudo_values: that are added to each track's mean over the folds that test it (`with_error_floor`).
             step: smallest difference between two different values.
         """
         if self.single_test_set:
@@ -160,7 +162,8 @@ class ConfigResult:
             found = estimate([own.mean() for own in values], self.test_share)
             one_track_apart = [step / max(map(len, values)), *[0.0] * (len(values) - 1)]
             smallest = estimate(one_track_apart, self.test_share).standard_error
-        of_units = means_at(of_tracks[:, None], self._units)[:, 0]
+        of_tracks = means_at(np.concatenate(values)[:, None], self._places)
+        of_units = means_at(of_tracks, self._units)[:, 0]
         return with_error_floor(found, of_units, pseudo_values, smallest)
 
     def _over_trainings(self, values: Sequence[Floats]) -> Estimate:
