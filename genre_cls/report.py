@@ -101,7 +101,7 @@ def _why_none(cfg: DictConfig) -> str:
     """Return why there is nothing to report, and what leads to something."""
     if tracker := _tracker(cfg):
         with tracker.failures_in_one_line():
-            if tracker.any_finished(cfg.tracking.experiment):
+            if tracker.ended(cfg.tracking.experiment):
                 hint = "restore its files, train it again, or name another experiment (tracking.experiment=NAME)"
                 return f"what finished last cannot be reported; {hint}"
             if titles := tracker.incomplete(cfg.tracking.experiment):

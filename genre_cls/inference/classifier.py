@@ -301,7 +301,7 @@ def run_of(source: str | Path, tracking: str | Path, experiment: str | None = No
         if run_id := best(runs, experiment) if source == BEST else str(source):
             return runs, run_id
         where = f" in experiment {experiment}" if experiment else ""
-        if runs.any_finished(experiment):
+        if runs.ended(experiment):
             reason = "what has finished there lacks a fold, which its command trains again, or has shuffled genres"
             raise UserError(f"tracking {tracking}: {reason}{where}")
         hint = f"some have in {others}" if (others := runs.elsewhere()) else "run python -m genre_cls.train first"

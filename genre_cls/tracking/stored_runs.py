@@ -83,7 +83,11 @@ class StoredRuns:
         return f"; {are} kept in {self._folder / 'spool'}, {hint}" if n_folds else ""
 
     def ended(self, experiment: str | None) -> list[Run]:
-        """Return the runs of configurations that have finished, whatever became of their tags."""
+        """Return the runs of configurations that have finished, whatever became of their tags or files.
+
+        Args:
+            experiment: name of the experiment to look in; None for all.
+        """
         return self._search(self._ids(experiment), "tags.kind = 'config' and attributes.status = 'FINISHED'")
 
     def folds_in(self, experiment_id: str) -> dict[str, list[Run]]:
@@ -116,14 +120,6 @@ class StoredRuns:
             if name in names:
                 self._fetch(f"{artifacts}/{name}", folder)
         return Path(folder)
-
-    def any_finished(self, experiment: str | None) -> bool:
-        """Return whether any configuration has finished, readable or not.
-
-        Args:
-            experiment: name of the experiment to look in; None for all.
-        """
-        return bool(self.ended(experiment))
 
     def elsewhere(self) -> str:
         """Return the names of the experiments in which configurations have finished; empty if there are none."""
