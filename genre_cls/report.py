@@ -113,7 +113,7 @@ def _why_none(cfg: DictConfig) -> str:
 
 
 def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> None:
-    """Print the configurations' table, write the page and log it."""
+    """Show the report on the terminal, write its page and log it."""
     with waiting("drawing the report"):
         from genre_cls.evaluation import page
         from genre_cls.tracking.artifacts import REPORT
@@ -122,15 +122,7 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
 
         report = _report(comparison, cfg.rope)
         files = {REPORT: page.html(report).encode(), "report.md": page.markdown(report).encode()}
-    console = Console()
-    console.width = max(console.width, 80)  # a narrower table would lose digits
-    # First, because it is useful even if the disk is full.
-    console.print("", f"Data: {report.dataset}", page.table(report), sep="\n", markup=False, highlight=False)
-    for note in report.notes:  # the terminal's table has none
-        log.warning(note)
-    if n := comparison.n_left_out:
-        were = "configurations of this command were" if n > 1 else "configuration of this command was"
-        log.warning("not in this report: %d %s tested on other tracks or folds (dataset, seed, folds, fold)", n, were)
+    _show(report, comparison.n_left_out)  # first, because it is useful even if the disk is full
     try:
         folder = _write_and_log(cfg, tracker, report.dataset, files)
     except FAILURES as error:  # of a read-only store, say
@@ -138,6 +130,21 @@ def _write(cfg: DictConfig, tracker: "Tracker", comparison: "Comparison") -> Non
         log.warning("the report is not logged: %s", in_one_line(error))
     log.info("report: %s", folder / REPORT)
     log.info("compare the runs: %s", ui_command(tracker.uri))
+
+
+def _show(report: "Report", n_left_out: int) -> None:
+    """Print the configurations' table, and log what it does not say."""
+    from genre_cls.evaluation import page
+
+    console = Console()
+    console.width = max(console.width, 80)  # a narrower table would lose digits
+    console.print("", f"Data: {report.dataset}", page.table(report), sep="\n", markup=False, highlight=False)
+    for note in report.notes:
+        log.warning(note)
+    if n_left_out:
+        were = "configurations of this command were" if n_left_out > 1 else "configuration of this command was"
+        reason = "tested on other tracks or folds (dataset, seed, folds, fold)"
+        log.warning("not in this report: %d %s %s", n_left_out, were, reason)
 
 
 def _write_and_log(cfg: DictConfig, tracker: "Tracker", dataset: str, files: Mapping[str, bytes]) -> Path:
