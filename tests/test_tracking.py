@@ -18,13 +18,13 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import unquote
 
-import made
 import numpy as np
 import pytest
 import requests
 from filelock import Timeout
 from hypothesis import example, given
 from hypothesis import strategies as st
+from made import a_result
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -48,8 +48,8 @@ from genre_cls.tracking.tracker import DESCRIPTION, KEY, N_COMMAND_IDS, NOTE, Tr
 GENRES = ("blues", "rock & roll")
 QUICKEST = "fork" if sys.platform == "linux" else None  # spares the imports; None is the system's own way
 TRACKS = {
-    "0/0": {"genre": "blues", "artist": 'Ann, "the" First', "group": "", "fault": "", "path": "/a\nb.wav"},
-    "0/1": {"genre": "rock & roll", "artist": "", "group": "", "fault": "distorted", "path": "/c.wav"},
+    "0.0.0": {"genre": "blues", "artist": 'Ann, "the" First', "group": "", "fault": "", "path": "/a\nb.wav"},
+    "0.0.1": {"genre": "rock & roll", "artist": "", "group": "", "fault": "distorted", "path": "/c.wav"},
 }
 MEANS = GenreMeans("mel", GENRES, np.ones((2, 3, 4), np.float32), 0.1, np.array([100.0, 200, 400]))
 
@@ -64,13 +64,8 @@ def tracker(folder: Path) -> Tracker:
     return Tracker(None, folder)
 
 
-def a_fold(index: int, accuracy: float = 1.0) -> FoldResult:
-    labels = np.repeat([0, 1], 5)
-    predictions = np.where(np.arange(10) < round(10 * accuracy), labels, 1 - labels)
-    probabilities = np.eye(2)[predictions] * 0.8 + 0.1
-    losses = {"train_loss": [2.0, 1.0, 0.5], "held_out_loss": [2.5, 1.5, 1.0]}
-    ids = (f"{index}/{i}" for i in range(10))
-    return made.a_fold(index, ids, labels, probabilities, GENRES, 10, seconds=0.5, **losses)
+def folds_of(*accuracies: float) -> tuple[FoldResult, ...]:
+    return a_result(*accuracies, genres=GENRES).folds
 
 
 def store(
@@ -80,24 +75,30 @@ def store(
     comparison: str = "same",
     experiment: str = "e",
     split: str = "random",
-    k: int = 5,
+    named: Mapping[str, str] = {},
+    tags: Mapping[str, str] = {},
+    params: Mapping[str, str] = {},
     tracks: Mapping[str, Mapping[str, str]] = TRACKS,
 ) -> str:
     """Log a configuration as training does and return the id of its run."""
     where = tracker.experiment(experiment)
-    named = {"features": "mel", "model": identity, "batch_size": "16"}
-    tags = {"identity": identity, "named": json.dumps(named), "comparison": comparison, "dataset": "own"}
-    tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d", "sources": "{}"}
-    with tracker.run(where, identity, tags | {"kind": "config"}, {"n_parameters": "12", "folds.k": str(k)}) as parent:
-        for index, accuracy in enumerate(accuracies):
-            with tracker.run(where, f"fold {index}", tags | {"kind": "fold", PARENT: parent.run_id}, {}) as child:
-                fold = a_fold(index, accuracy)
-                child.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
+    names = {"features": "mel", "model": identity, "batch_size": "16", **named}
+    all_tags = {"identity": identity, "named": json.dumps(names), "comparison": comparison, "dataset": "own"}
+    all_tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d", "sources": "{}", **tags}
+    all_params = {"n_parameters": "12", "folds.k": "5", **params}
+    with tracker.run(where, identity, all_tags | {"kind": "config"}, all_params) as parent:
+        for fold in folds_of(*accuracies):
+            log_fold(tracker, where, fold, all_tags | {"kind": "fold", PARENT: parent.run_id})
         files = {"genre_means_mel.npz": genre_means_file(MEANS), "tracks.csv": tracks_file(tracks)}
-        means = {"accuracy_mean": float(np.mean(accuracies)), "seconds_per_fold": 0.5}
-        parent.log(means | {"seconds": 0.5 * len(accuracies)}, files)
+        means = {"accuracy_mean": float(np.mean(accuracies)), "seconds_per_fold": 12.0}
+        parent.log(means | {"seconds": 12.0 * len(accuracies)}, files)
     time.sleep(0.005)  # MLflow orders by milliseconds
     return parent.run_id
+
+
+def log_fold(tracker: Tracker, where: str, fold: FoldResult, tags: Mapping[str, str]) -> None:
+    with tracker.run(where, f"fold {fold.index}", tags, {}) as child:
+        child.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
 
 
 def found(tracker: Tracker, experiment: str | None = None) -> dict[str, float]:
@@ -191,8 +192,7 @@ def test_results_come_back_as_they_were(tracker: Tracker) -> None:
     assert comparison and len(comparison.results) == 1
     (result,) = comparison.results
     assert result.named == {"features": "mel", "model": "a", "batch_size": "16"} and result.n_parameters == 12
-    for index, fold in enumerate(result.folds):
-        expected = a_fold(index, (0.8, 0.6)[index])
+    for fold, expected in zip(result.folds, folds_of(0.8, 0.6), strict=True):
         assert fold.probabilities.tobytes() == expected.probabilities.tobytes()
         assert fold.windows.probabilities.tobytes() == expected.windows.probabilities.tobytes()
         arrays = {"labels": 0, "probabilities": 0, "windows": 0}
@@ -207,7 +207,7 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "a", 1.0, 0.9, comparison="r")
     store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
     store(tracker, "b", 0.5, comparison="r")
-    store(tracker, "a", 0.1, comparison="t", k=2)  # which trained on fewer tracks
+    store(tracker, "a", 0.1, comparison="t", params={"folds.k": "2"})  # which trained on fewer tracks
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     comparison = newest(tracker)
     assert comparison is not None
@@ -230,8 +230,8 @@ def test_predictions_that_no_longer_give_what_was_logged_are_reported(
     parent = store(tracker, "a", 1.0, 1.0)
     assert found(tracker) == {"a": 1.0} and caplog.text == ""
     path = artifacts(tracker, children(tracker, parent)[0]) / "predictions.csv"
-    path.write_text(path.read_text().replace("/0,blues", "/0,rock & roll"))
-    assert found(tracker) == {"a": 0.95}
+    path.write_text(path.read_text().replace(".0,blues", ".0,rock & roll"))
+    assert found(tracker) == {"a": 0.975}
     assert "a: accuracy_mean differ from what was logged" in caplog.text
 
 
@@ -245,14 +245,9 @@ def test_only_configurations_tested_on_the_same_tracks_and_folds_are_compared(tr
 
 
 def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(tracker: Tracker) -> None:
-    client = MlflowClient(tracker.uri)
-    for identity, told, epochs in (("a", True, "30"), ("b", False, "30"), ("c", True, "60")):
-        run_id = store(tracker, identity, 1.0)
-        client.log_param(run_id, "recipe.epochs", epochs)
-        named = json.loads(run(tracker, run_id).data.tags["named"]) | (
-            {"recipe.epochs": "3e1", "experiment": "best", "old": "1"} if told else {}
-        )
-        client.set_tag(run_id, "named", json.dumps(named))
+    told = {"recipe.epochs": "3e1", "experiment": "best", "old": "1"}
+    for identity, named, epochs in (("a", told, "30"), ("b", {}, "30"), ("c", told, "60")):
+        store(tracker, identity, 1.0, named=named, params={"recipe.epochs": epochs})
     comparison = newest(tracker)
     assert comparison
     epochs_of = {r.named["model"]: r.named["recipe.epochs"] for r in comparison.results}
@@ -267,13 +262,6 @@ PACKAGE = {"genre_cls": "as it was"}
 EDITED = {"genre_cls": "edited"}
 
 
-def store_of(tracker: Tracker, sources: dict[str, str] | None, identity: str, *accuracies: float, **where: str) -> None:
-    """Log a configuration with the digests of its sources, or without them."""
-    run_id = store(tracker, identity, *accuracies, **where)
-    if sources is not None:
-        MlflowClient(tracker.uri).set_tag(run_id, "sources", json.dumps(sources))
-
-
 @pytest.mark.parametrize(
     ("of", "codes"),
     [
@@ -282,26 +270,26 @@ def store_of(tracker: Tracker, sources: dict[str, str] | None, identity: str, *a
         ((PACKAGE, EDITED, {"genre_cls": "edited again"}), ["1", "2", "3"]),
         ((PACKAGE, PACKAGE | {"theirs.Model": "old"}, PACKAGE | {"my.Model": "old"}), [None, None, None]),
         ((PACKAGE, PACKAGE | {"my.Model": "old"}, PACKAGE | {"my.Model": "new"}), ["2", "1", "2"]),
-        ((None, EDITED, EDITED), [None, None, None]),
-        ((None, PACKAGE, EDITED), ["2", "1", "2"]),
+        (({}, EDITED, EDITED), [None, None, None]),
+        (({}, PACKAGE, EDITED), ["2", "1", "2"]),
     ],
 )
 def test_configurations_are_distinguished_by_code_that_has_changed_between_them(
-    tracker: Tracker, of: Sequence[dict[str, str] | None], codes: list[str | None]
+    tracker: Tracker, of: Sequence[dict[str, str]], codes: list[str | None]
 ) -> None:
     for identity, sources in zip("abc", of, strict=True):
-        store_of(tracker, sources, identity, 1.0)
+        store(tracker, identity, 1.0, tags={"sources": json.dumps(sources)})
     comparison = newest(tracker)
     assert comparison is not None and [result.named.get("code") for result in comparison.results] == codes
     assert bool(warnings(comparison.results)) == (codes[0] is not None)
 
 
-@pytest.mark.parametrize(("sources", "found"), [(PACKAGE, {"artist"}), (None, {"artist"}), (EDITED, set())])
+@pytest.mark.parametrize(("sources", "found"), [(PACKAGE, {"artist"}), ({}, {"artist"}), (EDITED, set())])
 def test_results_of_other_code_under_another_split_are_not_compared(
-    tracker: Tracker, sources: dict[str, str] | None, found: set[str]
+    tracker: Tracker, sources: dict[str, str], found: set[str]
 ) -> None:
-    store_of(tracker, sources, "A", 0.9, comparison="s", split="artist")
-    store_of(tracker, PACKAGE, "a", 1.0)
+    store(tracker, "A", 0.9, comparison="s", split="artist", tags={"sources": json.dumps(sources)})
+    store(tracker, "a", 1.0, tags={"sources": json.dumps(PACKAGE)})
     comparison = newest(tracker)
     assert comparison is not None and comparison.results[0].other_splits.keys() == found
 
@@ -410,13 +398,13 @@ def test_a_configuration_of_which_a_fold_was_deleted_is_neither_reported_nor_the
 
 
 def test_what_was_found_last_about_a_track_is_reported(tracker: Tracker) -> None:
-    old = tracks_file({"0/0": TRACKS["0/0"] | {"artist": "before"}})
+    old = tracks_file({"0.0.0": TRACKS["0.0.0"] | {"artist": "before"}})
     for identity, facts in (("a", None), ("b", old), ("a", None)):  # a was trained again after b
         run_id = store(tracker, identity, 1.0)
         if facts:
             tracker.refresh(run_id, {}, {"tracks.csv": facts})
     comparison = newest(tracker)
-    assert comparison and comparison.tracks["0/0"] == TRACKS["0/0"]
+    assert comparison and comparison.tracks["0.0.0"] == TRACKS["0.0.0"]
 
 
 TAGS = ("named", "sources", "identity", "setup", "dataset", "dataset_digest", "folds", "comparison")
@@ -591,8 +579,7 @@ def test_only_the_files_that_are_read_are_downloaded_from_a_server_and_deleted_w
 
 
 def test_folds_whose_files_are_on_another_machine_do_not_count_as_damaged(tracker: Tracker) -> None:
-    run_id = store(tracker, "a", 1.0)
-    MlflowClient(tracker.uri).set_tag(run_id, KEY, "k")
+    run_id = store(tracker, "a", 1.0, tags={KEY: "k"})
     shutil.rmtree(artifacts(tracker, run_id).parents[1])
     with pytest.raises(UserError, match="missing, though this store keeps its folds' files there"):
         tracker.earlier(tracker.experiment("e"), "k", force=False)
@@ -600,7 +587,7 @@ def test_folds_whose_files_are_on_another_machine_do_not_count_as_damaged(tracke
 
 
 def test_a_failing_disk_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
+    store(tracker, "a", 1.0, tags={KEY: "k"})
     experiment = tracker.experiment("e")
 
     def fail(folder: Path) -> FoldResult:
@@ -614,7 +601,7 @@ def test_a_failing_disk_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkey
 
 
 def test_a_failing_server_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    MlflowClient(tracker.uri).set_tag(store(tracker, "a", 1.0), KEY, "k")
+    store(tracker, "a", 1.0, tags={KEY: "k"})
 
     def away(*asked: object) -> Path:
         raise MlflowException("artifacts are away")
@@ -921,11 +908,8 @@ def test_configurations_that_wait_for_folds_or_were_stopped_are_named_the_last_f
 
 def test_while_folds_are_missing_a_temperature_is_that_of_those_that_are_there(tracker: Tracker) -> None:
     run_id = store(tracker, "a", 0.8, 0.6)
-    probabilities, labels = (
-        np.concatenate([getattr(a_fold(index, accuracy), part) for index, accuracy in enumerate((0.8, 0.6))])
-        for part in ("probabilities", "labels")
-    )
-    expected = best_temperature(probabilities, labels)
+    parts = ([getattr(fold, part) for fold in folds_of(0.8, 0.6)] for part in ("probabilities", "labels"))
+    expected = best_temperature(*map(np.concatenate, parts))
     for one in (run_id, *children(tracker, run_id)):
         assert tracker.temperature(one) == pytest.approx(expected) != 1
     MlflowClient(tracker.uri).log_metric(run_id, "temperature", 2.5)  # as for a whole configuration
@@ -963,9 +947,7 @@ def test_runs_that_could_not_be_closed_under_a_claim_are_closed_at_its_end(track
 def test_of_several_runs_of_a_configuration_the_newest_closed_one_is_continued(tracker: Tracker) -> None:
     client, where = MlflowClient(tracker.uri), tracker.experiment("e")
     assert tracker.earlier(where, "k", force=False).run_id is None
-    runs = [store(tracker, "a", *accuracies) for accuracies in ((1.0, 0.9), (0.8,))]
-    for run_id in runs:
-        client.set_tag(run_id, KEY, "k")
+    runs = [store(tracker, "a", *accuracies, tags={KEY: "k"}) for accuracies in ((1.0, 0.9), (0.8,))]
     live = client.create_run(where, tags={"kind": "config", KEY: "k"}).info.run_id  # under locks in another folder
     found = tracker.earlier(where, "k", force=False)
     assert found.run_id == runs[1] and [fold.scores["accuracy"] for fold in found.folds.values()] == [0.8]
@@ -990,23 +972,19 @@ def test_a_configuration_knows_the_last_commands_that_it_was_part_of(
 def test_a_fold_whose_predictions_no_longer_give_its_scores_is_not_reused(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_id = store(tracker, "a", 1.0, 0.8)
-    MlflowClient(tracker.uri).set_tag(run_id, KEY, "k")
+    run_id = store(tracker, "a", 1.0, 0.8, tags={KEY: "k"})
     (edited,) = (child for child in children(tracker, run_id) if run(tracker, child).info.run_name == "fold 1")
     path = artifacts(tracker, edited) / "predictions.csv"
-    path.write_text(path.read_text().replace("1/0,blues", "1/0,rock & roll"))
+    path.write_text(path.read_text().replace("1.0.0,blues", "1.0.0,rock & roll"))
     assert list(tracker.earlier(tracker.experiment("e"), "k", force=False).folds) == [0]
     assert run(tracker, edited).info.status == "FAILED"
     assert "fold 1 is trained again, because its files are damaged: accuracy, " in caplog.text
 
 
 def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_another_one(tracker: Tracker) -> None:
-    client = MlflowClient(tracker.uri)
     for identity, lr in (("a", "0.1"), ("b", "0.2")):
-        run_id = store(tracker, identity, 1.0)
-        for key, value in {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr}.items():
-            client.log_param(run_id, key, value)
-        client.set_tag(run_id, "named", json.dumps({"features": "mel", "model": "m", "batch_size": "16"}))
+        params = {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr}
+        store(tracker, identity, 1.0, named={"model": "m"}, params=params)
     comparison = newest(tracker)
     assert (
         comparison
@@ -1025,10 +1003,8 @@ def test_of_two_that_are_equal_the_best_stays_the_best_whichever_is_confirmed(tr
 
 def test_a_fold_that_was_restored_beside_its_successor_counts_once(tracker: Tracker) -> None:
     parent = store(tracker, "a", 0.5, 0.5)
-    tags = {"kind": "fold", PARENT: parent}
-    with tracker.run(tracker.experiment("e"), "fold 1", tags, {}) as again:
-        fold = replace(a_fold(1, 0.9), seconds=0.7)
-        again.log(fold.scores | {"seconds": fold.seconds}, fold_files(fold), fold.curves)
+    again = replace(folds_of(0.5, 0.9)[1], seconds=0.7)
+    log_fold(tracker, tracker.experiment("e"), again, {"kind": "fold", PARENT: parent})
     assert found(tracker) == {"a": pytest.approx(0.7)} and best(tracker) == parent
     assert len(tracker.predictions_of(parent)[0]) == 2
 
@@ -1047,7 +1023,8 @@ def test_a_description_that_a_user_writes_is_kept_and_is_no_note_of_the_data(tra
 
 def test_artists_that_became_known_later_hold_for_all_configurations(tracker: Tracker) -> None:
     store(tracker, "a", 0.5, 0.5)
-    by_one = {f"{fold}/{i}": TRACKS["0/0"] | {"group": "0"} for fold in range(2) for i in range(10)}
+    ids = [track for fold in folds_of(0.5, 0.5) for track in fold.track_ids]
+    by_one = dict.fromkeys(ids, TRACKS["0.0.0"] | {"group": "0"})
     store(tracker, "b", 0.5, 0.5, tracks=by_one)
     comparison = newest(tracker)
     assert comparison and [result.artist_overlap for result in comparison.results] == [1, 1]
