@@ -233,6 +233,18 @@ def here(tmp_path: Path, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.fixture
+def store_folder(tmp_path: Path, fresh_store: Path) -> Path:
+    """The folder of an MLflow store in which nothing is yet."""
+    return shutil.copytree(fresh_store, tmp_path / "a folder with spaces" / "mlruns")
+
+
+@pytest.fixture
+def tracker(store_folder: Path) -> Tracker:
+    """A connection to it."""
+    return Tracker(None, store_folder)
+
+
+@pytest.fixture
 def store_here(here: Path, fresh_store: Path) -> Path:
     """A store where a command that runs here looks for one."""
     return shutil.copytree(fresh_store, here / "mlruns")
