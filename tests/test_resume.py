@@ -9,13 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
 from threading import Timer
 from typing import Any
-from unittest import mock
 from urllib.request import url2pathname, urlopen
 
 import pytest
@@ -30,10 +30,8 @@ from shared import Command, Outcome, free_port, timeless
 from genre_cls import report, train
 from genre_cls.configuration.identity import identify
 from genre_cls.configuration.settings import without_hydra
-from genre_cls.experiments import outbox, spool, upcoming
+from genre_cls.experiments import outbox, spool
 from genre_cls.experiments.job import Job
-from genre_cls.experiments.upcoming import Upcoming
-from genre_cls.processes import workers
 from genre_cls.tracking.artifacts import load_tracks
 from genre_cls.training import ensembles, task
 
@@ -41,7 +39,6 @@ Table = dict[tuple[str, str], Any]
 
 ONE = ("features=mel", "model=basic", "batch_size=4", "folds.k=3", "trainer.workers=1")
 TITLE = "mel basic 4 epochs=2 window=0.5 k=3 members=plain"
-CALLS = ("create_run", "log_batch", "log_artifacts", "update_run", "set_terminated")  # by which MLflow is written to
 TORTURE = Path(__file__).parent.parent / "benchmarks" / "torture.py"
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and signals"),
@@ -274,67 +271,6 @@ def test_killed_workers_fail_the_configuration_that_they_work_on_and_no_other(
     assert sorted(run.info.status for run in done.parents) == ["FAILED", "FINISHED"]
 
 
-def test_a_configuration_for_other_workers_does_not_begin_early(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[DictConfig] = []
-    monkeypatch.setattr(upcoming, "load", mock.Mock())
-    monkeypatch.setattr(upcoming, "identify", mock.Mock())
-    monkeypatch.setattr(upcoming, "Job", lambda cfg, *_: mock.Mock(begin=lambda _: begun.append(cfg)))
-    for n_workers in (1, 2, 3):
-        ahead = Upcoming()
-        ahead.coming = [composed(f"trainer.workers={n_workers}", "trainer.device=cpu")]
-        ahead.begin(2)
-        assert ahead.blocked and not ahead.begun
-    assert [cfg.trainer.workers for cfg in begun] == [2]
-
-
-def test_none_begins_after_one_that_could_not_because_its_turn_may_mean_to_wait_for_others(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upcoming, "_begun", lambda *_: None)
-    ahead = Upcoming()
-    ahead.coming = [composed()] * 3
-    for _ in range(2):
-        ahead.begin(2)
-        assert ahead.blocked and not ahead.begun
-
-
-@pytest.mark.parametrize(("n_models", "n_begun"), [((4, 4, 4, 4), 2), ((8, 8), 1), ((2, 0, 9), 2), ((2, 3), 2)])
-def test_as_many_configurations_begin_as_give_each_worker_another_model(
-    composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, n_models: Sequence[int], n_begun: int
-) -> None:
-    jobs = iter([mock.Mock(n_models=n) for n in n_models])
-    monkeypatch.setattr(upcoming, "load", mock.Mock())
-    monkeypatch.setattr(upcoming, "identify", mock.Mock())
-    monkeypatch.setattr(upcoming, "n_workers", lambda *_: 8)
-    monkeypatch.setattr(upcoming, "Job", lambda *_: next(jobs))
-    ahead = Upcoming()
-    ahead.coming = [composed()] * len(n_models)
-    ahead.begin(8)
-    assert len(ahead.begun) == n_begun
-
-
-def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped() -> None:
-    workers.stop()
-    jobs = mock.Mock(n_models=1), mock.Mock(n_models=0)
-    ahead = Upcoming()
-    ahead.begun = [*jobs]
-    assert ahead.take(mock.Mock()) is None and ahead.begun == []
-    assert [job.give_up.call_count for job in jobs] == [1, 1]
-
-
-@pytest.mark.parametrize(("turn", "is_taken"), [("a", True), ("b", False)])
-def test_training_that_has_begun_is_given_up_unless_it_is_of_the_configuration_whose_turn_it_is(
-    turn: str, is_taken: bool
-) -> None:
-    job = mock.Mock(n_models=0, identity=mock.Mock(fingerprint="a"))
-    ahead = Upcoming()
-    ahead.begun = [job]
-    assert ahead.take(mock.Mock(fingerprint=turn)) is (job if is_taken else None) and ahead.begun == []
-    assert job.give_up.call_count == (0 if is_taken else 1)
-
-
 def test_a_command_that_is_killed_as_it_makes_the_demo_set_leaves_no_worker(tmp_path: Path) -> None:
     arguments = "tracks_per_genre=100, seconds=30.0, sample_rate=22050, crossover=0.1, seed=0"
     code = f"from genre_cls.tracks.demo import demo; demo(cache_dir={str(tmp_path)!r}, {arguments})"
@@ -377,20 +313,25 @@ def test_killed_after_any_write_to_the_store_it_goes_on_and_ends_as_if_undisturb
 
 def killed_after(n_writes: int) -> None:
     """Let this process die after some writes to the store."""
-    left = [n_writes]
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            result = real(*arguments, **named)
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+    def write(number: int, real: Callable[[], Any]) -> Any:
+        result = real()
+        if number == n_writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
-        return call
+    written_by(pytest.MonkeyPatch(), write)
 
-    for name in CALLS:
-        setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+
+def written_by(patch: pytest.MonkeyPatch, write: Callable[[int, Callable[[], Any]], Any]) -> None:
+    """Let writes to the store be made by a function of their number, from 1, and of the real call."""
+    numbers = count(1)
+
+    def replaced(real: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments, **named: write(next(numbers), lambda: real(*arguments, **named))
+
+    for name in ("create_run", "log_batch", "log_artifacts", "update_run", "set_terminated"):
+        patch.setattr(MlflowClient, name, replaced(getattr(MlflowClient, name)))
 
 
 @pytest.mark.usefixtures("store_here")
@@ -442,19 +383,13 @@ def _failing_disk(path: Path) -> bytes:
 
 def fail(patch: pytest.MonkeyPatch, after: int, times: int) -> None:
     """Let the store be away for some calls after some others."""
-    calls = [0]
 
-    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            calls[0] += 1
-            if after < calls[0] <= after + times:
-                raise MlflowException("the store is away")
-            return real(*arguments, **named)
+    def write(number: int, real: Callable[[], Any]) -> Any:
+        if after < number <= after + times:
+            raise MlflowException("the store is away")
+        return real()
 
-        return call
-
-    for name in CALLS:
-        patch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
+    written_by(patch, write)
 
 
 def test_two_at_once_train_each_fold_once_and_both_report(
