@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from filelock import Timeout
@@ -17,7 +18,6 @@ from mlflow.exceptions import MlflowException
 from stores import QUICKEST, artifacts, children, found, run, store
 
 from genre_cls.errors import UserError
-from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.tracking import database, stored_runs
 from genre_cls.tracking.naming import legal_names
 from genre_cls.tracking.stored_runs import PARENT, WAITING, changed_metrics
@@ -189,11 +189,7 @@ def test_folds_whose_files_are_on_another_machine_do_not_count_as_damaged(tracke
 def test_a_failing_disk_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     store(tracker, "a", 1.0, tags={KEY: "k"})
     experiment = tracker.experiment("e")
-
-    def fail(folder: Path) -> FoldResult:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(stored_runs, "load_fold", fail)
+    monkeypatch.setattr(stored_runs, "load_fold", mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         tracker.earlier(experiment, "k", force=False)
     monkeypatch.undo()
@@ -202,12 +198,8 @@ def test_a_failing_disk_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkey
 
 def test_a_failing_server_does_not_mark_a_fold_as_damaged(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     store(tracker, "a", 1.0, tags={KEY: "k"})
-
-    def away(*asked: object) -> Path:
-        raise MlflowException("artifacts are away")
-
     monkeypatch.setattr(database, "local_path", lambda uri: None)
-    monkeypatch.setattr(Tracker, "files", away)
+    monkeypatch.setattr(Tracker, "files", mock.Mock(side_effect=MlflowException("artifacts are away")))
     with pytest.raises(MlflowException, match="away"):
         tracker.earlier(tracker.experiment("e"), "k", force=False)
     monkeypatch.undo()
