@@ -668,6 +668,15 @@ def test_a_silent_segment_does_not_count(model: Path, tmp_path: Path) -> None:
     assert followed.seconds == 120
 
 
+def test_nor_does_one_that_is_silent_but_for_the_edge_of_the_next(model: Path, tmp_path: Path) -> None:
+    classifier, loud = GenreClassifier.load(model), np.random.default_rng(0).normal(0, 0.2, 60 * RATE)
+    early = np.concatenate([loud, np.zeros(60 * RATE), loud])
+    early[-len(loud) - 200 : -len(loud)] = 0.2  # 9 ms
+    soundfile.write(tmp_path / "a.wav", early, RATE)
+    genres = [genre for *_, genre in classifier.predict(tmp_path / "a.wav").over_time()]
+    assert genres[2:4] == [None, None] and None not in genres[:2] + genres[4:]
+
+
 @pytest.mark.parametrize("extension", [".wav", ".au", ".aiff", ".flac", ".ogg", ".mp3"])
 @pytest.mark.parametrize(("rate", "n_channels"), [(8000, 1), (22050, 6), (48000, 2)])
 def test_any_format_rate_and_number_of_channels_is_classified(

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from genre_cls.evaluation.calibration import Floats, tempered
 from genre_cls.files import expanduser
-from genre_cls.tracks.audio import UnreadableAudio, header, no_music, path_noted, refusal, segments
+from genre_cls.tracks.audio import SILENCE, UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
+BRIEF = 0.1  # s of sound in a clip; less is a click, or the edge of what the next clip holds
 SLIVER = 0.02  # share of a stretch; a shorter remainder of a file belongs to the stretch before it
 ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that little is missed
 
@@ -222,7 +223,7 @@ class Classifier(ABC):
         if (hours := claimed.seconds / 3600) > LONGEST:
             raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
         for waveform in segments(path, self._sample_rate, self._longest):
-            if not (reason := no_music(waveform, self._sample_rate)):
+            if not (reason := _no_music(waveform, self._sample_rate)):
                 starts, ends, windows = self._predict_clip(waveform)
                 parts.append((seconds + starts, seconds + ends, windows))
             seconds += len(waveform) / self._sample_rate
@@ -231,6 +232,13 @@ class Classifier(ABC):
         starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
         note = _about_rate(claimed.sample_rate, self._f_max)
         return Prediction(self.genres, seconds, starts, ends, windows, self._temperature, note)
+
+
+def _no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
+    """Return why there is no music in a clip, also if it is silent but for a click: all its windows would vote."""
+    audible = np.count_nonzero(np.abs(waveform) >= SILENCE) / sample_rate  # s
+    brief = f"has sound for less than {BRIEF:g} s" if audible < BRIEF else ""
+    return no_music(waveform, sample_rate) or brief
 
 
 def _about_rate(sample_rate: int, f_max: float) -> str:
