@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -69,9 +70,18 @@ def _serve(arguments: Namespace) -> None:
         with suppress(KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGTERM is heeded as in any command
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-            Event().wait()  # the server ends with the process; closing it would wait for every open page
+            while not Event().wait(FORGET):  # the server ends with the process; closing it would wait for open pages
+                _forget_broken_off(Path(folder))
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # it has come, and need not break off the end
+
+
+def _forget_broken_off(folder: Path) -> None:
+    """Delete what is left of uploads that were broken off, since Gradio deletes whole ones only."""
+    for part in folder.glob("tmp*"):
+        with suppress(OSError):  # it is whole by now, and has been moved
+            if part.is_file() and part.stat().st_mtime < time.time() - FORGET:
+                part.unlink()
 
 
 def _check_address(host: str, port: int) -> None:
@@ -328,7 +338,10 @@ class _SameSiteOnly:
 
             await PlainTextResponse("not from here", 403)(scope, receive, send)
         else:
-            await self.app(scope, receive, send_with_policy)
+            from starlette.requests import ClientDisconnect
+
+            with suppress(ClientDisconnect):  # a page that is closed during an upload is no error
+                await self.app(scope, receive, send_with_policy)
 
 
 def _parser() -> ArgumentParser:

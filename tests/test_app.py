@@ -210,6 +210,25 @@ def test_an_upload_that_is_too_large_is_cut_off(page: Page) -> None:
     assert answer.startswith(b"HTTP/1.1 413") and b"exceeded maximum allowed size" in answer
 
 
+def test_an_upload_that_breaks_off_is_no_error_and_forgotten(page: Page) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    before = set(page.kept)
+    with socket.create_connection(("127.0.0.1", page.port), timeout=60) as connection:
+        connection.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999999\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + bytes(10**5)
+        )
+        while not (parts := set(page.kept) - before):
+            time.sleep(0.1)
+    page.get("").close()  # which comes after the end of the upload
+    (part,) = parts
+    app._forget_broken_off(part.parent)
+    assert part.exists() and "Traceback" not in page.log.read_text()
+    os.utime(part, (0, 0))
+    app._forget_broken_off(part.parent)
+    assert set(page.kept) == before
+
+
 def test_uploads_are_deleted_once_classified(page: Page, classify: Any, refusal: Refusal, tmp_path: Path) -> None:
     classify(noise(tmp_path / "a.wav"))
     (tmp_path / "diary.wav").write_text("Dear diary")
