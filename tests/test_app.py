@@ -69,9 +69,10 @@ def page(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
     """The page as a user opens it, on the best of the small configurations; it must leave nothing behind."""
     folder, log = tmp_path_factory.mktemp("uploads"), tmp_path_factory.mktemp("log") / "log.txt"
     port, store = free_port(), trained.folder / "mlruns"
+    surroundings = {"TMPDIR": str(folder), "http_proxy": "http://127.0.0.1:9"}  # a proxy that does not know the page
     with log.open("wb") as out, subprocess.Popen(
         [sys.executable, "-m", "genre_cls", "app", "--tracking", str(store), "--port", str(port)],
-        cwd=trained.folder, env=os.environ | {"TMPDIR": str(folder)}, stdout=out, stderr=out,
+        cwd=trained.folder, env=os.environ | surroundings, stdout=out, stderr=out,
     ) as process:  # fmt: skip
         while b"open http" not in log.read_bytes():
             assert process.poll() is None, log.read_text()
