@@ -435,6 +435,12 @@ def test_a_trusted_class_in_a_module_that_is_not_there_is_reported(model: Path, 
         GenreClassifier.load(path, trust=True)
 
 
+def test_a_configuration_that_would_take_hours_to_read_is_refused_at_once(model: Path, tmp_path: Path) -> None:
+    description, weights = contents(model)
+    path = written(tmp_path / "a.safetensors", weights, description | {"config": "[" * 100_000})
+    assert "has aliases or deep nesting" in refusal(path)
+
+
 def test_code_in_the_configuration_and_in_nested_arguments_does_not_run(model: Path, tmp_path: Path) -> None:
     ran, description = tmp_path / "ran", contents(model)[0]
     code = f"!!python/object/apply:os.system ['touch {ran}']"

@@ -35,6 +35,7 @@ KEY = "genre_cls"  # of the JSON in a file's metadata
 REVISION = 2  # of features and views: one more whenever their values change; files that name none are of the first
 IN_FILES = {**RULES, "precision": Text(("32-true", "bf16-mixed"))}  # rules; training has resolved `auto`
 LARGEST = 1 << 28  # values in a matrix, 1 GB; by default, a window of 600 s takes two thirds of it
+DEEPEST = 20  # lists and mappings within each other in a configuration
 SEGMENT = 60.0  # s of a file that are classified in one piece, whatever a model was trained on
 LONGEST_CLIP = 600.0  # s in one piece at most, if it was trained on longer clips
 
@@ -158,9 +159,12 @@ def _check_revision(description: Mapping[str, Any]) -> None:
 
 
 def _parsed_yaml(text: str) -> Any:
-    """Parse YAML without aliases, with which a short text may expand to more than memory holds."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise UserError("has aliases in its configuration, which no model of genre_cls has")
+    """Parse YAML without aliases, with which a short text may expand to more than memory holds, or hours of nesting."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise UserError("has aliases or deep nesting in its configuration, which no model of genre_cls has")
     return yaml.safe_load(text)
 
 
