@@ -39,13 +39,23 @@ READABLE = ", ".join(EXTENSIONS)
 def main() -> None:
     """Classify the files; the exit code is 1 if one cannot be classified, 2 if the command is wrong."""
     with as_command():
-        arguments = _parser().parse_args()
+        arguments = _arguments()
         if not (arguments.inputs or arguments.export or arguments.register):
             raise UserError("nothing to do; name audio files or folders of them, or --export FILE (see --help)")
         for path in arguments.inputs:
             if str(path) in NO_COMMANDS and not path.exists():
                 raise UserError(f"{path}: no such file, and no command; did you mean {NO_COMMANDS[str(path)]}?")
         raise SystemExit(_run(arguments))
+
+
+def _arguments() -> Namespace:
+    """Read the command's arguments; files may follow options that follow files, which argparse would not recognise."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args()
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.inputs += parser.parse_args(["--", *rest]).inputs
+    return arguments
 
 
 def _run(arguments: Namespace) -> int:

@@ -1,7 +1,9 @@
 """Arguments of the commands that argparse reads; a wrong one is reported in one line."""
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from genre_cls.configuration.settings import Number
@@ -12,8 +14,9 @@ class OneLineParser(ArgumentParser):
     """An argument parser that raises `UserError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise a wrong argument as a user's mistake."""
-        raise UserError(f"{message} (see --help)")
+        """Raise a wrong argument as a user's mistake; it may be a file whose name begins with a dash."""
+        dashed = next((word for word in sys.argv[1:] if word.startswith("-") and Path(word).exists()), "")
+        raise UserError(f"{message} (see --help)" + (f"; write ./{dashed} for that file" if dashed else ""))
 
     def add_model(self, help: str) -> None:
         """Add the options that choose a model: `--model` (by default `best`), `--tracking`, `--experiment`, `--trust`.
