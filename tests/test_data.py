@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from shared import fold_data
 
 from genre_cls.models.views import modulation_spectrum, shape_of
+from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.folds import Fold
-from genre_cls.tracks.windows import cover_starts, repeat_to
+from genre_cls.tracks.windows import cover_starts, repeat_to, voting
 from genre_cls.training import data as data_room
 from genre_cls.training.data import Crops, mean_and_deviation_per_bin
 
@@ -209,3 +210,18 @@ def test_silent_windows_are_neither_learned_from_nor_evaluated_unless_a_clip_has
     assert data.training_windows(100).windows == [(3, 16), (3, 24), (4, 0), (4, 8), (5, 0), (5, 8)]
     votes = np.repeat([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], (2, 2, 1), axis=0)
     np.testing.assert_array_equal(data.predictions(votes).per_track, [[1, 0], [0, 1], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("n_heard", "votes"),
+    [
+        ([80, 32, 16, 8, 0], [True, True, False, False, False]),
+        ([16, 8, 16, 0], [True, False, True, False]),  # the least silent ones, if all are mostly silent
+        ([0, 0], [True, True]),
+    ],
+)
+def test_windows_that_are_mostly_silent_do_not_vote_unless_all_are(n_heard: list[int], votes: list[bool]) -> None:
+    windows = torch.full((len(n_heard), 4, 80), -80.0)
+    for window, n in zip(windows, n_heard, strict=True):
+        window[::2, :n] = 0.0
+    assert voting(windows, FeatureSpec(kind="mel", n_mels=4)).tolist() == votes
