@@ -523,6 +523,7 @@ NONSENSE: Mapping[str, tuple[Edit, str]] = {
     "an unknown feature": (lambda d, *_: d["features"].update(tempo=1), "features.tempo"),
     "one genre": (lambda d, *_: d.update(genres=["all"]), "at least two names"),
     "three genres": (lambda d, *_: d.update(genres=["a", "b", "c"]), "usable model"),
+    "a genre twice": (lambda d, *_: d.update(genres=["a"] * 10), "must all differ"),
     "genres that are numbers": (lambda d, *_: d.update(genres=[1, 2]), "at least two names"),
     "no configuration": (lambda d, c, _: c.clear(), "KeyError"),
     "no features": (_without("features"), "KeyError: 'features'"),
@@ -718,6 +719,12 @@ def test_stretches_of_time_cover_the_file_and_each_has_a_genre(
             prediction.over_time(wrong)
     names, shares = zip(*prediction.ranked, strict=True)
     assert sorted(names) == ["a", "b", "c"] and list(shares) == sorted(shares, reverse=True)
+
+
+def test_a_stretch_that_is_silent_but_for_a_tenth_has_no_genre() -> None:
+    starts, votes = np.array([0.0, 28.0, 57.5]), np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
+    prediction = Prediction(("a", "b"), 90.0, starts, starts + 5, votes)  # 2 + 5, 3 + 2.5 and 2.5 of 30 s
+    assert [genre for *_, genre in prediction.over_time(30)] == ["a", "a", None]
 
 
 def test_importing_is_quick_and_only_training_imports_lightning(model: Path, tmp_path: Path) -> None:

@@ -306,6 +306,13 @@ def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any
         classifier.predict(music(tmp_path / "a.wav", 1))
 
 
+@pytest.mark.parametrize("genres", [["a"], ["a", "a"], []])
+def test_a_graph_of_fewer_than_two_genres_is_refused(genres: list[str]) -> None:
+    description = {"genres": genres, "origin": {"dataset": "x"}, "features": {"sample_rate": 8000, "f_max": 4000}}
+    with pytest.raises(ValueError, match="two names or more"):
+        OnnxClassifier(mock.Mock(), description | {"longest": 60, "temperature": 1})
+
+
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.onnx").endswith("no such file or directory")
 

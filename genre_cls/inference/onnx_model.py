@@ -40,6 +40,8 @@ class OnnxClassifier(Classifier):
         if not 1000 <= sample_rate <= 192000 or not 1 <= longest < np.inf:
             raise ValueError(f"rate {sample_rate} must be 1000 to 192000 Hz, length of clips {longest:g} at least 1 s")
         genres, dataset = tuple(map(str, description["genres"])), str(description["origin"]["dataset"])
+        if len(set(genres)) < max(2, len(genres)):
+            raise ValueError("genres must be two names or more that all differ")
         temperature = checked_temperature(description["temperature"])
         super().__init__(
             genres, dataset, sample_rate=sample_rate, longest=longest, temperature=temperature, f_max=f_max

@@ -15,6 +15,7 @@ from genre_cls.tracks.audio import SILENCE, UnreadableAudio, header, no_music, p
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
 BRIEF = 0.1  # s of sound in a clip; less is a click, or the edge of what the next clip holds
+HEARD = 0.1  # least share of a stretch that windows cover, for its genre to be told
 SLIVER = 0.02  # share of a stretch; a shorter remainder of a file belongs to the stretch before it
 ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that little is missed
 
@@ -70,8 +71,8 @@ class Prediction:
             seconds: length of a stretch, s; the last one ends with the file, and may be 2 % longer.
 
         Returns:
-            (start in s, end in s, genre) by the probabilities of `shares_over_time`; None where no window covers any
-            of the stretch.
+            (start in s, end in s, genre) by the probabilities of `shares_over_time`; None where windows cover less
+            than a tenth of the stretch, as the rest is silent.
         """
         bounds, shares = self.shares_over_time(seconds)
         genres = [None if np.isnan(row).any() else self.genres[int(row.argmax())] for row in shares]
@@ -86,7 +87,7 @@ class Prediction:
         Returns:
             Starts of the stretches and the end of the last one `(n_stretches + 1,)`, s; and the mean over the windows
             `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers, at the file's temperature;
-            NaN where no window covers any of the stretch.
+            NaN where windows cover less than a tenth of the stretch, as the rest is silent.
 
         Raises:
             ValueError: `seconds` is not above 0, or infinite.
@@ -99,7 +100,7 @@ class Prediction:
 
     def _between(self, start: float, end: float) -> Floats:
         covered = np.clip(np.minimum(self.ends, end) - np.maximum(self.starts, start), 0, None)  # s
-        if not covered.any():
+        if covered.sum() < HEARD * (end - start):
             return np.full(len(self.genres), np.nan)
         return tempered(covered @ self.windows / covered.sum(), self.temperature)
 

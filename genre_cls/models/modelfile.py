@@ -177,6 +177,8 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
             raise UserError(f"{key}={value!s:.40}: must be {IN_FILES[key]}")
     if not isinstance(genres, list) or len(genres) < 2 or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"genres={genres!s:.40}: must be a list of at least two names")
+    if len(set(genres)) < len(genres):
+        raise UserError(f"genres={genres!s:.40}: must all differ")
     longest = longest_clip(window, float(description["longest"]))
     model = json.dumps(config["model"], sort_keys=True)
     usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
