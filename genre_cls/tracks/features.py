@@ -143,7 +143,7 @@ def _mel_energies(
         squares = spectra.square_().flatten(1)  # real and imaginary parts in turn; a band sums over both
         for bands, energy in energies.items():
             for group, span, weights in _groups(bands):
-                energy[block, group] = squares[:, span] @ weights
+                torch.mm(squares[:, span], weights, out=energy[block, group])
     for bands, energy in energies.items():
         yield bands, energy.T
 

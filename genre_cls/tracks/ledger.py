@@ -2,15 +2,16 @@
 
 import json
 import os
-from functools import partial
-from hashlib import blake2b, file_digest
+from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
+
+from xxhash import xxh3_128
 
 from genre_cls.files import locked, write_atomically
 
 CHANGED = "changed while it was read; the next start reads it again"
-DIGEST = partial(blake2b, digest_size=10)
+DIGEST = xxh3_128  # no file is made to be taken for another one
 EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
 
 
