@@ -179,6 +179,14 @@ def test_mel_and_mfcc_share_one_stft(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stfts[1:] == [512, 256]
 
 
+def test_mfccs_of_any_number_share_the_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[FeatureSpec] = []
+    real = features.decibels
+    monkeypatch.setattr(features, "decibels", lambda energies, spec: computed.append(spec) or real(energies, spec))
+    extract(clip(0), [SMALL, replace(SMALL, kind="mfcc"), replace(SMALL, kind="mfcc", n_mfcc=5)])
+    assert len(computed) == 1
+
+
 def test_a_specs_features_do_not_depend_on_the_other_specs() -> None:
     others = [
         replace(SMALL, kind="mfcc"),
@@ -237,6 +245,14 @@ def test_bands_are_uneven_in_noise_and_music_and_even_in_silence(kind: Literal["
     assert heard[0].min() > 4 and heard[1].mean() > 1 and heard[2].max() < 0.01
 
 
+def test_a_frame_is_as_uneven_as_its_bands_deviate_which_all_of_its_mfccs_tell_too() -> None:
+    bands = 10 * torch.randn(SMALL.n_mels, 9, generator=torch.Generator().manual_seed(0))
+    deviations = bands.std(dim=0, correction=0)
+    torch.testing.assert_close(unevenness(bands, SMALL), deviations)
+    mfccs = cosines(SMALL.n_mels, SMALL.n_mels) @ bands
+    torch.testing.assert_close(unevenness(mfccs, replace(SMALL, kind="mfcc", n_mfcc=SMALL.n_mels)), deviations)
+
+
 def test_mfccs_without_their_higher_coefficients_are_no_more_uneven_than_the_bands() -> None:
     waveform = (0.1 * np.random.default_rng(0).normal(size=8000)).astype(np.float32)
     mel, mfcc = (
@@ -261,6 +277,12 @@ def test_no_value_is_further_below_the_clips_peak_than_top_db() -> None:
     for top_db in (20.0, 60.0, 80.0):
         log_mel = unrounded(clip(3), replace(SMALL, top_db=top_db))
         assert log_mel.max() - log_mel.min() == pytest.approx(top_db, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+def test_a_band_that_lies_between_two_frequencies_is_silent() -> None:
+    (feature,) = extract(clip(0), [replace(SMALL, n_mels=1, f_min=1.0, f_max=15.0)])
+    assert feature.shape[0] == 1 and not feature.any()
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 127, 128, 511, 8000])
