@@ -12,7 +12,7 @@ from shared import fold_data
 from genre_cls.models.views import modulation_spectrum, shape_of
 from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.folds import Fold
-from genre_cls.tracks.windows import cover_starts, repeat_to, voting
+from genre_cls.tracks.windows import cover_starts, repeat_to, voting, windows_at_once
 from genre_cls.training import data as data_room
 from genre_cls.training.data import Crops, mean_and_deviation_per_bin
 
@@ -64,6 +64,15 @@ def test_a_clip_shorter_than_a_window_is_repeated_from_its_beginning(n_clip: int
     repeated = repeat_to(np.arange(n_clip)[None], n_window)
     assert repeated.shape[1] == max(n_clip, n_window)
     assert (repeated[0] == np.arange(repeated.shape[1]) % n_clip).all()
+
+
+@given(st.integers(1, 200), st.integers(1, 2000), st.integers(1, 2**20))
+def test_a_batch_that_is_only_evaluated_has_as_many_windows_as_its_values_allow(
+    n_bins: int, n_frames: int, n_values: int
+) -> None:
+    n = windows_at_once(n_bins, n_frames, n_values)
+    assert n >= 1 and (n == 1 or n * n_bins * n_frames <= n_values)
+    assert (n + 1) * n_bins * n_frames > n_values
 
 
 @settings(deadline=None, max_examples=30)
@@ -160,6 +169,16 @@ def test_modulations_are_standardised_by_the_centre_windows_of_the_training_trac
     mean, deviation = data.standardisation()
     assert mean.shape == deviation.shape == shape_of("modulation", len(clips[0]))
     assert np.allclose(mean, windows.mean(axis=0), atol=1e-4) and np.allclose(deviation, windows.std(axis=0), atol=1e-4)
+
+
+def test_other_views_are_standardised_by_all_frames_of_the_training_tracks() -> None:
+    clips = noise(9)
+    data = fold_data(clips, range(9), view="plain")
+    frames = np.concatenate([clips[track] for track in data.fold.train], axis=1).astype(np.float64)
+    mean, deviation = data.standardisation()
+    assert mean.shape == deviation.shape == (len(clips[0]), 1)
+    assert np.allclose(mean[:, 0], frames.mean(axis=1), atol=1e-4)
+    assert np.allclose(deviation[:, 0], frames.std(axis=1), rtol=1e-4)
 
 
 def test_a_modulation_that_never_changes_is_not_divided_by_nothing() -> None:
