@@ -198,6 +198,8 @@ def test_an_artist_with_most_of_a_genre_is_refused_unless_tolerated() -> None:
     with pytest.raises(SplitError, match=r"folds.tolerance=0.3: fold \d would test 70 % of genre reggae"):
         folds.artist(Facts(labels, groups), k=4, seed=0)
     assert_disjoint(folds.artist(Facts(labels, groups), k=4, seed=0, tolerance=0.5), groups)
+    with pytest.raises(SplitError, match=r"; allow more$"):  # of two folds there are no fewer
+        folds.artist(Facts(labels, groups), k=2, seed=0, tolerance=0.1)
 
 
 @pytest.mark.parametrize("make", [folds.random, folds.artist])
@@ -232,6 +234,13 @@ def test_no_artist_is_always_in_the_validation_tracks() -> None:
     for fold in split:
         kept = np.bincount(groups[fold.val], minlength=16).reshape(2, 8).sum(axis=1)
         assert (kept < 0.45 * np.bincount(groups[fold.train], minlength=16).reshape(2, 8).sum(axis=1)).all()
+
+
+def test_validation_tracks_by_unequal_artists_are_nearly_the_share_asked_for_of_each_genre() -> None:
+    labels, groups = OF_UNEQUAL
+    for fold in folds.artist(Facts(labels, groups), k=5, seed=0, repeats=10, val_fraction=0.25):
+        kept, known = (Counter(labels[i] for i in part) for part in (fold.val, fold.known))
+        assert all(kept[genre] / known[genre] == pytest.approx(0.25, abs=0.04) for genre in known)
 
 
 @pytest.mark.parametrize("make", [folds.random, folds.artist])
@@ -298,7 +307,9 @@ def test_a_split_within_some_tracks_is_described_by_these_alone() -> None:
 
 def test_a_genre_with_fewer_artists_than_folds_is_named() -> None:
     groups = np.array([0, 1] * 10)
-    with pytest.raises(UserError, match=r"^folds=artist, folds.k=4: genre jazz has only 1 artist;.* folds=random"):
+    with pytest.raises(
+        UserError, match=r"^folds=artist, folds.k=4: genre jazz has only 1 artist; [^;]*; add artists, .*; folds=random"
+    ):
         folds.artist(Facts(HALF, groups), k=4, seed=0)
     with pytest.raises(UserError, match=r"only 10 tracks; .* at most folds.k=10 is possible$"):
         folds.random(Facts(HALF), k=11, seed=0)
