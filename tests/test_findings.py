@@ -351,3 +351,21 @@ def test_networks_that_have_learned_nothing_are_named_though_the_accuracy_is_goo
     assert len(said) == warned and all("The networks of mel · other · batch 16 have learned nothing" in s for s in said)
     many = [replace(untrained, named={**untrained.named, "model": f"m{n}"}) for n in range(9)]
     assert (", mel · m2 · batch 16 and 6 more have learned nothing" in "".join(findings.warnings(many))) == warned
+
+
+def test_networks_have_learned_nothing_if_on_average_they_are_no_better_than_chance_on_enough_tracks() -> None:
+    def learned_nothing(*ends: float, n_tracks: int = 20) -> bool:
+        good, some = a_result(*[1.0] * len(ends)), slice(n_tracks)  # the first ten are of one genre
+        folds = (
+            replace(
+                fold, track_ids=fold.track_ids[some], labels=fold.labels[some], probabilities=fold.probabilities[some],
+                curves={"held_out_accuracy": [end]},
+            )
+            for fold, end in zip(good.folds, ends, strict=True)
+        )  # fmt: skip
+        return replace(good, folds=tuple(folds)).is_untrained
+
+    assert learned_nothing(0.5, 0.5, 0.5, 0.5, 0.8)  # 0.56, where two standard deviations above chance are 0.6
+    assert not learned_nothing(0.5, 0.5, 0.5, 0.8, 0.8)
+    assert not learned_nothing(0.5, 0.5, 0.5, 0.5)  # of 80 tracks
+    assert learned_nothing(*[0.85] * 9, n_tracks=12)  # of which the largest genre has 83 %
