@@ -79,6 +79,13 @@ def test_every_track_is_in_the_pooled_confusion_once(result: ConfigResult) -> No
 
 @settings(deadline=None, max_examples=40)
 @given(results())
+def test_the_largest_genre_is_that_of_most_tracks(result: ConfigResult) -> None:
+    labels = pooled(result, "labels")
+    assert result.largest_genre == pytest.approx(np.bincount(labels).max() / len(labels))
+
+
+@settings(deadline=None, max_examples=40)
+@given(results())
 def test_each_genre_scores_what_scikit_learn_reports(result: ConfigResult) -> None:
     report = metrics.classification_report(
         pooled(result, "labels"), pooled(result, "predictions"),
