@@ -51,6 +51,10 @@ def test_certainty_stays_certainty() -> None:
         np.testing.assert_allclose(tempered(np.eye(3), temperature), np.eye(3), atol=1e-12)
 
 
+def test_the_lowest_temperatures_are_certain_of_the_most_probable_genre() -> None:
+    np.testing.assert_allclose(tempered(np.array([0.3, 0.25, 0.25, 0.2]), 1e-6), [1, 0, 0, 0])
+
+
 @settings(deadline=None, max_examples=30)
 @given(seeds, temperatures)
 def test_the_best_temperature_is_where_scipy_finds_the_least_log_loss(seed: int, asked: float) -> None:
@@ -84,6 +88,11 @@ def test_always_correct_predictions_get_temperature_one_and_always_wrong_ones_th
 def test_a_temperature_of_nonsense_is_refused(nonsense: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         checked_temperature(nonsense)
+
+
+@pytest.mark.parametrize("temperature", [*RANGE, 1, "2.5"])
+def test_a_temperature_within_the_range_or_at_its_ends_is_taken(temperature: float | str) -> None:
+    assert checked_temperature(temperature) == float(temperature)
 
 
 def test_an_interval_of_confidence_includes_its_upper_end_alone() -> None:
