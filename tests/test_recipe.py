@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.optim import Adagrad, AdamW
 
-from genre_cls.training.recipe import GROWING, Augmentation, crop_lengths, one_cycle
+from genre_cls.training.recipe import GROWING, Augmentation, constant, crop_lengths, one_cycle
 
 
 @settings(deadline=None, max_examples=25)
@@ -36,7 +36,7 @@ def test_without_shares_nothing_is_masked_or_mixed() -> None:
     features = torch.randn(4, 1, 6, 7)
     assert torch.equal(Augmentation(n_masks=3).mask(features), features)
     blends, _, share = Augmentation().mix(features)
-    assert share == 1 and torch.equal(blends, features)
+    assert share == 1 == Augmentation().draw_mixing_weight() and torch.equal(blends, features)
 
 
 @settings(deadline=None, max_examples=50)
@@ -86,6 +86,15 @@ def test_one_cycle_takes_optimisers_without_momentum() -> None:
     optimizer.step()
     schedule.step()
     assert 0 < optimizer.param_groups[0]["lr"] < 0.5
+
+
+def test_a_constant_learning_rate_stays_the_optimisers_own() -> None:
+    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedule = constant(optimizer, 3)
+    for _ in range(3):
+        assert schedule.get_last_lr() == [optimizer.param_groups[0]["lr"]] == [0.5]
+        optimizer.step()
+        schedule.step()
 
 
 @pytest.mark.parametrize("mixup", [0.001, -1.0, 1e39])
