@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genre_cls import GenreClassifier, train
 from genre_cls.errors import UserError
-from genre_cls.models.kernel import LOGIT_SCALE, RIDGE, KernelMachine
+from genre_cls.models.kernel import LOGIT_SCALE, RIDGE, KernelMachine, solved
 from genre_cls.training import member
 
 
@@ -49,6 +49,14 @@ def test_a_single_outlying_value_does_not_make_a_window_unlike_all_others() -> N
     machine = KernelMachine.fitted(far, labels, 3)
     assert machine.centres.isfinite().all() and machine(far[:, None, None]).argmax(dim=1).equal(labels)
     assert machine(known[:, None, None]).argmax(dim=1).equal(labels)
+
+
+def test_a_matrix_stored_by_columns_is_decomposed_in_its_own_memory() -> None:
+    values = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
+    matrix = (values @ values.T).T
+    before = matrix + RIDGE * torch.eye(9)
+    assert before @ solved(matrix, torch.eye(9), RIDGE) == pytest.approx(torch.eye(9).numpy(), abs=1e-3)
+    torch.testing.assert_close(matrix.tril(), torch.linalg.cholesky(before))
 
 
 def test_bfloat16_does_not_blur_it() -> None:
