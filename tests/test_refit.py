@@ -118,6 +118,16 @@ def test_the_regression_is_scikit_learns(seed: int, n_windows: int, n_inputs: in
     assert np.allclose(ridge_regression(torch.tensor(inputs), torch.tensor(targets), ridge), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize(("n_windows", "n_inputs"), [(4, 9), (9, 4)])
+def test_the_system_that_is_solved_is_of_windows_or_inputs_whichever_are_fewer(
+    n_windows: int, n_inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(module, "solved", lambda matrix, right, _: sizes.append(len(matrix)) or right)
+    ridge_regression(torch.randn(n_windows, n_inputs), torch.randn(n_windows, N_GENRES), 0.3)
+    assert sizes == [4]
+
+
 def test_products_are_stored_by_columns_so_that_solving_need_not_copy_them() -> None:
     assert _gram(torch.randn(20, 3)).T.is_contiguous()
 
