@@ -202,6 +202,21 @@ def test_one_training_is_as_sure_as_its_tracks_allow(result: ConfigResult) -> No
 
 
 @settings(deadline=None, max_examples=40)
+@given(on_the_same_tracks(), st.integers(1, 20), st.integers(0, 2**32))
+def test_artists_overlap_on_each_track_by_an_artist_of_tracks_that_its_fold_does_not_test(
+    some: list[ConfigResult], n_artists: int, seed: int
+) -> None:
+    result, random = some[0], np.random.default_rng(seed)
+    artists = {track: str(random.integers(n_artists)) for track in result.tracks.track_ids}
+    shared = [
+        artists[track] in {artists[other] for other in artists.keys() - set(fold.track_ids)}
+        for fold in result.folds
+        for track in fold.track_ids
+    ]
+    assert replace(result, groups=artists).artist_overlap == pytest.approx(np.mean(shared))
+
+
+@settings(deadline=None, max_examples=40)
 @given(on_the_same_tracks(single_test_set=True), st.integers(2, 5), st.booleans())
 def test_more_tracks_by_the_same_artists_make_an_accuracy_no_surer(
     some: list[ConfigResult], times: int, one: bool
