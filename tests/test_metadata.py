@@ -2,6 +2,7 @@
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from catalogues import described, told, touch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from genre_cls.errors import UserError
 from genre_cls.tracks.folder import folder
+from genre_cls.tracks.metadata import NOBODY
 
 
 def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
@@ -19,11 +21,24 @@ def test_metadata_names_artists_and_leaves_tracks_out(tmp_path: Path) -> None:
     assert found.notes == ("1 track is excluded by metadata.csv.",)
 
 
-def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_metadata_may_be_typed_on_another_system_than_the_file_names(tmp_path: Path, forms: tuple[Any, Any]) -> None:
     for name in ("rock/ä.wav", "jazz/c.wav"):
-        touch(tmp_path / unicodedata.normalize("NFD", name))
-    (tmp_path / "metadata.csv").write_text("path,artist,exclude\nrock/ä.wav,Ann,0.0\njazz/c.wav,Bob,\n", "utf-8")
+        touch(tmp_path / unicodedata.normalize(forms[0], name))
+    rows = unicodedata.normalize(forms[1], "path,artist,exclude\nrock/ä.wav,Ann,0.0\njazz/c.wav,Bob,\n")
+    (tmp_path / "metadata.csv").write_text(rows, "utf-8")
     found = folder(str(tmp_path))
+    assert [track.artist for track in found.tracks] == ["Bob", "Ann"] and not found.notes
+
+
+@pytest.mark.parametrize("nobody", [*NOBODY, "Various Artists", "NaN"])
+def test_what_is_written_where_an_artist_is_unknown_names_none(tmp_path: Path, nobody: str) -> None:
+    found = folder(described(tmp_path, f"path,artist\nrock/a.wav,{nobody}\njazz/c.wav,Bob\n"))
+    assert [track.artist for track in found.tracks] == ["Bob", None]
+
+
+def test_empty_cells_and_lines_that_spreadsheets_leave_do_no_harm(tmp_path: Path) -> None:
+    found = folder(described(tmp_path, "path,artist\nrock/a.wav,Ann,,\njazz/c.wav,Bob\n,,,\n"))
     assert [track.artist for track in found.tracks] == ["Bob", "Ann"] and not found.notes
 
 
