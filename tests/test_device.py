@@ -61,6 +61,13 @@ def test_a_gpu_that_pytorch_was_not_built_for_is_left_and_refused(
         resolve_device("cuda")
 
 
+def test_where_there_is_no_gpu_the_cpu_is_taken_and_a_gpu_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == CPU == resolve_device("cpu")
+    with pytest.raises(UserError, match=r"trainer\.device=cuda: PyTorch finds none on this machine"):
+        resolve_device("cuda")
+
+
 def test_a_gpu_holds_as_many_models_with_their_features_as_it_has_memory_for_and_one_at_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
