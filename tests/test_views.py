@@ -112,6 +112,19 @@ def test_rates_at_the_edge_of_a_band_are_in_the_same_one_however_powers_are_roun
     assert torch.equal(*weights)
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(8, 300))
+def test_a_band_of_rates_is_the_mean_of_the_whole_cycles_in_it_or_of_the_nearest(n_frames: int) -> None:
+    cosines_, sines = _fourier(n_frames, CPU)[1].chunk(2)
+    edges = np.geomspace(2, n_frames / 2, 13)
+    assert torch.equal(cosines_, sines) and torch.allclose(cosines_.sum(dim=0), torch.ones(12))
+    for low, high, weights in zip(edges[:-1], edges[1:], cosines_.T, strict=True):
+        cycles = weights.nonzero()[:, 0].numpy()
+        assert len(set(weights[cycles].tolist())) == 1
+        own = [cycle for cycle in range(n_frames // 2 + 1) if low - 1e-5 < cycle < high - 1e-5]
+        assert cycles.tolist() == own if own else abs(cycles - np.sqrt(low * high)) <= 0.5
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 40), st.integers(2, 60), st.integers(0, 10**6))
 def test_the_modulation_spectrum_is_that_of_numpys_fourier_transform(n_bins: int, n_frames: int, seed: int) -> None:
