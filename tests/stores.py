@@ -44,7 +44,8 @@ def store(
     names = {"features": "mel", "model": identity, "batch_size": "16", **named}
     all_tags = {"identity": identity, "named": json.dumps(names), "comparison": comparison, "dataset": "own"}
     all_tags |= {"setup": identity.lower(), "folds": split, "dataset_digest": "d", "sources": "{}", **tags}
-    all_params = {"n_parameters": "12", "folds.k": "5", **params}
+    k = {} if split == "filtered" else {"folds.k": "5"}
+    all_params = {"n_parameters": "12", **k, **params}
     with tracker.run(where, identity, all_tags | {"kind": "config"}, all_params) as parent:
         for fold in folds_of(*accuracies):
             log_fold(tracker, where, fold, all_tags | {"kind": "fold", PARENT: parent.run_id})

@@ -42,9 +42,11 @@ def test_a_configuration_is_found_under_other_splits_of_the_same_tracks(tracker:
     store(tracker, "a", 1.0, 0.8, comparison="r")  # the later one counts
     store(tracker, "b", 0.5, comparison="r")
     store(tracker, "a", 0.1, comparison="t", params={"folds.k": "2"})  # which trained on fewer tracks
+    store(tracker, "a", 0.7, comparison="p", split="filtered")
     store(tracker, "A", 0.6, 0.4, comparison="s", split="artist")
     others = compared(tracker)[0].other_splits
-    assert {split: result.estimate("accuracy").mean for split, result in others.items()} == {"random": 0.9}
+    accuracies = {split: result.estimate("accuracy").mean for split, result in others.items()}
+    assert accuracies == {"random": 0.9, "filtered": 0.7}
 
 
 def test_a_configuration_that_lost_a_fold_is_not_compared_as_another_split(tracker: Tracker) -> None:
@@ -343,9 +345,9 @@ def test_a_configuration_knows_the_last_commands_that_it_was_part_of(
     assert newest(tracker, command_id="c2") is None and newest(tracker, command_id="c3") is not None
 
 
-def test_where_a_configuration_ran_does_not_name_it_though_it_is_named_as_another_one(tracker: Tracker) -> None:
-    for identity, lr in (("a", "0.1"), ("b", "0.2")):
-        params = {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr}
+def test_neither_where_a_configuration_ran_nor_its_size_name_it_though_named_as_another_one(tracker: Tracker) -> None:
+    for identity, lr, size in (("a", "0.1", "1"), ("b", "0.2", "2")):
+        params = {"recipe.lr": lr, "trainer.threads": lr, "report_dir": lr, "n_parameters": size}
         store(tracker, identity, 1.0, named={"model": "m"}, params=params)
     named = [set(result.named) for result in compared(tracker)]
     assert named == [{"features", "model", "batch_size", "recipe.lr"}] * 2
@@ -357,6 +359,16 @@ def test_of_two_that_are_equal_the_best_stays_the_best_whichever_is_confirmed(tr
         assert best(tracker) == first and [*found(tracker)] == ["z", "a"]
         tracker.confirm(confirmed)
         time.sleep(0.005)
+    with tracker.run(tracker.experiment("e"), "z", {}, {}, run_id=first):  # as when a fold is trained again
+        pass
+    assert best(tracker) == first and [*found(tracker)] == ["z", "a"]
+
+
+def test_a_configuration_that_finished_after_another_was_confirmed_is_the_newest(tracker: Tracker) -> None:
+    tracker.confirm(store(tracker, "a", 1.0, comparison="old"))
+    time.sleep(0.005)
+    store(tracker, "b", 0.5, comparison="new")
+    assert found(tracker) == {"b": 0.5}
 
 
 def test_a_fold_that_was_restored_beside_its_successor_counts_once(tracker: Tracker) -> None:
