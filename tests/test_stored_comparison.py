@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from mlflow import MlflowClient
@@ -75,6 +76,19 @@ def test_only_configurations_tested_on_the_same_tracks_and_folds_are_compared(tr
     assert found(tracker) == {"b": 0.5, "c": 0.7}
     store(tracker, "d", 0.9, comparison="old")
     assert found(tracker) == {"a": 1.0, "d": 0.9}
+
+
+def test_a_comparison_tells_of_the_newest_configuration_and_of_all_commands_the_busiest_first(
+    tracker: Tracker,
+) -> None:
+    commands = ("one", "other", "other")
+    runs = [store(tracker, name, 1.0, tags={"command": each}) for name, each in zip("abc", commands, strict=True)]
+    last = run(tracker, runs[-1]).info.end_time
+    MlflowClient(tracker.uri).set_terminated(runs[0], end_time=last - 3_600_000)
+    comparison = newest(tracker)
+    assert comparison and comparison.tags["identity"] == "c"
+    assert comparison.finished == datetime.fromtimestamp(last / 1000).isoformat(" ", "seconds")
+    assert [*comparison.commands.items()] == [("other", 2), ("one", 1)]
 
 
 def test_a_setting_that_only_some_commands_gave_is_shown_for_all_configurations(tracker: Tracker) -> None:
@@ -385,3 +399,10 @@ def test_artists_that_became_known_later_hold_for_all_configurations(tracker: Tr
     by_one = dict.fromkeys(ids, TRACKS["0.0.0"] | {"group": "0"})
     store(tracker, "b", 0.5, 0.5, tracks=by_one)
     assert [result.artist_overlap for result in compared(tracker)] == [1, 1]
+
+
+def test_tracks_of_unknown_artists_are_no_group(tracker: Tracker) -> None:
+    ids = [track for fold in folds_of(0.5, 0.5) for track in fold.track_ids]
+    store(tracker, "a", 0.5, 0.5, tracks=dict.fromkeys(ids, TRACKS["0.0.0"]))
+    (result,) = compared(tracker)
+    assert not result.has_groups and result.artist_overlap == 0
