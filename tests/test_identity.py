@@ -86,6 +86,12 @@ def test_a_job_that_trains_one_fold_is_named_as_the_whole_unless_that_fold_is_a_
     assert [identity.named["fold"] for identity in own] == ["0", "1", "0"]
 
 
+def test_a_job_still_knows_which_fold_it_trains_after_it_is_identified(composed: Compose) -> None:
+    cfg, hydra = as_job(composed("fold=1"))
+    identify(cfg, hydra)
+    assert cfg.fold == 1
+
+
 @pytest.mark.parametrize("features", ["mel", "mfcc"])
 def test_every_other_setting_changes_it(composed: Compose, features: str) -> None:
     cfg, hydra = as_job(composed(f"features={features}"))
