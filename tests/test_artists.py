@@ -54,6 +54,7 @@ def test_an_artist_is_one_however_typed() -> None:
         ("Earth, Wind & Fire feat. Philip Bailey", "earth wind & fire"),
         ("Simon & Garfunkel", "Simon and Garfunkel"),
         ("AC/DC", "AC-DC"),
+        ("!!!", "! ! !"),
         ("Florence + the Machine", "Florence and The Machine"),
         ("A feat B", "B"),
         ("A ft. B", "B"),
