@@ -50,11 +50,12 @@ def main() -> None:
 
 def _arguments() -> Namespace:
     """Read the command's arguments; files may follow options that follow files, which argparse would not recognise."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args()
+    parser, words = _parser(), sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)  # whatever follows is a file
+    arguments, rest = parser.parse_known_args(words[:end])
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    arguments.inputs += parser.parse_args(["--", *rest]).inputs
+    arguments.inputs += parser.parse_args(["--", *rest, *words[end + 1 :]]).inputs
     return arguments
 
 

@@ -270,7 +270,7 @@ def test_a_file_that_is_explained_is_classified_once(
 def test_files_may_stand_before_and_after_options(classify: Command, tiny_music: Path) -> None:
     files = [track(tiny_music, place) for place in range(3)]
     done = classify(files[0], "--format", "json", files[1], "--top", "1", files[2])
-    assert [one["path"] for one in json.loads(done.out)] == [str(file) for file in files]
+    assert paths(done) == [str(file) for file in files]
     done = classify(files[0], "--top", "1", "")
     assert (done.code, done.err) == (2, "error: argument FILE|FOLDER: an empty name (see --help)\n")
 
@@ -286,6 +286,8 @@ def test_a_name_that_begins_with_a_dash_is_refused_with_how_to_write_it(
     assert (done.code, done.err) == (2, f"error: unrecognized arguments: -a.wav (see --help); {hint}\n")
     assert "write ./-help.wav for that file" in classify("b.wav", "-help.wav").err
     assert classify("--", "-a.wav", "b.wav").code == classify("./-a.wav").code == 0
+    assert paths(classify("b.wav", "--format", "json", "--", "-a.wav")) == ["b.wav", "-a.wav"]
+    assert classify("-" + 300 * "x").err == f"error: unrecognized arguments: -{300 * 'x'} (see --help)\n"
 
 
 def test_missing_files_are_reported_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Arguments of the commands that argparse reads; a wrong one is reported in one line."""
 
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from genre_cls.configuration.settings import Number
@@ -15,7 +15,8 @@ class OneLineParser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a wrong argument as a user's mistake; it may be a file whose name begins with a dash."""
-        dashed = next((word for word in sys.argv[1:] if word.startswith("-") and Path(word).exists()), "")
+        files = filter(os.path.exists, sys.argv[1:])  # `Path.exists` raises for a word that is too long for a name
+        dashed = next((name for name in files if name.startswith("-")), "")
         raise UserError(f"{message} (see --help)" + (f"; write ./{dashed} for that file" if dashed else ""))
 
     def add_model(self, help: str) -> None:
