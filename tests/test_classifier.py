@@ -38,6 +38,7 @@ from genre_cls.models.modelfile import serialised
 from genre_cls.processes import threads
 from genre_cls.processes.device import resolve_precision
 from genre_cls.tracks import windows
+from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.features import FeatureSpec
 
 Edit = Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]
@@ -683,6 +684,9 @@ def test_nor_does_one_that_is_silent_but_for_the_edge_of_the_next(model: Path, t
     soundfile.write(tmp_path / "a.wav", early, RATE)
     genres = [genre for *_, genre in classifier.predict(tmp_path / "a.wav").over_time()]
     assert genres[2:4] == [None, None] and None not in genres[:2] + genres[4:]
+    soundfile.write(tmp_path / "a.wav", early[60 * RATE :], RATE)
+    with pytest.raises(UnreadableAudio, match="has sound for less than"):
+        classifier.first_clip(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("extension", [".wav", ".au", ".aiff", ".flac", ".ogg", ".mp3"])

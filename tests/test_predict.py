@@ -191,6 +191,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "silent": (_write(np.zeros(3 * RATE)), "is silent"),
     "all but silent": (_write(noise(3) * 1e-6), "is silent"),
     "long and silent": (_write(np.zeros(130 * RATE), subtype="PCM_16"), "is silent"),
+    "long and silent but for a click": (_write(np.eye(1, 130 * RATE)[0]), "has sound for less than 0.1 s"),
     "short": (_write(noise(0.02)), "lasts less than the 0.5 s that are needed"),
     "one sample": (_write(np.ones(1)), "less than the 0.5 s that are needed"),
     "NaN": (_write(np.full(RATE, np.nan)), "has NaN, infinite or absurdly large samples"),

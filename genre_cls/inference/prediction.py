@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genre_cls.evaluation.calibration import Floats, tempered
 from genre_cls.files import expanduser
-from genre_cls.tracks.audio import SILENCE, UnreadableAudio, header, no_music, path_noted, refusal, segments
+from genre_cls.tracks.audio import SILENCE, SILENT, UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
 BRIEF = 0.1  # s of sound in a clip; less is a click, or the edge of what the next clip holds
@@ -27,7 +27,7 @@ class Prediction:
     Args:
         genres: names in the order of the columns.
         seconds: duration of the file, s.
-        starts: start of each window `(n_windows,)`, s; silent ones and those of silent clips are left out.
+        starts: start of each window `(n_windows,)`, s; mostly silent ones and those of silent clips are left out.
         ends: end of each window `(n_windows,)`, s.
         windows: the ensemble's vote on each window `(n_windows, n_genres)`, rows sum to 1.
         temperature: calibrates the mean over the windows.
@@ -200,7 +200,7 @@ class Classifier(ABC):
 
         Raises:
             UnreadableAudio: there is no such file, or it is no audio, too short, too long, or silent (below -80 dB of
-                full scale throughout); the message is the reason, its note the path.
+                full scale but for less than 0.1 s); the message is the reason, its note the path.
             UserError: the model's outputs are no probabilities.
         """
         with path_noted(path):
@@ -219,24 +219,31 @@ class Classifier(ABC):
         """
 
     def _predict(self, path: Path) -> Prediction:
-        parts, seconds, reason = [], 0.0, "has no samples"
+        parts, seconds, reasons = [], 0.0, list[str]()
         claimed = header(path)
         if (hours := claimed.seconds / 3600) > LONGEST:
             raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
         for waveform in segments(path, self._sample_rate, self._longest):
-            if not (reason := _no_music(waveform, self._sample_rate)):
+            if reason := unheard(waveform, self._sample_rate):
+                reasons.append(reason)
+            else:
                 starts, ends, windows = self._predict_clip(waveform)
                 parts.append((seconds + starts, seconds + ends, windows))
             seconds += len(waveform) / self._sample_rate
-        if not parts:
-            raise refusal(path, reason)
+        if not parts:  # it is silent only if all of its clips are
+            raise refusal(path, min(reasons, key=SILENT.__eq__, default="has no samples"))
         starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
         note = _about_rate(claimed.sample_rate, self._f_max)
         return Prediction(self.genres, seconds, starts, ends, windows, self._temperature, note)
 
 
-def _no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
-    """Return why there is no music in a clip, also if it is silent but for a click: all its windows would vote."""
+def unheard(waveform: NDArray[np.float32], sample_rate: int) -> str:
+    """Return why there is no music in a clip, also if it is silent but for a click: all its windows would vote.
+
+    Args:
+        waveform: `(n_samples,)`, mono, full scale at +-1.
+        sample_rate: of the waveform, Hz.
+    """
     audible = np.count_nonzero(np.abs(waveform) >= SILENCE) / sample_rate  # s
     brief = f"has sound for less than {BRIEF:g} s" if audible < BRIEF else ""
     return no_music(waveform, sample_rate) or brief
