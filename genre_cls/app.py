@@ -315,8 +315,9 @@ def _launch(page: Any, host: str, port: int) -> str:
     middleware = [Middleware(_SameSiteOnly)]
     if host in LOOPBACK:  # against DNS rebinding
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
-    own = filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), *LOOPBACK, host])
-    os.environ["no_proxy"] = ",".join(own)  # Gradio asks the page whether it is there, which no proxy can tell
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if spared != "*":  # of several it would spare none; Gradio asks the page whether it is there, as no proxy can tell
+        os.environ["no_proxy"] = ",".join(filter(None, [spared, *LOOPBACK, host]))
     theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))
     _, address, _ = page.queue(max_size=WAITING).launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, show_error=False, share=False,
