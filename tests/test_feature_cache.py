@@ -276,7 +276,7 @@ LEDGERS = ["", "{", "[]", "null", "7", '{"a": 1}', '{"a": [1]}', '{"a": null}', 
 @pytest.mark.parametrize("content", LEDGERS, ids=ascii)
 def test_a_damaged_ledger_is_tolerated_and_repaired(tracks: list[Track], cache: Path, content: str) -> None:
     FeatureCache(cache).load(tracks, [MEL])
-    ledger = cache / "features" / "ledger.json"
+    ledger = cache / "features" / "ledger_xxh3.json"
     ledger.write_bytes(content.encode(errors="surrogateescape"))
     assert_right(FeatureCache(cache).load(tracks, [MEL]))
     assert len(json.loads(ledger.read_text())) == 10  # five tracks, five entries
@@ -284,7 +284,7 @@ def test_a_damaged_ledger_is_tolerated_and_repaired(tracks: list[Track], cache: 
 
 def test_a_deleted_ledger_and_a_deleted_cache_are_tolerated(tracks: list[Track], cache: Path) -> None:
     FeatureCache(cache).load(tracks, [MEL])
-    (cache / "features" / "ledger.json").unlink()
+    (cache / "features" / "ledger_xxh3.json").unlink()
     assert_right(FeatureCache(cache).load(tracks, [MEL]))
     shutil.rmtree(cache)
     assert_right(FeatureCache(cache).load(tracks, [MEL]))

@@ -1,6 +1,6 @@
 """Cache the features of whole tracks on disk, extracting those that are missing.
 
-Below the cache's folder: `features/<key of spec and code>/<digest of the file's bytes>.npy` and `features/ledger.json`.
+Below the cache's folder: `features/<key of spec and code>/<digest of the file's bytes>.npy` and the ledger of digests.
 """
 
 import inspect
@@ -94,7 +94,7 @@ class FeatureCache:
 
     @cached_property
     def _ledger(self) -> Ledger:
-        return Ledger(self.root / "ledger.json")
+        return Ledger(self.root / "ledger_xxh3.json")  # by other digests, files of equal bytes would seem to differ
 
     def load(self, tracks: Sequence[Track], specs: Sequence[FeatureSpec]) -> list[Features]:
         """Return the features of all tracks for each spec, extracting what is missing in one pass.
