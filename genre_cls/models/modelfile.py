@@ -154,7 +154,7 @@ def _check_revision(description: Mapping[str, Any]) -> None:
     if (revision := description.get("revision", 1)) != REVISION:
         raise UserError(
             f"is not a usable model: its features are of revision {revision!s:.40}, those of this genre_cls of "
-            f"{REVISION}; train it again, or use the genre_cls that made it"
+            f"{REVISION}; train it again with force=true, or use the genre_cls that made it"
         )
 
 
