@@ -163,8 +163,8 @@ class Controller:
 
         from genre_cls.inference import clip_plots
 
-        if prediction.note:  # which is small print in the figure
-            gradio.Warning(html.escape(prediction.note), duration=None)
+        if prediction.note:  # named, as it stays when another file is dropped
+            gradio.Warning(html.escape(f"{path.name}: {prediction.note}"), duration=None)
         over_time, similar = clip_plots.genres_over_time(prediction), self._similar(prediction)
         clip = clip_plots.clip(kept) if kept else None
         return dict(prediction.ranked), over_time, similar, clip, kept, prediction.genre, None

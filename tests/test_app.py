@@ -312,7 +312,7 @@ def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_pic
 
 def test_what_makes_a_prediction_doubtful_is_shown_beside_it(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.2, 8000), 2000)
-    with pytest.warns(UserWarning, match="this is a guess"):  # as Gradio does where no page has asked
+    with pytest.warns(UserWarning, match="^a.wav: .* this is a guess"):  # as Gradio does where no page has asked
         Controller(a_classifier(SPECS["another rate"]), "").classify(str(tmp_path / "a.wav"))
 
 
