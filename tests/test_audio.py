@@ -307,6 +307,13 @@ def test_half_a_second_is_enough_and_one_sample_less_is_not() -> None:
     assert no_music(tone(440, 8000, 0.5)[1:], 8000) == "lasts less than the 0.5 s that are needed"
 
 
+@pytest.mark.parametrize(("seconds", "reason"), [(0.0, SILENT), (0.08, "has sound for less than 0.1 s"), (0.12, "")])
+def test_a_tenth_of_a_second_of_sound_is_enough_and_a_click_is_not(seconds: float, reason: str) -> None:
+    waveform = np.zeros(3 * 8000, np.float32)
+    waveform[8000 : 8000 + round(seconds * 8000)] = 0.01
+    assert no_music(waveform, 8000) == reason
+
+
 @pytest.mark.parametrize("place", [0, -1])
 def test_channels_that_cancel_each_other_out_are_found_wherever_they_sound(tmp_path: Path, place: int) -> None:
     channels = np.zeros((3 * BLOCK // 32, 32), np.float32)  # three blocks

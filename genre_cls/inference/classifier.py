@@ -19,7 +19,7 @@ from genre_cls.errors import UserError
 from genre_cls.evaluation.calibration import Floats
 from genre_cls.files import expanduser, write_atomically
 from genre_cls.inference.explanation import explained
-from genre_cls.inference.prediction import Classifier, Clip, Explanation, is_onnx, unheard
+from genre_cls.inference.prediction import Classifier, Clip, Explanation, is_onnx
 from genre_cls.models import modelfile
 from genre_cls.models.modelfile import SavedModel, Usage, longest_clip
 from genre_cls.models.network import Network
@@ -27,7 +27,7 @@ from genre_cls.models.views import view_of
 from genre_cls.processes.device import may_miscompute
 from genre_cls.processes.threads import in_threads, one_thread
 from genre_cls.tracking import database
-from genre_cls.tracks.audio import UnreadableAudio, path_noted, segments
+from genre_cls.tracks.audio import UnreadableAudio, no_music, path_noted, segments
 from genre_cls.tracks.features import extract, mel_frequencies
 from genre_cls.tracks.windows import repeat_to, voting_starts
 
@@ -166,7 +166,7 @@ class GenreClassifier(Classifier):
         spec, longest = replace(self._usage.spec, kind="mel"), longest_clip(self._usage.window)
         with path_noted(path):
             waveform = next(segments(expanduser(path), spec.sample_rate, longest), np.zeros(0, np.float32))
-            if reason := unheard(waveform, spec.sample_rate):
+            if reason := no_music(waveform, spec.sample_rate):
                 raise UnreadableAudio(reason)  # not `refusal`, as the rest of the file may be audible
         (mel,) = extract(waveform, [spec])
         name, centres = Path(path).name, mel_frequencies(spec)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from genre_cls.evaluation.calibration import Floats, tempered
 from genre_cls.files import expanduser
-from genre_cls.tracks.audio import SILENCE, SILENT, UnreadableAudio, header, no_music, path_noted, refusal, segments
+from genre_cls.tracks.audio import SILENT, UnreadableAudio, header, no_music, path_noted, refusal, segments
 
 LONGEST = 12.0  # h; no piece of music and few recordings are longer
-BRIEF = 0.1  # s of sound in a clip; less is a click, or the edge of what the next clip holds
 HEARD = 0.1  # least share of a stretch that windows cover, for its genre to be told
 SLIVER = 0.02  # share of a stretch; a shorter remainder of a file belongs to the stretch before it
 ENOUGH = 0.9  # share of a model's frequencies that a file must have, so that little is missed
@@ -71,8 +70,8 @@ class Prediction:
             seconds: length of a stretch, s; the last one ends with the file, and may be 2 % longer.
 
         Returns:
-            (start in s, end in s, genre) by the probabilities of `shares_over_time`; None where windows cover less
-            than a tenth of the stretch, as the rest is silent.
+            (start in s, end in s, genre) by the probabilities of `shares_over_time`; None where windows add up to
+            less than a tenth of the stretch, as the rest is silent.
         """
         bounds, shares = self.shares_over_time(seconds)
         genres = [None if np.isnan(row).any() else self.genres[int(row.argmax())] for row in shares]
@@ -87,7 +86,7 @@ class Prediction:
         Returns:
             Starts of the stretches and the end of the last one `(n_stretches + 1,)`, s; and the mean over the windows
             `(n_stretches, n_genres)`, each weighted by how much of the stretch it covers, at the file's temperature;
-            NaN where windows cover less than a tenth of the stretch, as the rest is silent.
+            NaN where windows add up to less than a tenth of the stretch, as the rest is silent.
 
         Raises:
             ValueError: `seconds` is not above 0, or infinite.
@@ -224,7 +223,7 @@ class Classifier(ABC):
         if (hours := claimed.seconds / 3600) > LONGEST:
             raise UnreadableAudio(f"lasts {hours:.1f} h, more than the {LONGEST:g} h that are taken")
         for waveform in segments(path, self._sample_rate, self._longest):
-            if reason := unheard(waveform, self._sample_rate):
+            if reason := no_music(waveform, self._sample_rate):
                 reasons.append(reason)
             else:
                 starts, ends, windows = self._predict_clip(waveform)
@@ -235,18 +234,6 @@ class Classifier(ABC):
         starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
         note = _about_rate(claimed.sample_rate, self._f_max)
         return Prediction(self.genres, seconds, starts, ends, windows, self._temperature, note)
-
-
-def unheard(waveform: NDArray[np.float32], sample_rate: int) -> str:
-    """Return why there is no music in a clip, also if it is silent but for a click: all its windows would vote.
-
-    Args:
-        waveform: `(n_samples,)`, mono, full scale at +-1.
-        sample_rate: of the waveform, Hz.
-    """
-    audible = np.count_nonzero(np.abs(waveform) >= SILENCE) / sample_rate  # s
-    brief = f"has sound for less than {BRIEF:g} s" if audible < BRIEF else ""
-    return no_music(waveform, sample_rate) or brief
 
 
 def _about_rate(sample_rate: int, f_max: float) -> str:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from genre_cls.errors import system_reason
 
 SHORTEST = 0.5  # s; anything shorter is refused
+BRIEF = 0.1  # s of sound; less is a click, or the edge of what the next part of a long file holds
 SILENT = "is silent"
 SILENCE = 1e-4  # of full scale, -80 dB; above the noise of 16-bit quantisation
 LONGEST = 1 << 31  # samples, 13 hours at 44.1 kHz; a header that claims more is wrong
 AT_ONCE = 1 << 28  # samples of a part, before or after resampling: 3.4 hours at 22.05 kHz, 1 GB
 FASTEST = 1_000_000  # Hz, above any real sample rate
 LOUDEST = 1e12  # full scale is 1; the power of anything louder may overflow
+EVERY = 8  # only every eighth sample is looked at for whether there is sound, which suffices
 BLOCK = 1 << 20  # samples of all channels together that are read at once
 
 
@@ -91,7 +93,10 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
         return "has no samples"
     if seconds < SHORTEST:
         return f"lasts less than the {SHORTEST:g} s that are needed"
-    return "" if _peak(waveform) >= SILENCE else SILENT
+    if _peak(waveform) < SILENCE:
+        return SILENT
+    sounding = float((np.abs(waveform[::EVERY]) >= SILENCE).mean()) * seconds
+    return "" if sounding >= BRIEF else f"has sound for less than {BRIEF:g} s"
 
 
 def refusal(path: Path, reason: str) -> UnreadableAudio:
