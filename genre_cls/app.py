@@ -315,9 +315,7 @@ def _launch(page: Any, host: str, port: int) -> str:
     middleware = [Middleware(_SameSiteOnly)]
     if host in LOOPBACK:  # against DNS rebinding
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)))
-    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
-    if spared != "*":  # of several it would spare none; Gradio asks the page whether it is there, as no proxy can tell
-        os.environ["no_proxy"] = ",".join(filter(None, [spared, *LOOPBACK, host]))
+    _spare_from_proxies(*LOOPBACK, host)
     theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))
     _, address, _ = page.queue(max_size=WAITING).launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, show_error=False, share=False,
@@ -325,6 +323,13 @@ def _launch(page: Any, host: str, port: int) -> str:
         app_kwargs={"middleware": middleware},
     )  # fmt: skip
     return str(address)
+
+
+def _spare_from_proxies(*hosts: str) -> None:
+    """Let this process reach hosts directly: Gradio asks the page whether it is there, which no proxy can tell."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if spared != "*":  # which spares all hosts, but none as one of several names
+        os.environ["no_proxy"] = ",".join(filter(None, [spared, *hosts]))
 
 
 class _SameSiteOnly:

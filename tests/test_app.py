@@ -310,6 +310,16 @@ def test_a_file_that_begins_with_a_minute_of_silence_is_classified_without_a_pic
     assert sum(probabilities.values()) == pytest.approx(1) and figure is kept is None
 
 
+@pytest.mark.parametrize(("before", "after"), [("", "host"), ("a,.b", "a,.b,host"), ("*", "*")])
+def test_hosts_are_reached_without_a_proxy_as_those_before(
+    before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", before)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    app._spare_from_proxies("host")
+    assert os.environ["no_proxy"] == after
+
+
 def test_what_makes_a_prediction_doubtful_is_shown_beside_it(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.2, 8000), 2000)
     with pytest.warns(UserWarning, match="^a.wav: .* this is a guess"):  # as Gradio does where no page has asked

@@ -199,11 +199,10 @@ def _blocks(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
 
 def _channels(file: _Stream, n_frames: int) -> Iterator[NDArray[np.float32]]:
     size = max(1, BLOCK // file.channels)  # a header may claim a thousand channels
-    # To the same values, libsndfile would convert these in four times as long.
-    dtype, full_scale = ("int16", np.float32(1 << 15)) if file.subtype == "PCM_16" else ("float32", np.float32(1))
+    dtype = "int16" if file.subtype == "PCM_16" else "float32"  # from 16 bits libsndfile takes four times as long
     while n_frames and len(block := file.read(min(size, n_frames), dtype=dtype, always_2d=True)):
         n_frames -= len(block)
-        yield block if block.dtype == np.float32 else block / full_scale
+        yield block / np.float32(1 << 15) if dtype == "int16" else block
 
 
 def _reason(path: Path, error: Exception) -> str:

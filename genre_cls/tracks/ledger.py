@@ -11,7 +11,7 @@ from xxhash import xxh3_128
 from genre_cls.files import locked, write_atomically
 
 CHANGED = "changed while it was read; the next start reads it again"
-DIGEST = xxh3_128  # no file is made to be taken for another one
+DIGEST = xxh3_128  # fast; a cryptographic one would only tell files that are made to be taken for others
 EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
 
 
