@@ -194,21 +194,6 @@ class MissedTrack:
     confidence: float
 
 
-def recall_drops(by_split: Mapping[str, ConfigResult]) -> dict[str, float]:
-    """Return how much lower the share of each genre's tracks that were recognised is under the last of several splits.
-
-    Args:
-        by_split: a configuration's results by the name of the split; the first is what the last is compared with.
-
-    Returns:
-        Shares, the largest drop first; NaN, and last, if either split tests no track of the genre.
-    """
-    recalls = [result.recalls for result in by_split.values()]
-    genres = list(dict.fromkeys(chain(*recalls)))
-    drops = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
-    return {genres[i]: float(drops[i]) for i in np.argsort(-drops, kind="stable")}
-
-
 def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
     """Return the tracks that any configuration misclassifies, those that most do, and most confidently, first.
 
@@ -228,3 +213,18 @@ def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
         genre = genres[labels[track]]
         lines.append(MissedTrack(ids[track], genre, genres[other], missed, float(confidence[track, other])))
     return sorted(lines, key=lambda line: (-line.missed, -line.confidence, line.id))
+
+
+def recall_drops(by_split: Mapping[str, ConfigResult]) -> dict[str, float]:
+    """Return how much lower the share of each genre's tracks that were recognised is under the last of several splits.
+
+    Args:
+        by_split: a configuration's results by the name of the split; the first is what the last is compared with.
+
+    Returns:
+        Shares, the largest drop first; NaN, and last, if either split tests no track of the genre.
+    """
+    recalls = [result.recalls for result in by_split.values()]
+    genres = list(dict.fromkeys(chain(*recalls)))
+    drops = np.array([recalls[0].get(genre, nan) - recalls[-1].get(genre, nan) for genre in genres])
+    return {genres[i]: float(drops[i]) for i in np.argsort(-drops, kind="stable")}

@@ -70,7 +70,7 @@ class ConfigResult:
         """1 for each track that the first fold to test it classified correctly, else 0, in the order of ids."""
         return self._pooled.hits[self._first]
 
-    @property
+    @cached_property
     def per_genre(self) -> GenreScores:
         """Precision, recall and F1 of each genre, pooled over the folds."""
         pooled, columns = self._pooled, range(len(self.genres))

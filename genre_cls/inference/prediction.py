@@ -230,7 +230,7 @@ class Classifier(ABC):
                 parts.append((seconds + starts, seconds + ends, windows))
             seconds += len(waveform) / self._sample_rate
         if not parts:  # it is silent only if all of its clips are
-            raise refusal(path, min(reasons, key=SILENT.__eq__, default="has no samples"))
+            raise refusal(path, min(reasons, key=lambda reason: reason == SILENT, default="has no samples"))
         starts, ends, windows = (np.concatenate(part) for part in zip(*parts, strict=True))
         note = _about_rate(claimed.sample_rate, self._f_max)
         return Prediction(self.genres, seconds, starts, ends, windows, self._temperature, note)

@@ -93,10 +93,9 @@ def no_music(waveform: NDArray[np.float32], sample_rate: int) -> str:
         return "has no samples"
     if seconds < SHORTEST:
         return f"lasts less than the {SHORTEST:g} s that are needed"
-    if _peak(waveform) < SILENCE:
-        return SILENT
-    sounding = float((np.abs(waveform[::EVERY]) >= SILENCE).mean()) * seconds
-    return "" if sounding >= BRIEF else f"has sound for less than {BRIEF:g} s"
+    if float((np.abs(waveform[::EVERY]) >= SILENCE).mean()) * seconds >= BRIEF:
+        return ""
+    return SILENT if _peak(waveform) < SILENCE else f"has sound for less than {BRIEF:g} s"
 
 
 def refusal(path: Path, reason: str) -> UnreadableAudio:

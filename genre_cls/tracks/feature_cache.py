@@ -23,7 +23,7 @@ from genre_cls.errors import UserError, system_reason
 from genre_cls.files import expanduser, locked, write_atomically
 from genre_cls.processes.threads import in_threads, one_thread
 from genre_cls.progress import progress_bar
-from genre_cls.tracks import audio, features
+from genre_cls.tracks import audio, features, ledger
 from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.features import FeatureSpec
@@ -94,7 +94,7 @@ class FeatureCache:
 
     @cached_property
     def _ledger(self) -> Ledger:
-        return Ledger(self.root / "ledger_xxh3.json")  # by other digests, files of equal bytes would seem to differ
+        return Ledger(self.root / ledger.FILE)
 
     def load(self, tracks: Sequence[Track], specs: Sequence[FeatureSpec]) -> list[Features]:
         """Return the features of all tracks for each spec, extracting what is missing in one pass.

@@ -12,6 +12,7 @@ from genre_cls.files import locked, write_atomically
 
 CHANGED = "changed while it was read; the next start reads it again"
 DIGEST = xxh3_128  # fast; a cryptographic one would only tell files that are made to be taken for others
+FILE = "ledger_xxh3.json"  # named after it: beside other digests, files of equal bytes would seem to differ
 EXTRACTED = "extracted"  # in the ledger, instead of an entry's digest: only that it is unchanged since matters
 
 
