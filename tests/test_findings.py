@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from made import a_fold, a_result, on_the_same_tracks
 
 from genre_cls.evaluation import findings, reading, tables
-from genre_cls.evaluation.comparisons import each_pair, main_effects
+from genre_cls.evaluation.comparisons import accuracy_drop, each_pair, main_effects
 from genre_cls.evaluation.findings import Report
 from genre_cls.evaluation.scoring import ConfigResult
 
@@ -155,8 +155,8 @@ def test_a_gain_under_a_stricter_split_is_reported_as_a_gain() -> None:
 @pytest.mark.parametrize("drop", [0.0, 4e-4, -4e-4])
 def test_no_drop_under_a_stricter_split_is_called_none(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = a_result(0.5, 0.9, folds="artist"), a_result(0.9, 0.5, folds="random")
-    exact = findings.drop({"random": other, "artist": own})
-    monkeypatch.setattr(findings, "drop", lambda _: replace(exact, mean=drop))
+    exact = accuracy_drop({"random": other, "artist": own})
+    monkeypatch.setattr(findings, "accuracy_drop", lambda _: replace(exact, mean=drop))
     (line,) = findings.verdicts(under("random", own, other))
     assert " scores no more and no less under folds=artist than under folds=random: 0.0 (95 % CI -" in line
 

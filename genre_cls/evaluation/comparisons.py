@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from genre_cls.configuration.settings import AXES
-from genre_cls.evaluation.estimates import ROUNDING, Estimate, holm, rounded
+from genre_cls.evaluation.estimates import ROUNDING, Estimate, holm, rounded, unpaired
 from genre_cls.evaluation.scoring import ConfigResult
 
 ALPHA = 0.05  # significance level, for all comparisons of a kind together
@@ -213,6 +213,12 @@ def most_missed(results: Sequence[ConfigResult]) -> list[MissedTrack]:
         genre = genres[labels[track]]
         lines.append(MissedTrack(ids[track], genre, genres[other], missed, float(confidence[track, other])))
     return sorted(lines, key=lambda line: (-line.missed, -line.confidence, line.id))
+
+
+def accuracy_drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
+    """Return how much accuracy, a share, is lost from the first of several splits to the last."""
+    first, *_, last = by_split.values()
+    return unpaired(first.estimate("accuracy"), last.estimate("accuracy"))
 
 
 def recall_drops(by_split: Mapping[str, ConfigResult]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from genre_cls.evaluation.comparisons import (
     CODE,
     Difference,
     MissedTrack,
+    accuracy_drop,
     axes_of,
     each_pair,
     main_effects,
@@ -16,7 +17,7 @@ from genre_cls.evaluation.comparisons import (
     names,
     rank,
 )
-from genre_cls.evaluation.estimates import Estimate, rounded, unpaired
+from genre_cls.evaluation.estimates import Estimate, rounded
 from genre_cls.evaluation.genre_means import GenreMeans
 from genre_cls.evaluation.scoring import ConfigResult
 
@@ -228,7 +229,7 @@ def trust(report: Report) -> str:
 
 def _drop_in_words(name: str, by_split: Mapping[str, ConfigResult]) -> str:
     first, *_, last = by_split
-    lost, where = drop(by_split), f"under folds={last} than under folds={first}"
+    lost, where = accuracy_drop(by_split), f"under folds={last} than under folds={first}"
     other = "; folds=filtered also trains on fewer tracks and tests on others" if "filtered" in (first, last) else ""
     more, gap = ("fewer", lost) if lost.mean >= 0 else ("more", replace(lost, mean=-lost.mean))
     if not round(100 * gap.mean, 1):
@@ -256,12 +257,6 @@ def accuracy_text(result: ConfigResult) -> str:
 def split_order(split: str) -> tuple[int, str]:
     """Return the key that sorts splits, the most flattering first."""
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
-
-
-def drop(by_split: Mapping[str, ConfigResult]) -> Estimate:
-    """Return how much accuracy, a share, is lost from the first of several splits to the last."""
-    first, *_, last = by_split.values()
-    return unpaired(first.estimate("accuracy"), last.estimate("accuracy"))
 
 
 def in_points(difference: Estimate) -> str:

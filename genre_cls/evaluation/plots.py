@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genre_cls.evaluation.calibration import Calibration, Floats, Ints
-from genre_cls.evaluation.comparisons import ALPHA, SURE, Difference, Finding, names, rank, recall_drops
+from genre_cls.evaluation.comparisons import (
+    ALPHA,
+    SURE,
+    Difference,
+    Finding,
+    accuracy_drop,
+    names,
+    rank,
+    recall_drops,
+)
 from genre_cls.evaluation.figures import (
     AMBER,
     BLUE,
@@ -278,9 +287,8 @@ def split_comparison(by_split: Mapping[str, ConfigResult], *, note: str = "") ->
     for line, result, look in zip(lines, by_split.values(), looks, strict=True):
         _draw_accuracy(axes, line, result, look)
     handles = _draw_recalls(axes, rows, by_split, looks)
-    first, *_, last = (100 * result.estimate("accuracy").mean for result in by_split.values())
     by_row = {rows[genre]: 100 * drop for genre, drop in drops.items() if not isnan(drop)}
-    _write_drops(axes, {middle: first - last} | by_row, [*by_split])
+    _write_drops(axes, {middle: 100 * accuracy_drop(by_split).mean} | by_row, [*by_split])
     label_rows(axes, [middle, *rows.values()], ["all genres", *map(plain, rows)])
     axes.set(ylim=(end + len(rows) + 0.9, -0.7), xlabel="recognised tracks (%); over all genres with 95 % CI")
     tidy(axes)

@@ -9,11 +9,10 @@ import numpy as np
 
 from genre_cls.configuration.settings import AXES, short_keys
 from genre_cls.evaluation.calibration import N_BINS
-from genre_cls.evaluation.comparisons import Difference, axes_of, recall_drops, setting
+from genre_cls.evaluation.comparisons import Difference, accuracy_drop, axes_of, recall_drops, setting
 from genre_cls.evaluation.findings import (
     Report,
     accuracy_text,
-    drop,
     in_points,
     interval_text,
     percent,
@@ -65,7 +64,7 @@ def under_other_splits(report: Report) -> Sheet:
     rows = []
     for name, by_split in report.splits.items():
         scores = [accuracy_text(by_split[split]) if split in by_split else "" for split in splits]
-        rows.append([name, *scores, in_points(drop(by_split))])
+        rows.append([name, *scores, in_points(accuracy_drop(by_split))])
     return Sheet({"configuration": "left"} | dict.fromkeys([*splits, "drop, points"], "right"), rows)
 
 
