@@ -86,24 +86,44 @@ STUB = (
     "import sys\nfrom types import ModuleType\nfrom genre_cls import app\n"
     "sys.modules['gradio'] = ModuleType('gradio')\n"
     "app._check_address = app._controller = app._page = lambda *_, **__: None\n"
-    "app._launch = lambda *_: 'http://here'\n"
+    "app._launch, app.FORGET = lambda *_: 'http://here', 0.2\n"
     "app.main()"
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_end_the_page_and_remove_its_folder(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command's process with a page of nothing, whose temporary folder is in `tmp_path`."""
     with subprocess.Popen(
         [sys.executable, "-c", STUB], env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as shells do for background jobs
     ) as process:  # fmt: skip
         try:
             assert process.stderr and process.stderr.readline() == "open http://here (Ctrl-C ends it)\n"
-            assert list(tmp_path.iterdir())
-            process.send_signal(number)
-            assert process.wait(60) == 0 and process.stderr.read() == "" and not list(tmp_path.iterdir())
+            yield process
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_page_and_remove_its_folder(
+    number: signal.Signals, stub: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert list(tmp_path.iterdir()) and stub.stderr
+    stub.send_signal(number)
+    assert stub.wait(60) == 0 and stub.stderr.read() == "" and not list(tmp_path.iterdir())
+
+
+def test_while_the_page_is_served_old_parts_of_uploads_are_deleted(stub: subprocess.Popen[str], tmp_path: Path) -> None:
+    (folder,) = tmp_path.iterdir()
+    for _ in range(2):
+        new, part = folder / "new", folder / "tmpname"
+        new.touch()
+        os.utime(new, (0, 0))
+        new.rename(part)
+        while part.exists():
+            assert stub.poll() is None
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
