@@ -334,6 +334,7 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
         (("a.wav", "--model"), "--model: expected one argument"),
         (("a.wav", "--model", ""), "--model: an empty name"),
         (("a.wav", "--register", ""), "--register: an empty name"),
+        (("a.wav", "--register", " "), "--register: an empty name"),
         (("--register", "mine", "--trust"), "--register: only models of genre_cls.models"),
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
         (("a.wav", "--explain", "/no/why.png"), "--explain /no/why.png: no such folder"),

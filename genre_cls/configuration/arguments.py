@@ -35,8 +35,8 @@ class OneLineParser(ArgumentParser):
 
 
 def nonempty(text: str) -> str:
-    """Return a name as it is; an empty one, as an unset variable of the shell gives, is refused."""
-    if not text:
+    """Return a name as it is; an empty one, as an unset variable of the shell gives, or a blank one is refused."""
+    if not text.strip():
         raise ArgumentTypeError("an empty name")
     return text
 
