@@ -64,15 +64,8 @@ def newest(stored: StoredRuns, experiment: str | None = None, *, command_id: str
     _warn_of_lost_folds([run for run in naming.comparable(together) if run not in whole])
     if not whole:
         return None
-    comparable = naming.comparable(whole)
-    named = naming.distinguishing_settings(comparable)
-    loaded = [one for run in comparable if (one := _load(stored, run, named[run.info.run_id], folds))]
-    if not loaded:
-        return None
-    others = {run.info.run_id: naming.under_other_splits(run, whole) for run in comparable}
-    reported = [*comparable, *(run for by_split in others.values() for run in by_split.values())]
-    loaded = [_with_other_splits(stored, one, others[one.run.info.run_id], folds) for one in loaded]
-    return _comparison(whole[0].data.tags, loaded, _n_left_out(parents, reported, command_id))
+    loaded, reported = _load_comparable(stored, whole, folds)
+    return _comparison(whole[0].data.tags, loaded, _n_left_out(parents, reported, command_id)) if loaded else None
 
 
 def best(stored: StoredRuns, experiment: str | None = None) -> str | None:
@@ -144,6 +137,22 @@ def _warn_of_lost_tags(runs: Sequence[Run]) -> None:
 def _warn_of_lost_folds(runs: Sequence[Run]) -> None:
     for run in runs:
         log.warning("left out %s: lacks a fold, which its command trains again", run.info.run_name)
+
+
+def _load_comparable(
+    stored: StoredRuns, whole: Sequence[Run], folds: Mapping[str, Sequence[Run]]
+) -> tuple[list[_Loaded], list[Run]]:
+    """Load those of some configurations that can be compared with the first, each with its results under other splits.
+
+    Returns:
+        What could be loaded; and all runs that were to be, those under other splits included.
+    """
+    comparable = naming.comparable(whole)
+    named = naming.distinguishing_settings(comparable)
+    others = {run.info.run_id: naming.under_other_splits(run, whole) for run in comparable}
+    loaded = [one for run in comparable if (one := _load(stored, run, named[run.info.run_id], folds))]
+    complete = [_with_other_splits(stored, one, others[one.run.info.run_id], folds) for one in loaded]
+    return complete, [*comparable, *(run for by_split in others.values() for run in by_split.values())]
 
 
 def _load(stored: StoredRuns, parent: Run, named: Texts, folds: Mapping[str, Sequence[Run]]) -> _Loaded | None:
