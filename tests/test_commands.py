@@ -185,6 +185,7 @@ MISTAKES = {
     ),
     "a class without its module": (["model._target_=Linear"], ["'Linear'", "write module.Class"]),
     "a model without a class": (["~model._target_"], ["model", "lacks a line _target_"]),
+    "a group left out": (["~model"], ["~model: every configuration has one", "model=NAME"]),
     "a setting with more dashes": (["--batch-size=8"], ["write batch_size=8"]),
     "a group that is none": (["modle=deep"], ["modle", "did you mean model"]),
     "no such preset": (["experiment=none_such"], ["experiment=none_such"]),

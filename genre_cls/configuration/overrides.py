@@ -49,13 +49,15 @@ def key_of(word: str) -> str:
 
 
 def _check_word(word: str) -> None:
-    """Refuse a word that names no setting, has dashes before one, or chooses what is no option of a group."""
+    """Refuse a word that names no setting, has dashes before one, leaves a group out, or chooses no option of it."""
     if word[:1] in ("+", "~") and not key_of(word):
         raise UserError(f"{word}: names no setting; --cfg job lists them")
-    name, _, value = word.lstrip("+-").partition("=")
+    name, _, value = word.lstrip("+-~").partition("=")
     if word.startswith("-") and (key := name.replace("-", "_")) in (*GROUPS, *RULES):
         raise UserError(f"{word}: settings have no dashes; write {key}={value or 'VALUE'}")
     if name in GROUPS and name != "experiment":
+        if word.startswith("~"):
+            raise UserError(f"{word}: every configuration has one; {name}=NAME chooses another")
         _check_option(name, value)
 
 
