@@ -88,14 +88,11 @@ def _check_option(group: str, value: str) -> None:
     if holds_another(value):
         raise UserError(SEVERAL.format(f"{group}={value}"))
     if value.startswith(("/", "~", "./", "../")):
-        hint = f"write dataset=folder {typed([as_word('dataset.root', value)])}"
-        raise UserError(
-            f"{group}={value}: no name of an option" + (f"; for a folder {hint}" if group == "dataset" else "")
-        )
+        of_folder = f"; for a folder write dataset=folder {typed([as_word('dataset.root', value)])}"
+        raise UserError(f"{group}={value}: no name of an option{of_folder if group == 'dataset' else ''}")
     if group == "folds" and value.isdecimal():
-        raise UserError(
-            f"folds={value}: the number of folds is folds.k={value}; folds=random and others are ways to split"
-        )
+        hint = f"the number of folds is folds.k={value}; folds=random and others are ways to split"
+        raise UserError(f"folds={value}: {hint}")
 
 
 def holds_another(value: str) -> bool:
