@@ -203,17 +203,21 @@ def test_one_number_for_all_blocks_is_refused(composed: Compose) -> None:
 @pytest.mark.parametrize(
     ("model", "wrong", "reason"),
     [
-        ("basic", "model.channels=[16,0,8]", "channels: 0 must be at least 1"),
-        ("basic", "model.kernel_sizes=[5,3,-3]", "kernel_sizes: -3 must be at least 1"),
+        ("basic", "model.channels=[16,0,8]", "channels: 0 must be a whole number, at least 1"),
+        ("basic", "model.channels=[16,many,8]", "channels: many must be a whole number, at least 1"),
+        ("basic", "model.kernel_sizes=[5,3,-3]", "kernel_sizes: -3 must be a whole number, at least 1"),
         ("basic", "model.kernel_sizes=[5,4,3]", "kernel_sizes: 4 must be odd"),
-        ("basic", "model.bands=[16,8,0]", "bands: 0 must be at least 1"),
+        ("basic", "model.strides=[2,2,2]", r"strides: 2 must be a pair, \[bins,frames\]"),
+        ("basic", "model.strides=[[2,2],[2],[2,2]]", r"strides: \[2\] must be a pair"),
+        ("basic", "model.strides=[[2,2],[2,0],[2,2]]", "strides: 0 must be a whole number, at least 1"),
+        ("basic", "model.bands=[16,8,0]", "bands: 0 must be a whole number, at least 1"),
         ("basic", "model.channels=[]", r"channels=\[\]: must have a value for each block"),
         ("tutorial_basic", "model.channels=[]", r"channels=\[\]: must have a value for each block"),
-        ("tutorial_basic", "model.channels=[32,0]", "channels: 0 must be at least 1"),
-        ("tutorial_basic", "model.units=0", "units: 0 must be at least 1"),
+        ("tutorial_basic", "model.channels=[32,0]", "channels: 0 must be a whole number, at least 1"),
+        ("tutorial_basic", "model.units=0", "units: 0 must be a whole number, at least 1"),
     ],
 )
-def test_shapes_without_anything_in_them_are_refused(composed: Compose, model: str, wrong: str, reason: str) -> None:
+def test_shapes_that_are_none_are_refused(composed: Compose, model: str, wrong: str, reason: str) -> None:
     with pytest.raises(InstantiationException, match=reason), warnings.catch_warnings():
         warnings.simplefilter("error")
         instantiate(composed(f"model={model}", wrong).model, n_genres=2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, pad
 
+from genre_cls.configuration.settings import at_least
 from genre_cls.models.views import averages
 
 
@@ -29,8 +30,8 @@ class GenreCNN(nn.Module):
         dropout: share of the last block's statistics that is zeroed in training.
 
     Raises:
-        ValueError: channels, kernel sizes, strides and bands differ in number, are no lists or empty, or not positive;
-            or a kernel size is even.
+        ValueError: channels, kernel sizes, strides and bands differ in number, are no lists or empty, or hold anything
+            but positive whole numbers, or pairs of them; or a kernel size is even.
 
     Source: Choi, Fazekas, Sandler & Cho, Transfer learning for music classification and regression tasks, ISMIR 2017:
     a classifier of a trained network's features of all layers.
@@ -48,7 +49,10 @@ class GenreCNN(nn.Module):
     ) -> None:
         super().__init__()
         _check_one_per_block(channels=channels, kernel_sizes=kernel_sizes, strides=strides, bands=bands)
-        _check_positive(channels=channels, kernel_sizes=kernel_sizes, bands=bands)
+        if other := [stride for stride in strides if not isinstance(stride, Sequence) or len(stride) != 2]:
+            raise ValueError(f"strides: {other[0]} must be a pair, [bins,frames]")
+        steps = [step for stride in strides for step in stride]
+        _check_positive(channels=channels, kernel_sizes=kernel_sizes, strides=steps, bands=bands)
         if even := [size for size in kernel_sizes if size % 2 == 0]:
             raise ValueError(f"kernel_sizes: {even[0]} must be odd")
         inputs = (1, *channels[:-1])
@@ -94,10 +98,10 @@ def _check_one_per_block(**lists: Sequence[object]) -> None:
         raise ValueError(f"{', '.join(lists)}: must be equally long, have {', '.join(map(str, lengths))}")
 
 
-def _check_positive(**lists: Sequence[int]) -> None:
+def _check_positive(**lists: Sequence[object]) -> None:
     for name, values in lists.items():
-        if too_small := [value for value in values if value < 1]:
-            raise ValueError(f"{name}: {too_small[0]} must be at least 1")
+        if other := [value for value in values if not at_least(1).allows(value)]:
+            raise ValueError(f"{name}: {other[0]} must be {at_least(1)}")
 
 
 class TutorialCNN(nn.Module):
@@ -112,7 +116,7 @@ class TutorialCNN(nn.Module):
         dropout: share of the dense layer's outputs that is zeroed in training.
 
     Raises:
-        ValueError: there are no channels, or one of these numbers is not positive.
+        ValueError: there are no channels, or one of these is no positive whole number.
 
     Source: Velardo, Deep learning (for audio) with Python, lesson 16 (2020), of three blocks; here with 3 x 3
     kernels and padding throughout, so that few bins suffice.
