@@ -198,7 +198,7 @@ def mean_and_deviation_per_bin(clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]
         Two float32 vectors `(n_bins,)`; a constant bin gets a deviation of 1.
     """
     moments, lengths = zip(*((_moments(clip), clip.shape[1]) for clip in clips), strict=True)
-    variances, means = torch.stack(moments, dim=1).cpu().double()  # (n_clips, n_bins) each; some GPUs have no float64
+    variances, means = torch.stack(moments, dim=1).cpu().double()  # (n_clips, n_bins) each
     weights = torch.tensor(lengths, dtype=torch.float64)[:, None]
     weights /= weights.sum()
     mean = (weights * means).sum(dim=0)

@@ -25,8 +25,6 @@ from genre_cls.training.building import augmentation, crops_of, new_model
 from genre_cls.training.data import FoldData, Windowing, mean_and_deviation_per_value
 from genre_cls.training.task import Task
 
-LESS_MEMORY = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
-
 Learned = tuple[Weights, Curves, WindowPredictions]
 
 
@@ -56,7 +54,8 @@ def _shortage_in_one_line() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(f"the GPU's memory is too small for this; {LESS_MEMORY}") from error
+        less = "trainer.workers=1 or a smaller batch_size takes less, trainer.device=cpu none"
+        raise UserError(f"the GPU's memory is too small for this; {less}") from error
 
 
 @_shortage_in_one_line()

@@ -207,7 +207,7 @@ def _trainer(training: Training, device: torch.device, callbacks: Sequence[pl.Ca
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it logs its devices at each start
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else device.type,
+        accelerator=device.type,
         devices=1,
         precision=cast(Any, training.precision),
         max_epochs=training.epochs,
