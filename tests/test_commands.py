@@ -188,6 +188,7 @@ MISTAKES = {
     "a group left out": (["~model"], ["~model: every configuration has one", "model=NAME"]),
     "a setting with more dashes": (["--batch-size=8"], ["write batch_size=8"]),
     "a group that is none": (["modle=deep"], ["modle", "did you mean model"]),
+    "a folder of settings that there is not": (["--config-path=/no/where"], ["error: Primary", "'/no/where'"]),
     "no such preset": (["experiment=none_such"], ["experiment=none_such"]),
     "a text for a number": (["recipe.epochs=many"], ["recipe.epochs=many", "whole number"]),
     "a fraction for a whole number": (["recipe.epochs=1.5"], ["recipe.epochs=1.5", "whole number"]),

@@ -31,8 +31,8 @@ def error_message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk that the output goes to is full"
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
-    if isinstance(error, MissingConfigException):
-        return _no_such_option(str(error.missing_cfg_file), error.options or [])
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_option(error.missing_cfg_file, error.options or [])
     # Hydra's own errors for an unnamed option, or a list nested in a list of options, say nothing useful.
     if isinstance(error, AssertionError) or text.startswith(("Config group override", "can only concatenate str")):
         return "an option is chosen by its name, as in model=deep (--help lists them)"
