@@ -25,7 +25,7 @@ AGAIN = "; the same command resumes it"  # after Ctrl-C
 
 @contextmanager
 def as_command(interrupted: str = "") -> Iterator[None]:
-    """Prepare this process for a command, which the block runs with `one_line_errors`.
+    """Prepare this process for a command, which the block runs, and report its errors as `one_line_errors` does.
 
     Args:
         interrupted: as for `one_line_errors`.

@@ -63,7 +63,7 @@ def standardised(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """Standardise a view: each value with zero mean and unit variance.
 
     Args:
-        values: what `view_of` returns, `(batch, 1, n_bins, n_frames)` or `(batch, 1, *shape_of(view, n_bins))`.
+        values: what `view_of` returns, `(batch, 1, n_rows, n_columns)`.
         mean: of each value, `shape_of(view, n_bins)`.
         deviation: standard deviation of each value, likewise.
 

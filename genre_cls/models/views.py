@@ -25,7 +25,7 @@ def view_of(features: Tensor, view: str) -> Tensor:
         view: one of `members.VIEWS`.
 
     Returns:
-        Plain views `(..., n_bins, n_frames)`, the others `(batch, 1, *shape_of(view, n_bins))`.
+        Plain views `(..., n_rows, n_frames)`, a row per bin or MFCC; the others `(batch, 1, *shape_of(view, n_bins))`.
     """
     values = mfccs(features) if is_of_mfccs(view) else features
     match treatment(view):

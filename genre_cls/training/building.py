@@ -23,7 +23,7 @@ from genre_cls.training.refit import WIDEST, output_layer
 
 log = logging.getLogger(__name__)
 
-OF_RECIPES = {  # conf/recipe: optimizers and schedules with their arguments
+OF_RECIPES = {  # conf/recipe: optimisers and schedules with their arguments
     "torch.optim.AdamW": {"lr", "weight_decay", "fused"},
     "torch.optim.Adam": {"lr"},
     "genre_cls.training.recipe.one_cycle": {"warmup"},
@@ -54,7 +54,7 @@ def check_buildable(cfg: DictConfig) -> None:
             _check_own_model(cfg, model, windows)
         if cfg.recipe.ridge and not output_layer(model, windows):
             left.append(view)
-        # A first optimizer makes PyTorch import its compiler, which takes a second and 100 MB.
+        # A first optimiser makes PyTorch import its compiler, which takes a second and 100 MB.
         if not (ours and _has_rules(cfg.recipe.optimizer) and _has_rules(cfg.recipe.schedule)):
             _check_training(cfg, model, windows)
     if left:
@@ -63,7 +63,7 @@ def check_buildable(cfg: DictConfig) -> None:
 
 
 def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
-    """Take a step, as some models fail only in training, and some optimizers only on gradients as they are."""
+    """Take a step, as some models fail only in training, and some optimisers only on gradients as they are."""
     device = resolve_device(cfg.trainer.device)
     model.to(device, memory_format=layout_of(model)).train()  # type: ignore[call-overload]
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
@@ -84,12 +84,12 @@ def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
         optimizer.step(loss)
     except UserError:
         raise
-    except Exception as error:  # any optimizer of the user's
+    except Exception as error:  # any optimiser of the user's
         raise UserError(f"recipe.optimizer: {cfg.recipe.optimizer._target_} fails: {with_place(error)}") from error
 
 
 def _has_rules(settings: DictConfig) -> bool:
-    """Whether an optimizer or schedule is a recipe's, with its arguments, which `settings.RULES` has checked."""
+    """Whether an optimiser or schedule is a recipe's, with its arguments, which `settings.RULES` has checked."""
     return OF_RECIPES.get(settings.get("_target_")) == {str(name) for name in settings} - {"_target_", "_partial_"}
 
 
