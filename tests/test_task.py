@@ -182,6 +182,18 @@ def test_a_recording_that_is_credited_to_two_artists_is_kept_on_one_side(
     assert len(set(groups[places])) == 1 and len(set(groups)) == len(ids) - 1
 
 
+def test_splits_that_come_out_alike_are_both_possible(
+    cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(folds, "mine", folds.random, raising=False)
+    with caplog.at_level("INFO"):
+        preparation.prepare_data(
+            [cfg("folds=random", f"folds._target_={folds.__name__}.{name}") for name in ("random", "mine")]
+        )
+    splits = [line.rpartition(" ")[2] for line in caplog.messages if line.startswith("split: 2 folds")]
+    assert splits == ["(random)", "(mine)"] and "alone is possible" not in caplog.text
+
+
 def test_splits_that_differ_in_early_stopping_are_each_tried(cfg: Callable[..., DictConfig]) -> None:
     few, enough = "recipe.early_stopping.val_fraction=0.01", "recipe.early_stopping.val_fraction=0.5"
     for order in ((few, enough), (enough, few)):

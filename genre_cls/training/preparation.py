@@ -72,7 +72,7 @@ def _tasks(configurations: Sequence[DictConfig]) -> list[tuple[Task, str]]:
     """Return the different tasks of configurations on the same data, each with the name of its split."""
     splits = {split_settings(cfg): cfg for cfg in configurations}
     tasks = ((load(cfg), cfg.folds._target_.rpartition(".")[2]) for cfg in splits.values())
-    different = {task.inputs: (task, split) for task, split in tasks if task}
+    different = {(task.inputs, split): (task, split) for task, split in tasks if task}
     if not different:
         raise SplitError("none of these splits is possible on this dataset")
     return list(different.values())
