@@ -9,11 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from email.message import Message
 from hashlib import sha256
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
+from urllib.request import FTPHandler
+from urllib.response import addinfourl
 
 import numpy as np
 import pytest
@@ -122,6 +128,13 @@ def sends_another_range(handler: Handler, start: int) -> None:
         handler.wfile.write(handler.archive)
 
 
+def does_not_say_which_range_it_sends(handler: Handler, start: int) -> None:
+    handler.send_response(206)
+    handler.end_headers()
+    with suppress(OSError):
+        handler.wfile.write(handler.archive)
+
+
 def claims_less(handler: Handler, start: int) -> None:
     handler.send(start, claim=30_000)
 
@@ -181,10 +194,24 @@ def redirects_to_a_file(handler: Handler, start: int) -> None:
     handler.head(302, 0, location="file:///etc/passwd")
 
 
+def redirects_to_ftp(handler: Handler, start: int) -> None:
+    handler.head(302, 0, location="ftp://127.0.0.1/genres.tar.gz")
+
+
+def drips(handler: Handler, start: int) -> None:
+    """The connection ends after less than counts as progress."""
+    handler.send(start, first=500)
+
+
+def says_that_nothing_is_there(handler: Handler, start: int) -> None:
+    handler.head(416, 0)
+
+
 RECOVERED = (
     drops, stalls, trickles, trickles_headers, trickles_the_size_of_a_chunk, is_silent, knows_no_ranges,
     sends_another_range, claims_less, claims_more, claims_nothing, claims_the_moon, never_ends, is_gone, is_overloaded,
-    sends_a_page, speaks_no_http, redirects, redirects_in_a_circle, redirects_to_a_file,
+    sends_a_page, speaks_no_http, redirects, redirects_in_a_circle, redirects_to_a_file, redirects_to_ftp, drips,
+    says_that_nothing_is_there,
 )  # fmt: skip
 ALONE_ENOUGH = (well, drops, stalls, knows_no_ranges, claims_more, claims_nothing, redirects)
 
@@ -213,6 +240,9 @@ def mirror(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     """Start servers that answer in given ways."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "PROGRESS", 1000)
+    monkeypatch.setattr(
+        FTPHandler, "ftp_open", lambda _, asked: addinfourl(io.BytesIO(archive), Message(), asked.full_url)
+    )
     servers: list[Any] = []
 
     def start(*answers: Answer) -> Any:
@@ -284,13 +314,63 @@ def test_bytes_that_were_downloaded_are_not_downloaded_again_even_from_another_m
     assert starts == list(range(0, len(archive), 20_000)) and is_whole(tmp_path)
 
 
+@pytest.mark.parametrize("fault", [sends_another_range, does_not_say_which_range_it_sends])
+def test_what_does_not_continue_the_file_is_not_added_to_it(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, fault: Answer
+) -> None:
+    server = mirror(drops, fault, well)
+    get(source(archive, server), tmp_path)
+    assert server.starts == [0, 20_000, 20_000] and is_whole(tmp_path)
+
+
+def test_bytes_that_are_thrown_away_and_come_again_are_no_progress(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="gave up after 3 attempts"):
+        get(source(archive, mirror(drops, drops, well), mirror(sends_a_page)), tmp_path)
+
+
+def test_an_https_mirror_is_asked_for_nothing_without_encryption(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path
+) -> None:
+    plain = mirror(well)
+    with pytest.raises(UserError, match="gave up after 3 attempts"):
+        get(source(archive, mirrors=(plain.address.replace("http:", "https:"),)), tmp_path)
+    assert plain.starts == []
+
+
+def test_an_https_mirror_that_trickles_has_stalled_too(
+    mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download._HTTPS, "connect", HTTPConnection.connect)  # without encryption
+    address = mirror(trickles_headers).address.replace("http:", "https:")
+    with pytest.raises(UserError, match="stalled"):
+        get(source(archive, mirrors=(address,), attempts=1), tmp_path)
+
+
+def test_a_mirror_stalls_however_fast_it_began_but_not_by_ending_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def read(connection: download._Paced, n_bytes: int, *, after: float) -> int | None:
+        clock.now += after
+        return connection.readinto(bytearray(n_bytes))
+
+    connection: Any = io.BytesIO(bytes(1_000_100))
+    paced = download._Paced(connection, 10)
+    assert read(paced, 1_000_000, after=11) == 1_000_000
+    with pytest.raises(TimeoutError, match="stalled: 100 bytes in 11 s"):
+        read(paced, 100, after=11)
+    assert read(paced, 100, after=11) == 0
+
+
 def test_pauses_between_attempts_double_up_to_a_minute_and_begin_anew_with_each_progress(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     answers = [is_gone] * 4 + [drops] + [is_gone] * 2 + [drops] + [well]
     server = mirror(*answers)
-    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     get(source(archive, server, attempts=5, pause=20), tmp_path)
     assert pauses == [20, 40, 60, 60, 10, 20, 40, 10] and is_whole(tmp_path)
 
@@ -348,6 +428,8 @@ def test_too_little_space_is_reported_before_anything_is_fetched(
     with pytest.raises(UserError, match=r"0\.6 MB free, 0\.6 MB needed .* make room"):
         fetch(source(archive, mirror(well)), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+    (tmp_path / "a").write_bytes(archive[:100_000])  # which takes no room again
+    fetch(source(archive, mirror(well)), tmp_path / "a")
 
 
 def test_a_disk_that_fills_up_nevertheless_is_reported_with_the_folder_and_nothing_is_lost(
@@ -378,6 +460,7 @@ def claiming(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 HOSTILE = {
     "a path upwards": packed({"genres/../../evil": b"x"}),
+    "a path beside genres": packed({"genres/a": b"x", "genres/../evil": b"x"}),
     "an absolute path": packed({"/tmp/evil": b"x"}),
     "another folder": packed({"evil/a.au": b"x"}),
     "a link": packed({}, member("genres/a", type=tarfile.SYMTYPE, linkname="/etc/passwd")),
@@ -392,7 +475,7 @@ HOSTILE = {
     "too large a name": claiming(10**12, tarfile.GNUTYPE_LONGNAME),
     "too large a header": claiming(10**12, tarfile.XHDTYPE),
     "too much in all": packed({f"genres/{i}": bytes(100_000) for i in range(6)}),
-    "a bomb after the end": packed({"genres/a": b""})[:-8] + gzip.compress(bytes(5_000_000)),
+    "a bomb after the end": packed({"genres/a": b""}) + gzip.compress(bytes(5_000_000)),
     "a bomb": gzip.compress(bytes(10_000_000)),
     "a file as genres": packed({"genres": b"x"}),
     "nothing": packed({}),
@@ -412,6 +495,23 @@ def test_a_hostile_archive_is_refused_as_a_whole(tmp_path: Path, hostile: bytes)
         unpack(source(hostile, most_files=30), path, folder)
     assert "\n" not in str(told.value)
     assert list(folder.iterdir()) == [] and list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_what_a_header_claims_is_not_even_tried_to_be_read(tmp_path: Path, kind: bytes) -> None:
+    (tmp_path / "archive").write_bytes(claiming(10**12, kind))
+    with pytest.raises(UserError, match="refused and deleted: a header that claims an absurd size"):
+        unpack(source(b""), tmp_path / "archive", tmp_path)
+
+
+def test_an_archive_is_kept_where_python_is_too_old_to_unpack_it_safely(
+    archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "genres.tar.gz.partial").write_bytes(archive)
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(UserError, match=r"^this Python cannot filter archives; use 3\.11\.4 or newer$"):
+        get(source(archive), tmp_path)
+    assert (tmp_path / "genres.tar.gz.partial").exists()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -440,9 +540,28 @@ def test_the_command_ends_with_a_data_set_that_training_finds(
     mirror: Callable[..., Any], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setattr(download, "configured", lambda: source(archive))
-    done = command(download.main, str(tmp_path / "gtzan"), "--mirror", mirror(drops).address)
-    assert f"10 tracks; train on them with dataset=gtzan dataset.root={tmp_path / 'gtzan'}" in done.out
+    done = command(download.main, str(tmp_path / "my" / "gtzan"), "--mirror", mirror(drops).address)
+    assert f"10 tracks; train on them with dataset=gtzan dataset.root={tmp_path / 'my' / 'gtzan'}" in done.out
     assert done.code == 0 and "GTZAN is not complete" in done.out
+
+
+@pytest.mark.parametrize(("root", "folder"), [("/data/gtzan", "/data/gtzan"), ("", "gtzan")])
+def test_gtzan_goes_where_training_looks_for_it_unless_a_folder_is_named(
+    root: str, folder: str, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    folders: list[Path] = []
+    monkeypatch.setenv("GTZAN_ROOT", root)
+    monkeypatch.setattr(download, "get", lambda _, folder: folders.append(folder))
+    monkeypatch.setattr(download, "_print_summary", folders.append)
+    assert command(download.main).code == 0 and folders == [Path(folder)] * 2
+
+
+def test_an_interrupted_command_says_that_it_can_be_resumed(
+    monkeypatch: pytest.MonkeyPatch, command: Command, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(download, "get", mock.Mock(side_effect=KeyboardInterrupt))
+    interrupted = command(download.main, str(tmp_path))
+    assert (interrupted.code, interrupted.err) == (130, "interrupted; the same command resumes it\n")
 
 
 @pytest.mark.parametrize("name", ["gtzan", "my music", "rock, jazz & Ann's"])
@@ -460,8 +579,8 @@ def test_the_command_reports_in_one_line_that_nothing_can_be_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setattr(download, "configured", lambda: source(b"", attempts=1))
-    mirrors = [["--mirror", address] for address in ("http://127.0.0.1:9/none", "no address", "file:///etc/passwd\n")]
-    for mistake in (*mirrors, ["--mirrors"], ["--mirror"], ["another folder"]):
+    addresses = ("http://127.0.0.1:9/none", "http://[", "no address", "file:///etc/passwd\n")
+    for mistake in (*(["--mirror", address] for address in addresses), ["--mirrors"], ["--mirror"], ["another folder"]):
         assert command(download.main, str(tmp_path), *mistake).mistake
 
 
