@@ -212,8 +212,7 @@ def _request(source: Source, mirror: str, start: int) -> HTTPResponse | None:
 
 def _write(source: Source, answer: HTTPResponse, archive: Path, start: int) -> None:
     """Write an answer to the archive, from a byte on; an archive that becomes too large is deleted."""
-    with archive.open("r+b" if start else "wb") as file:
-        file.truncate(file.seek(start))
+    with archive.open("ab" if start else "wb") as file:
         for chunk in _chunks(answer):
             file.write(chunk)
             if file.tell() > source.largest_archive:
