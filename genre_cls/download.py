@@ -356,7 +356,7 @@ def _extract(source: Source, archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise UserError("this Python cannot filter archives; use 3.11.4 or newer")
     total = 0
-    with _Bounded(archive, source) as content, tarfile.open(fileobj=content, errorlevel=2) as tar:
+    with _Bounded(archive, source) as content, tarfile.open(fileobj=content) as tar:
         for files, member in enumerate(tar, 1):
             total += member.size
             _check_member(member)
