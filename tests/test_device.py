@@ -35,8 +35,16 @@ def test_a_precision_that_is_asked_for_is_taken(setting: str, model: str) -> Non
     assert resolve_precision(setting, CPU, model) == setting
 
 
+@pytest.mark.parametrize(("has", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_gpu_takes_bfloat16_if_it_has_it_rather_than_emulates_it(
+    monkeypatch: pytest.MonkeyPatch, has: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has)
+    assert resolve_precision("auto", torch.device("cuda"), OWN) == expected
+
+
 def has_gpu(monkeypatch: pytest.MonkeyPatch, *capability: int) -> None:
-    built_for = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120"]  # PyPI's, but for the last
+    built_for = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100f", "compute_120"]  # all kinds of code
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -49,6 +57,12 @@ def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(
 ) -> None:
     has_gpu(monkeypatch, *capability)
     assert [resolve_device(setting).type for setting in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+def test_one_of_amd_is_taken_whatever_its_code_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu(monkeypatch, 9, 4)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx90a", "gfx942"])
+    assert resolve_device("auto").type == "cuda"
 
 
 @pytest.mark.parametrize("capability", [(3, 5), (6, 1), (7, 0), (11, 0)])
