@@ -29,7 +29,7 @@ from genre_cls.configuration.settings import CONF
 from genre_cls.errors import UserError
 from genre_cls.extras import how_to_install
 from genre_cls.inference.onnx_export import TOLERANCE, exported
-from genre_cls.inference.onnx_model import session
+from genre_cls.inference.onnx_model import OUTPUTS, session
 from genre_cls.models.modelfile import SavedModel
 from genre_cls.models.network import Network
 from genre_cls.models.views import shape_of
@@ -282,6 +282,12 @@ def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
     assert "is not an ONNX model of genre_cls" in refusal(tmp_path / "a.onnx")
 
 
+DESCRIPTION = {
+    "genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000, "f_max": 4000}, "longest": 60,
+    "temperature": 1,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("windows", "starts", "ends", "reason"),
     [
@@ -298,19 +304,39 @@ def test_a_graph_without_the_metadata_of_genre_cls_is_refused(
     ],
 )
 def test_the_outputs_of_a_graph_are_checked(windows: Any, starts: Any, ends: Any, reason: str, tmp_path: Path) -> None:
-    description = {"genres": ["a", "b"], "origin": {"dataset": "x"}, "features": {"sample_rate": 8000, "f_max": 4000}}
-    description |= {"longest": 60, "temperature": 1}
     graph: Any = mock.Mock(run=lambda *_: [np.zeros(2), *map(np.asarray, (windows, starts, ends))])
-    classifier = OnnxClassifier(graph, description)
+    classifier = OnnxClassifier(graph, DESCRIPTION)
     with pytest.raises(UserError, match=reason) if reason else nullcontext():
         classifier.predict(music(tmp_path / "a.wav", 1))
 
 
 @pytest.mark.parametrize("genres", [["a"], ["a", "a"], []])
 def test_a_graph_of_fewer_than_two_genres_is_refused(genres: list[str]) -> None:
-    description = {"genres": genres, "origin": {"dataset": "x"}, "features": {"sample_rate": 8000, "f_max": 4000}}
     with pytest.raises(ValueError, match="two names or more"):
-        OnnxClassifier(mock.Mock(), description | {"longest": 60, "temperature": 1})
+        OnnxClassifier(mock.Mock(), DESCRIPTION | {"genres": genres})
+
+
+@pytest.mark.parametrize("rate", [0, 999, 192_001])
+def test_a_graph_for_an_absurd_sample_rate_is_refused(rate: int) -> None:
+    with pytest.raises(ValueError, match=f"^rate {rate} must be 1000 to 192000 Hz"):
+        OnnxClassifier(mock.Mock(), DESCRIPTION | {"features": {"sample_rate": rate, "f_max": 4000}})
+
+
+@pytest.mark.parametrize("nonsense", [{"longest": 0.9}, {"longest": np.inf}, {"longest": np.nan}, {"temperature": 0}])
+def test_a_graph_for_clips_of_absurd_lengths_or_at_no_temperature_is_refused(nonsense: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(nonsense.values())):g}"):
+        OnnxClassifier(mock.Mock(), DESCRIPTION | nonsense)
+
+
+def test_a_graph_that_fails_is_reported_in_one_line_that_is_all(capfd: pytest.CaptureFixture[str]) -> None:
+    outputs = [f"float[n] {name}" for name in OUTPUTS]
+    same = [f"{name} = Gather(one, places)" for name in OUTPUTS]
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[n] waveform) => ({", ".join(outputs)})
+        <float[1] one = {{1}}> {{ places = Cast<to = 7>(waveform)  {"  ".join(same)} }}"""
+    graph = session(onnx.parser.parse_model(text).SerializeToString())
+    with pytest.raises(UserError, match=r"^the model cannot classify this file: ") as told:
+        OnnxClassifier(graph, DESCRIPTION)._predict_clip(np.full(8000, 9, np.float32))  # places that there are not
+    assert len(str(told.value).splitlines()) == 1 and capfd.readouterr().err == ""
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
