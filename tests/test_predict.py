@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +19,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import SPECS, a_classifier
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shared import GENRES, RATE, Command, Outcome, lock
@@ -133,6 +135,21 @@ def test_a_long_file_shows_its_genres_over_time(classify: Command, tmp_path: Pat
     assert strip[2].strip() == f"h {GENRES[0]}  t {GENRES[1]}  (a letter stands for 30 s)"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(59.9, "0:59"), (3599, "59:59"), (3600, "1:00:00"), (36_061, "10:01:01")]
+)
+def test_times_from_an_hour_on_are_shown_with_hours(seconds: float, shown: str) -> None:
+    assert output._clock(seconds) == shown
+
+
+def test_genres_of_a_model_file_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    genres, places = ("rock\x1b[2J", "jazz\nblues"), np.arange(2.0) * 60
+    predicted = Prediction(genres, 120.0, places, places + 60, np.eye(2))
+    output.FORMATS["table"]([(Path("song.mp3"), predicted)], genres, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2 + 2 and all(line.isprintable() for line in lines)
+
+
 def test_the_legend_of_a_strip_explains_silence() -> None:
     stretches = [(0.0, 30.0, "rock"), (30.0, 60.0, None), (60.0, 90.0, "jazz")]
     row, legend = output._strip(
@@ -146,6 +163,11 @@ def test_the_legend_of_a_strip_explains_silence() -> None:
 def test_every_genre_has_a_unique_letter(genres: list[str]) -> None:
     letters = output._letters(genres)
     assert list(letters) == [*genres, None] and len({letter for letter, _ in letters.values()}) == len(letters)
+
+
+def test_more_genres_than_there_are_letters_share_a_sign() -> None:
+    letters = [letter for letter, _ in output._letters([f"genre {number}" for number in range(70)]).values()]
+    assert letters[:3] == ["g", "e", "n"] and letters[-4:] == ["?", "?", "?", "·"]
 
 
 def test_folders_are_searched_without_hidden_files_and_no_file_is_classified_twice(
@@ -301,6 +323,39 @@ def test_missing_files_are_reported_before_a_model_is_loaded(command: Command, t
     ]
 
 
+def test_a_model_is_exported_though_a_file_is_missing(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenreClassifier, "load", lambda *_, **__: a_classifier(SPECS["another rate"]))
+    done = command(predict.main, "nosuch.mp3", "--export", "m.safetensors")
+    assert done.code == 1 and done.err.splitlines() == [
+        "nosuch.mp3: no such file or directory",
+        "exported: m.safetensors",
+    ]
+    assert (here / "m.safetensors").exists()
+
+
+def test_a_folder_that_is_called_as_a_command_is_searched(command: Command, here: Path) -> None:
+    (here / "train").mkdir()
+    assert command(predict.main, "train", "--model", "worst").mistake.startswith("error: model worst: no such file")
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_module_in_the_current_folder_is_found_for_models_that_are_trusted_only(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    (here / "of_mine.py").touch()
+    found: list[bool] = []
+
+    def load(*_: Any, **__: Any) -> GenreClassifier:
+        found.append(find_spec("of_mine") is not None)
+        return a_classifier(SPECS["another rate"])
+
+    monkeypatch.setattr(GenreClassifier, "load", load)
+    assert command(predict.main, "--export", "m.safetensors", *["--trust"] * trusted).code == 0 and found == [trusted]
+
+
 def test_an_error_raised_to_python_notes_the_path(exported: Path) -> None:
     with pytest.raises(UnreadableAudio, match="no such file") as error:
         GenreClassifier.load(exported).predict("nosuch.wav")
@@ -335,6 +390,7 @@ def test_unprintable_characters_in_names_are_escaped(classify: Command, tmp_path
         (("a.wav", "--model", ""), "--model: an empty name"),
         (("a.wav", "--register", ""), "--register: an empty name"),
         (("a.wav", "--register", " "), "--register: an empty name"),
+        (("--register", "mine", "--model", "a.onnx"), "model a.onnx: an .onnx file cannot be registered"),
         (("--register", "mine", "--trust"), "--register: only models of genre_cls.models"),
         (("--export", "song.ogg"), "--export song.ogg: must end in .safetensors or .onnx"),
         (("a.wav", "--explain", "/no/why.png"), "--explain /no/why.png: no such folder"),
@@ -355,13 +411,17 @@ def test_a_wrong_command_is_reported_in_one_line(command: Command, arguments: tu
     assert reason in done.mistake and not list(done.folder.iterdir())
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(command: Command, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for option, name in (("--export", "model.onnx"), ("--explain", "why.png")):
         (place := tmp_path / name).mkdir()
         mistake = command(predict.main, __file__, option, str(place)).mistake
         assert mistake == f"error: {option} {place}: cannot be written; name another file"
         (link := tmp_path / f"link to {name}").symlink_to(tmp_path / "none" / name)
         assert command(predict.main, __file__, option, str(link)).mistake == f"error: {option} {link}: no such folder"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert command(predict.main, "--export", "m.onnx").mistake.endswith("m.onnx: cannot be written; name another file")
 
 
 def test_an_exported_model_works_without_the_store(
@@ -421,7 +481,8 @@ def test_a_file_of_a_low_sample_rate_is_classified_with_a_note(classify: Command
 
 
 def test_a_name_that_mlflow_cannot_hold_is_refused_before_the_work(classify: Command) -> None:
-    assert "--register a/b: MLflow takes no slash or colon" in classify("--register", "a/b").mistake
+    for name in ("a/b", "a:b"):
+        assert f"--register {name}: MLflow takes no slash or colon" in classify("--register", name).mistake
 
 
 def test_the_version_is_that_of_the_package(
