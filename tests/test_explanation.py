@@ -132,6 +132,12 @@ def test_the_baseline_is_named_by_the_networks_views(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("seconds", "part"), [(9.46, "9.5 s"), (9, "9 s"), (10.46, "10 s")])
+def test_how_much_is_explained_is_said_to_a_tenth_of_a_second_or_if_long_to_a_second(seconds: float, part: str) -> None:
+    clip = Clip("a.wav", np.zeros(round(100 * seconds), np.float32), 100, np.zeros((1, 1), np.float32), np.ones(1), 1.0)
+    assert clip.part == f"the first {part}"
+
+
 def test_a_clip_is_explained_as_its_file_is(tmp_path: Path) -> None:
     classifier, path = a_classifier(SMALL_MFCC), music(tmp_path / "a.wav", 1)
     clip, explanation = classifier.first_clip(path), classifier.explain(path, GENRES[1])
