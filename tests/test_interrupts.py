@@ -8,13 +8,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from genre_cls.processes import workers
-from genre_cls.processes.interrupts import ends_at_once, held_back, raise_again, terminated_likewise
+from genre_cls.processes.interrupts import (
+    ends_at_once,
+    held_back,
+    raise_again,
+    raising_ctrl_c_again,
+    terminated_likewise,
+)
 from genre_cls.tracking import connection
 
 pytestmark = pytest.mark.usefixtures("heeding_ctrl_c")  # as commands do
@@ -164,6 +171,13 @@ def test_sigterm_is_held_back_like_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("block")
     assert done == ["block"]
+
+
+def test_what_else_python_drops_is_told_as_before() -> None:
+    told: list[Any] = []
+    dropped: Any = SimpleNamespace(exc_type=ValueError)
+    raising_ctrl_c_again(told.append)(dropped)
+    assert told == [dropped]
 
 
 @pytest.mark.parametrize("uri", [None, "http://127.0.0.1:9"])
