@@ -1,6 +1,7 @@
 """Test connections to stores: servers that are away, damaged databases, folders that are odd, moved or copied."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from stores import QUICKEST, artifacts, found, store
 
 from genre_cls.errors import UserError
 from genre_cls.experiments.spool import Spool
-from genre_cls.tracking.connection import connect, store_uri, ui_command, what_failed
+from genre_cls.tracking.connection import check_answers, connect, store_uri, ui_command, what_failed
 from genre_cls.tracking.database import is_store
 from genre_cls.tracking.tracker import Tracker
 
@@ -254,6 +255,18 @@ def test_artifacts_whose_place_has_too_long_a_name_leave_the_store_readable(
     assert found(Tracker(None, store_folder)) == {"a": 1.0}
 
 
+@pytest.mark.parametrize(
+    "place", ["file:///elsewhere/e", "file:///elsewhere/artifacts/none", "mlflow-artifacts:/artifacts/e"]
+)
+def test_artifacts_that_were_not_in_a_store_stay_where_they_are(
+    tracker: Tracker, store_folder: Path, place: str
+) -> None:
+    store(tracker, "a", 1.0)
+    kept = MlflowClient(tracker.uri).create_experiment("kept", place)
+    there = Tracker(None, store_folder.rename(store_folder.with_name("else where")))
+    assert MlflowClient(there.uri).get_experiment(kept).artifact_location == place
+
+
 def test_moving_a_store_confuses_no_experiments_whose_names_begin_alike(tracker: Tracker, store_folder: Path) -> None:
     runs = {name: store(tracker, name, 1.0, experiment=name) for name in ("e", "e 2", "ee")}
     there = Tracker(None, store_folder.rename(store_folder.with_name("else where")))
@@ -357,3 +370,18 @@ def test_a_server_that_dies_is_tried_again_for_the_call_that_fails_only_and_this
             server.server_close()
             run.log({"accuracy": 1.0}, {})
     assert caplog.messages == ["the tracking server does not answer; it is tried again"]
+
+
+def test_of_what_else_is_said_of_connections_only_errors_are_shown(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("urllib3.connectionpool").warning("Connection pool is full, discarding connection: %s", "a host")
+    logging.getLogger("urllib3.connectionpool").error("Connection broken: %s", "a host")
+    assert caplog.messages == ["Connection broken: a host"]
+
+
+def test_a_certificate_is_left_to_mlflow_which_may_be_told_to_accept_it() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:  # without any, which fails in the same way
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        check_answers(f"https://127.0.0.1:{server.server_port}")
+        server.shutdown()
