@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from stores import QUICKEST, artifacts, children, found, run, store
 
+from genre_cls.configuration.provenance import COMMAND_ID
 from genre_cls.errors import UserError
 from genre_cls.tracking import database, stored_runs
 from genre_cls.tracking.naming import legal_names
@@ -139,6 +140,11 @@ def test_only_what_has_changed_of_a_finished_run_is_logged_again(tracker: Tracke
     assert (stored / "genre_means_mel.npz").stat().st_mtime_ns == before
     assert run(tracker, run_id).info.status == "FINISHED"
     assert run(tracker, run_id).data.metrics["accuracy_mean"] == 0.5
+    tracker.refresh(run_id, {"accuracy_mean": 0.5}, {})
+    assert len(MlflowClient(tracker.uri).get_metric_history(run_id, "accuracy_mean")) == 2
+    shutil.rmtree(stored)
+    tracker.refresh(run_id, {}, {"tracks.csv": b"new"})
+    assert [path.name for path in stored.iterdir()] == ["tracks.csv"]
 
 
 def test_an_experiment_of_any_name_keeps_its_files_in_the_store(tracker: Tracker, store_folder: Path) -> None:
@@ -177,6 +183,30 @@ def test_of_several_runs_of_a_configuration_the_newest_closed_one_is_continued(t
     client.set_terminated(live, WAITING)
     waiting = tracker.earlier(where, "k", force=False)
     assert (waiting.run_id, waiting.folds, waiting.finished) == (live, {}, False)
+
+
+@pytest.mark.parametrize(("present", "continued"), [("mine", True), ("another", False), ("", False)])
+def test_who_ignores_what_is_stored_continues_what_the_same_command_began(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, present: str, continued: bool
+) -> None:
+    monkeypatch.setenv(COMMAND_ID, "mine" if present else "")
+    run_id = store(tracker, "a", 1.0, tags={KEY: "k"})
+    monkeypatch.setenv(COMMAND_ID, present)
+    assert tracker.earlier(tracker.experiment("e"), "k", force=True).run_id == (run_id if continued else None)
+
+
+def test_a_run_is_finished_only_when_its_files_are_on_the_disk(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, set[Path]]] = []
+    monkeypatch.setattr(
+        "genre_cls.tracking.tracker.sync",
+        lambda *paths: synced.append((run(tracker, opened.run_id).info.status, {*paths})),
+    )
+    with tracker.run(tracker.experiment("e"), "n", {}, {}) as opened:
+        opened.log({}, {"a.csv": b"1"})
+    file = artifacts(tracker, opened.run_id) / "a.csv"
+    assert synced == [("RUNNING", {file, *file.parents[:4]})] and file.parents[3].name == "artifacts"
 
 
 def test_folds_whose_files_are_on_another_machine_do_not_count_as_damaged(tracker: Tracker) -> None:
@@ -257,6 +287,15 @@ def test_runs_that_could_not_be_closed_under_a_claim_are_closed_at_its_end(track
         client.create_run(where, tags=tags, run_name="left open")
         assert statuses(tracker) == {"left open": "RUNNING"}
     assert statuses(tracker) == {"left open": "KILLED"}
+
+
+def test_runs_of_a_dead_process_are_closed_before_its_work_is_taken_over(tracker: Tracker) -> None:
+    client, where = MlflowClient(tracker.uri), tracker.experiment("e")
+    with tracker.claim("k", "it") as tags:
+        pass
+    client.create_run(where, tags=tags, run_name="left open")
+    with tracker.claim("k", "it"):
+        assert statuses(tracker) == {"left open": "KILLED"}
 
 
 def test_a_copied_folder_of_locks_gets_an_id_of_its_own(tracker: Tracker, store_folder: Path) -> None:
