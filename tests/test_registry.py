@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,11 @@ from urllib.request import Request, urlopen
 import mlflow
 import pandas as pd
 import pytest
+import soundfile
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from networks import GENRES, SPECS, a_classifier, music
+from networks import GENRES, SPECS, a_classifier, music, sound
 from shared import free_port
 
 import genre_cls
@@ -77,6 +79,19 @@ def test_a_version_predicts_what_the_classifier_predicts(version: Registered, tm
         assert [row[f"p({genre})"] for genre in GENRES] == pytest.approx(prediction.probabilities.tolist(), abs=1e-6)
     with pytest.raises(MlflowException, match="audio file 1: Format not recognised"):
         loaded.predict(pd.DataFrame({"audio": [paths[0].read_bytes(), b"Dear diary"]}))
+
+
+def test_a_version_says_why_to_doubt_a_prediction(version: Registered, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", sound(2, 0, 4000), 4000)
+    given = mlflow.pyfunc.load_model(version[1]).predict(pd.DataFrame({"audio": [(tmp_path / "a.wav").read_bytes()]}))
+    assert given["note"][0].startswith("recorded at 4000 Hz, ")
+
+
+def test_a_model_whose_name_has_a_space_is_served_by_the_command_as_printed(
+    version: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_logged", lambda *_: "models:/my genres/1")
+    assert "models:/my genres/1" in shlex.split(register(version[0], "my genres", str(version[2]))[1])
 
 
 def test_no_file_of_a_version_is_a_pickle(version: Registered, tmp_path: Path) -> None:
