@@ -301,6 +301,12 @@ def test_a_missing_model_is_reported_with_what_may_be_given(
     assert not list(here.iterdir()) and not (tmp_path / "mlflow.db").exists()
 
 
+def test_a_folder_may_be_called_as_a_run(here: Path) -> None:
+    (here / (32 * "a")).mkdir()
+    with pytest.raises(UserError, match=r"no \.safetensors file in this folder"):
+        GenreClassifier.load(32 * "a")
+
+
 def test_an_unknown_run_or_an_empty_store_is_reported(trained: Any, store_here: Path) -> None:
     with pytest.raises(UserError, match=f"run {'0' * 32} in sqlite"):
         load(trained, "0" * 32)
