@@ -150,14 +150,14 @@ def _evaluate_winner(config: DictConfig) -> None:
     from genre_cls.configuration.identity import identify
     from genre_cls.experiments.experiment import evaluate
 
-    chosen = " ".join(config.hydra.overrides.task)
-    log.info("chosen within fold=%d, the most accurate of this command's trials: %s", config.fold, chosen)
-    log.info("tested on fold=%d, which was not used for selection:", config.fold)
     cfg = without_hydra(config)
     cfg.inside, cfg.alone = False, True
+    words = [word for word in config.hydra.overrides.task if key_of(word) != "inside"]
     with read_write(config.hydra):
-        words = config.hydra.overrides.task  # which name the run
-        config.hydra.overrides.task = [word for word in words if key_of(word) != "inside"]
+        config.hydra.overrides.task = words  # which name the run
+    chosen = " ".join(words)
+    log.info("chosen within fold=%d, the most accurate of this command's trials: %s", config.fold, chosen)
+    log.info("tested on fold=%d, which was not used for selection:", config.fold)
     evaluate(cfg, identify(cfg, config.hydra))
 
 

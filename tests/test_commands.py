@@ -1,6 +1,8 @@
 """Commands: every mistake is reported in one line before any work, and Ctrl-C ends a running command."""
 
 import csv
+import errno
+import os
 import shlex
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from shared import Command
 
 from genre_cls import extras, report, train
-from genre_cls.configuration.commands import as_command
+from genre_cls.configuration.commands import as_command, one_line_errors
 from genre_cls.configuration.messages import error_message
 from genre_cls.configuration.overrides import as_word
 from genre_cls.configuration.settings import CONF
@@ -525,10 +527,29 @@ def test_an_output_that_is_closed_or_full_ends_no_command_in_a_traceback(monkeyp
     with as_command():
         csv.writer(sys.stdout).writerow(["a"])
     if Path("/dev/full").exists():  # on Linux
-        words = [sys.executable, "-m", "genre_cls.train", "--cfg", "job"]
-        with Path("/dev/full").open("w") as full:
-            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
-        assert (done.returncode, done.stderr) == (2, "error: the disk that the output goes to is full\n")
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        for words in ("genre_cls.train --cfg job", "genre_cls.report --help", "genre_cls.predict --help"):
+            with Path("/dev/full").open("w") as full:
+                command = [sys.executable, "-m", *words.split()]
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+            assert (done.returncode, done.stderr) == (2, "error: the disk that the output goes to is full\n")
+
+
+def test_an_output_beyond_a_limit_is_reported() -> None:
+    assert error_message(OSError(errno.EFBIG, "File too large")) == "the output cannot be written: file too large"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    ["joblib.externals.loky.process_executor.TerminatedWorkerError", "submitit.core.utils.UncompletedJobError"],
+)
+def test_a_killed_job_of_a_launcher_is_reported_in_one_line(raised: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, _, name = raised.rpartition(".")
+    error = getattr(pytest.importorskip(module), name)
+    with pytest.raises(SystemExit, match="2"), one_line_errors():
+        raise error("A worker process managed by the executor\nwas unexpectedly terminated.")
+    told = capsys.readouterr().err
+    assert told.startswith("error: a job was killed; ") and told.endswith("the same command resumes it\n")
 
 
 IN_THEIR_PLACE = """

@@ -89,6 +89,24 @@ def test_a_server_that_keeps_a_databases_files_is_no_damage_to_the_database(trac
         raise requests.ConnectionError("no route")
 
 
+def test_what_is_deleted_in_mlflow_while_it_is_used_is_reported_with_the_folds_that_are_kept(
+    tracker: Tracker, store_folder: Path
+) -> None:
+    client, where = MlflowClient(tracker.uri), tracker.experiment("e")
+    run = client.create_run(where).info.run_id
+    client.delete_run(run)
+    (store_folder / "spool" / "k" / "0").mkdir(parents=True)
+    for gone in (
+        lambda: client.log_metric(run, "accuracy", 0.5),
+        lambda: client.log_metric("0" * 32, "accuracy", 0.5),
+        lambda: client.create_run("987"),
+        lambda: (client.delete_experiment(where), client.create_run(where)),
+    ):
+        kept = r"^tracking\.uri=.*; run the command again; a finished fold is kept in "
+        with pytest.raises(UserError, match=kept), tracker.failures_in_one_line():
+            gone()
+
+
 def test_configurations_that_wait_for_folds_or_were_stopped_are_named_the_last_first(tracker: Tracker) -> None:
     where = tracker.experiment("e")
     for name, end in {"waits": None, "failed": ValueError, "stopped": KeyboardInterrupt, "done": None}.items():

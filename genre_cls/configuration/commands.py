@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from genre_cls.configuration.messages import error_message
+from genre_cls.configuration.messages import LOST_JOBS, error_message
 from genre_cls.errors import UserError
 from genre_cls.processes.interrupts import came_of_ctrl_c, raising_ctrl_c_again, terminated_likewise
 from genre_cls.progress import LogHandler
@@ -42,7 +42,7 @@ def as_command(interrupted: str = "") -> Iterator[None]:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for terminals without ±
     try:
-        with terminated_likewise(), one_line_errors(interrupted):
+        with terminated_likewise(), one_line_errors(interrupted), _flushed():
             _check_current_folder()
             yield
     finally:
@@ -62,7 +62,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise SystemExit(1) from None
     except (Exception, KeyboardInterrupt) as error:
         if came_of_ctrl_c(error):
@@ -71,7 +71,23 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         if not _is_users_mistake(error):
             raise
         print(f"error: {UserError(error_message(error))}", file=sys.stderr)
+        if isinstance(error, OSError) and not error.filename:  # of the output
+            _discard_output()
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """Write what is buffered while a failure can still be reported: at the exit, Python would do so in its own way."""
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """Let what could not be written be lost: at the exit, Python would try it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_closed_streams() -> None:
@@ -102,4 +118,5 @@ def _is_users_mistake(error: BaseException) -> bool:
     (*_, (frame, _)) = walk_tb(error.__traceback__)
     module = str(frame.f_globals.get("__name__", ""))
     of_hydra = isinstance(error, (AssertionError, TypeError, ValueError)) and module.startswith("hydra.")
-    return of_hydra or isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
+    expected = isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
+    return of_hydra or expected or type(error).__name__ in LOST_JOBS

@@ -22,6 +22,7 @@ PLUGINS = {  # Hydra options, and the extra that installs each
     "hydra/launcher=submitit_local": "slurm",
     "hydra/launcher=submitit_slurm": "slurm",
 }
+LOST_JOBS = ("TerminatedWorkerError", "UncompletedJobError")  # joblib's and submitit's, which need not be installed
 
 
 def error_message(error: BaseException) -> str:
@@ -30,6 +31,10 @@ def error_message(error: BaseException) -> str:
         return f"{error.filename}: {system_reason(error)}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk that the output goes to is full"
+    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EDQUOT):
+        return f"the output cannot be written: {system_reason(error)}"
+    if type(error).__name__ in LOST_JOBS:
+        return "a job was killed; if memory was short, let fewer run at once; the same command resumes it"
     text = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See https"))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_such_option(error.missing_cfg_file, error.options or [])

@@ -1,5 +1,6 @@
 """Read runs back from an MLflow store: configurations, folds with their predictions, saved models, the report."""
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -16,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from requests import RequestException
 
-from genre_cls.errors import UserError
+from genre_cls.errors import UserError, in_one_line
 from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.files import disk_failure, expanduser
@@ -32,6 +33,7 @@ COMMAND_IDS = "command_ids"  # the tag with the ids of the last commands that in
 
 FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
 STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+GONE = "Current state is deleted|No Experiment with id|Run with id=.* not found"  # what MLflow says of it
 
 Texts = Mapping[str, str]
 Item = TypeVar("Item")
@@ -63,11 +65,15 @@ class StoredRuns:
         """Turn failures of the store, not of the program, into one line.
 
         Raises:
-            UserError: a server that is away, a disk that is full or read-only, a damaged database.
+            UserError: a server that is away, a disk that is full or read-only, a damaged database; a run or experiment
+                that was deleted in MLflow while it was used.
         """
         try:
             yield
         except MlflowException as error:
+            if re.search(GONE, str(error)):
+                reason = f"{in_one_line(error)}; run the command again"
+                raise UserError(f"tracking.uri={self.uri}: {reason}{self._spooled_folds()}") from error
             if error.error_code not in STORE_FAILED:
                 raise
             raise UserError(what_failed(self.uri, error) + self._spooled_folds()) from error
