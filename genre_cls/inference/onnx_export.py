@@ -108,9 +108,9 @@ class TraceableClassifier(nn.Module):
         """Power spectrogram `(n_fft // 2 + 1, n_clip)`."""
         n_fft, hop = self.spec.n_fft, self.spec.hop_length
         padded = pad(waveform, (n_fft // 2, n_fft // 2))
-        if _is_power_of_two(n_fft):
-            pairs = torch.stft(padded[None], n_fft, hop, window=self.basis, center=False, return_complex=False)
-            return pairs.square().sum(dim=-1)[0]
+        if _is_power_of_two(n_fft):  # in float64: in float32 onnxruntime is imprecise where part of a frame is silent
+            pairs = torch.stft(padded.double()[None], n_fft, hop, window=self.basis, center=False, return_complex=False)
+            return pairs.square().sum(dim=-1)[0].float()
         real, imaginary = conv1d(padded[None, None], self.basis, stride=hop)[0].square().chunk(2)
         return real + imaginary
 
@@ -130,13 +130,13 @@ def _up_to(n: Tensor) -> Tensor:
 
 
 def _basis(spec: FeatureSpec) -> Tensor:
-    """The Hann window `(n_fft,)`; where onnxruntime's STFT is imprecise, windowed cosines and sines as filters.
+    """The Hann window `(n_fft,)`, float64; where onnxruntime's STFT is imprecise, cosines and sines as filters.
 
-    The filters are `(2 * (n_fft // 2 + 1), 1, n_fft)`, one pair for each frequency.
+    The filters are windowed, float32, `(2 * (n_fft // 2 + 1), 1, n_fft)`, one pair for each frequency.
     """
     window = torch.hann_window(spec.n_fft, dtype=torch.float64)
     if _is_power_of_two(spec.n_fft):
-        return window.float()
+        return window
     phases = torch.arange(spec.n_fft // 2 + 1)[:, None] * torch.arange(spec.n_fft) % spec.n_fft
     angles = phases.double() * (2 * np.pi / spec.n_fft)  # (n_fft // 2 + 1, n_fft)
     return (torch.cat([angles.cos(), angles.sin()]) * window).float()[:, None]
