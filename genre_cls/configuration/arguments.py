@@ -1,10 +1,12 @@
 """Arguments of the commands that argparse reads; a wrong one is reported in one line."""
 
 import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
-from typing import NoReturn
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from genre_cls.configuration.settings import Number
 from genre_cls.errors import UserError
@@ -18,6 +20,14 @@ class OneLineParser(ArgumentParser):
         files = filter(os.path.exists, sys.argv[1:])  # `Path.exists` raises for a word that is too long for a name
         dashed = next((name for name in files if name.startswith("-")), "")
         raise UserError(f"{message} (see --help)" + (f"; write ./{dashed} for that file" if dashed else ""))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse words; those such as -help.wav are files, though Python 3.13 would take them for -h and more."""
+        words = sys.argv[1:] if args is None else args
+        for word in takewhile(lambda word: word != "--", words):
+            if re.match(r"-[^-\d].", word):
+                self.error(f"unrecognized arguments: {word}")
+        return super().parse_known_args(args, namespace)
 
     def add_model(self, help: str) -> None:
         """Add the options that choose a model: `--model` (by default `best`), `--tracking`, `--experiment`, `--trust`.
