@@ -62,7 +62,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
-        _discard_output()
+        _drop_unwritable_output()
         raise SystemExit(1) from None
     except (Exception, KeyboardInterrupt) as error:
         if came_of_ctrl_c(error):
@@ -71,8 +71,7 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
         if not _is_users_mistake(error):
             raise
         print(f"error: {UserError(error_message(error))}", file=sys.stderr)
-        if isinstance(error, OSError) and not error.filename:  # of the output
-            _discard_output()
+        _drop_unwritable_output()
         raise SystemExit(2) from None
 
 
@@ -85,9 +84,12 @@ def _flushed() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _discard_output() -> None:
-    """Let what could not be written be lost: at the exit, Python would try it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop_unwritable_output() -> None:
+    """Drop what cannot be written: at the exit, Python would try it again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_closed_streams() -> None:
