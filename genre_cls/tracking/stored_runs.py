@@ -33,7 +33,7 @@ COMMAND_IDS = "command_ids"  # the tag with the ids of the last commands that in
 
 FAILURES = (MlflowException, OSError)  # what MLflow raises if a server, a disk or a database fails
 STORE_FAILED = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-GONE = "Current state is deleted|No Experiment with id|Run with id=.* not found"  # what MLflow says of it
+GONE = "Current state is deleted|No Experiment with id|Run with id=.* not found"  # MLflow's words for what was deleted
 
 Texts = Mapping[str, str]
 Item = TypeVar("Item")
