@@ -257,8 +257,13 @@ def _common_usage(usages: Sequence[Usage]) -> Usage:
 
 
 def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
-    """Read model files; warn of trusted ones whose class was edited after the training."""
+    """Read model files of one configuration; warn of trusted ones whose class was edited after the training."""
     models = [modelfile.read(path, trust=trust) for path in paths]
+    for path, model in zip(paths, models, strict=True):
+        try:
+            _common_usage([models[0].usage, model.usage])
+        except UserError as error:
+            raise UserError(f"{paths[0]}, {path.name}: {error}") from error
     if trust and (edited := {target for model in models if (target := _edited(model))}):
         classes = ", ".join(sorted(edited))
         log.warning("%s: its file was edited after the training, so predictions may be wrong", classes)
