@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from requests import RequestException
 
-from genre_cls.errors import UserError, in_one_line
+from genre_cls.errors import UserError
 from genre_cls.evaluation.predictions import FoldResult
 from genre_cls.evaluation.scoring import ConfigResult
 from genre_cls.files import disk_failure, expanduser
@@ -72,11 +72,12 @@ class StoredRuns:
             yield
         except MlflowException as error:
             if re.search(GONE, str(error)):
-                reason = f"{in_one_line(error)}; run the command again"
-                raise UserError(f"tracking.uri={self.uri}: {reason}{self._spooled_folds()}") from error
-            if error.error_code not in STORE_FAILED:
+                reason = f"tracking.uri={self.uri}: {error}; run the command again"
+            elif error.error_code in STORE_FAILED:
+                reason = what_failed(self.uri, error)
+            else:
                 raise
-            raise UserError(what_failed(self.uri, error) + self._spooled_folds()) from error
+            raise UserError(reason + self._spooled_folds()) from error
         except RequestException as error:  # an OSError, but of a server that keeps the files
             raise UserError(server_failed(self.uri, error) + self._spooled_folds()) from error
         except OSError as error:
