@@ -80,7 +80,9 @@ def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -
         "config": yaml.safe_dump(config), "genres": list(GENRES), "features": vars(spec), "precision": "32-true",
         "origin": {"dataset": "folder"}, "scores": {"a": 1},
     }  # fmt: skip
-    return GenreClassifier([SavedModel(networks, usage_of(spec, window, overlap), "folder", 0.6, description)])
+    return GenreClassifier(
+        [SavedModel(networks, usage_of(spec, window, overlap), "folder", 0.6, description, Path("none"))]
+    )
 
 
 def music(path: Path, seconds: float, seed: int = 0) -> Path:

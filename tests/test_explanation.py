@@ -41,7 +41,9 @@ class Listener(nn.Module):
 
 def a_clip(folder: Path, seconds: float, spec: FeatureSpec = SMALL) -> Clip:
     """The first clip of some music, for any classifier of these features."""
-    return GenreClassifier([SavedModel((), usage_of(spec), "", 1.0, {})]).first_clip(music(folder / "a.wav", seconds))
+    return GenreClassifier([SavedModel((), usage_of(spec), "", 1.0, {}, Path("none"))]).first_clip(
+        music(folder / "a.wav", seconds)
+    )
 
 
 @pytest.mark.parametrize("view", VIEWS)

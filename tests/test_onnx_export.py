@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_left(
     spec = SPECS["another rate"]
     description = {"genres": list(GENRES), "features": vars(spec), "origin": {"dataset": "folder"}}
     networks = (unstandardised(model, spec),)
-    opaque = GenreClassifier([SavedModel(networks, usage_of(spec), "folder", 1.0, description)])
+    opaque = GenreClassifier([SavedModel(networks, usage_of(spec), "folder", 1.0, description, Path("none"))])
     with pytest.raises(UserError, match="cannot be written as ONNX: ") as error:
         opaque.save(tmp_path / "a.onnx")
     assert len(str(error.value).splitlines()) == 1 and not list(tmp_path.iterdir())

@@ -60,7 +60,7 @@ class GenreClassifier(Classifier):
     """
 
     def __init__(self, parts: Sequence[SavedModel], temperature: float | None = None) -> None:
-        usage = _common_usage([part.usage for part in parts])
+        usage = _common_usage(parts)
         temperature = temperature or float(np.mean([part.temperature for part in parts]))
         super().__init__(
             usage.genres,
@@ -245,25 +245,21 @@ class GenreClassifier(Classifier):
             yield
 
 
-def _common_usage(usages: Sequence[Usage]) -> Usage:
+def _common_usage(parts: Sequence[SavedModel]) -> Usage:
     """Return how all of some models are used, which must be the same but for the longest clip: then the shortest."""
-    if not usages:
+    if not parts:
         raise UserError("no models: a classifier needs at least one")
-    compared = [each.name for each in fields(Usage) if each.compare]
-    if differing := [name for name in compared if len({getattr(usage, name) for usage in usages}) > 1]:
-        reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
-        raise UserError(f"these models cannot vote together, as {reason}")
-    return replace(usages[0], longest=min(usage.longest for usage in usages))
+    first, compared = parts[0], [each.name for each in fields(Usage) if each.compare]
+    for part in parts:
+        if differing := [name for name in compared if getattr(part.usage, name) != getattr(first.usage, name)]:
+            reason = f"they differ in {', '.join(differing).replace('spec', 'features')}"
+            raise UserError(f"{first.path}, {part.path.name}: these models cannot vote together, as {reason}")
+    return replace(first.usage, longest=min(part.usage.longest for part in parts))
 
 
 def _read(paths: Sequence[Path], *, trust: bool) -> list[SavedModel]:
-    """Read model files of one configuration; warn of trusted ones whose class was edited after the training."""
+    """Read model files; warn of trusted ones whose class was edited after the training."""
     models = [modelfile.read(path, trust=trust) for path in paths]
-    for path, model in zip(paths, models, strict=True):
-        try:
-            _common_usage([models[0].usage, model.usage])
-        except UserError as error:
-            raise UserError(f"{paths[0]}, {path.name}: {error}") from error
     if trust and (edited := {target for model in models if (target := _edited(model))}):
         classes = ", ".join(sorted(edited))
         log.warning("%s: its file was edited after the training, so predictions may be wrong", classes)

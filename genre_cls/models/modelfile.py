@@ -87,6 +87,7 @@ class SavedModel:
         dataset: name of the dataset that they were trained on.
         temperature: of the ensemble's predictions, fitted on held-out tracks; 1 if it was not fitted.
         description: the JSON, as written by the training.
+        path: of the file.
     """
 
     networks: tuple[Network, ...]
@@ -94,6 +95,7 @@ class SavedModel:
     dataset: str
     temperature: float
     description: Mapping[str, Any]
+    path: Path
 
 
 def serialised(members: Sequence[Weights], description: Mapping[str, Any]) -> bytes:
@@ -128,7 +130,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
         usage = _usage(description, config)
         dataset = str(description["origin"]["dataset"])
         temperature = checked_temperature(description.get("temperature", 1.0))
-        return SavedModel(_networks(weights, config, usage, trust), usage, dataset, temperature, description)
+        return SavedModel(_networks(weights, config, usage, trust), usage, dataset, temperature, description, path)
     except OSError as error:
         raise UserError(f"{path}: {system_reason(error)}") from error
     except UserError as error:
