@@ -137,6 +137,7 @@ WITH_DIFFERENCE = (
     *(Condition(repeats=3, drop=drop) for drop in (0.05, 0.1)),
     *(Condition(n_tracks=1000, drop=drop) for drop in (0.03, 0.05)),
     Condition(n_tracks=1000, repeats=3, drop=0.03),
+    *(Condition(n_tracks=600, repeats=repeats, each=12, by_artist=True, drop=0.05) for repeats in (1, 3)),
 )
 FALSE = {
     "accuracy": "accuracy",
