@@ -59,8 +59,7 @@ def newest(stored: StoredRuns, experiment: str | None = None, *, command_id: str
         return None
     together = naming.of_one_experiment(parents)
     _warn_of_lost_tags(naming.of_one_experiment([together[0], *ended]))
-    folds = _folds_of_whole(stored, together)
-    whole = [run for run in together if run.info.run_id in folds]
+    whole, folds = _whole(stored, together)
     _warn_of_lost_folds([run for run in naming.comparable(together) if run not in whole])
     if not whole:
         return None
@@ -77,12 +76,10 @@ def best(stored: StoredRuns, experiment: str | None = None) -> str | None:
         stored: the runs to look among.
         experiment: name of the experiment to look in; None for that of the configuration that finished last.
     """
-    finished = [run for run in _finished(stored.ended(experiment)) if not _is_shuffled(run)]
+    finished = [run for run in _finished(stored.ended(experiment)) if run.data.params.get("shuffle_genres") != "True"]
     if not finished:
         return None
-    together = naming.of_one_experiment(finished)
-    folds = _folds_of_whole(stored, together)
-    whole = [run for run in together if run.info.run_id in folds]
+    whole, _ = _whole(stored, naming.of_one_experiment(finished))
 
     def scores(run: Run) -> list[float]:  # the second one breaks ties, as in the ranking
         return [rounded(run.data.metrics.get(score, 0)) for score in ("accuracy_mean", "macro_f1_mean")]
@@ -105,21 +102,15 @@ def _finished(ended: Sequence[Run]) -> list[Run]:
     return sorted(filter(naming.has_its_tags, ended), key=naming.moment, reverse=True)
 
 
-def _is_shuffled(run: Run) -> bool:
-    """Whether it was trained on randomly permuted genres, so that its models are of no use."""
-    return bool(run.data.params.get("shuffle_genres") == "True")
-
-
 def _is_of(run: Run, command_id: str | None) -> bool:
     """Whether a command included a configuration; none is of the command None."""
     return command_id in run.data.tags.get(COMMAND_IDS, "").split()
 
 
-def _folds_of_whole(stored: StoredRuns, parents: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the fold runs, by configuration, of those of one experiment of which none was deleted in MLflow."""
+def _whole(stored: StoredRuns, parents: Sequence[Run]) -> tuple[list[Run], dict[str, list[Run]]]:
+    """Return those configurations of one experiment that lack no fold, and the fold runs by configuration."""
     folds = stored.folds_in(parents[0].info.experiment_id)
-    n_folds = {parent.info.run_id: _n_folds(parent) for parent in parents}
-    return {run_id: runs for run_id, runs in folds.items() if len(runs) == n_folds.get(run_id)}
+    return [run for run in parents if 0 < len(folds.get(run.info.run_id, ())) == _n_folds(run)], folds
 
 
 def _n_folds(parent: Run) -> int:
