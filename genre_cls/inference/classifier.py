@@ -182,15 +182,13 @@ class GenreClassifier(Classifier):
         Raises:
             UserError: the extra is not installed, the model cannot be exported, or writing fails.
         """
-        write_atomically(expanduser(path), self._as_onnx() if is_onnx(path) else self._as_safetensors())
+        if is_onnx(path):
+            from genre_cls.inference.onnx_export import exported  # needs an extra
 
-    def _as_onnx(self) -> bytes:
-        from genre_cls.inference.onnx_export import exported  # needs an extra
-
-        return exported(self._networks, self._usage, self._temperature, self._description())
-
-    def _as_safetensors(self) -> bytes:
-        return modelfile.serialised([network.weights() for network in self._networks], self._description())
+            content = exported(self._networks, self._usage, self._temperature, self._description())
+        else:
+            content = modelfile.serialised([network.weights() for network in self._networks], self._description())
+        write_atomically(expanduser(path), content)
 
     def _description(self) -> dict[str, Any]:
         """What a file of the ensemble says of it: what all parts share, and a list of what holds for one fold alone."""
