@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from genre_cls.configuration.arguments import OneLineParser, nonempty, whole_number
@@ -70,7 +69,8 @@ def _serve(arguments: Namespace) -> None:
         with suppress(KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGTERM is heeded as in any command
             print(f"open {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-            while not Event().wait(FORGET):  # the server ends with the process; closing it would wait for open pages
+            while True:  # the server ends with the process; closing it would wait for open pages
+                time.sleep(FORGET)
                 _forget_broken_off(Path(folder))
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # it has come, and need not break off the end
