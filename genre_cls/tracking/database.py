@@ -1,5 +1,6 @@
 """Check, move and diagnose an MLflow store in a folder, without importing MLflow."""
 
+import os
 import re
 import sqlite3
 from contextlib import closing, suppress
@@ -95,12 +96,7 @@ def _new_location(location: str, folder: Path) -> str | None:
 def _is_elsewhere(now: Path, before: Path) -> bool:
     """Whether there is a folder at a path, and not at its former one, which may be gone or out of reach."""
     try:
-        if not now.is_dir():
-            return False
-    except OSError:  # such as a name that is too long for a folder
-        return False
-    try:
-        return not before.samefile(now)
+        return os.path.isdir(now) and not before.samefile(now)  # noqa: PTH112, as pathlib's fails for a long name
     except OSError:
         return True
 
