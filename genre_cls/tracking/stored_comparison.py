@@ -58,9 +58,13 @@ def newest(stored: StoredRuns, experiment: str | None = None, *, command_id: str
     if not parents or (command_id and not _is_of(parents[0], command_id)):
         return None
     together = naming.of_one_experiment(parents)
-    _warn_of_lost_tags(naming.of_one_experiment([together[0], *ended]))
+    for run in ended:
+        if run.info.experiment_id == together[0].info.experiment_id and not naming.has_its_tags(run):
+            log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
     whole, folds = _whole(stored, together)
-    _warn_of_lost_folds([run for run in naming.comparable(together) if run not in whole])
+    for run in naming.comparable(together):
+        if run not in whole:
+            log.warning("left out %s: lacks a fold, which its command trains again", run.info.run_name)
     if not whole:
         return None
     loaded, reported = _load_comparable(stored, whole, folds)
@@ -117,17 +121,6 @@ def _n_folds(parent: Run) -> int:
     """Return how many folds a configuration had when it was complete; 0 if that was not logged."""
     seconds, per_fold = (parent.data.metrics.get(name, 0) for name in ("seconds", "seconds_per_fold"))
     return round(seconds / per_fold) if per_fold else 0
-
-
-def _warn_of_lost_tags(runs: Sequence[Run]) -> None:
-    for run in runs:
-        if not naming.has_its_tags(run):
-            log.warning("left out %s: lacks tags, or they were edited in MLflow", run.info.run_name)
-
-
-def _warn_of_lost_folds(runs: Sequence[Run]) -> None:
-    for run in runs:
-        log.warning("left out %s: lacks a fold, which its command trains again", run.info.run_name)
 
 
 def _load_comparable(
