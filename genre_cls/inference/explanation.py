@@ -86,7 +86,8 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     mean = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
     # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: a transpose inverts.
     to_view = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins of the view, n_mels)
-    baseline = mean if is_of_modulations(network.view) else to_view.T @ _centre(network, len(to_view))
+    centre = medians(network.mean, len(to_view)) if is_of_statistics(network.view) else network.mean
+    baseline = mean if is_of_modulations(network.view) else to_view.T @ centre
     ends = _ends(network.view)[:, None, None]
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
     mean_gradient, at_once = torch.zeros_like(window), max(1, AT_ONCE // window.numel())
@@ -97,11 +98,6 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
     with torch.no_grad():
         end, start = _logit(network, basis, torch.stack([window, baseline.expand_as(window)]), genre)
     return (window - baseline) * mean_gradient, float(end - start)
-
-
-def _centre(network: Network, n_bins: int) -> Tensor:
-    """The training tracks' mean, or mean of medians, in each bin of the view `(n_bins, 1)`."""
-    return medians(network.mean, n_bins) if is_of_statistics(network.view) else network.mean
 
 
 def _baseline(networks: Sequence[Network]) -> str:
