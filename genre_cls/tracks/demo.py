@@ -1,7 +1,7 @@
 """Synthesise the demo set."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -42,17 +42,11 @@ def demo(
     if not all(track.path.exists() for track in tracks):  # what is complete may be read-only
         with locked(base / ".lock", "demo set"):
             todo = [(d, t.path, recipe) for d, t in zip(plan, tracks, strict=True) if not t.path.exists()]
-            _synthesise_all(todo)
+            calls = [workers.call(cpu_count(), _synthesise_one, *job) for job in todo]
+            for _ in progress_bar(workers.results(calls), "Synthesising the demo set", total=len(calls)):
+                pass
     notes = ("The demo set is synthetic: generated sounds in the manner of ten genres, not recordings.",)
     return Catalogue("demo", tuple(tracks), synthetic=True, notes=notes)
-
-
-def _synthesise_all(todo: Sequence[tuple[synthesiser.DemoTrack, Path, Mapping[str, Any]]]) -> None:
-    if not todo:
-        return
-    calls = [workers.call(cpu_count(), _synthesise_one, *job) for job in todo]
-    for _ in progress_bar(workers.results(calls), "Synthesising the demo set", total=len(calls)):
-        pass
 
 
 def _synthesise_one(track: synthesiser.DemoTrack, path: Path, recipe: Mapping[str, Any]) -> None:
