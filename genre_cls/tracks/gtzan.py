@@ -78,7 +78,8 @@ def _tracks(folders: dict[Path, list[Path]]) -> list[Track]:
     tracks: dict[str, Track] = {}
     used: dict[str, Path] = {}
     for folder, paths in folders.items():
-        if paths and (other := used.setdefault(genre := plain_name(folder.name), folder)) != folder:
+        genre = plain_name(folder.name)
+        if paths and (other := used.setdefault(genre, folder)) != folder:
             raise UserError(f"{folder}: {other.name} beside it is the same genre; merge them, or move one away")
         for path in paths:
             track = _track(path, genre)
