@@ -119,14 +119,10 @@ class TraceableClassifier(nn.Module):
         step = longest_step(self.n_frames, self.overlap)
         last = (n_clip - self.n_frames).clamp(min=0)  # first frame of the last window
         steps = torch.div(last + (step - 1), step, rounding_mode="floor")
-        index = _up_to(steps + 1)
+        index = torch.arange(steps + 1)  # type: ignore[call-overload]  # of a tensor, on which the graph then depends
         # Vectors, since the export divides 0-dimensional doubles in float32, which may be off by a frame.
         spread = index.double() * (last.double()[None] / steps.clamp(min=1).double()[None])
         return torch.where(index == steps, last, spread.long())
-
-
-def _up_to(n: Tensor) -> Tensor:
-    return torch.arange(n)  # type: ignore[call-overload]  # of a tensor, so that the traced graph depends on n
 
 
 def _basis(spec: FeatureSpec) -> Tensor:
