@@ -344,16 +344,14 @@ class _SameSiteOnly:
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
 
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import PlainTextResponse
+
         is_cross_site = (b"sec-fetch-site", b"cross-site") in scope.get("headers", ())
-        if is_cross_site and scope.get("method") == "POST":
-            from starlette.responses import PlainTextResponse
-
-            await PlainTextResponse("not from here", 403)(scope, receive, send)
-        else:
-            from starlette.requests import ClientDisconnect
-
-            with suppress(ClientDisconnect):  # a page that is closed during an upload is no error
-                await self.app(scope, receive, send_with_policy)
+        is_refused = is_cross_site and scope.get("method") == "POST"
+        answer = PlainTextResponse("not from here", 403) if is_refused else self.app
+        with suppress(ClientDisconnect):  # a page that is closed during an upload is no error
+            await answer(scope, receive, send_with_policy)
 
 
 def _parser() -> ArgumentParser:

@@ -289,9 +289,9 @@ def test_cross_site_requests_are_refused(page: Page) -> None:
     upload = Request(page.address + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
     upload.add_header("Sec-Fetch-Site", "cross-site")
     before = page.kept
-    with pytest.raises(HTTPError, match="403"):
+    with pytest.raises(HTTPError, match="403") as refusal:
         urlopen(upload, timeout=30)
-    assert page.kept == before
+    assert page.kept == before and refusal.value.headers["Content-Security-Policy"] == app.POLICY
 
 
 def test_the_page_requests_nothing_from_other_machines(page: Page) -> None:
