@@ -399,7 +399,7 @@ def _color_scale(kind: str, values: NDArray[np.float32]) -> dict[str, Any]:
 
 def _label_panels(grid: NDArray[np.object_], means: GenreMeans) -> None:
     n, n_columns = len(means.genres), grid.shape[1]
-    for axes in grid.flat[max(0, n - n_columns) : n]:  # the lowest panel of each column
+    for axes in grid.flat[n - n_columns : n]:  # the lowest panel of each column
         axes.set_xlabel("time (s)", size=8)
         axes.tick_params(labelbottom=True)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
