@@ -10,7 +10,7 @@ import re
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from gzip import GzipFile
@@ -23,7 +23,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from omegaconf import OmegaConf
+import yaml
 
 from genre_cls.configuration.arguments import OneLineParser, nonempty
 from genre_cls.configuration.commands import AGAIN, as_command
@@ -60,7 +60,7 @@ class Source:
         pause: before the second attempt, then doubled, s.
     """
 
-    mirrors: tuple[str, ...]
+    mirrors: Sequence[str]
     sha256: str
     largest_archive: int
     largest_content: int
@@ -95,8 +95,7 @@ def _parser() -> OneLineParser:
 
 def configured() -> Source:
     """Return the source that `conf/download.yaml` describes."""
-    values = {str(key): value for key, value in OmegaConf.load(CONF / "download.yaml").items()}
-    return Source(**values | {"mirrors": tuple(values["mirrors"])})
+    return Source(**yaml.safe_load((CONF / "download.yaml").read_bytes()))
 
 
 def _address(text: str) -> str:
