@@ -322,7 +322,7 @@ def _launch(page: Any, host: str, port: int) -> str:
         max_file_size=LARGEST * 10**6, state_session_capacity=VISITS, ssr_mode=False, footer_links=[], theme=theme,
         app_kwargs={"middleware": middleware},
     )  # fmt: skip
-    return str(address)
+    return address
 
 
 def _spare_from_proxies(*hosts: str) -> None:

@@ -124,7 +124,7 @@ def typed(words: Iterable[str]) -> str:
 def is_sweep(word: str) -> bool:
     """Return whether Hydra reads several values from a word."""
     try:
-        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+        return OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
         return False
 

@@ -255,4 +255,4 @@ class ConfigResult:
 
 def _numbered(values: Sequence[str] | Ints) -> Ints:
     """Return a number for each of some values, from 0, the same for equal ones."""
-    return np.asarray(np.unique(values, return_inverse=True)[1])
+    return np.unique(values, return_inverse=True)[1]

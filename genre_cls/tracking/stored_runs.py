@@ -169,7 +169,7 @@ class StoredRuns:
         with self._run_failures_in_one_line(run_id):
             parent = self._parent(run_id)
             if "temperature" in parent.data.metrics:
-                return float(parent.data.metrics["temperature"])
+                return parent.data.metrics["temperature"]
             # Folds are missing, so nothing was logged for the whole configuration.
             folds = self.load(self._children(parent))
             return ConfigResult({}, folds, 0).temperature if folds else 1.0
@@ -237,7 +237,7 @@ class StoredRuns:
         """Return the URI of a run's artifacts; a local database that is read-only may still name another folder."""
         stated = database.local_path(run.info.artifact_uri) if self._is_local else None
         here = self._folder / "artifacts" / Path(*stated.parts[-3:]) if stated else None
-        return here.as_uri() if here and here.is_dir() else str(run.info.artifact_uri)
+        return here.as_uri() if here and here.is_dir() else run.info.artifact_uri
 
     def _fetch(self, artifact: str, folder: str | None = None) -> Path:
         """Download an artifact, or a folder of them, into a folder; with None, local ones stay where they are."""

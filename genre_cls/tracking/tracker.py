@@ -85,7 +85,7 @@ class Tracker(StoredRuns):
         known = self._client.get_experiment_by_name(name)
         if not known:
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return self._client.create_experiment(name, artifact_location=location)
             except MlflowException:  # another process was faster, or it cannot be created
                 known = self._client.get_experiment_by_name(name)
                 if not known:
@@ -96,7 +96,7 @@ class Tracker(StoredRuns):
                 remedy = f"start under another name (tracking.experiment=NAME), or restore it: {command}"
                 raise UserError(f"experiment {name!r} was deleted in MLflow; {remedy}")
             self._client.restore_experiment(known.experiment_id)
-        return str(known.experiment_id)
+        return known.experiment_id
 
     @contextmanager
     def claim(self, key: str, name: str, *, wait: bool = True) -> Iterator[dict[str, str]]:
