@@ -67,7 +67,7 @@ def a_kernel_machine(spec: FeatureSpec, seed: int, view: str) -> Network:
 
 def usage_of(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> Usage:
     """How a network of these features is used, in float32."""
-    return Usage(spec, GENRES, window, overlap, longest_clip(window), ("plain",), "32-true", "{}")
+    return Usage(spec, GENRES, window, overlap, longest_clip(window), ("plain",), "32-true", {})
 
 
 def a_classifier(spec: FeatureSpec, window: float = 0.7, overlap: float = 0.3) -> GenreClassifier:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from threading import get_ident
@@ -828,8 +829,9 @@ def test_no_model_of_the_package_on_fine_features_is_refused_as_too_large(
     composed: Compose, name: str, seconds: float
 ) -> None:
     fine = FeatureSpec(kind="mel", sample_rate=44100, hop_length=128, n_mels=256, f_max=22050)
-    model, usage = OmegaConf.to_container(composed(f"model={name}").model), usage_of(fine, seconds, 0.5)
-    assert modelfile._largest_map(cast(Any, model), usage, "plain") < modelfile.LARGEST
+    model = cast(Any, OmegaConf.to_container(composed(f"model={name}").model))
+    usage = replace(usage_of(fine, seconds, 0.5), model=model)
+    assert modelfile._largest_map(usage, "plain") < modelfile.LARGEST
     assert usage.windows_at_once == 1 or usage.windows_at_once * 256 * fine.n_frames(seconds) <= windows.AT_ONCE
 
 

@@ -54,7 +54,7 @@ class Usage:
         longest: length of the longest clip that is classified in one piece, s; an ensemble takes its models' least.
         views: the view of each member of a fold's ensemble; a file of several folds repeats them in turn.
         precision: `32-true` or `bf16-mixed`, in which it was evaluated.
-        model: its class and arguments, as JSON.
+        model: its class (`_target_`) and arguments; kernel machines need none.
     """
 
     spec: FeatureSpec
@@ -64,7 +64,7 @@ class Usage:
     longest: float = field(compare=False)
     views: tuple[str, ...]
     precision: str
-    model: str
+    model: Mapping[str, Any]
 
     @property
     def windows_at_once(self) -> int:
@@ -73,8 +73,8 @@ class Usage:
 
     @property
     def model_class(self) -> str:
-        """The model's class, `module.Class`; empty if none is named, as kernel machines need none."""
-        return str(json.loads(self.model).get("_target_", ""))
+        """The model's class, `module.Class`; empty if none is named."""
+        return str(self.model.get("_target_", ""))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def read(path: Path, *, trust: bool = False) -> SavedModel:
         usage = _usage(description, config)
         dataset = str(description["origin"]["dataset"])
         temperature = checked_temperature(description.get("temperature", 1.0))
-        return SavedModel(_networks(weights, config, usage, trust), usage, dataset, temperature, description, path)
+        return SavedModel(_networks(weights, usage, trust), usage, dataset, temperature, description, path)
     except OSError as error:
         raise UserError(f"{path}: {system_reason(error)}") from error
     except UserError as error:
@@ -182,7 +182,7 @@ def _usage(description: Mapping[str, Any], config: Mapping[str, Any]) -> Usage:
     if len(set(genres)) < len(genres):
         raise UserError(f"genres={genres!s:.40}: must all differ")
     longest = longest_clip(window, float(description["longest"]))
-    model = json.dumps(config["model"], sort_keys=True)
+    model = dict(config["model"])
     usage = Usage(FeatureSpec(**features), tuple(genres), window, overlap, longest, tuple(views), precision, model)
     if _largest(usage) > LARGEST:
         usage = replace(usage, longest=longest_clip(window))  # a data set of long clips must not make models useless
@@ -215,14 +215,14 @@ def _largest(usage: Usage) -> float:
     return max(sizes)
 
 
-def _networks(weights: Weights, config: Mapping[str, Any], usage: Usage, trust: bool) -> tuple[Network, ...]:
+def _networks(weights: Weights, usage: Usage, trust: bool) -> tuple[Network, ...]:
     members = _by_member(weights)
     views = {member: usage.views[member % len(usage.views)] for member in members}
     if not trust:  # a model of one's own may hold a mask of infinities
         _check_finite(weights)
         for view in dict.fromkeys(view for view in views.values() if not is_of_statistics(view)):
-            _check_size("maps take", _largest_map(config["model"], usage, view))
-    return tuple(_network(members[member], config["model"], usage, view, trust) for member, view in views.items())
+            _check_size("maps take", _largest_map(usage, view))
+    return tuple(_network(members[member], usage, view, trust) for member, view in views.items())
 
 
 def _by_member(weights: Weights) -> dict[int, dict[str, Tensor]]:
@@ -241,14 +241,14 @@ def _check_finite(weights: Weights) -> None:
         raise UserError(f"weights {broken[0]} are not numbers")
 
 
-def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: str, trust: bool) -> Network:
+def _network(weights: Weights, usage: Usage, view: str, trust: bool) -> Network:
     # On the meta device nothing is allocated until the shapes are known to match the file's.
     with torch.device("cpu" if trust else "meta"):
         if is_of_statistics(view):
             n_centres, n_values = weights["model.centres"].shape
             model: nn.Module = KernelMachine(n_centres, n_values, len(usage.genres))
         else:
-            model = _model(settings, len(usage.genres), trust)
+            model = _model(usage, trust)
         shape = shape_of(view, usage.spec.n_bins)
         network = Network(model, view, torch.zeros(shape), torch.ones(shape))
     network.load_state_dict(weights, assign=True)
@@ -264,14 +264,14 @@ def _network(weights: Weights, settings: Mapping[str, Any], usage: Usage, view: 
     return network
 
 
-def _largest_map(settings: Mapping[str, Any], usage: Usage, view: str) -> int:
+def _largest_map(usage: Usage, view: str) -> int:
     """Number of values in the largest tensor that a model computes for a batch of windows."""
     spec = usage.spec
     n_frames, n_longest = spec.n_frames(usage.window), spec.n_frames(usage.longest)
     n_windows = min(usage.windows_at_once, len(cover_starts(n_longest, n_frames, usage.overlap)))
     window = view_of(torch.zeros(1, 1, spec.n_bins, n_frames), view)
     with torch.device("meta"), torch.no_grad():
-        model = _model(settings, len(usage.genres), trust=False).eval()
+        model = _model(usage, trust=False).eval()
         with _Largest() as largest:
             model(torch.empty(n_windows, *window.shape[1:]))
     return largest.n_values
@@ -291,7 +291,8 @@ class _Largest(TorchFunctionMode):
         return result
 
 
-def _model(settings: Mapping[str, Any], n_genres: int, trust: bool) -> nn.Module:
+def _model(usage: Usage, trust: bool) -> nn.Module:
+    settings, n_genres = usage.model, len(usage.genres)
     module, _, name = str(settings["_target_"]).rpartition(".")
     if trust:
         try:
