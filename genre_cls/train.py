@@ -102,10 +102,10 @@ class Sweep(Callback):
         """Remember the best trial of a search inside each fold, and keep passwords from Hydra's line on a failure."""
         job_return.overrides = [without_credentials(word) for word in job_return.overrides or ()]
         if job_return.status == JobStatus.COMPLETED and config.inside and Sweep._under_way:
-            from genre_cls.training.task import settings_of_test_set
+            from genre_cls.training.dataset import data_settings
 
             accuracy = job_return.return_value  # 0 if it has diverged, or its split is impossible
-            set_aside = settings_of_test_set(config)
+            set_aside = as_yaml(config, "fold", "folds") + data_settings(config)
             if accuracy > Sweep._best.get(set_aside, (0.0,))[0]:
                 Sweep._best[set_aside] = accuracy, config
 

@@ -221,11 +221,6 @@ def split_of(cfg: DictConfig) -> partial[list[Fold]]:
     return split
 
 
-def settings_of_test_set(cfg: DictConfig) -> str:
-    """Return all settings that decide which tracks a fold tests."""
-    return as_yaml(cfg, "fold", "folds") + data_settings(cfg)
-
-
 def features_of(cfg: DictConfig, specs: Sequence[FeatureSpec]) -> list[Features]:
     """Return the features of all readable tracks for each spec, from one pass, so that all have the same tracks.
 
