@@ -40,6 +40,7 @@ from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import Features
 from genre_cls.tracks.features import CPU, FeatureSpec
 from genre_cls.tracks.folds import Fold
+from genre_cls.training import task
 from genre_cls.training.data import FoldData, Windowing
 
 GENRES = ("hiss & noise", "tones, pure")  # names that a careless CSV or metric would trip over
@@ -256,6 +257,7 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(main: Callable[[], None], *arguments: str) -> Outcome:
         GlobalHydra.instance().clear()
+        task._log_skipped.cache_clear()
         monkeypatch.setattr(sys, "argv", ["genre_cls/train.py", *arguments])
         capsys.readouterr()
         code = 0

@@ -18,16 +18,7 @@ from genre_cls.tracks.feature_cache import FeatureCache, Features
 from genre_cls.tracks.features import filterbank
 from genre_cls.tracks.folds import SplitError, describe
 from genre_cls.training.dataset import catalogue_of, data_settings
-from genre_cls.training.task import (
-    Task,
-    features_of,
-    load,
-    log_skipped,
-    same_files,
-    specs_of,
-    split_of,
-    split_settings,
-)
+from genre_cls.training.task import Task, features_of, load, same_files, specs_of, split_of, split_settings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +31,6 @@ def prepare_data(configurations: Sequence[DictConfig]) -> None:
     Raises:
         UserError: as `load`; with `skip_impossible` set, only if no split is possible.
     """
-    log_skipped.cache_clear()
     by_data: dict[str, list[DictConfig]] = {}
     for cfg in configurations:
         by_data.setdefault(data_settings(cfg), []).append(cfg)

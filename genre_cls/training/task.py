@@ -102,13 +102,12 @@ def load(cfg: DictConfig) -> Task | None:
     except SplitError as error:
         if not cfg.skip_impossible:
             raise
-        log_skipped(str(error))
+        _log_skipped(str(error))
         return None
 
 
 @cache  # each reason once in a command
-def log_skipped(reason: str) -> None:
-    """Log why a split is impossible."""
+def _log_skipped(reason: str) -> None:
     log.warning("skipped: %s", reason)
 
 
