@@ -24,7 +24,6 @@ class Upcoming:
     def __init__(self) -> None:
         self.coming: Sequence[DictConfig] = []  # in order, each with Hydra's own settings
         self.begun: list[Job] = []  # jobs of the first of these
-        self.blocked = False  # whether the one after these jobs could not begin
 
     def take(self, identity: Identity) -> Job | None:
         """Return the job of the configuration whose turn it is, if it has begun.
@@ -38,7 +37,6 @@ class Upcoming:
                 job.give_up()
             self.begun = []
         if not self.begun:
-            self.blocked = False
             return None
         job = self.begun.pop(0)
         if job.identity.fingerprint == identity.fingerprint:
@@ -52,16 +50,15 @@ class Upcoming:
         Args:
             n_at_once: number of workers.
         """
-        # A job that could not begin waits for its locks when its turn comes. If this process held later jobs' locks
-        # by then, two commands could wait for each other for ever.
-        if n_at_once < 2 or self.blocked:
+        if n_at_once < 2:
             return
         for config in self.coming[len(self.begun) :]:
             if sum(job.n_models for job in self.begun) >= n_at_once:
                 return
             job = _begun(config, n_at_once)
             if not job:
-                self.blocked = True
+                # It waits for its locks when its turn comes. If this process held later jobs' locks by then, two
+                # commands could wait for each other for ever.
                 return
             self.begun.append(job)
             if not job.n_models:
