@@ -66,8 +66,9 @@ def test_training_that_has_begun_is_not_waited_for_once_its_workers_were_stopped
 def test_training_that_has_begun_is_given_up_unless_it_is_of_the_configuration_whose_turn_it_is(
     turn: str, is_taken: bool
 ) -> None:
-    job = mock.Mock(n_models=0, identity=mock.Mock(fingerprint="a"))
+    jobs = [mock.Mock(n_models=0, identity=mock.Mock(fingerprint=name)) for name in "ab"]
     ahead = Upcoming()
-    ahead.begun = [job]
-    assert ahead.take(mock.Mock(fingerprint=turn)) is (job if is_taken else None) and ahead.begun == []
-    assert job.give_up.call_count == (0 if is_taken else 1)
+    ahead.begun = [*jobs]
+    assert ahead.take(mock.Mock(fingerprint=turn)) is (jobs[0] if is_taken else None)
+    assert ahead.begun == (jobs[1:] if is_taken else [])
+    assert [job.give_up.call_count for job in jobs] == ([0, 0] if is_taken else [1, 1])

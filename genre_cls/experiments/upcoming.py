@@ -26,22 +26,18 @@ class Upcoming:
         self.begun: list[Job] = []  # jobs of the first of these
 
     def take(self, identity: Identity) -> Job | None:
-        """Return the job of the configuration whose turn it is, if it has begun.
+        """Return the job of the configuration whose turn it is, if it has begun; otherwise give up all that have.
 
         Args:
             identity: of that configuration.
         """
         self.coming = self.coming[1:]
-        if any(job.n_models for job in self.begun) and not workers.has_pool():  # it has been stopped, with its models
-            for job in self.begun:
-                job.give_up()
-            self.begun = []
-        if not self.begun:
-            return None
-        job = self.begun.pop(0)
-        if job.identity.fingerprint == identity.fingerprint:
-            return job
-        job.give_up()
+        stopped = any(job.n_models for job in self.begun) and not workers.has_pool()  # with the models of all of them
+        if self.begun and not stopped and self.begun[0].identity.fingerprint == identity.fingerprint:
+            return self.begun.pop(0)
+        for job in self.begun:
+            job.give_up()
+        self.begun = []
         return None
 
     def begin(self, n_at_once: int) -> None:
