@@ -176,7 +176,7 @@ def filtered(
             f"folds=filtered: GTZAN's published split is not complete, {' and '.join(missing)} missing "
             f"({_present(facts.parts)}); take folds=random or folds=artist"
         )
-    both = np.sort(np.concatenate([indices["train"], indices["valid"]]))
+    both = np.concatenate([indices["train"], indices["valid"]])
     train, val = (indices["train"], indices["valid"]) if val_fraction else (both, both[:0])
     for part, tracks in (("train", train), ("test", indices["test"])):
         if absent := set(facts.genres) - set(facts.of(tracks).genres):
@@ -374,7 +374,7 @@ def _train_val(train: Indices, facts: Facts, fraction: float, seed: int) -> tupl
             f"recipe.early_stopping.val_fraction={fraction:g}: too few artists of genre {min(missing)} in a fold's "
             "training tracks to hold one back; take more folds (folds.k), or recipe.early_stopping.patience=0"
         )
-    return kept, np.sort(val)
+    return kept, val
 
 
 def _why_no_val(genres: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is an `nn.Linear`, no relative of it, whose weights and bias are learned."""
     if type(layer) is not nn.Linear or layer.in_features > WIDEST:
         return False
-    own = {name: weights.dtype for name, weights in layer.named_parameters(recurse=False) if weights.requires_grad}
+    own = {name: weights.dtype for name, weights in layer.named_parameters() if weights.requires_grad}
     return own == {"weight": torch.float, "bias": torch.float}
 
 
