@@ -125,6 +125,14 @@ def test_a_split_of_ones_own_that_fails_or_leaks_is_reported_in_one_line(
             task.load(cfg("folds=random", "skip_impossible=true", *words))
 
 
+def test_a_split_without_validation_tracks_is_refused_to_early_stopping_alone(
+    cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folds, "random", by_id)
+    with pytest.raises(UserError, match=r"^folds: fold 0 has no validation tracks, which early stopping needs; by_id"):
+        task.load(cfg("folds=random", "recipe.early_stopping.patience=2"))
+
+
 def test_a_data_set_of_one_genre_is_refused(cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     rock = (Track(str(n), Path(str(n)), "rock") for n in range(9))
     tracks = (*rock, Track("9", Path("9"), "jazz", fault="x"))

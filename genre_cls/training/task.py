@@ -187,6 +187,9 @@ def _made(split: partial[list[Fold]], facts: Facts) -> list[Fold]:
     if not (isinstance(folds, list) and folds and all(isinstance(fold, Fold) for fold in folds)):
         raise UserError(f"folds: {_name(split)} must return a list of genre_cls.tracks.folds.Fold")
     check_usable(folds, facts)
+    if split.keywords.get("val_fraction") and (without := [fold.index for fold in folds if not len(fold.val)]):
+        hint = f"{_name(split)} must hold some back, or take recipe.early_stopping.patience=0"
+        raise UserError(f"folds: fold {without[0]} has no validation tracks, which early stopping needs; {hint}")
     return folds
 
 
