@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from genre_cls.configuration.commands import AGAIN, as_command, find_modules_here, one_line_errors
 from genre_cls.configuration.overrides import as_word, check_command_line, is_sweep, key_of, typed
@@ -92,6 +92,7 @@ class Sweep(Callback):
         """Prepare all configurations of a sweep, wherever the launcher will run them."""
         with one_line_errors(AGAIN):
             _check_sweep(config)
+            _keep_what_a_preset_sets(config)
             if config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
                 _check_search(config)
                 _silence_optuna()
@@ -219,6 +220,22 @@ def _check_sweep(config: DictConfig) -> None:
         raise UserError(f"hydra/launcher=submitit_slurm: {hint}")
     if launcher.endswith(".RayLauncher") and not find_spec("ray"):
         raise UserError(f"hydra/launcher=ray: Ray is not installed; {how_to_install('ray')} installs it")
+
+
+def _keep_what_a_preset_sets(config: DictConfig) -> None:
+    """Take those axes out of the default sweep that a preset sets to anything but the default.
+
+    Args:
+        config: the sweep's own, from which Hydra then makes its sweeper.
+    """
+    own = OmegaConf.load(CONF / "config.yaml")
+    defaults = OmegaConf.merge(own, *filter(OmegaConf.is_dict, own.defaults))
+    sweeper, options = config.hydra.sweeper, config.hydra.runtime.choices
+    for axis, values in own.hydra.sweeper.params.items():
+        is_set = options.get(axis, config.get(axis)) != defaults[axis]
+        if is_set and (sweeper.params or {}).get(axis) == values:
+            with read_write(sweeper), open_dict(sweeper):
+                del sweeper.params[axis]
 
 
 def _check_search(config: DictConfig) -> None:

@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
-from shared import ALL_VIEWS, GENRES, Command, timeless
+from shared import ALL_VIEWS, GENRES, Command, Compose, timeless
 
 from genre_cls import GenreClassifier, report, train
 from genre_cls.configuration.settings import CONF
@@ -347,6 +347,23 @@ def test_one_command_compares_splits_and_skips_impossible_ones(
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
+def test_a_sweep_keeps_what_a_preset_sets_to_anything_but_the_default(composed: Compose, tmp_path: Path) -> None:
+    preset = tmp_path / "conf" / "experiment" / "quick.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("# @package _global_\ndefaults: [override /model: basic]\nbatch_size: 8\n")
+    searched = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    for words, left in (
+        ([], {"features", "model", "batch_size"}),
+        (["experiment=quick"], {"features"}),
+        (["experiment=smoke", "batch_size=8"], {"features", "model"}),
+        (["experiment=tutorial"], {"features", "model", "batch_size"}),
+        (["experiment=[quick,tutorial]"], {"features", "model", "batch_size"}),
+    ):
+        cfg = composed(searched, *words)
+        train._keep_what_a_preset_sets(cfg)
+        assert set(cfg.hydra.sweeper.params) == left
+
+
 def test_configurations_are_distinguished_by_what_was_edited_in_a_file_of_settings(
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
