@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from shared import Compose
+from torch.optim import AdamW, Optimizer
 
 from genre_cls.configuration.members import VIEWS, is_of_modulations
 from genre_cls.configuration.settings import CONF, RULES
@@ -39,7 +40,7 @@ def test_the_arguments_of_each_recipes_optimizer_and_schedule_have_rules_and_can
     given = {f"recipe.{part}.{name}" for part in ("optimizer", "schedule") for name in cfg[part] if name[0] != "_"}
     assert given <= RULES.keys()
     optimizer = instantiate(cfg.optimizer)([torch.zeros(2, requires_grad=True)])
-    instantiate(cfg.schedule)(optimizer, 100)
+    instantiate(cfg.schedule)(optimizer, total_steps=100)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,22 @@ def test_an_optimizer_that_cannot_train_a_model_is_reported_before_the_work(comp
         check_buildable(cfg)
 
 
+def no_schedule(optimizer: Optimizer, total_steps: int) -> int:
+    return total_steps
+
+
 def test_a_schedule_that_is_none_is_reported_before_the_work(composed: Compose) -> None:
-    with pytest.raises(UserError, match=r"^recipe.schedule._target_=builtins.print: makes no LRScheduler but a None"):
-        check_buildable(composed("recipe.schedule._target_=builtins.print", "~recipe.schedule.warmup"))
+    target = f"recipe.schedule._target_={__name__}.no_schedule"
+    with pytest.raises(UserError, match=rf"^{target}: makes no LRScheduler but a\w* int"):
+        check_buildable(composed(target, "~recipe.schedule.warmup"))
+
+
+def test_pytorchs_own_schedule_is_told_how_long_the_training_is(composed: Compose) -> None:
+    names = ("_target_=torch.optim.lr_scheduler.OneCycleLR", "max_lr=0.01", "total_steps=1")
+    cfg = composed(*(f"++recipe.schedule.{name}" for name in names), "~recipe.schedule.warmup")
+    check_buildable(cfg)
+    schedule = instantiate(cfg.recipe.schedule)(AdamW([torch.zeros(1, requires_grad=True)]), total_steps=100)
+    assert schedule.total_steps == 100
 
 
 def test_a_model_that_fails_in_training_alone_is_reported_as_such(

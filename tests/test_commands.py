@@ -261,6 +261,10 @@ MISTAKES = {
         ["recipe.optimizer.momentum=0.9"],
         ["recipe.optimizer.momentum: no such setting", "+recipe.optimizer.momentum=VALUE passes a new argument"],
     ),
+    "a schedule that does not ask how long the training is": (
+        ["recipe.schedule._target_=torch.optim.lr_scheduler.StepLR", "~recipe.schedule.warmup"],
+        ["recipe.schedule: StepLR", "'total_steps'; it must be a function of an optimiser and total_steps"],
+    ),
     "no folder of music": (["dataset.root=null"], ["dataset.root"]),
     "a folder that is not there": (["dataset.root=/no/such"], ["dataset.root=/no/such"]),
     "a file for a folder": ([f"dataset.root={__file__}"], [__file__]),
@@ -311,7 +315,8 @@ MISTAKES = {
     "features that are none": (["features._target_=builtins.dict"], ["features._target_=builtins.dict"]),
     "a setting of other features": (["features.n_mfcc=13"], ["features.n_mfcc", "features=mfcc has it"]),
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
-    "a setting of another split": (["folds.tolerance=1"], ["folds.tolerance", "folds=artist has it"]),
+    "a setting of another split": (["folds.tolerance=1"], ["folds=artist has it", "++folds.tolerance=VALUE gives"]),
+    "a setting of the sweeper": (["hydra.sweeper.n_trial=2"], ["hydra.sweeper.n_trial: ", "--cfg hydra lists them"]),
     "folds of a split that is fixed": (["folds=filtered"], ["folds.k=2: the split of folds=filtered is fixed; leave"]),
     "an address for a folder": (
         ["tracking.folder=http://bob:secret@127.0.0.1:5000"],

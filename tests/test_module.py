@@ -271,8 +271,8 @@ def test_without_patience_training_goes_on_to_the_end() -> None:
 def test_the_schedule_takes_one_step_for_each_batch_of_the_whole_training() -> None:
     data, made = fold_data(clips(), LABELS, FOLD), []
 
-    def schedule(optimizer: Optimizer, n_steps: int) -> LRScheduler:
-        made.append((LambdaLR(optimizer, lambda step: 1 - step / n_steps), n_steps))
+    def schedule(optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        made.append((LambdaLR(optimizer, lambda step: 1 - step / total_steps), total_steps))
         return made[0][0]
 
     module = GenreModule(a_module(data).network, FULL, partial(AdamW, lr=0.01), schedule)

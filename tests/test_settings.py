@@ -58,7 +58,7 @@ def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compo
     check(cfg)
     model = instantiate(cfg.model, n_genres=3)
     optimizer = instantiate(cfg.recipe.optimizer)(model.parameters())
-    instantiate(cfg.recipe.schedule)(optimizer, 10)
+    instantiate(cfg.recipe.schedule)(optimizer, total_steps=10)
     instantiate(cfg.recipe.augmentation)
     assert instantiate(cfg.features).kind in ("mel", "mfcc")
     parts = ["train", "valid", "test", "test"] * 5

@@ -22,6 +22,10 @@ PLUGINS = {  # Hydra options, and the extra that installs each
     "hydra/launcher=submitit_local": "slurm",
     "hydra/launcher=submitit_slurm": "slurm",
 }
+GIVEN = {  # arguments that this package gives to classes and functions of one's own
+    "n_genres": "; its first argument must be n_genres",
+    "total_steps": "; it must be a function of an optimiser and total_steps that returns one of PyTorch's schedules",
+}
 LOST_JOBS = ("TerminatedWorkerError", "UncompletedJobError")  # joblib's and submitit's, which need not be installed
 
 
@@ -104,7 +108,6 @@ def _bad_argument(cause: BaseException, text: str) -> str:
     if place := place_of(cause):
         return f"{key}: {in_short(cause)}{place}"
     if match := re.search(r"unexpected keyword argument '(\w+)'", reason):
-        hint = f"; '~{key}.{match[1]}' removes it" if f"{key}.{match[1]}" in RULES else ""
-        hint = "; its first argument must be n_genres" if match[1] == "n_genres" else hint
-        return f"{key}: {reason}{hint}"
+        removal = f"; '~{key}.{match[1]}' removes it" if f"{key}.{match[1]}" in RULES else ""
+        return f"{key}: {reason}{GIVEN.get(match[1], removal)}"
     return f"{key}.{reason}" if re.match(r"\w+=", reason) else f"{key}: {reason}"

@@ -269,14 +269,16 @@ def no_such_key(key: str) -> str:
     by_option = _settings_by_option(group)
     if key in RULES and by_option:
         having = [option for option, settings in by_option.items() if key in settings]
-        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(having)} has it"
+        several = f"where several options are swept, ++{key}=VALUE gives it to each"
+        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(having)} has it; {several}"
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
     close = _similar(key, {setting for settings in by_option.values() for setting in settings if "._" not in setting})
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     added = f"; +{key}=VALUE passes a new argument" if key.startswith(OPEN) else ""
-    return f"{key}: no such setting in this configuration{hint}{added} (--cfg job lists them all)"
+    listed = "hydra" if key.startswith("hydra.") else "job"
+    return f"{key}: no such setting in this configuration{hint}{added} (--cfg {listed} lists them all)"
 
 
 def _settings_by_option(group: str) -> dict[str, list[str]]:

@@ -67,7 +67,7 @@ def _check_training(cfg: DictConfig, model: nn.Module, windows: Tensor) -> None:
     device = resolve_device(cfg.trainer.device)
     model.to(device, memory_format=layout_of(model)).train()  # type: ignore[call-overload]
     optimizer = instantiate(cfg.recipe.optimizer, model.parameters(), _partial_=False)
-    schedule = instantiate(cfg.recipe.schedule, optimizer, 100, _partial_=False)
+    schedule = instantiate(cfg.recipe.schedule, optimizer, total_steps=100, _partial_=False)
     if not isinstance(schedule, LRScheduler):
         raise of_other_kind("recipe.schedule", cfg.recipe.schedule.get("_target_"), "LRScheduler", schedule)
 

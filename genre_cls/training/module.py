@@ -28,7 +28,7 @@ from genre_cls.training.recipe import Augmentation
 from genre_cls.training.refit import output_layer, refit
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeSchedule = Callable[[Optimizer, int], LRScheduler]
+MakeSchedule = Callable[..., LRScheduler]  # of an optimiser and `total_steps`
 
 
 class GenreModule(pl.LightningModule):
@@ -38,7 +38,7 @@ class GenreModule(pl.LightningModule):
         network: maps features `(batch, 1, n_bins, n_frames)` to logits `(batch, n_genres)`.
         augmentation: of training batches.
         make_optimizer: from parameters to optimiser.
-        make_schedule: from optimiser and total number of steps to schedule.
+        make_schedule: from optimiser and `total_steps`, of the whole training, to schedule.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class GenreModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and the schedule to step once per batch."""
         optimizer = self.make_optimizer(self.parameters())
-        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = self.make_schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _count(self, part: str, sums: Tensor, n: int) -> None:
