@@ -202,7 +202,7 @@ def test_the_simulations_of_verdicts_print_shares() -> None:
         [sys.executable, script, "--simulations", "1"], capture_output=True, text=True, check=True, timeout=300
     )
     lines = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
-    assert len(lines) == 2 * 16 + 2 * 9
+    assert len(lines) == 2 * 16 + 2 * 11
     shares = [float(share) for line in lines for share in re.findall(r"(\S+) ±", line)]
     assert shares and all(0 <= share <= 100 for share in shares)
     assert done.stderr == ""
