@@ -346,7 +346,6 @@ def test_one_command_compares_splits_and_skips_impossible_ones(
     assert without.code == 2 and "error: none of these splits is possible" in without.err
 
 
-@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_a_sweep_keeps_what_a_preset_sets_to_anything_but_the_default(composed: Compose, tmp_path: Path) -> None:
     preset = tmp_path / "conf" / "experiment" / "quick.yaml"
     preset.parent.mkdir(parents=True)
@@ -364,6 +363,7 @@ def test_a_sweep_keeps_what_a_preset_sets_to_anything_but_the_default(composed: 
         assert set(cfg.hydra.sweeper.params) == left
 
 
+@pytest.mark.usefixtures("store_here", "blank_pictures")
 def test_configurations_are_distinguished_by_what_was_edited_in_a_file_of_settings(
     command: Command, on_music: tuple[str, ...], tmp_path: Path
 ) -> None:
