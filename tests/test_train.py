@@ -14,8 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,12 +26,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
-from shared import ALL_VIEWS, GENRES, Command, Compose, timeless
+from shared import ALL_VIEWS, GENRES, Command, timeless
 
 from genre_cls import GenreClassifier, report, train
 from genre_cls.configuration.settings import CONF
 from genre_cls.configuration.sources import SOURCES
 from genre_cls.errors import UserError
+from genre_cls.experiments import experiment
 from genre_cls.models.views import shape_of
 from genre_cls.processes import workers
 from genre_cls.tracks.gtzan import gtzan_facts
@@ -346,21 +349,27 @@ def test_one_command_compares_splits_and_skips_impossible_ones(
     assert without.code == 2 and "error: none of these splits is possible" in without.err
 
 
-def test_a_sweep_keeps_what_a_preset_sets_to_anything_but_the_default(composed: Compose, tmp_path: Path) -> None:
+def test_a_sweep_keeps_what_a_preset_sets_to_anything_but_the_default(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     preset = tmp_path / "conf" / "experiment" / "quick.yaml"
     preset.parent.mkdir(parents=True)
     preset.write_text("# @package _global_\ndefaults: [override /model: basic]\nbatch_size: 8\n")
-    searched = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
-    for words, left in (
-        ([], {"features", "model", "batch_size"}),
-        (["experiment=quick"], {"features"}),
-        (["experiment=smoke", "batch_size=8"], {"features", "model"}),
-        (["experiment=tutorial"], {"features", "model", "batch_size"}),
-        (["experiment=[quick,tutorial]"], {"features", "model", "batch_size"}),
+    axes = ("features", "model", "batch_size")
+    monkeypatch.setattr(train, "_prepare", mock.Mock())
+    monkeypatch.setattr(report, "write_newest", mock.Mock())
+    for words, values in (
+        (["features=mel"], ("mel", "basic deep", "16 32")),
+        (["experiment=quick"], ("mel mfcc", "basic", "8")),
+        (["experiment=quick", "features=mel", "model=deep,tutorial_deep"], ("mel", "deep tutorial_deep", "8")),
+        (["experiment=[quick,tutorial]", "features=mel"], ("mel", "tutorial_basic tutorial_deep", "32 64")),
     ):
-        cfg = composed(searched, *words)
-        train._keep_what_a_preset_sets(cfg)
-        assert set(cfg.hydra.sweeper.params) == left
+        with mock.patch.object(experiment, "evaluate", return_value=0.5) as evaluate:
+            done = command(train.main, "-m", "--config-dir", str(tmp_path / "conf"), *words)
+        assert done.code == 0, done.err
+        named = [identity.named for _, identity in (call.args for call in evaluate.call_args_list)]
+        swept = [tuple(each[axis] for axis in axes) for each in named]
+        assert sorted(swept) == sorted(product(*(each.split() for each in values)))
 
 
 @pytest.mark.usefixtures("store_here", "blank_pictures")
