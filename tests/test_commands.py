@@ -313,9 +313,9 @@ MISTAKES = {
         ["recipe.augmentation._target_=builtins.dict", "no Augmentation but a dict"],
     ),
     "features that are none": (["features._target_=builtins.dict"], ["features._target_=builtins.dict"]),
-    "a setting of other features": (["features.n_mfcc=13"], ["features.n_mfcc", "features=mfcc has it"]),
+    "a setting of other features": (["features.n_mfcc=13"], ["features=mfcc has it", "++features.n_mfcc=VALUE gives"]),
     "an argument that the split does not have": (["+folds.size=2"], ["folds: random", "'size'"]),
-    "a setting of another split": (["folds.tolerance=1"], ["folds=artist has it", "++folds.tolerance=VALUE gives"]),
+    "a setting of another split": (["folds.tolerance=1"], ["folds.tolerance", "folds=artist has it"]),
     "a setting of the sweeper": (["hydra.sweeper.n_trial=2"], ["hydra.sweeper.n_trial: ", "--cfg hydra lists them"]),
     "folds of a split that is fixed": (["folds=filtered"], ["folds.k=2: the split of folds=filtered is fixed; leave"]),
     "an address for a folder": (

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from shared import Command, Compose
 
 from genre_cls import report, train
-from genre_cls.configuration.settings import CONF, GROUPS, RULES, Number, Several, Text, check, leaves
+from genre_cls.configuration.settings import CONF, GROUPS, RULES, TAKEN_BY_ALL, Number, Several, Text, check, leaves
 from genre_cls.errors import UserError
 from genre_cls.experiments import experiment
 from genre_cls.tracks.folds import Facts
+from genre_cls.training.task import split_of
 
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}"
@@ -64,6 +65,15 @@ def test_every_option_composes_passes_its_rules_and_can_be_built(composed: Compo
     parts = ["train", "valid", "test", "test"] * 5
     split = instantiate(cfg.folds)(Facts(["a", "b"] * 10, np.arange(20), parts))
     assert len(split) == cfg.folds.get("k", 1) * cfg.folds.repeats
+
+
+@pytest.mark.parametrize("key", TAKEN_BY_ALL)
+def test_what_each_option_of_a_group_is_said_to_take_it_takes(composed: Compose, key: str) -> None:
+    group = key.partition(".")[0]
+    for option in (path.stem for path in (CONF / group).glob("*.yaml")):
+        cfg = composed(f"{group}={option}", f"++{key}=7")
+        check(cfg)
+        assert split_of(cfg).keywords["k"] == 7 if group == "folds" else instantiate(cfg.features).n_mfcc == 7
 
 
 def test_the_best_preset_is_one_configuration_with_m_too(composed: Compose) -> None:

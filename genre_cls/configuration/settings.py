@@ -120,6 +120,7 @@ ARGUMENTS = (
     "dataset.", "features.", "model.", "folds.", "recipe.optimizer.", "recipe.schedule.", "recipe.augmentation.",
 )  # fmt: skip
 OPEN = ("model.", "recipe.optimizer.", "recipe.schedule.")  # those whose classes may be anybody's
+TAKEN_BY_ALL = ("features.n_mfcc", "folds.k")  # what some options of a group lack, but take, and then ignore
 TINY = 1e-12  # stands for "above zero"
 SHARE = Number(0, 1)
 SEED = Number(0, 1e9, integer=True)  # random generators stop at 2³²
@@ -269,8 +270,8 @@ def no_such_key(key: str) -> str:
     by_option = _settings_by_option(group)
     if key in RULES and by_option:
         having = [option for option, settings in by_option.items() if key in settings]
-        several = f"where several options are swept, ++{key}=VALUE gives it to each"
-        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(having)} has it; {several}"
+        sweep = f"; where several options are swept, ++{key}=VALUE gives it to each" if key in TAKEN_BY_ALL else ""
+        return f"{key}: no such setting with this option of {group}; {group}={' or '.join(having)} has it{sweep}"
     if parts := [known for known in RULES if known.startswith(f"{key}.")]:
         also = f" or {key}._target_" if f"{key}." in ARGUMENTS else ""
         return f"{key}: is a group of settings; set one of its members, such as {parts[0]}{also}"
