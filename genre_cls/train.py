@@ -225,6 +225,8 @@ def _check_sweep(config: DictConfig) -> None:
 def _keep_what_a_preset_sets(config: DictConfig) -> None:
     """Take those axes out of the default sweep that a preset sets to anything but the default.
 
+    A preset that names the default sweep's very values as its own is not told from one that names none.
+
     Args:
         config: the sweep's own, from which Hydra then makes its sweeper.
     """
