@@ -24,6 +24,7 @@ if __name__ != "__mp_main__":  # not in a worker, which must watch its parent be
     from genre_cls import report, train  # noqa: F401
     from genre_cls.configuration.commands import AGAIN
     from genre_cls.experiments import experiment  # noqa: F401
+    from genre_cls.tracking.database import local_path
 
 GRID = (
     "-m", "experiment=smoke", "recipe.members=[plain]", "dataset.tracks_per_genre=3", "dataset.seconds=2", "folds.k=3",
@@ -287,7 +288,9 @@ def metrics_of(connection: sqlite3.Connection, run: str) -> list[tuple[str, floa
 
 def predictions_of(uri: str) -> bytes:
     """Return the content of a run's predictions; empty if there are none."""
-    path = Path(uri.removeprefix("file://"), "predictions.csv")
+    folder = local_path(uri)
+    assert folder  # the store is no server's
+    path = folder / "predictions.csv"
     return path.read_bytes() if path.exists() else b""
 
 
