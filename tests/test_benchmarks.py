@@ -196,16 +196,18 @@ def test_keras_trains_the_same_network(script: Callable[..., ModuleType]) -> Non
         ]  # fmt: skip
 
 
-def test_the_simulations_of_verdicts_print_shares() -> None:
-    script = BENCHMARKS / "verdicts.py"
-    done = subprocess.run(
-        [sys.executable, script, "--simulations", "1"], capture_output=True, text=True, check=True, timeout=300
-    )
-    lines = [line for line in done.stdout.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
-    assert len(lines) == 2 * 16 + 2 * 11
+@pytest.mark.filterwarnings("error")
+def test_the_simulations_of_verdicts_print_shares(
+    script: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = script("verdicts", "--simulations", "1")
+    verdicts.main()
+    printed, complaints = capsys.readouterr()
+    lines = [line for line in printed.splitlines() if re.match(r"\| (restless )?(class|nearest)", line)]
+    assert len(lines) == sum(len(conditions) * len(tables) for _, conditions, tables in verdicts.PARTS)
     shares = [float(share) for line in lines for share in re.findall(r"(\S+) ±", line)]
     assert shares and all(0 <= share <= 100 for share in shares)
-    assert done.stderr == ""
+    assert complaints == ""
 
 
 @pytest.mark.slow
