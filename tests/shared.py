@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from time import sleep
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ class Outcome:
         return list(client.search_runs(ids, order_by=["attributes.start_time ASC"]))
 
     def files(self, run: Run) -> dict[str, Path]:
-        folder = Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " "))
+        folder = Path(url2pathname(run.info.artifact_uri.removeprefix("file://")))
         return {path.name: path for path in folder.iterdir()}
 
 
