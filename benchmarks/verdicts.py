@@ -175,6 +175,41 @@ PARTS = (
 )
 
 
+def main() -> None:
+    """Simulate every condition and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=1000, help="of each condition (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    arguments = parser.parse_args()
+    began = time.time()
+    for title, conditions, tables in PARTS:
+        figures = [simulate(condition, arguments.simulations, arguments.seed) for condition in conditions]
+        print(f"## {title}", *(table(columns, conditions, figures) for columns in tables), sep="\n\n", end="\n\n")
+    minutes = (time.time() - began) / 60
+    print(f"Shares in %, each of {arguments.simulations} simulations, ± half of its 95 % interval; {minutes:.1f} min.")
+
+
+def simulate(condition: Condition, n: int, seed: int) -> dict[str, str]:
+    """Return each figure's mean over simulations with half the width of its 95 % interval, in percent."""
+    random = np.random.default_rng(seed)
+    ready = calibrated(condition, n_sets=max(2, n // 10))
+    figures = [examine(ready, cross_validate(ready, random)) for _ in range(n)]
+    shares = {name: np.array([each[name] for each in figures]) for name in figures[0]}
+    texts = {name: f"{100 * s.mean():.1f} ± {196 * s.std() / n**0.5:.1f}" for name, s in shares.items()}
+    accuracies = {"accuracy": max(ready.truth), "drop": max(ready.truth) - min(ready.truth)}
+    return texts | {name: f"{100 * share:.1f}" for name, share in accuracies.items()}
+
+
+def table(columns: Mapping[str, str], conditions: Sequence[Condition], figures: Sequence[Mapping[str, str]]) -> str:
+    """Format some figures of each condition as Markdown."""
+    heads = ["learner", "tracks", "tested on", *columns.values()]
+    rows = [
+        [*condition.cells, *(each[name] for name in columns)]
+        for condition, each in zip(conditions, figures, strict=True)
+    ]
+    return markdown(heads, rows, texts=(0, 2))
+
+
 class AccuracyOnly(FoldResult):
     """A fold's result with no other scores than accuracy, as scikit-learn's would take most of the time."""
 
@@ -319,41 +354,6 @@ def _verdicts(kind: str, differences: Sequence[Difference], truth: Mapping[str, 
         figures[f"{kind} found"] = (different & (gains > 0)).sum() / np.count_nonzero(gains)
         figures[f"{kind} called equal"] = equal[gains != 0].mean()
     return figures
-
-
-def simulate(condition: Condition, n: int, seed: int) -> dict[str, str]:
-    """Return each figure's mean over simulations with half the width of its 95 % interval, in percent."""
-    random = np.random.default_rng(seed)
-    ready = calibrated(condition, n_sets=max(2, n // 10))
-    figures = [examine(ready, cross_validate(ready, random)) for _ in range(n)]
-    shares = {name: np.array([each[name] for each in figures]) for name in figures[0]}
-    texts = {name: f"{100 * s.mean():.1f} ± {196 * s.std() / n**0.5:.1f}" for name, s in shares.items()}
-    accuracies = {"accuracy": max(ready.truth), "drop": max(ready.truth) - min(ready.truth)}
-    return texts | {name: f"{100 * share:.1f}" for name, share in accuracies.items()}
-
-
-def table(columns: Mapping[str, str], conditions: Sequence[Condition], figures: Sequence[Mapping[str, str]]) -> str:
-    """Format some figures of each condition as Markdown."""
-    heads = ["learner", "tracks", "tested on", *columns.values()]
-    rows = [
-        [*condition.cells, *(each[name] for name in columns)]
-        for condition, each in zip(conditions, figures, strict=True)
-    ]
-    return markdown(heads, rows, texts=(0, 2))
-
-
-def main() -> None:
-    """Simulate every condition and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=1000, help="of each condition (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
-    arguments = parser.parse_args()
-    began = time.time()
-    for title, conditions, tables in PARTS:
-        figures = [simulate(condition, arguments.simulations, arguments.seed) for condition in conditions]
-        print(f"## {title}", *(table(columns, conditions, figures) for columns in tables), sep="\n\n", end="\n\n")
-    minutes = (time.time() - began) / 60
-    print(f"Shares in %, each of {arguments.simulations} simulations, ± half of its 95 % interval; {minutes:.1f} min.")
 
 
 if __name__ == "__main__":
