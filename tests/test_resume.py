@@ -215,8 +215,8 @@ def test_figures_that_other_processes_draw_are_logged_with_their_runs(
 
 
 @pytest.mark.usefixtures("store_here")
-@pytest.mark.parametrize(("jobs", "calls"), [("fold=0,1,2", [1, 1, 1]), ("fold=0", [1])])
-def test_jobs_of_one_model_each_are_trained_by_workers_even_a_sole_one(
+@pytest.mark.parametrize(("jobs", "calls"), [("fold=0,1,2", [1, 1, 1]), ("fold=0", [0])])
+def test_jobs_of_one_model_each_are_trained_in_parallel_and_a_sole_one_in_this_process(
     command: Command, on_music: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, jobs: str, calls: list[int]
 ) -> None:
     trainings: list[ensembles.EnsembleTrainings] = []

@@ -93,7 +93,7 @@ def evaluate(cfg: DictConfig, identity: Identity) -> float:
         job = Job(cfg, task, identity)
     try:
         with job.tracker.failures_in_one_line():
-            job.run(_upcoming.begin)
+            job.run(_upcoming.begin, is_last=not _upcoming.coming)
     except DivergenceError as error:
         if not cfg.inside:
             raise DivergenceError(f"{identity.title}: {error}") from error

@@ -97,11 +97,12 @@ class Job:
         if self.trainings:
             self.trainings.cancel()
 
-    def run(self, begin_next: Callable[[int], None]) -> None:
+    def run(self, begin_next: Callable[[int], None], *, is_last: bool) -> None:
         """Train the job's unfinished folds and log all finished ones.
 
         Args:
             begin_next: called with the number of workers once the job has its models, so that idle workers get others.
+            is_last: whether no job of the command comes after it.
 
         Raises:
             UserError: another command has restarted a fold, or its files are damaged.
@@ -112,9 +113,9 @@ class Job:
             with self._claimed() as outbox:
                 self._announce_reused()
                 if len(self.task.to_train) == len(self.task.folds):
-                    self._train(outbox, begin_next)
+                    self._train(outbox, begin_next, is_last)
                     return
-            self._train(None, begin_next)
+            self._train(None, begin_next, is_last)
         with self._claimed():
             pass  # which logs what is in the spool by now
         if lost := ",".join(str(fold.index) for fold in self._unfinished):
@@ -137,11 +138,12 @@ class Job:
         keys = [f"{self.key}/{fold.index}" for fold in self.task.to_train]
         self.locks.enter_context(self.tracker.held(keys, self.identity.title, wait=wait))
 
-    def _train(self, outbox: Outbox | None, begin_next: Callable[[int], None]) -> None:
+    def _train(self, outbox: Outbox | None, begin_next: Callable[[int], None], is_last: bool) -> None:
         """Train the unfinished folds; log each when it is finished, if there is an outbox, or leave it in the spool."""
         n_at_once = n_workers(self.cfg, self.task)
         if not self.trainings:
-            self.trainings = EnsembleTrainings(self.cfg, self.task, self._unfinished, n_at_once)
+            is_sole = is_last and len(self._unfinished) * len(self.cfg.recipe.members) == 1
+            self.trainings = EnsembleTrainings(self.cfg, self.task, self._unfinished, 1 if is_sole else n_at_once)
         begin_next(n_at_once)
         for result, weights in self.trainings.results(self.identity.title):
             files = logged_files.of_fold(self.task, self.identity, self.precision, weights, result)

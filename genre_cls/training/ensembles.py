@@ -27,7 +27,7 @@ class EnsembleTrainings:
         cfg: the configuration.
         task: its data.
         folds: to train.
-        n_at_once: number of models to train at once, usually `n_workers`; if it is 1, this process trains them.
+        n_at_once: number of models to train at once, usually `n_workers`; one is trained in this process.
     """
 
     def __init__(self, cfg: DictConfig, task: Task, folds: Sequence[Fold], n_at_once: int) -> None:
