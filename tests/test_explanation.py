@@ -22,7 +22,7 @@ from genre_cls.inference.explanation import explained, overlap
 from genre_cls.inference.prediction import Clip
 from genre_cls.models.modelfile import SavedModel
 from genre_cls.models.network import Network
-from genre_cls.models.views import mfccs
+from genre_cls.models.views import mfccs, patterns, view_of
 from genre_cls.tracks.audio import UnreadableAudio
 from genre_cls.tracks.features import FeatureSpec, extract
 from genre_cls.tracks.windows import cover_starts, repeat_to
@@ -59,7 +59,7 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
     starts = cover_starts(repeated.shape[1], n_frames, overlap(view, usage.overlap))
     windows = torch.stack([repeated[None, :, start : start + n_frames] for start in starts])
     with torch.no_grad():
-        gained = (network(windows) - network(baseline(network, windows).expand_as(windows))).mean(dim=0)
+        gained = (network(windows) - logits_of_the_baseline(network, windows)).mean(dim=0)
     for genre in range(len(GENRES)):
         explanation = explained([network], usage, clip, genre)
         difference, evidence = explanation.difference, explanation.evidence
@@ -69,15 +69,38 @@ def test_the_evidence_adds_up_to_the_difference_of_the_logits(
         assert np.abs(evidence).sum() > 0.2
 
 
-def baseline(network: Network, windows: Tensor) -> Tensor:
-    """The features `(…, n_bins, 1)` that windows are compared with: without movement, or the training tracks'."""
-    if treatment(network.view) == "modulation":
-        return windows.mean(dim=3, keepdim=True)
+def logits_of_the_baseline(network: Network, windows: Tensor) -> Tensor:
+    """The logits `(1, n_genres)` of what windows are compared with: the training tracks' mean, or their medians."""
     n_bins, of_mfccs, mean = windows.shape[2], network.view.startswith("mfcc"), network.mean
+    if treatment(network.view) == "modulation":
+        return network.logits(mean[None, None])
     if treatment(network.view) == "statistics":
         n_rows = min(n_bins, 20) if of_mfccs else n_bins
         mean = mean[0, : 5 * n_rows].view(n_rows, 5)[:, 2:3]  # the middle one of five quantiles
-    return mfccs(torch.eye(n_bins)).T @ mean if of_mfccs else mean
+    features = mfccs(torch.eye(n_bins)).T @ mean if of_mfccs else mean
+    return network(features.expand_as(windows[:1]))
+
+
+class Rhythm(nn.Module):
+    """A linear model of one energy of a modulation spectrum."""
+
+    def forward(self, spectra: Tensor) -> Tensor:
+        heard = spectra[:, 0, 7, 3]  # of the eighth pattern, which averages bins of one band
+        return torch.stack([heard, -heard, 0 * heard], dim=1)
+
+
+def test_the_evidence_of_a_modulation_lies_in_the_bins_that_it_moves(tmp_path: Path) -> None:
+    clip, network = a_clip(tmp_path, 1.5), a_network(SMALL, 0, "modulation")
+    network.model = Rhythm()
+    network.deviation.fill_(1)
+    (band,) = patterns(SMALL.n_mels)[0][7].nonzero().T.tolist()
+    for mean, sign in ((-5.0, 1), (25.0, -1)):  # the clip moves more, then less
+        network.mean.fill_(mean)
+        evidence = [explained([network], usage_of(SMALL), clip, genre).evidence for genre in range(3)]
+        assert 0 < np.abs(np.delete(evidence[0], band, axis=0)).max() < 1e-4 * np.abs(evidence[0][band]).max()
+        assert sign * evidence[0].sum() > 1
+        np.testing.assert_allclose(evidence[1], -evidence[0], atol=1e-5)
+        assert not evidence[2].any()
 
 
 def test_several_networks_are_explained_by_their_mean(tmp_path: Path) -> None:
@@ -96,7 +119,8 @@ def test_however_many_windows_a_network_is_given_at_once_the_evidence_is_the_sam
     whole = explained([network], usage_of(SMALL), clip, 1)
     batches: list[int] = []
     network.model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
-    for at_once in (1, 3 * SMALL.n_mels * SMALL.n_frames(0.7)):
+    window = torch.zeros(1, 1, SMALL.n_mels, SMALL.n_frames(0.7))
+    for at_once in (1, 3 * view_of(window, view).numel()):
         monkeypatch.setattr("genre_cls.inference.explanation.AT_ONCE", at_once)
         parts = explained([network], usage_of(SMALL), clip, 1)
         np.testing.assert_allclose(parts.evidence, whole.evidence, atol=1e-5)
@@ -128,10 +152,7 @@ def test_the_baseline_is_named_by_the_networks_views(tmp_path: Path) -> None:
     assert "tracks' mean (a still clip of the training tracks' medians, for kernel machines), " in note(
         plain, statistics
     )
-    assert note(modulation) == "Integrated gradients from a clip in which nothing moves, over the first 2 s."
-    assert "tracks' mean (a clip in which nothing moves, for networks that see modulations alone), " in note(
-        plain, modulation
-    )
+    assert note(modulation) == note(plain, modulation) == note(plain, plain)
 
 
 @pytest.mark.parametrize(("seconds", "part"), [(9.46, "9.5 s"), (9, "9 s"), (10.46, "10 s")])

@@ -1,22 +1,16 @@
 """Explanations of predictions: integrated gradients over a clip's log-mel spectrogram."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from genre_cls.configuration.members import (
-    is_of_mfccs,
-    is_of_modulations,
-    is_of_statistics,
-    sees_modulations,
-    treatment,
-)
+from genre_cls.configuration.members import is_of_mfccs, is_of_modulations, is_of_statistics, sees_modulations
 from genre_cls.inference.prediction import Clip, Explanation
 from genre_cls.models.modelfile import Usage
 from genre_cls.models.network import Network
-from genre_cls.models.views import medians, mfccs
+from genre_cls.models.views import EPSILON, medians, mfccs, view_of
 from genre_cls.processes.threads import in_threads
 from genre_cls.progress import progress_bar
 from genre_cls.tracks.features import FeatureSpec, cosines
@@ -73,9 +67,9 @@ def _windows(networks: Sequence[Network], usage: Usage, mel: Tensor) -> Iterator
 def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> tuple[Tensor, float]:
     """Return each value's contribution to the logit `(n_mels, n_frames)`, and the difference that they add up to.
 
-    The path starts at the training tracks' mean, which is standardised to zeros; for modulation spectra, at the
-    window's own mean spectrum, in which nothing moves; for statistics, at the mean of the training tracks' medians, in
-    which nothing moves either.
+    The path starts at the training tracks' mean, which is standardised to zeros; for statistics, at the mean of the
+    training tracks' medians, in which nothing moves. For modulation spectra it leads through such spectra, as no clip
+    has their mean, and what each energy contributes is then divided among the values that it comes from.
 
     Args:
         network: a member of the ensemble.
@@ -83,32 +77,71 @@ def _integrated(network: Network, basis: Tensor, window: Tensor, genre: int) -> 
         window: log-mel spectrogram `(n_mels, n_frames)`, dB.
         genre: index of the genre.
     """
-    mean = window.mean(dim=1, keepdim=True)  # (n_mels, 1)
+    if is_of_modulations(network.view):
+        moving = (window - window.mean(dim=1, keepdim=True)).requires_grad_()
+        spectrum = view_of((basis @ moving)[None, None], network.view)[0, 0]  # (n_rows, n_rates)
+        contributions, difference = _along_path(
+            lambda spectra: _relative(network.logits(spectra[:, None]), genre), network.mean, spectrum.detach()
+        )
+        return _divided(contributions, spectrum, moving), difference
     # The rows of the basis are orthonormal, and so are those of the DCT from mel bands to MFCCs: a transpose inverts.
     to_view = mfccs(basis) if is_of_mfccs(network.view) else basis  # (n_bins of the view, n_mels)
-    centre = medians(network.mean, len(to_view)) if is_of_statistics(network.view) else network.mean
-    baseline = mean if is_of_modulations(network.view) else to_view.T @ centre
-    ends = _ends(network.view)[:, None, None]
-    middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]  # (n_steps, 1, 1)
-    mean_gradient, at_once = torch.zeros_like(window), max(1, AT_ONCE // window.numel())
+    of_statistics = is_of_statistics(network.view)
+    baseline = to_view.T @ (medians(network.mean, len(to_view)) if of_statistics else network.mean)
+    return _along_path(
+        lambda mels: _relative(network((basis @ mels)[:, None]), genre),
+        baseline.expand_as(window),
+        window,
+        starts_still=of_statistics,
+    )
+
+
+def _along_path(
+    logit: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, *, starts_still: bool = False
+) -> tuple[Tensor, float]:
+    """Integrate gradients along the straight path between two inputs; return the end's contributions and their sum.
+
+    Args:
+        logit: of a batch of inputs `(batch, *shape)`, `(batch,)`.
+        start: of the path, an input.
+        end: of the path, an input.
+        starts_still: whether log energies of what moves are steepest near the start.
+    """
+    ends = _ends(starts_still)[:, None, None]
+    middles, widths = (ends[1:] + ends[:-1]) / 2, ends[1:] - ends[:-1]
+    mean_gradient, at_once = torch.zeros_like(end), max(1, AT_ONCE // end.numel())
     for middle, width in zip(torch.split(middles, at_once), torch.split(widths, at_once), strict=True):
-        path = (baseline + middle * (window - baseline)).requires_grad_()  # (at_once, n_mels, n_frames)
-        (gradients,) = torch.autograd.grad(_logit(network, basis, path, genre).sum(), path)
+        path = (start + middle * (end - start)).requires_grad_()  # (at_once, *shape)
+        (gradients,) = torch.autograd.grad(logit(path).sum(), path)
         mean_gradient += (gradients * width).sum(dim=0)
     with torch.no_grad():
-        end, start = _logit(network, basis, torch.stack([window, baseline.expand_as(window)]), genre)
-    return (window - baseline) * mean_gradient, float(end - start)
+        after, before = logit(torch.stack([end, start]))
+    return (end - start) * mean_gradient, float(after - before)
+
+
+def _divided(contributions: Tensor, spectrum: Tensor, moving: Tensor) -> Tensor:
+    """Divide what a modulation spectrum contributes among the values that it comes from `(n_mels, n_frames)`.
+
+    Each energy is a quadratic form of the values' deviations from their means, so that these times half the gradient of
+    its logarithm are their shares in it. What remains, as the logarithm is of a little more, belongs to none of them.
+
+    Args:
+        contributions: of each log energy `(n_rows, n_rates)`.
+        spectrum: the log energies, with their graph.
+        moving: the deviations `(n_mels, n_frames)`.
+    """
+    (gradients,) = torch.autograd.grad(spectrum, moving, contributions / 2)
+    evidence = (moving * gradients).detach()
+    return evidence + (contributions * EPSILON / spectrum.detach().exp()).sum() / evidence.numel()
 
 
 def _baseline(networks: Sequence[Network]) -> str:
     """Where the paths start, in words."""
-    mean = ("the training tracks' mean", "CNNs")
-    baselines = {
-        "modulation": ("a clip in which nothing moves", "networks that see modulations alone"),
-        "statistics": ("a still clip of the training tracks' medians", "kernel machines"),
-    }
-    (first, _), *others = dict.fromkeys(baselines.get(treatment(network.view), mean) for network in networks)
-    return first + (f" ({'; '.join(f'{baseline}, for {whose}' for baseline, whose in others)})" if others else "")
+    mean, still = "the training tracks' mean", "a still clip of the training tracks' medians"
+    machines = [is_of_statistics(network.view) for network in networks]
+    if all(machines):
+        return still
+    return f"{mean} ({still}, for kernel machines)" if any(machines) else mean
 
 
 def overlap(view: str, least: float) -> float:
@@ -121,19 +154,15 @@ def overlap(view: str, least: float) -> float:
     return max(least, OVERLAP) if sees_modulations(view) else least
 
 
-def _ends(view: str) -> Tensor:
-    """Return the ends of the path's steps `(n_steps + 1,)`, from 0 to 1.
-
-    Modulation spectra are log energies, which are steepest near the start of the path, hence log-spaced steps.
-    """
-    if not sees_modulations(view):
+def _ends(starts_still: bool) -> Tensor:
+    """Return the ends of a path's steps `(n_steps + 1,)`, from 0 to 1; log-spaced where it begins without movement."""
+    if not starts_still:
         return torch.linspace(0, 1, STEPS + 1)
     return torch.cat([torch.zeros(1), torch.logspace(-FIRST_STEP, 0, 4 * STEPS)])
 
 
-def _logit(network: Network, basis: Tensor, mels: Tensor, genre: int) -> Tensor:
-    """The genre's logit relative to the mean of all, `(batch,)`, since a constant added to all changes no softmax."""
-    logits = network((basis @ mels)[:, None])
+def _relative(logits: Tensor, genre: int) -> Tensor:
+    """A genre's logits relative to the mean of all, `(batch,)`, since a constant added to all changes no softmax."""
     return logits[:, genre] - logits.mean(dim=1)
 
 
