@@ -63,6 +63,15 @@ def test_metadata_that_matches_no_track_is_reported(tmp_path: Path) -> None:
     assert note.startswith("metadata.csv: 1 path matches no track ('rock") and "rock/a.wav" in note
 
 
+def test_metadata_under_a_name_of_other_case_is_read_or_reported(tmp_path: Path) -> None:
+    root = described(tmp_path, "path,artist,exclude\nrock/a.wav,Ann,\njazz/c.wav,Bob,0\n")
+    (tmp_path / "metadata.csv").rename(tmp_path / "Metadata.csv")
+    found = folder(root)
+    is_read = (tmp_path / "metadata.csv").exists()  # by a file system that knows no case
+    assert [track.artist for track in found.tracks] == (["Bob", "Ann"] if is_read else [None, None])
+    assert found.notes == (() if is_read else ("Metadata.csv is ignored; rename it to metadata.csv.",))
+
+
 def test_metadata_of_which_not_one_line_matches_a_track_is_refused(tmp_path: Path) -> None:
     root = described(tmp_path, "path,artist\nrock\\a.wav,Ann\njazz\\c.wav,Bob\n")
     reason = told(lambda: folder(root))

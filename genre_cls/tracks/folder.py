@@ -40,7 +40,11 @@ def folder(root: str | None) -> Catalogue:
     if len(unmatched) == len(facts) and any(fact["artist"] for fact in facts.values()):
         raise UserError(f"{base / 'metadata.csv'}: {_unmatched(unmatched)}")
     empty = [genre for genre, _ in folders if genre not in genres]
-    notes = _notes_on_files(base, entries, empty), _notes_on_metadata(n_excluded, unmatched), _look_alike(genres)
+    notes = (
+        _notes_on_files(base, entries, empty),
+        _notes_on_metadata(base, entries, n_excluded, unmatched),
+        _look_alike(genres),
+    )
     return Catalogue(base.resolve().name, tuple(tracks), notes=tuple(chain(*notes)))
 
 
@@ -85,7 +89,14 @@ def _notes_on_files(base: Path, entries: Sequence[Path], empty: Sequence[str]) -
         yield f"Files in unreadable formats, ignored: {len(unread)}, such as {such}."
 
 
-def _notes_on_metadata(n_excluded: int, unmatched: Sequence[str]) -> Iterator[str]:
+def _notes_on_metadata(base: Path, entries: Sequence[Path], n_excluded: int, unmatched: Sequence[str]) -> Iterator[str]:
+    """Yield notes on what metadata.csv leaves out, on paths in it without a track, and on one of another spelling.
+
+    Where a file system knows no case, another spelling is the same file, and has been read.
+    """
+    if not (base / "metadata.csv").exists():
+        spelled = [entry.name for entry in entries if entry.name.lower() == "metadata.csv"]
+        yield from (f"{name} is ignored; rename it to metadata.csv." for name in spelled)
     if n_excluded:
         yield f"{n_excluded} track{'s are' if n_excluded > 1 else ' is'} excluded by metadata.csv."
     if unmatched:
