@@ -8,6 +8,7 @@ import pickle
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from shared import held_for_a_second
 
 from genre_cls import files
 from genre_cls.errors import UserError
+from genre_cls.processes import threads
 from genre_cls.tracks import audio, feature_cache, features
 from genre_cls.tracks.catalogue import Track
 from genre_cls.tracks.feature_cache import FeatureCache, Features, spec_key
@@ -525,6 +527,34 @@ def test_loading_leaves_torch_its_threads(tracks: list[Track], cache: Path) -> N
     finally:
         torch.set_num_threads(before)
     assert seen == [3]
+
+
+def test_of_long_clips_two_are_held_at_once_on_any_number_of_cores(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "cpu_count", lambda: 8)
+    monkeypatch.setattr(feature_cache, "LONG", 0.9)
+    monkeypatch.setattr(feature_cache, "SMALL", 0)
+    long = [Track(f"long {i}", write(tmp_path / f"long {i}.wav", i, 8000), "a") for i in range(6)]
+    short = [Track(f"short {i}", write(tmp_path / f"short {i}.wav", 10 + i, 4000), "b") for i in range(6)]
+    (tmp_path / "empty.wav").touch()
+    held, most, lock, decode = 0, 0, threading.Lock(), audio.decode
+
+    def counted(path: Path, sample_rate: int) -> object:
+        nonlocal held, most
+        with lock:
+            held += path.name.startswith("long")
+            most = max(most, held)
+        time.sleep(0.05)
+        waveform = decode(path, sample_rate)
+        with lock:
+            held -= path.name.startswith("long")
+        return waveform
+
+    monkeypatch.setattr(audio, "decode", counted)
+    (part,) = FeatureCache(cache).load([*long, *short, Track("empty", tmp_path / "empty.wav", "b")], [MEL])
+    assert most == 2
+    assert len(part.tracks) == 12 and [each.reason for each in part.unreadable] == ["is an empty file"]
 
 
 def test_a_ledger_may_be_written_by_many_threads(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import inspect
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from threading import BoundedSemaphore
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -30,6 +32,9 @@ from genre_cls.tracks.features import FeatureSpec
 from genre_cls.tracks.ledger import CHANGED, DIGEST, EXTRACTED, Ledger
 
 TOO_MANY = "as the system limits how many files a process maps; sudo sysctl vm.max_map_count=1000000 allows more"
+LONG = 600.0  # s; a longer clip takes up to 1.5 GB an hour while its features are extracted
+LONG_ONES = BoundedSemaphore(2)  # held by what extracts one, so that many cores do not fill a small memory
+SMALL = 4_000_000  # bytes; files up to that size are not opened to see how long they are
 SAVE_EVERY = 10.0  # s between two saves of the ledger: the most work that a kill during extraction loses
 # As it was when this process began; edits made meanwhile do not change what is running.
 CODE = inspect.getsource(audio) + inspect.getsource(features)
@@ -206,17 +211,29 @@ class _Extraction:
 def _fill(job: _Extraction) -> str | None:
     """Extract and write the missing entries of one file; return the reason if it cannot be read."""
     try:
-        for rate in {spec.sample_rate for spec, _ in job.wanted}:
-            waveform = audio.decode(job.path, rate)
-            if reason := audio.no_music(waveform, rate):
-                raise audio.refusal(job.path, reason)
-            pairs = [(spec, entry) for spec, entry in job.wanted if spec.sample_rate == rate]
-            matrices = features.extract(waveform, [spec for spec, _ in pairs])
-            for (_, entry), matrix in zip(pairs, matrices, strict=True):
-                _write(entry, matrix)
+        with LONG_ONES if _is_long(job.path) else nullcontext():
+            for rate in {spec.sample_rate for spec, _ in job.wanted}:
+                _fill_at(rate, job)
     except UnreadableAudio as error:
         return str(error)
     return None
+
+
+def _is_long(path: Path) -> bool:
+    try:
+        return path.stat().st_size > SMALL and audio.header(path).seconds > LONG
+    except OSError:
+        return False  # which decoding reports
+
+
+def _fill_at(sample_rate: int, job: _Extraction) -> None:
+    waveform = audio.decode(job.path, sample_rate)
+    if reason := audio.no_music(waveform, sample_rate):
+        raise audio.refusal(job.path, reason)
+    pairs = [(spec, entry) for spec, entry in job.wanted if spec.sample_rate == sample_rate]
+    matrices = features.extract(waveform, [spec for spec, _ in pairs])
+    for (_, entry), matrix in zip(pairs, matrices, strict=True):
+        _write(entry, matrix)
 
 
 def _write(entry: Path, matrix: Matrix) -> None:
