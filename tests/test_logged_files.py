@@ -24,6 +24,15 @@ def test_genre_means_are_means_over_tracks_cut_or_repeated_to_the_median_length(
     assert (means[1] == 10).all() and (means[2] == 0).all()
 
 
+def test_genre_means_of_long_tracks_are_of_their_first_minute() -> None:
+    long = features_of([np.ones((2, 5000))] * 2)
+    minute = long.spec.n_frames(60)
+    for clip in long.clips:
+        clip[:, minute:] = 9
+    means = genre_means(long, np.array([0, 1]), ("a", "b")).matrices
+    assert means.shape == (2, 2, minute) and (means == 1).all()
+
+
 def test_what_is_known_of_tracks_is_logged_with_paths_that_are_good_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,10 @@ from genre_cls.tracks.folds import Indices
 from genre_cls.tracks.windows import repeat_to
 from genre_cls.training.task import Task
 
+LONGEST_MEANS = (
+    60.0  # s of the average features of genres; those of hours would be as large as a track's, and no clearer
+)
+
 
 def of_fold(task: Task, identity: Identity, precision: str, weights: Sequence[Weights], result: FoldResult) -> Files:
     """Return the files of a fold: its result, its models and its settings.
@@ -119,6 +123,8 @@ def _facts(track: Track, group: str) -> dict[str, str]:
 def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) -> GenreMeans:
     """Return the average feature matrix of each genre over its tracks, cut or repeated to their median length.
 
+    That is at most `LONGEST_MEANS`.
+
     Args:
         features: of all tracks.
         labels: genre of each track `(n_tracks,)`.
@@ -127,7 +133,9 @@ def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) ->
     Returns:
         With matrices `(n_genres, n_bins, n_frames)`, in the unit of the features (`GenreMeans`).
     """
-    spec, n_frames = features.spec, int(np.median([clip.shape[1] for clip in features.clips]))
+    spec = features.spec
+    median = int(np.median([clip.shape[1] for clip in features.clips]))
+    n_frames = min(median, spec.n_frames(LONGEST_MEANS))
     means = np.zeros((len(genres), spec.n_bins, n_frames), dtype=np.float32)
     for genre, mean in enumerate(means):
         clips = [repeat_to(features.clips[i], n_frames)[:, :n_frames] for i in np.flatnonzero(labels == genre)]
