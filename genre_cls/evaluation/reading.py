@@ -64,6 +64,16 @@ ABOUT_SCORES = (
     "equally, however many tracks it has. Both are means over the folds, not over all tracks at once, so where a fold "
     "has few tracks of a genre, macro F1 is lower than the F1 of genres below."
 )
+ABOUT_CONFIDENCE = (
+    "Confidence is the probability of the predicted genre. A temperature is a number that makes all probabilities more "
+    "extreme (below 1) or less (above 1), and changes no prediction. The calibration error is the mean distance "
+    "between confidence and the share that is right."
+)
+ABOUT_LOSS = (
+    "Loss is cross-entropy in nats: 0 is certain and right, and to guess among ten genres is 2.30. A crop is a random "
+    "piece of a track, a centre window its middle. Mixup, blends of two tracks, and smoothed labels make training "
+    "harder on purpose."
+)
 ABOUT_SECONDS = (
     "The time that a fold's models took to train and predict, in seconds, added up as if one had come after the other. "
     "Several are trained at once, so a command takes less; features, figures and logging are not included."
@@ -84,6 +94,8 @@ def how_to_read(report: Report) -> dict[str, str]:
         **_about_intervals(report),
         "Beats, differ, practically equal, cannot be told apart": about_verdicts,
         "Accuracy and macro F1": ABOUT_SCORES,
+        "Confidence and temperature": ABOUT_CONFIDENCE,
+        "Loss": ABOUT_LOSS,
         "s per fold": ABOUT_SECONDS,
     }
     return {topic: text for topic, text in topics.items() if text}
