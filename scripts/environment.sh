@@ -18,15 +18,17 @@ wanted=$({ cat "$repository/pyproject.toml" "$repository/constraints.txt"; echo 
 extra=${extra:-}
 stamp=$venv/installed-${extra:-base}
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c "" 2>/dev/null; then  # its Python may have been removed
+    quiet=--quiet
     again=$([ -f "$venv/pyvenv.cfg" ] && echo --clear) || true  # only a virtual environment is cleared
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || { python=$(find_python) && "$python" -m venv $again "$venv"; } || exit 2
     if [ -f "$venv/bin/genre-cls" ]; then
         echo "bringing $venv up to date${extra:+ with the extra $extra} (mostly seconds)" >&2
     else
         echo "installing into $venv (about 5 GB with PyTorch, a few minutes)" >&2
+        [ ! -t 2 ] || quiet=  # on a terminal pip shows what it downloads
     fi
-    (cd "$repository" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt --editable ".${extra:+[$extra]}") || exit 1
+    (cd "$repository" && "$venv/bin/python" -m pip install $quiet --disable-pip-version-check \
+        --constraint constraints.txt --editable ".${extra:+[$extra]}" >&2) || exit 1
     echo "$wanted" >"$stamp"
     for old in "$venv"/installed-*; do [ "$(cat "$old")" = "$wanted" ] || rm "$old"; done  # such as another checkout's
 fi

@@ -21,5 +21,5 @@ if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "error: 127.0.0.1:$port: address already in use; choose another --port" >&2
     exit 2
 fi
-echo "open http://127.0.0.1:$port/#/experiments?workflowType=machine_learning" >&2
+echo "starting MLflow, which takes some seconds; then open http://127.0.0.1:$port/#/experiments?workflowType=machine_learning" >&2
 exec mlflow ui --backend-store-uri "sqlite:///$folder/mlflow.db" --host 127.0.0.1 --workers 1 "$@"  # the default four take twice as long to start
