@@ -359,7 +359,6 @@ def test_a_sweep_keeps_what_a_preset_sets_to_anything_but_the_default(
     monkeypatch.setattr(train, "_prepare", mock.Mock())
     monkeypatch.setattr(report, "write_newest", mock.Mock())
     for words, values in (
-        (["features=mel"], ("mel", "basic deep", "16 32")),
         (["experiment=quick"], ("mel mfcc", "basic", "8")),
         (["experiment=quick", "features=mel", "model=deep,tutorial_deep"], ("mel", "deep tutorial_deep", "8")),
         (["experiment=[quick,tutorial]", "features=mel"], ("mel", "tutorial_basic tutorial_deep", "32 64")),
