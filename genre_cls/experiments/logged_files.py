@@ -30,9 +30,7 @@ from genre_cls.tracks.folds import Indices
 from genre_cls.tracks.windows import repeat_to
 from genre_cls.training.task import Task
 
-LONGEST_MEANS = (
-    60.0  # s of the average features of genres; those of hours would be as large as a track's, and no clearer
-)
+LONGEST_MEANS = 60.0  # s of genres' average features; those of hours would be large and drawn no clearer
 
 
 def of_fold(task: Task, identity: Identity, precision: str, weights: Sequence[Weights], result: FoldResult) -> Files:
@@ -123,7 +121,7 @@ def _facts(track: Track, group: str) -> dict[str, str]:
 def genre_means(features: Features, labels: Indices, genres: tuple[str, ...]) -> GenreMeans:
     """Return the average feature matrix of each genre over its tracks, cut or repeated to their median length.
 
-    That is at most `LONGEST_MEANS`.
+    Of longer tracks it is the first `LONGEST_MEANS`.
 
     Args:
         features: of all tracks.
