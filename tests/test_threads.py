@@ -23,6 +23,18 @@ def test_pytorch_has_one_thread_within_also_in_new_threads_and_as_many_as_before
         torch.set_num_threads(before)
 
 
+def test_a_threads_first_product_has_the_bits_that_it_has_elsewhere() -> None:
+    one, other = (torch.randn(*shape, generator=torch.Generator().manual_seed(0)) for shape in ((10, 24), (24, 60)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            products = [one @ other, *in_threads(lambda _: one @ other, range(4))]
+        assert all(product.equal(products[0]) for product in products)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_as_many_calls_run_at_once_as_cores_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "cpu_count", lambda: 2)
     pair = threading.Barrier(2)  # each call waits for another one

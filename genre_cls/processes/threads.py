@@ -28,5 +28,6 @@ def one_thread() -> Iterator[None]:
 
 def in_threads(function: Callable[[Argument], Result], arguments: Collection[Argument]) -> Iterator[Result]:
     """Yield a function's results in order, called for several arguments at once: as many as cores that may be used."""
-    with ThreadPoolExecutor(min(cpu_count(), len(arguments))) as pool:
+    # Each thread asks PyTorch how many it may use: it tells MKL only then, whose first product had other bits.
+    with ThreadPoolExecutor(min(cpu_count(), len(arguments)), initializer=torch.get_num_threads) as pool:
         yield from pool.map(function, arguments)
