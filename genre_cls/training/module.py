@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -28,7 +28,12 @@ from genre_cls.training.recipe import Augmentation
 from genre_cls.training.refit import output_layer, refit
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeSchedule = Callable[..., LRScheduler]  # of an optimiser and `total_steps`
+
+
+class MakeSchedule(Protocol):
+    """A function from an optimiser and the number of steps of the whole training to a schedule."""
+
+    def __call__(self, optimizer: Optimizer, /, *, total_steps: int) -> LRScheduler: ...
 
 
 class GenreModule(pl.LightningModule):
